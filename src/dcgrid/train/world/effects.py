@@ -1,0 +1,82 @@
+"""Ground truth of the shipped effects: what each must do to any clip, rendered.
+
+Read `render_effect`. The looks are in effects_light (tone and light, no chance in them),
+effects_weather and effects_elements (random and moving); effects_fields holds their tools.
+No mask and no depth is needed: renderers read brightness, height in the picture and local contrast.
+"""
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+import torch
+
+from dcgrid.train.world import effects_elements, effects_light, effects_weather
+
+_ToneRenderer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+_ChanceRenderer = Callable[[torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
+
+_TONE: MappingProxyType[str, _ToneRenderer] = MappingProxyType(
+    {
+        "fog": effects_light.fog,
+        "night": effects_light.night,
+        "violet-night": effects_light.violet_night,
+        "backlight": effects_light.backlight,
+        "golden-hour": effects_light.golden_hour,
+        "blue-light": effects_light.blue_light,
+        "red-light": effects_light.red_light,
+        "noir": effects_light.noir,
+        "underwater": effects_light.underwater,
+    }
+)
+_CHANCE: MappingProxyType[str, _ChanceRenderer] = MappingProxyType(
+    {
+        "rain": effects_weather.rain,
+        "snow": effects_weather.snow,
+        "smoke": effects_weather.smoke,
+        "purple-smoke": effects_weather.purple_smoke,
+        "water": effects_elements.water,
+        "fire-glow": effects_elements.fire_glow,
+        "sparks": effects_elements.sparks,
+    }
+)
+
+EFFECT_NAMES: tuple[str, ...] = (
+    "rain", "snow", "smoke", "fog", "night", "violet-night", "purple-smoke", "backlight", "water",
+    "fire-glow", "sparks", "golden-hour", "blue-light", "red-light", "noir", "underwater",
+)  # fmt: skip
+"""All effects; the order is fixed, so that an index may stand for a name."""
+
+DETERMINISTIC: frozenset[str] = frozenset(_TONE)
+"""Effects that are a function of the pixels and the time alone and ignore the generator."""
+
+
+def render_effect(
+    name: str, clip_CTHW: torch.Tensor, *, generator: torch.Generator, fps: float = 12.0
+) -> torch.Tensor:
+    """Render an effect onto a clip.
+
+    Args:
+        name: One of `EFFECT_NAMES`.
+        clip_CTHW: RGB clip, float, in [0, 1], C = 3, at least one frame and 8 pixels a side.
+        generator: The only source of chance; the same state gives the same clip.
+        fps: Frames per second of the clip; > 0. Speeds are per second.
+
+    Returns:
+        The clip with the effect, same shape, dtype and device, in [0, 1].
+
+    Raises:
+        ValueError: Unknown name, or a clip or rate that is none.
+    """
+    if name not in EFFECT_NAMES:
+        raise ValueError(f"unknown effect {name!r}; known: {', '.join(EFFECT_NAMES)}")
+    if clip_CTHW.ndim != 4 or clip_CTHW.shape[0] != 3 or not clip_CTHW.is_floating_point():
+        raise ValueError(f"clip must be float of shape (3, T, H, W), got {tuple(clip_CTHW.shape)}")
+    if clip_CTHW.shape[1] < 1 or min(clip_CTHW.shape[2:]) < 8 or not fps > 0:
+        raise ValueError(f"clip {tuple(clip_CTHW.shape)} at {fps} fps is too small to render")
+    work_CTHW = clip_CTHW.float().clamp(0, 1)
+    seconds_T = torch.arange(work_CTHW.shape[1], device=work_CTHW.device) / fps
+    if name in _TONE:
+        rendered_CTHW = _TONE[name](work_CTHW, seconds_T)
+    else:
+        rendered_CTHW = _CHANCE[name](work_CTHW, seconds_T, generator)
+    return rendered_CTHW.clamp(0, 1).to(clip_CTHW.dtype)

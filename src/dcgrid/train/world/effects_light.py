@@ -1,0 +1,151 @@
+"""Effects of light and grade: pure functions of the pixels, smooth enough for a small network.
+
+Every renderer takes an RGB clip of shape CTHW in [0, 1] and the time of its frames in seconds, and
+returns a clip of the same shape, not yet clamped. Nothing here is random.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from dcgrid.train.world.effects_fields import (
+    colour,
+    desaturate,
+    distance,
+    extent,
+    heights,
+    luma,
+    mix,
+    ramp,
+    screen,
+    soften,
+    vignette,
+    widths,
+)
+
+RIM_ROWS = 48
+"""Rows on which rims of light are found: a rim is then about 2 % of the short side wide."""
+
+
+def night(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+    """Moonlit night: dark, blue, highlights compressed, corners darker."""
+    grey = desaturate(clip_CTHW, 0.55)
+    dim = grey**1.25 / (1 + 0.9 * grey)
+    lit = dim * colour((0.40, 0.56, 0.92), clip_CTHW) + colour((0.008, 0.016, 0.045), clip_CTHW)
+    return lit * vignette(clip_CTHW, 0.55)
+
+
+def violet_night(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+    """Night under violet sky light: dark, shadows lifted to violet, pink light from the upper right."""
+    grey = desaturate(clip_CTHW, 0.6)
+    dim = grey**1.15 / (1 + 0.5 * grey)
+    sky = ramp(distance(clip_CTHW, 0.1, 0.9), 1.3, 0.0)
+    ambient = dim * colour((0.52, 0.26, 0.86), clip_CTHW) + colour((0.07, 0.02, 0.14), clip_CTHW)
+    key = dim * colour((0.55, 0.16, 0.40), clip_CTHW) + colour((0.10, 0.02, 0.12), clip_CTHW)
+    return (ambient + key * sky) * vignette(clip_CTHW, 0.4)
+
+
+def noir(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+    """Film noir: black and white, strong contrast, dark corners."""
+    bright = luma(clip_CTHW)
+    curve = torch.sigmoid((bright - 0.45) * 8)
+    low, high = 1 / (1 + math.exp(0.45 * 8)), 1 / (1 + math.exp(-0.55 * 8))
+    toned = (curve - low) / (high - low)
+    return (toned * vignette(clip_CTHW, 0.6)).expand_as(clip_CTHW)
+
+
+def blue_light(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+    """Blue stage light from the left."""
+    return _stage_light(clip_CTHW, (0.10, 0.38, 1.15), (0.01, 0.015, 0.07), from_right=False)
+
+
+def red_light(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+    """Red stage light from the right."""
+    return _stage_light(clip_CTHW, (1.15, 0.14, 0.10), (0.06, 0.006, 0.012), from_right=True)
+
+
+def _stage_light(
+    clip_CTHW: torch.Tensor,
+    light: tuple[float, float, float],
+    shadow: tuple[float, float, float],
+    *,
+    from_right: bool,
+) -> torch.Tensor:
+    """Light the scene with one coloured lamp: highlights go paler, the far side falls dark."""
+    across = widths(clip_CTHW) if from_right else 1 - widths(clip_CTHW)
+    power = 0.35 + 0.85 * ramp(across - 0.25 * (heights(clip_CTHW) - 0.5), 0.0, 1.0)
+    bright = mix(luma(clip_CTHW), clip_CTHW, 0.2)
+    lit = bright**1.2 * power
+    hot = lit**3 * 0.35
+    return lit * colour(light, clip_CTHW) + hot + colour(shadow, clip_CTHW)
+
+
+def golden_hour(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+    """Low warm sun from the right: golden highlights, long soft gradient, brownish shadows."""
+    away = distance(clip_CTHW, 0.3, 1.05)
+    sun = torch.exp(-((away / 0.75) ** 2))
+    warm = desaturate(clip_CTHW, 0.25)
+    toned = warm**1.1 * colour((1.06, 0.80, 0.50), clip_CTHW)
+    lit = toned * (0.72 + 0.55 * sun) + colour((0.05, 0.025, 0.015), clip_CTHW)
+    gleam = luma(clip_CTHW) ** 2 * colour((0.22, 0.13, 0.0), clip_CTHW)
+    return screen(screen(lit, gleam), sun * colour((0.62, 0.38, 0.10), clip_CTHW))
+
+
+def backlight(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+    """Strong warm light high behind the subject: glow, bright rims, a front in shadow, haze."""
+    away = distance(clip_CTHW, 0.02, 0.5)
+    glow = torch.exp(-((away / 0.38) ** 2))
+    halo = torch.exp(-((away / 0.85) ** 2))
+    front = clip_CTHW**1.15 * colour((0.50, 0.42, 0.38), clip_CTHW)
+    bloom = soften(luma(clip_CTHW), 12) ** 1.5 * (0.15 + 0.5 * halo)
+    rim = _rims(clip_CTHW) * (0.35 + 0.65 * halo)
+    lit = screen(front, rim * colour((1.0, 0.84, 0.58), clip_CTHW))
+    haze = 0.85 * glow + 0.30 * halo + 0.45 * bloom
+    return screen(lit, haze.clamp(max=1) * colour((1.0, 0.86, 0.62), clip_CTHW))
+
+
+def _rims(clip_CTHW: torch.Tensor) -> torch.Tensor:
+    """Return where a darker thing borders on something brighter towards the top centre, 1THW."""
+    tall, wide = extent(clip_CTHW)
+    rows, columns = round(RIM_ROWS * tall), round(RIM_ROWS * wide)
+    coarse = F.interpolate(luma(clip_CTHW), size=(rows, columns), mode="area")
+    padded = F.pad(coarse, (1, 1, 1, 1), mode="replicate")
+    up = padded[..., :-2, 1:-1] - padded[..., 2:, 1:-1]
+    right = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
+    to_y, to_x = heights(coarse) * tall + 0.1, (0.5 - widths(coarse)) * wide
+    length = torch.hypot(to_y, to_x)
+    facing = (up * to_y + right * to_x) / length
+    # Both signs rim: behind a bright subject the light still outlines its upper edge.
+    edge = torch.sqrt(facing**2 + 0.02**2) - 0.02
+    fine = F.interpolate(edge, size=clip_CTHW.shape[-2:], mode="bilinear", align_corners=False)
+    return 1 - torch.exp(-3.0 * fine)
+
+
+def fog(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+    """Pale fog: contrast and colour fade, more towards the top (far away), less at the middle."""
+    tall = extent(clip_CTHW)[0]
+    near = torch.exp(-((distance(clip_CTHW, 0.6, 0.5) / (0.45 * tall)) ** 2))
+    depth = 0.50 + 0.34 * ramp(heights(clip_CTHW), 1.0, 0.0) - 0.14 * near
+    veiled = mix(desaturate(clip_CTHW, 0.55), soften(clip_CTHW, 20), 0.35)
+    haze = colour((0.80, 0.825, 0.84), clip_CTHW) - 0.05 * heights(clip_CTHW)
+    return mix(veiled, haze, depth)
+
+
+def underwater(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+    """The whole scene below water: red absorbed, deeper is darker, shafts of light sway."""
+    depth = heights(clip_CTHW)
+    absorbed = mix(clip_CTHW, soften(clip_CTHW, 24), 0.3) * colour((0.30, 0.78, 0.86), clip_CTHW)
+    body = mix(colour((0.10, 0.62, 0.68), clip_CTHW), colour((0.0, 0.16, 0.36), clip_CTHW), depth)
+    murky = mix(absorbed * (1 - 0.35 * depth), body, 0.38 + 0.12 * depth)
+    shafts = _shafts(clip_CTHW, seconds_T) * ramp(depth, 1.0, 0.0) ** 1.2
+    return screen(murky, shafts * colour((0.22, 0.48, 0.46), clip_CTHW))
+
+
+def _shafts(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+    """Return rays that fan out from above the top edge, brightness THW in [0, 1]."""
+    tall, wide = extent(clip_CTHW)
+    angle = torch.atan2((widths(clip_CTHW) - 0.4) * wide, heights(clip_CTHW) * tall + 0.45)
+    time = seconds_T[:, None, None]
+    waves = torch.sin(13 * angle + 0.9 * time) + torch.sin(8 * angle - 0.6 * time + 1.3)
+    return (0.5 + 0.25 * waves) ** 2
