@@ -1,1 +1,1 @@
-"""The procedural world: rendered effects and moving subjects, so that ground truth exists for any clip."""
+"""The procedural world: effects and moving subjects rendered, so that ground truth exists."""

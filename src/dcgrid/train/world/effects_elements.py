@@ -7,7 +7,7 @@ only source of chance, and returns a clip of the same shape, not yet clamped.
 import math
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from dcgrid.train.world.effects_fields import (
     Drift,
@@ -49,8 +49,10 @@ def water(
     tinted = bent * colour((0.42, 0.84, 0.88), clip_CTHW)
     tinted = mix(tinted, colour((0.02, 0.36, 0.44), clip_CTHW), 0.24 + 0.22 * deep)
     caustics = _caustics(clip_CTHW, seconds_T, generator) * (1 - 0.5 * deep)
-    tinted = screen(tinted, caustics * colour((0.42, 0.62, 0.58), clip_CTHW))
-    line = torch.exp(-0.5 * ((depth - 0.006) / 0.010) ** 2)
+    tinted = screen(
+        tinted, caustics * (0.35 + 0.65 * luma(bent)) * colour((0.50, 0.70, 0.62), clip_CTHW)
+    )
+    line = torch.exp(-0.5 * ((depth - 0.005) / 0.008) ** 2)
     shadow = torch.exp(-0.5 * ((depth - 0.040) / 0.018) ** 2)
     wet = mix(clip_CTHW * 0.94, tinted * (1 - 0.3 * shadow), below)
     return mix(wet, colour((0.90, 0.99, 1.0), clip_CTHW), 0.8 * line)
@@ -67,7 +69,7 @@ def _refract(
     shift_y = 0.012 * torch.sin(13 * x + 2.2 * time + 6 * y + phase[3]) * reach
     place_x = (x + shift_x) / wide * 2 - 1
     place_y = (y + shift_y) / tall * 2 - 1
-    bent = F.grid_sample(
+    bent = functional.grid_sample(
         clip_CTHW.transpose(0, 1),
         torch.stack((place_x, place_y), dim=-1),
         mode="bilinear",
@@ -81,9 +83,12 @@ def _caustics(
     clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
     """Return a moving net of light, THW in [0, 1]: ridges of soft noise."""
-    drift = Drift(scale=6.0, velocity=(0.03, 0.06), churn=1.1, octaves=2, warp=0.10)
+    drift = Drift(scale=7.0, velocity=(0.03, 0.06), churn=1.1, octaves=2, warp=0.12)
     noise = drifting_noise(generator, seconds_T, clip_CTHW, drift)
-    return (1 - (noise - 0.5).abs() / 0.16).clamp(0, 1) ** 2
+    patches = Drift(scale=2.5, velocity=(0.0, 0.1), churn=0.6, octaves=1)
+    strength = drifting_noise(generator, seconds_T, clip_CTHW, patches)
+    ridge = (1 - (noise - 0.5).abs() / 0.26).clamp(0, 1)
+    return (0.25 * ridge + 0.75 * ridge**4) * (0.25 + 0.75 * ramp(strength, 0.25, 0.75))
 
 
 def fire_glow(
@@ -120,7 +125,7 @@ def _embers(
     x_TN = (start_N + 0.618034 * life_TN.floor()).frac() * wide
     x_TN = x_TN + 0.05 * torch.sin(6.28 * (sway_N + 0.8 * time * (0.5 + vary_N)))
     weight_TN = (1 - age_TN) ** 0.7 * (0.6 + 0.4 * vary_N)
-    return splat(y_TN, x_TN, weight_TN, 0.007 + 0.005 * vary_N, clip_CTHW)
+    return splat(y_TN, x_TN, weight_TN, 0.0065 + 0.004 * vary_N, clip_CTHW)
 
 
 def sparks(
@@ -131,8 +136,10 @@ def sparks(
     dark = desaturate(clip_CTHW, 0.3) * colour((0.36, 0.34, 0.38), clip_CTHW)
     lit = dark + clip_CTHW * spill * colour((0.55, 0.36, 0.12), clip_CTHW)
     trails = _trails(clip_CTHW, seconds_T, generator)
-    glow = F.avg_pool2d(trails[None], 2, ceil_mode=True, count_include_pad=False)
-    glow = F.interpolate(glow, size=clip_CTHW.shape[-2:], mode="bilinear", align_corners=False)
+    glow = functional.avg_pool2d(trails[None], 2, ceil_mode=True, count_include_pad=False)
+    glow = functional.interpolate(
+        glow, size=clip_CTHW.shape[-2:], mode="bilinear", align_corners=False
+    )
     gold = trails * colour((1.0, 0.80, 0.36), clip_CTHW)
     gold = gold + (trails - 0.7).clamp(min=0) * colour((0.0, 0.3, 0.7), clip_CTHW)
     return screen(lit, (gold + 0.25 * glow * colour((1.0, 0.5, 0.1), clip_CTHW)).clamp(max=1))
@@ -151,7 +158,7 @@ def _trails(
     moment_TND = (age_TN[..., None] - 0.10 * earlier_D).clamp(min=0)
     angle_TN = 2 * math.pi * (angle_N + 0.618034 * cycle_TN)
     reach_N = 0.35 + 0.6 * speed_N
-    flown_TND = 0.05 + reach_N[:, None] * (1 - (1 - moment_TND) ** 1.6)
+    flown_TND = 0.05 + 0.10 * size_N[:, None] + reach_N[:, None] * (1 - (1 - moment_TND) ** 1.6)
     y_TND = 0.5 * tall + flown_TND * torch.sin(angle_TN)[..., None] + 0.30 * moment_TND**2
     x_TND = 0.5 * wide + flown_TND * torch.cos(angle_TN)[..., None]
     fade_TN = (1 - age_TN) ** 0.6 * (0.55 + 0.45 * vary_N)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 NOISE_ROWS = 48
@@ -84,9 +84,11 @@ def soften(clip_CTHW: torch.Tensor, cells: int) -> torch.Tensor:
     rows, columns = clip_CTHW.shape[-2:]
     tall, wide = extent(clip_CTHW)
     small = (min(rows, round(cells * tall)), min(columns, round(cells * wide)))
-    coarse = F.interpolate(clip_CTHW, size=small, mode="area")
-    coarse = F.avg_pool2d(coarse, 3, stride=1, padding=1, count_include_pad=False)
-    return F.interpolate(coarse, size=(rows, columns), mode="bilinear", align_corners=False)
+    coarse = functional.interpolate(clip_CTHW, size=small, mode="area")
+    coarse = functional.avg_pool2d(coarse, 3, stride=1, padding=1, count_include_pad=False)
+    return functional.interpolate(
+        coarse, size=(rows, columns), mode="bilinear", align_corners=False
+    )
 
 
 def uniform(
@@ -126,15 +128,16 @@ def drifting_noise(
     total, weight_sum = torch.zeros((), device=like.device), 0.0
     for octave in range(drift.octaves):
         detail, weight = drift.scale * 2**octave, 0.55**octave
-        shape = torch.broadcast_shapes(y.shape, x.shape)
+        shape = (y + x).shape
         coordinates = torch.stack(
             ((x * detail).expand(shape), (y * detail).expand(shape),
              (time * drift.churn * 1.5**octave).expand(shape)), dim=-1)  # fmt: skip
         layer = _value_noise(generator, coordinates)
         if octave == 0 and drift.warp:
-            y, x = y + (layer - 0.5) * drift.warp, x + (layer.roll(7, -1) - 0.5) * drift.warp
+            pull = _value_noise(generator, coordinates)
+            y, x = y + (layer - 0.5) * drift.warp, x + (pull - 0.5) * drift.warp
         total, weight_sum = total + layer * weight, weight_sum + weight
-    fine = F.interpolate(
+    fine = functional.interpolate(
         (total / weight_sum)[None], size=like.shape[-2:], mode="bilinear", align_corners=False
     )
     return fine[0]
@@ -150,7 +153,7 @@ def _value_noise(generator: torch.Generator, coordinates_THW3: torch.Tensor) -> 
     lattice = uniform(generator, (1, 1, steps[2], steps[1], steps[0]), coordinates_THW3, 0, 1)
     last = torch.tensor([step - 1 for step in steps], device=smooth.device)
     place = 2 * smooth / last - 1
-    return F.grid_sample(lattice, place[None], mode="bilinear", align_corners=True)[0, 0]
+    return functional.grid_sample(lattice, place[None], mode="bilinear", align_corners=True)[0, 0]
 
 
 def splat(

@@ -7,7 +7,7 @@ returns a clip of the same shape, not yet clamped. Nothing here is random.
 import math
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from dcgrid.train.world.effects_fields import (
     colour,
@@ -24,8 +24,8 @@ from dcgrid.train.world.effects_fields import (
     widths,
 )
 
-RIM_ROWS = 48
-"""Rows on which rims of light are found: a rim is then about 2 % of the short side wide."""
+RIM_ROWS = 64
+"""Rows on which rims of light are found: a rim is then about 1.5 % of the short side wide."""
 
 
 def night(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
@@ -37,13 +37,13 @@ def night(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
 
 
 def violet_night(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
-    """Night under violet sky light: dark, shadows lifted to violet, pink light from the upper right."""
+    """Night under violet sky light: dark, shadows lifted to violet, pink on the right."""
     grey = desaturate(clip_CTHW, 0.6)
     dim = grey**1.15 / (1 + 0.5 * grey)
     sky = ramp(distance(clip_CTHW, 0.1, 0.9), 1.3, 0.0)
-    ambient = dim * colour((0.52, 0.26, 0.86), clip_CTHW) + colour((0.07, 0.02, 0.14), clip_CTHW)
-    key = dim * colour((0.55, 0.16, 0.40), clip_CTHW) + colour((0.10, 0.02, 0.12), clip_CTHW)
-    return (ambient + key * sky) * vignette(clip_CTHW, 0.4)
+    ambient = dim * colour((0.36, 0.20, 0.74), clip_CTHW) + colour((0.045, 0.015, 0.115), clip_CTHW)
+    key = dim * colour((0.46, 0.10, 0.30), clip_CTHW) + colour((0.07, 0.01, 0.08), clip_CTHW)
+    return (ambient + key * sky) * vignette(clip_CTHW, 0.45)
 
 
 def noir(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
@@ -94,39 +94,42 @@ def golden_hour(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tenso
 
 def backlight(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
     """Strong warm light high behind the subject: glow, bright rims, a front in shadow, haze."""
-    away = distance(clip_CTHW, 0.02, 0.5)
-    glow = torch.exp(-((away / 0.38) ** 2))
+    away = distance(clip_CTHW, -0.04, 0.5)
+    glow = torch.exp(-((away / 0.32) ** 2))
     halo = torch.exp(-((away / 0.85) ** 2))
-    front = clip_CTHW**1.15 * colour((0.50, 0.42, 0.38), clip_CTHW)
+    front = clip_CTHW**1.15 * colour((0.42, 0.35, 0.32), clip_CTHW)
     bloom = soften(luma(clip_CTHW), 12) ** 1.5 * (0.15 + 0.5 * halo)
     rim = _rims(clip_CTHW) * (0.35 + 0.65 * halo)
     lit = screen(front, rim * colour((1.0, 0.84, 0.58), clip_CTHW))
-    haze = 0.85 * glow + 0.30 * halo + 0.45 * bloom
-    return screen(lit, haze.clamp(max=1) * colour((1.0, 0.86, 0.62), clip_CTHW))
+    haze = 1 - torch.exp(-(1.5 * glow + 0.30 * halo + 0.5 * bloom))
+    return screen(lit, haze * colour((1.0, 0.86, 0.62), clip_CTHW))
 
 
 def _rims(clip_CTHW: torch.Tensor) -> torch.Tensor:
     """Return where a darker thing borders on something brighter towards the top centre, 1THW."""
     tall, wide = extent(clip_CTHW)
     rows, columns = round(RIM_ROWS * tall), round(RIM_ROWS * wide)
-    coarse = F.interpolate(luma(clip_CTHW), size=(rows, columns), mode="area")
-    padded = F.pad(coarse, (1, 1, 1, 1), mode="replicate")
+    coarse = functional.interpolate(luma(clip_CTHW), size=(rows, columns), mode="area")
+    padded = functional.pad(coarse, (1, 1, 1, 1), mode="replicate")
     up = padded[..., :-2, 1:-1] - padded[..., 2:, 1:-1]
     right = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
     to_y, to_x = heights(coarse) * tall + 0.1, (0.5 - widths(coarse)) * wide
     length = torch.hypot(to_y, to_x)
     facing = (up * to_y + right * to_x) / length
-    # Both signs rim: behind a bright subject the light still outlines its upper edge.
-    edge = torch.sqrt(facing**2 + 0.02**2) - 0.02
-    fine = F.interpolate(edge, size=clip_CTHW.shape[-2:], mode="bilinear", align_corners=False)
-    return 1 - torch.exp(-3.0 * fine)
+    # A bright subject before a dark wall gets a rim too, but a weaker one.
+    towards = 0.5 * (facing + torch.sqrt(facing**2 + 0.03**2))
+    edge = (0.65 * towards + 0.35 * facing.abs()) ** 2 / (facing.abs() + 0.15)
+    fine = functional.interpolate(
+        edge, size=clip_CTHW.shape[-2:], mode="bilinear", align_corners=False
+    )
+    return 1 - torch.exp(-4.5 * fine)
 
 
 def fog(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
     """Pale fog: contrast and colour fade, more towards the top (far away), less at the middle."""
     tall = extent(clip_CTHW)[0]
     near = torch.exp(-((distance(clip_CTHW, 0.6, 0.5) / (0.45 * tall)) ** 2))
-    depth = 0.50 + 0.34 * ramp(heights(clip_CTHW), 1.0, 0.0) - 0.14 * near
+    depth = 0.46 + 0.34 * ramp(heights(clip_CTHW), 1.0, 0.0) - 0.14 * near
     veiled = mix(desaturate(clip_CTHW, 0.55), soften(clip_CTHW, 20), 0.35)
     haze = colour((0.80, 0.825, 0.84), clip_CTHW) - 0.05 * heights(clip_CTHW)
     return mix(veiled, haze, depth)
@@ -137,7 +140,7 @@ def underwater(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor
     depth = heights(clip_CTHW)
     absorbed = mix(clip_CTHW, soften(clip_CTHW, 24), 0.3) * colour((0.30, 0.78, 0.86), clip_CTHW)
     body = mix(colour((0.10, 0.62, 0.68), clip_CTHW), colour((0.0, 0.16, 0.36), clip_CTHW), depth)
-    murky = mix(absorbed * (1 - 0.35 * depth), body, 0.38 + 0.12 * depth)
+    murky = mix(absorbed * (1 - 0.35 * depth), body, 0.33 + 0.14 * depth)
     shafts = _shafts(clip_CTHW, seconds_T) * ramp(depth, 1.0, 0.0) ** 1.2
     return screen(murky, shafts * colour((0.22, 0.48, 0.46), clip_CTHW))
 

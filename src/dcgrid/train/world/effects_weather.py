@@ -7,7 +7,7 @@ only source of chance, and returns a clip of the same shape, not yet clamped.
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from dcgrid.train.world.effects_fields import (
     Drift,
@@ -44,9 +44,9 @@ class _RainLayer:
 
 # Far, middle and near; a radius of 0.006 units is a streak about 1.4 pixels wide at 96 pixels.
 _RAIN = (
-    _RainLayer(density=110, speed=1.15, length=0.075, radius=0.0058, opacity=0.34),
-    _RainLayer(density=60, speed=1.6, length=0.15, radius=0.0068, opacity=0.48),
-    _RainLayer(density=20, speed=2.1, length=0.27, radius=0.0090, opacity=0.60),
+    _RainLayer(density=130, speed=1.1, length=0.085, radius=0.0056, opacity=0.30),
+    _RainLayer(density=62, speed=1.6, length=0.17, radius=0.0060, opacity=0.44),
+    _RainLayer(density=18, speed=2.1, length=0.32, radius=0.0072, opacity=0.58),
 )
 
 
@@ -87,7 +87,7 @@ def _streaks(
     offset = -slant * heights(clip_CTHW) * tall + max(slant, 0.0) * tall
     place_x = (widths(clip_CTHW) * wide + offset) / spread * 2 - 1
     place = torch.stack((place_x, (heights(clip_CTHW) * 2 - 1).expand_as(place_x)), dim=-1)
-    leaning = F.grid_sample(
+    leaning: torch.Tensor = functional.grid_sample(
         upright[None], place[None], mode="bilinear", padding_mode="border", align_corners=False
     )
     return leaning[0]
@@ -112,10 +112,11 @@ def _rain_layer(
     head_TN = fallen_TN.frac() * (tall + 2 * length_N)
     x_TN = ((start_N + GOLDEN_STEP * fallen_TN.floor()).frac()) * spread
     behind_THN = head_TN[:, None] - down_H[:, None]
-    tail = (1 - behind_THN / length_N).clamp(0, 1) ** 0.7
-    tip = (behind_THN / 0.012 + 0.5).clamp(0, 1)
+    along_THN = (behind_THN / length_N).clamp(0, 1)
+    streak_THN = (6.75 * along_THN * (1 - along_THN) ** 2) ** 0.6
     columns_TNU = torch.exp(-0.5 * ((across_U - x_TN[..., None]) / radius_N[:, None]) ** 2)
-    return (tail * tip * opacity_N) @ columns_TNU
+    streaks: torch.Tensor = (streak_THN * opacity_N) @ columns_TNU
+    return streaks
 
 
 def snow(
@@ -137,7 +138,7 @@ def snow(
 def _upward(smooth_1THW: torch.Tensor) -> torch.Tensor:
     """Return where brightness rises downwards: the upper edges of things, in [0, 1]."""
     gap = max(1, round(min(smooth_1THW.shape[-2:]) * 0.03))
-    padded = F.pad(smooth_1THW, (0, 0, gap, 0), mode="replicate")
+    padded = functional.pad(smooth_1THW, (0, 0, gap, 0), mode="replicate")
     return ramp(smooth_1THW - padded[..., :-gap, :], 0.02, 0.25)
 
 
@@ -167,8 +168,8 @@ def smoke(
 ) -> torch.Tensor:
     """Warm grey smoke that rises and drifts, densest near the ground, hiding the scene softly."""
     density, light = _puffs(clip_CTHW, seconds_T, generator, lowest=0.25)
-    dull = desaturate(clip_CTHW, 0.35) * colour((0.80, 0.77, 0.74), clip_CTHW)
-    body = mix(colour((0.30, 0.285, 0.27), clip_CTHW), colour((0.80, 0.77, 0.73), clip_CTHW), light)
+    dull = desaturate(clip_CTHW, 0.35) * colour((0.74, 0.71, 0.68), clip_CTHW)
+    body = mix(colour((0.22, 0.21, 0.205), clip_CTHW), colour((0.84, 0.81, 0.77), clip_CTHW), light)
     return mix(dull, body, density)
 
 
@@ -179,9 +180,9 @@ def purple_smoke(
     near_lamp = ramp(distance(clip_CTHW, 0.4, 0.0), 1.3, 0.0)
     bright = mix(luma(clip_CTHW), clip_CTHW, 0.4)
     ambient = bright * colour((0.40, 0.24, 0.52), clip_CTHW) + colour((0.03, 0.0, 0.05), clip_CTHW)
-    lit = ambient + bright * near_lamp * colour((0.62, 0.14, 0.72), clip_CTHW)
+    lit = ambient + bright * near_lamp * colour((0.75, 0.12, 0.66), clip_CTHW)
     density, light = _puffs(clip_CTHW, seconds_T, generator, lowest=0.15)
-    body = mix(colour((0.22, 0.07, 0.34), clip_CTHW), colour((0.80, 0.46, 0.95), clip_CTHW), light)
+    body = mix(colour((0.22, 0.07, 0.34), clip_CTHW), colour((0.88, 0.48, 0.96), clip_CTHW), light)
     return screen(mix(lit, body * (0.65 + 0.45 * near_lamp), 0.9 * density), 0.06 * near_lamp)
 
 
@@ -194,12 +195,12 @@ def _puffs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Render smoke: opacity and brightness, THW each; `lowest` is the opacity left at the top."""
     side = float(uniform(generator, (1,), clip_CTHW, -0.16, 0.16))
-    drift = Drift(scale=2.6, velocity=(-0.14, side), churn=0.35, octaves=3, warp=0.35)
+    drift = Drift(scale=2.3, velocity=(-0.14, side), churn=0.35, octaves=3, warp=0.45)
     noise = drifting_noise(generator, seconds_T, clip_CTHW, drift)
     place = lowest + (1 - lowest) * ramp(heights(clip_CTHW), 0.05, 0.95)
-    density = 0.92 * ramp(noise + 0.30 * (place - 0.5), 0.34, 0.68) * (0.35 + 0.65 * place)
+    density = 0.84 * ramp(noise + 0.22 * (place - 0.5), 0.36, 0.62) * (0.4 + 0.6 * place)
     # Lit from above: a spot is bright where the smoke just above it is thinner.
     gap = max(1, round(min(clip_CTHW.shape[-2:]) * 0.05))
-    above = F.pad(noise[None], (0, 0, gap, 0), mode="replicate")[0, :, :-gap]
-    light = (0.5 + 2.2 * (noise - above) + 0.6 * (noise - 0.5)).clamp(0, 1)
+    above = functional.pad(noise[None], (0, 0, gap, 0), mode="replicate")[0, :, :-gap]
+    light = (0.60 + 3.0 * (noise - above) + 0.5 * (noise - 0.5)).clamp(0, 1)
     return density, light
