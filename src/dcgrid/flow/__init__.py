@@ -1,0 +1,1 @@
+"""Flow matching: the path and its loss, schedules, samplers. Start at path.py."""

@@ -1,0 +1,193 @@
+"""From noise to video: a plain loop over times that never touches the given cells.
+
+Letters: B batch, K cells, C channels, F Y X latent frames/rows/columns, N filled cells.
+
+Only the filled cells are state. The model sees them beside the given ones:
+
+    given  x0 ------------------------------- x0     cloned, never computed with
+    filled s e -> x_t -> x_t' -> ... -> x0           float32, one solver step a time
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from einops import repeat
+from torch import Tensor
+
+from dcgrid.flow.path import noisy
+from dcgrid.flow.schedule import Schedule
+
+VelocityFn = Callable[[Tensor, Tensor], Tensor]
+"""Maps cells_BKCFYX and time_BKF to velocity_BKCFYX."""
+OnStep = Callable[[int, int], None]
+"""Called with steps done and steps in all, after each step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleSettings:
+    """How to walk from noise to data."""
+
+    schedule: Schedule
+    """Times to visit."""
+    solver: Literal["euler", "heun", "ab2"] = "ab2"
+    """euler: order 1. heun: order 2, two calls a step. ab2 (Adams-Bashforth): order 2, one call."""
+    noise_scale: float = 1.0
+    """s, the paper's sigma at inference."""
+    given: Literal["clean", "replace"] = "clean"
+    """clean: given cells enter at time 0. replace: they enter noised to the common time, for
+    backbones trained with one time for all tokens."""
+
+
+def draw_noise(shape: tuple[int, ...], seed: int, *, device: torch.device | str = "cpu") -> Tensor:
+    """Return standard normal noise, float32: the same numbers on every device.
+
+    Args:
+        shape: B, K, C, F, Y, X.
+        seed: Any integer that torch takes.
+        device: Where the noise goes after it was made on the CPU.
+    """
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+def combine_guidance(
+    conditional_BKCFYX: Tensor,
+    unconditional_BKCFYX: Tensor,
+    guidance_scale: float,
+    fill_K: Tensor,
+) -> Tensor:
+    """Return v_u + g (v_c - v_u) on filled cells and v_c on the given ones.
+
+    Paper: sec. 8 (cfg 4-5)
+    """
+    filled = fill_K.to(conditional_BKCFYX.device)
+    guided_BNCFYX = torch.lerp(
+        unconditional_BKCFYX[:, filled].float(),
+        conditional_BKCFYX[:, filled].float(),
+        guidance_scale,
+    )
+    velocity_BKCFYX = conditional_BKCFYX.clone()
+    velocity_BKCFYX[:, filled] = guided_BNCFYX.to(velocity_BKCFYX.dtype)
+    return velocity_BKCFYX
+
+
+def with_guidance(
+    conditional: VelocityFn, unconditional: VelocityFn, guidance_scale: float, fill_K: Tensor
+) -> VelocityFn:
+    """Return the guided velocity; at scale 1 the unconditional branch is never called."""
+    if guidance_scale == 1:
+        return conditional
+
+    def guided(cells_BKCFYX: Tensor, time_BKF: Tensor) -> Tensor:
+        return combine_guidance(
+            conditional(cells_BKCFYX, time_BKF),
+            unconditional(cells_BKCFYX, time_BKF),
+            guidance_scale,
+            fill_K,
+        )
+
+    return guided
+
+
+@torch.no_grad()
+def sample(
+    velocity: VelocityFn,
+    cells_BKCFYX: Tensor,
+    noise_BKCFYX: Tensor,
+    fill_K: Tensor,
+    settings: SampleSettings,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Fill the grid: return cells with every filled one generated, given ones bit-identical.
+
+    Args:
+        velocity: The model, guidance and text included.
+        cells_BKCFYX: Latents; given cells hold video, what filled cells hold is not read.
+        noise_BKCFYX: Standard normal noise, see `draw_noise`.
+        fill_K: True where the model paints.
+        settings: Schedule, solver, noise scale.
+        on_step: Told of each finished step.
+
+    Returns:
+        A new tensor of the shape, dtype and device of `cells_BKCFYX`.
+
+    Raises:
+        ValueError: If the noise has another shape or no cell is filled.
+
+    Paper: sec. 3.4
+    """
+    if noise_BKCFYX.shape != cells_BKCFYX.shape or not fill_K.any():
+        raise ValueError(f"noise {tuple(noise_BKCFYX.shape)} does not fit, or nothing to fill")
+    view = _GridView(velocity, cells_BKCFYX, noise_BKCFYX, fill_K, settings)
+    # The given cells' own noise may be anything, so state is cut out before it is scaled.
+    state_BNCFYX = settings.noise_scale * noise_BKCFYX[:, view.filled].float()
+    times = settings.schedule.times()
+    previous: tuple[Tensor, float] | None = None
+    for done, (time, time_next) in enumerate(pairwise(times), start=1):
+        slope = view.slope(state_BNCFYX, time)
+        step = time_next - time
+        if settings.solver == "heun" and time_next > 0:
+            slope_next = view.slope(state_BNCFYX + step * slope, time_next)
+            state_BNCFYX = state_BNCFYX + step * 0.5 * (slope + slope_next)
+        elif settings.solver == "ab2" and previous is not None:
+            state_BNCFYX = state_BNCFYX + step * _extrapolate(slope, step, *previous)
+        else:
+            state_BNCFYX = state_BNCFYX + step * slope
+        previous = (slope, step)
+        if on_step is not None:
+            on_step(done, len(times) - 1)
+    return view.assemble(state_BNCFYX)
+
+
+def _extrapolate(slope: Tensor, step: float, slope_before: Tensor, step_before: float) -> Tensor:
+    """Return the slope at the middle of the step, from the last two; steps may differ in length."""
+    return slope + (0.5 * step / step_before) * (slope - slope_before)
+
+
+class _GridView:
+    """Shows the filled cells to the model as part of the whole grid."""
+
+    def __init__(
+        self,
+        velocity: VelocityFn,
+        cells_BKCFYX: Tensor,
+        noise_BKCFYX: Tensor,
+        fill_K: Tensor,
+        settings: SampleSettings,
+    ) -> None:
+        self.velocity = velocity
+        self.cells_BKCFYX = cells_BKCFYX
+        self.noise_BKCFYX = noise_BKCFYX
+        self.filled = fill_K.to(cells_BKCFYX.device)
+        self.settings = settings
+
+    def assemble(self, state_BNCFYX: Tensor) -> Tensor:
+        """Put the filled cells beside untouched copies of the given ones."""
+        whole_BKCFYX = self.cells_BKCFYX.clone()
+        whole_BKCFYX[:, self.filled] = state_BNCFYX.to(whole_BKCFYX.dtype)
+        return whole_BKCFYX
+
+    def slope(self, state_BNCFYX: Tensor, time: float) -> Tensor:
+        """Ask the model for the velocity of the filled cells, float32."""
+        batch, _, _, frames = self.cells_BKCFYX.shape[:4]
+        grid_BKCFYX = self.assemble(state_BNCFYX)
+        time_K = torch.where(self.filled, time, 0.0)
+        if self.settings.given == "replace":
+            time_K = torch.full_like(time_K, time)
+            grid_BKCFYX = self._noise_given(grid_BKCFYX, repeat(time_K, "k -> b k f", b=1, f=1))
+        time_BKF = repeat(time_K, "k -> b k f", b=batch, f=frames)
+        return self.velocity(grid_BKCFYX, time_BKF)[:, self.filled].float()
+
+    def _noise_given(self, grid_BKCFYX: Tensor, time_1K1: Tensor) -> Tensor:
+        """Noise the given cells to the common time, always with the same noise."""
+        given = ~self.filled
+        noised = noisy(
+            self.cells_BKCFYX[:, given].float(),
+            self.noise_BKCFYX[:, given].float(),
+            time_1K1[:, given],
+            self.settings.noise_scale,
+        )
+        grid_BKCFYX[:, given] = noised.to(grid_BKCFYX.dtype)
+        return grid_BKCFYX

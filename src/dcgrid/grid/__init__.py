@@ -1,0 +1,1 @@
+"""What a grid is: layouts, fill masks, text visibility, routing, token coordinates."""
