@@ -101,8 +101,9 @@ def backlight(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
     bloom = soften(luma(clip_CTHW), 12) ** 1.5 * (0.15 + 0.5 * halo)
     rim = _rims(clip_CTHW) * (0.35 + 0.65 * halo)
     lit = screen(front, rim * colour((1.0, 0.84, 0.58), clip_CTHW))
-    haze = 1 - torch.exp(-(1.5 * glow + 0.30 * halo + 0.5 * bloom))
-    return screen(lit, haze * colour((1.0, 0.86, 0.62), clip_CTHW))
+    haze = 1 - torch.exp(-(2.6 * glow + 0.20 * halo + 0.4 * bloom))
+    lamp = 0.55 * glow**3
+    return screen(screen(lit, haze * colour((1.0, 0.86, 0.62), clip_CTHW)), lamp)
 
 
 def _rims(clip_CTHW: torch.Tensor) -> torch.Tensor:
