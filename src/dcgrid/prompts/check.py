@@ -1,4 +1,4 @@
-"""Names in a template against the names that exist: every wrong one is found, not just the first."""
+"""Names in a template against the names that exist: all wrong ones are found, not just one."""
 
 from collections.abc import Collection, Iterator, Sequence
 

@@ -5,8 +5,12 @@ from types import MappingProxyType
 
 # Words after which English takes no further article.
 _DETERMINERS = frozenset(
-    "a an the this that these those my your his her its our their some any no every each both all "
-    "another many several few one two three four five six seven eight nine ten".split()
+    (
+        *("a", "an", "the", "this", "that", "these", "those", "my", "your", "his", "her", "its"),
+        *("our", "their", "some", "any", "no", "every", "each", "both", "all", "another", "many"),
+        *("several", "few", "one", "two", "three", "four", "five", "six", "seven", "eight"),
+        *("nine", "ten"),
+    )
 )
 # Spelled with a vowel but spoken with a consonant ("a unicorn"), and the reverse ("an hour").
 _SPOKEN_CONSONANT = (

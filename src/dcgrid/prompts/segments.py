@@ -1,7 +1,7 @@
 """What a rendered prompt is: one text, and which characters of it belong to which cell.
 
-Read `Prompt` first. Rendering (prompts/template.py) makes prompts; text encoders and grid/visibility
-read them. Nothing here knows about templates, tensors or models.
+Read `Prompt` first. Rendering (prompts/template.py) makes prompts; text encoders and
+grid/visibility read them. Nothing here knows about templates, tensors or models.
 """
 
 from dataclasses import dataclass

@@ -7,6 +7,7 @@ files or grows without bound (`MAX_OUTPUT`, lexer.MAX_TEMPLATE, parser.MAX_NESTI
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Protocol
 
 from dcgrid.errors import PromptError
@@ -100,8 +101,8 @@ def render_grid(
         raise PromptError(f"a grid prompt has at most {MAX_CELLS} cells, not {len(cells)}")
     if len(cell_clauses) > len(cells):
         raise PromptError(f"{len(cell_clauses)} clauses for a grid of {len(cells)} cells")
-    padded = [*cell_clauses, *[None] * (len(cells) - len(cell_clauses))]
-    clauses = tuple(_plain(clause or "", f"the clause of {c}") for c, clause in zip(cells, padded))
+    pairs = zip_longest(cells, cell_clauses)
+    clauses = tuple(_plain(clause or "", f"the clause of {cell}") for cell, clause in pairs)
     values["grid"] = f"{layout.rows}\N{MULTIPLICATION SIGN}{layout.cols}"
     for problem in name_problems(template, slots=values.keys(), cells=cells):
         raise problem

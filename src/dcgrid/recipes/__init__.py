@@ -1,0 +1,41 @@
+"""Recipes: what effects and layouts are, read strictly from TOML. Loads no torch.
+
+Read schema.py first; find.py looks recipes up, tables.py is the strict reader that other recipe
+kinds use too. The recipe files themselves are in recipes/ at the top of the repository.
+"""
+
+from dcgrid.recipes.find import (
+    effect_names,
+    layout_names,
+    list_effects,
+    list_layouts,
+    load_effect,
+    load_layout,
+    shipped_dir,
+)
+from dcgrid.recipes.schema import (
+    EffectRecipe,
+    LayoutRecipe,
+    SamplerValues,
+    read_effect,
+    read_layout,
+)
+from dcgrid.recipes.tables import Table, TextPlace, read_toml
+
+__all__ = [
+    "EffectRecipe",
+    "LayoutRecipe",
+    "SamplerValues",
+    "Table",
+    "TextPlace",
+    "effect_names",
+    "layout_names",
+    "list_effects",
+    "list_layouts",
+    "load_effect",
+    "load_layout",
+    "read_effect",
+    "read_layout",
+    "read_toml",
+    "shipped_dir",
+]
