@@ -1,0 +1,206 @@
+"""What a clip is: the facts of a source, the rules of a model, the plan between them, the frames.
+
+Nothing here opens a file. Letters: T frames, H height, W width; the last 3 are red, green, blue.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceInfo:
+    """Facts about a video file, as a viewer would see it."""
+
+    path: Path
+    """Where the file is."""
+    container: str
+    """Container as FFmpeg names it, e.g. "mov,mp4,m4a,3gp,3g2,mj2"."""
+    codec: str
+    """Video codec, e.g. "h264"."""
+    width: int
+    """Pixels, after rotation and with square pixels."""
+    height: int
+    """Pixels, after rotation and with square pixels."""
+    rotation: int
+    """Degrees clockwise that the stored picture is turned for display: 0, 90, 180 or 270."""
+    sar: Fraction
+    """Shape of a stored pixel, width / height; 1 is square."""
+    fps_avg: float
+    """Frames per second on average; 0.0 if unknown (one frame)."""
+    is_vfr: bool
+    """True: the time between frames varies."""
+    num_frames: int | None
+    """Frames in the file; None: not counted (long file)."""
+    duration_s: float | None
+    """Seconds of video from the first frame on; None: unknown."""
+    has_audio: bool
+    """True: there is a sound track."""
+    audio_codec: str
+    """Codec of the sound track that is kept, e.g. "aac"; empty: none."""
+    color: str
+    """How the stored values become colours, e.g. "bt709 limited"."""
+    has_alpha: bool
+    """True: the frames carry transparency."""
+    origin_s: float = 0.0
+    """Time of the first frame on the file's own clock, to which the sound is tied."""
+    warnings: tuple[str, ...] = ()
+    """Short sentences about what is odd in the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipRules:
+    """What a model asks of a clip."""
+
+    fps: float
+    """Frames per second; > 0."""
+    stride: int
+    """A clip has stride * n + 1 frames."""
+    max_frames: int
+    """Most frames of a clip."""
+    cell_sizes: tuple[tuple[int, int], ...]
+    """Sizes (height, width) in pixels to choose from."""
+    default_frames: int | None = None
+    """Frames when no duration is asked for; None: `max_frames`."""
+
+    def __post_init__(self) -> None:
+        """Refuse rules that no clip can meet."""
+        if not self.fps > 0 or self.stride < 1 or self.max_frames < 1 or not self.cell_sizes:
+            raise ValueError(f"impossible clip rules: {self}")
+
+    def frames_within(self, frames: int) -> int:
+        """Return the largest stride * n + 1 that is at most `frames` (and `max_frames`); >= 1."""
+        limit = max(1, min(frames, self.max_frames))
+        return (limit - 1) // self.stride * self.stride + 1
+
+    @property
+    def least_frames(self) -> int:
+        """The shortest clip: stride + 1 frames, or 1 where `max_frames` allows no more."""
+        return self.frames_within(self.stride + 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipPlan:
+    """What becomes of a source: kept, dropped, resampled, scaled and cropped."""
+
+    info: SourceInfo
+    """The source."""
+    fps: float
+    """Frames per second of the clip."""
+    num_frames: int
+    """Frames of the clip, held ones included."""
+    held_frames: int
+    """Copies of the last frame at the end, because the source is too short."""
+    start_s: float
+    """Where the clip starts, in seconds after the first frame of the source."""
+    duration_s: float
+    """Seconds of the source that are used."""
+    dropped_s: float | None
+    """Seconds of the source (or of the asked part) left out at the end; None: unknown."""
+    cell_size: tuple[int, int]
+    """Height and width in pixels of the clip."""
+    scaled_size: tuple[int, int]
+    """Height and width in pixels before the crop."""
+    notes: tuple[str, ...] = ()
+    """More sentences: odd things in the source, and what was done about them."""
+
+    def lines(self) -> list[str]:
+        """Return the plan as plain sentences, one per line; nothing done is left out."""
+        return [
+            self._source_line(),
+            *self._time_lines(),
+            self._size_line(),
+            *self.info.warnings,
+            *self.notes,
+        ]
+
+    def _source_line(self) -> str:
+        info = self.info
+        length = "unknown length" if info.duration_s is None else f"{info.duration_s:.2f} s"
+        rate = f"{info.fps_avg:.4g} fps" if info.fps_avg else "one frame"
+        varying = " (varying)" if info.is_vfr else ""
+        turned = f", turned by {info.rotation} degrees" if info.rotation else ""
+        pixels = f", pixels {info.sar} made square" if info.sar != 1 else ""
+        sound = f", sound {info.audio_codec}" if info.has_audio else ", no sound"
+        return (
+            f"Source: {info.width}x{info.height}, {rate}{varying}, {length}, {info.codec}, "
+            f"{info.color}{turned}{pixels}{sound}."
+        )
+
+    def _time_lines(self) -> list[str]:
+        end_s = self.start_s + self.duration_s
+        lines = [
+            f"Kept: {self.start_s:.2f} s to {end_s:.2f} s, "
+            f"{self.num_frames} frames at {self.fps:.4g} fps."
+        ]
+        if self.held_frames:
+            lines.append(
+                f"The used part is shorter than the shortest clip: its last frame is held for "
+                f"{self.held_frames} more frames."
+            )
+        if self.dropped_s is None:
+            lines.append("Dropped: whatever comes after that.")
+        elif self.dropped_s > 0.5 / self.fps:
+            lines.append(f"Dropped: {self.dropped_s:.2f} s after that.")
+        if self.info.fps_avg and abs(self.info.fps_avg - self.fps) > 0.01:
+            lines.append(
+                f"Resampled: {self.info.fps_avg:.4g} to {self.fps:.4g} fps (nearest frame in time)."
+            )
+        return lines
+
+    def _size_line(self) -> str:
+        height, width = self.cell_size
+        tall, wide = self.scaled_size
+        line = f"Scaled: {self.info.width}x{self.info.height} to {wide}x{tall}"
+        cut_x, cut_y = wide - width, tall - height
+        if not cut_x and not cut_y:
+            return line + ", nothing cropped."
+        cuts = []
+        if cut_x:
+            cuts.append(f"{100 * cut_x / wide:.0f} % of the width")
+        if cut_y:
+            cuts.append(f"{100 * cut_y / tall:.0f} % of the height")
+        return f"{line}, cropped in the centre to {width}x{height} ({' and '.join(cuts)} is cut)."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoundSource:
+    """The piece of a file whose sound goes with a clip."""
+
+    path: Path
+    """File with the sound track."""
+    start_s: float
+    """Seconds after the first frame of that file."""
+    duration_s: float
+    """Seconds of sound; > 0."""
+    origin_s: float = 0.0
+    """Time of the first frame on the file's own clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """A piece of video, ready for a model."""
+
+    frames_THWC: torch.Tensor
+    """RGB frames; uint8, shape (T, H, W, 3)."""
+    fps: Fraction
+    """Frames per second."""
+    source: SourceInfo
+    """Where it came from."""
+    start_s: float
+    """Seconds after the first frame of the source."""
+    duration_s: float
+    """Seconds of the source that were used; less than T / fps when frames are held."""
+
+    def sound(self) -> SoundSource | None:
+        """Return the sound that goes with the frames; None: the source is silent."""
+        if not self.source.has_audio:
+            return None
+        return SoundSource(
+            path=self.source.path,
+            start_s=self.start_s,
+            duration_s=self.duration_s,
+            origin_s=self.source.origin_s,
+        )

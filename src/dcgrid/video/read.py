@@ -1,0 +1,281 @@
+"""Read a clip from any video file: probe it, plan what to keep, then decode just that.
+
+`read_clip` is the whole way; decode.py has the packet loop and color.py the way of one frame.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+
+from dcgrid.errors import InputVideoError, UsageError
+from dcgrid.video import color
+from dcgrid.video.clip import Clip, ClipPlan, ClipRules, SourceInfo
+from dcgrid.video.decode import DecodeTally, TimedFrame, decode_frames
+from dcgrid.video.probe import probe
+from dcgrid.video.source import reading
+
+__all__ = ["decode_all", "plan_clip", "probe", "read_clip"]
+
+ALPHA_NOTE = "Transparent pixels are put over black."
+# Sums of frame times carry rounding errors far below this.
+_EPSILON_S = 1e-6
+
+
+def plan_clip(
+    info: SourceInfo,
+    rules: ClipRules,
+    start_s: float | None = None,
+    duration_s: float | None = None,
+) -> ClipPlan:
+    """Plan what of a source is kept and what becomes of it, without decoding.
+
+    Args:
+        info: The source, from `probe`.
+        rules: What the model asks.
+        start_s: Seconds after the first frame; None: 0.
+        duration_s: Seconds to use; None: the model's default, at most what there is.
+
+    Returns:
+        The plan. Where the file lies about its length, `read_clip` returns a truer one.
+
+    Raises:
+        UsageError: A negative start, or a duration that is not positive.
+        InputVideoError: The start is past the end.
+    """
+    start = _checked_start(start_s)
+    asked_frames = _asked_frames(rules, duration_s)
+    if info.duration_s is not None and start >= info.duration_s:
+        raise _start_past_end(info.path, start, info.duration_s)
+    left_s = _left_s(info, start)
+    found = min(asked_frames, _frames_in(left_s, rules.fps))
+    return _plan_for(info, rules, start, found, _target_s(left_s, duration_s))
+
+
+def read_clip(
+    path: Path | str,
+    rules: ClipRules,
+    *,
+    start_s: float | None = None,
+    duration_s: float | None = None,
+    on_frame: Callable[[int, int], None] | None = None,
+) -> tuple[Clip, ClipPlan]:
+    """Read a clip that obeys a model's rules.
+
+    Frames are scaled as they arrive, and decoding stops after the last one needed, so neither an
+    8K nor an hour-long source is ever held whole.
+
+    Args:
+        path: The video file.
+        rules: What the model asks.
+        start_s: Seconds after the first frame; None: 0.
+        duration_s: Seconds to use; None: the model's default, at most what there is.
+        on_frame: Called after each kept frame with (frames so far, frames expected).
+
+    Returns:
+        The clip and what was done to make it.
+
+    Raises:
+        UsageError: A negative start, or a duration that is not positive.
+        InputVideoError: Not a readable video, no frames, or the start is past the end.
+    """
+    info = probe(Path(path))
+    plan = plan_clip(info, rules, start_s, duration_s)
+    wanted = rules.frames_within(_asked_frames(rules, duration_s))
+    tally = DecodeTally()
+    source = decode_frames(info.path, start_s=plan.start_s, tally=tally)
+    picked = sample_frames(source, start_s=plan.start_s, fps=rules.fps, count=wanted)
+    render = _Renderer(info, plan.cell_size)
+    kept: list[torch.Tensor] = []
+    for timed in picked:
+        kept.append(render(timed))
+        if on_frame is not None:
+            on_frame(len(kept), plan.num_frames)
+    if not kept:
+        raise _start_past_end(info.path, plan.start_s, tally.end_s)
+    left_s = tally.end_s - plan.start_s if tally.reached_end else _left_s(info, plan.start_s)
+    plan = _plan_for(info, rules, plan.start_s, len(kept), _target_s(left_s, duration_s))
+    plan = dataclasses.replace(plan, notes=_notes(tally, render))
+    clip = Clip(
+        frames_THWC=_fit_count(kept, plan.num_frames),
+        fps=Fraction(rules.fps).limit_denominator(100_000),
+        source=info,
+        start_s=plan.start_s,
+        duration_s=plan.duration_s,
+    )
+    return clip, plan
+
+
+def sample_frames(
+    frames: Iterable[TimedFrame], *, start_s: float, fps: float, count: int
+) -> Iterator[TimedFrame]:
+    """Pick the frame to show at each of `count` moments, 1 / fps apart.
+
+    It is the nearest in time, but never shown more than half a step early, so that a slide show
+    keeps its cuts. The last frame counts until its end; after that the picking stops.
+
+        source   |0      |1      |2      |3
+        moments  ^    ^    ^    ^    ^    ^
+        picked   0    1    1    2    2    3
+
+    Args:
+        frames: In order of time.
+        start_s: The first moment.
+        fps: Moments per second.
+        count: How many.
+
+    Yields:
+        At most `count` frames; the same object again where a frame is repeated.
+    """
+    shown: TimedFrame | None = None
+    made = 0
+    for upcoming in frames:
+        while made < count and (moment := start_s + made / fps) < upcoming.time_s:
+            yield _nearest(shown, upcoming, moment, fps)
+            made += 1
+        if made == count:
+            return
+        shown = upcoming
+    if shown is None:
+        return
+    if made == 0 and count and start_s < shown.end_s:  # however short, it is one frame
+        yield shown
+        made = 1
+    while made < count and start_s + (made + 0.5) / fps <= shown.end_s + _EPSILON_S:
+        yield shown
+        made += 1
+
+
+def _nearest(
+    shown: TimedFrame | None, upcoming: TimedFrame, moment: float, fps: float
+) -> TimedFrame:
+    """Choose between the frame on display at `moment` and the next one."""
+    if shown is None:
+        return upcoming
+    early = upcoming.time_s - moment
+    is_nearer = early < moment - shown.time_s and early < 0.5 / fps
+    return upcoming if is_nearer else shown
+
+
+class _Renderer:
+    """Renders frames to cells; a repeated frame is rendered once."""
+
+    def __init__(self, info: SourceInfo, cell: tuple[int, int]) -> None:
+        self.info = info
+        self.cell = cell
+        self.is_see_through = False
+        self._last: TimedFrame | None = None
+        self._rendered = torch.empty(0)
+
+    def __call__(self, timed: TimedFrame) -> torch.Tensor:
+        """Return the frame as RGB, uint8, shape (H, W, 3)."""
+        if timed is not self._last:
+            turn = color.frame_turn(timed.frame)
+            with reading(self.info.path):
+                self._rendered = color.render_frame(timed.frame, self.info.sar, turn, self.cell)
+                if not self.is_see_through:
+                    self.is_see_through = color.is_see_through(timed.frame)
+            self._last = timed
+        return self._rendered
+
+
+def _checked_start(start_s: float | None) -> float:
+    start = 0.0 if start_s is None else start_s
+    if not 0 <= start < math.inf:
+        raise UsageError(f"--start {start_s}: a start is 0 or more seconds.", hint="Try --start 0.")
+    return start
+
+
+def _asked_frames(rules: ClipRules, duration_s: float | None) -> int:
+    """Return how many frames to look for before the rule stride * n + 1."""
+    if duration_s is None:
+        return min(rules.default_frames or rules.max_frames, rules.max_frames)
+    if not 0 < duration_s < math.inf:
+        raise UsageError(
+            f"--duration {duration_s}: a duration is more than 0 seconds.",
+            hint=f"Try --duration {rules.max_frames / rules.fps:.2f}.",
+        )
+    return max(1, min(_frames_in(duration_s, rules.fps), rules.max_frames))
+
+
+def _frames_in(seconds: float, fps: float) -> int:
+    """Return how many frames fit, to the nearest; a cap stands for "unknown, plenty"."""
+    return max(1, math.floor(min(seconds, 1e9) * fps + 0.5 + _EPSILON_S))
+
+
+def _left_s(info: SourceInfo, start_s: float) -> float:
+    return math.inf if info.duration_s is None else info.duration_s - start_s
+
+
+def _target_s(left_s: float, duration_s: float | None) -> float:
+    """Return the seconds that the user means: what was asked, or all that is left."""
+    return left_s if duration_s is None else min(left_s, duration_s)
+
+
+def _start_past_end(path: Path, start_s: float, end_s: float) -> InputVideoError:
+    return InputVideoError(
+        f"{path}: the start ({start_s:.2f} s) is past the end of the video ({end_s:.2f} s).",
+        hint="Choose an earlier --start.",
+    )
+
+
+def _plan_for(
+    info: SourceInfo, rules: ClipRules, start_s: float, found: int, target_s: float
+) -> ClipPlan:
+    """Build the plan for a source that gives `found` frames at the rules' rate."""
+    kept = rules.frames_within(found)
+    if found < rules.least_frames:
+        kept = found
+    used_s = min(kept / rules.fps, target_s)
+    shown = (info.height, info.width)
+    cell = color.best_cell_size(shown, rules.cell_sizes)
+    return ClipPlan(
+        info=info,
+        fps=rules.fps,
+        num_frames=max(kept, rules.least_frames),
+        held_frames=max(0, rules.least_frames - kept),
+        start_s=start_s,
+        duration_s=used_s,
+        dropped_s=None if target_s == math.inf else max(0.0, target_s - used_s),
+        cell_size=cell,
+        scaled_size=color.cover_size(shown, cell),
+    )
+
+
+def _notes(tally: DecodeTally, render: _Renderer) -> tuple[str, ...]:
+    """Say what the decoding met."""
+    notes = []
+    if render.is_see_through:
+        notes.append(ALPHA_NOTE)
+    if tally.damaged:
+        notes.append(f"Damaged: {tally.damaged} packets of the video could not be decoded.")
+    return tuple(notes)
+
+
+def _fit_count(kept: list[torch.Tensor], count: int) -> torch.Tensor:
+    """Stack exactly `count` frames to THWC, holding the last one where they do not suffice."""
+    held = [kept[-1]] * (count - len(kept))
+    return torch.stack(kept[:count] + held)
+
+
+def decode_all(path: Path | str) -> Iterator[tuple[float, torch.Tensor]]:
+    """Decode every frame at its stored size, turned but neither scaled nor resampled.
+
+    For tests and measurements against other decoders; memory stays at one frame.
+
+    Args:
+        path: The video file.
+
+    Yields:
+        Time in seconds after the first frame, and RGB, uint8, shape (H, W, 3).
+
+    Raises:
+        InputVideoError: The file cannot be read or has no frame.
+    """
+    for timed in decode_frames(Path(path)):
+        with reading(Path(path)):
+            rgb_HWC = torch.from_numpy(color.to_rgb(timed.frame).to_ndarray())
+        yield timed.time_s, color.frame_turn(timed.frame).apply(rgb_HWC)

@@ -1,0 +1,148 @@
+"""Open a video file, and turn whatever libav throws into one sentence.
+
+The only file that knows libav's exceptions while reading; decode.py builds on it.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import av.error
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from dcgrid.errors import InputVideoError
+
+CHECK_HINT = "Check it with `ffprobe FILE`, or play it; if it plays, convert it to MP4 (H.264)."
+
+# libav reports damage through its own errors and, where PyAV touches fields of a damaged file,
+# through these plain ones.
+DECODE_ERRORS = (
+    av.error.FFmpegError,
+    OSError,
+    EOFError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    StopIteration,
+    RuntimeError,
+    NotImplementedError,
+)
+
+# Demuxers that read any text file as if it were a film.
+_TEXT_CODECS = frozenset({"ansi", "bintext", "xbin", "idf"})
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn every error of libav in the body into an InputVideoError that names `path`.
+
+    Raises:
+        InputVideoError: Instead of whatever the body raised.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise InputVideoError(
+            f"{path}: there is not enough memory to decode this video.",
+            hint="Scale it down first: `ffmpeg -i FILE -vf scale=1280:-2 smaller.mp4`.",
+        ) from error
+    except av.error.PermissionError as error:
+        raise InputVideoError(
+            f"{path}: this file may not be read (permission denied).", hint=f"Try `ls -l {path}`."
+        ) from error
+    except DECODE_ERRORS as error:
+        raise InputVideoError(
+            f"{path}: this is not a video that can be read ({_reason(error)}).", hint=CHECK_HINT
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Say in a few words what libav complained about."""
+    if isinstance(error, av.error.FFmpegError):
+        return str(error.strerror or "unknown error").lower()
+    return "the file is damaged"
+
+
+def check_file(path: Path) -> None:
+    """Check that `path` is a readable, regular file with something in it.
+
+    Raises:
+        InputVideoError: It is missing, a directory, a device, empty or unreadable.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputVideoError(
+            f"{path}: there is no such file ({error.strerror}).", hint=f"Try `ls {path.parent}`."
+        ) from error
+    except ValueError as error:
+        raise InputVideoError(f"{path!s:.200}: this is not a file name.", hint="") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise InputVideoError(
+            f"{path}: this is a directory, not a video.", hint=f"Try `ls {path}`."
+        )
+    if not stat.S_ISREG(status.st_mode):
+        raise InputVideoError(
+            f"{path}: this is not a regular file.", hint="Save it to a file first."
+        )
+    if status.st_size == 0:
+        raise InputVideoError(f"{path}: this file is empty (0 bytes).", hint="Copy it again.")
+    if not os.access(path, os.R_OK):
+        raise InputVideoError(
+            f"{path}: this file may not be read (permission denied).", hint=f"Try `ls -l {path}`."
+        )
+
+
+@contextmanager
+def open_container(path: Path) -> Iterator[InputContainer]:
+    """Open a media file for reading and close it at the end.
+
+    Raises:
+        InputVideoError: The file cannot be opened as media.
+    """
+    check_file(path)
+    with reading(path):
+        # An absolute path is never taken for a protocol ("concat:", "http:"), and the
+        # whitelist keeps playlists from reaching the network.
+        container = av.open(
+            str(path.absolute()),
+            metadata_errors="replace",
+            options={"protocol_whitelist": "file"},
+        )
+    try:
+        yield container
+    finally:
+        container.close()
+
+
+def video_stream(container: InputContainer, path: Path) -> VideoStream:
+    """Return the stream that ffmpeg would show: the best one that is not a cover picture.
+
+    Raises:
+        InputVideoError: There is no video stream, or no decoder for it.
+    """
+    with reading(path):
+        best = container.streams.best("video")
+        moving = [s for s in container.streams.video if not _is_cover(s)]
+    if not moving:
+        kinds = sorted({s.type for s in container.streams}) or ["nothing"]
+        raise InputVideoError(
+            f"{path}: there is no video in this file, only {', '.join(kinds)}.",
+            hint="Give a file with a picture.",
+        )
+    stream = best if best in moving and isinstance(best, VideoStream) else moving[0]
+    with reading(path):
+        if stream.codec_context is None or stream.codec_context.name in _TEXT_CODECS:
+            raise InputVideoError(
+                f"{path}: this is not a video, or its codec is unknown.", hint=CHECK_HINT
+            )
+    return stream
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    """Return True for the cover picture of a music file."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
