@@ -12,17 +12,21 @@ from dcgrid.recipes.find import (
     load_effect,
     load_layout,
     shipped_dir,
+    unknown_recipe,
 )
 from dcgrid.recipes.schema import (
+    EFFECT_SLOTS,
     EffectRecipe,
     LayoutRecipe,
     SamplerValues,
     read_effect,
     read_layout,
+    read_recipe,
 )
 from dcgrid.recipes.tables import Table, TextPlace, read_toml
 
 __all__ = [
+    "EFFECT_SLOTS",
     "EffectRecipe",
     "LayoutRecipe",
     "SamplerValues",
@@ -36,6 +40,8 @@ __all__ = [
     "load_layout",
     "read_effect",
     "read_layout",
+    "read_recipe",
     "read_toml",
     "shipped_dir",
+    "unknown_recipe",
 ]

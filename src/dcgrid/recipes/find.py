@@ -7,7 +7,7 @@ asks no environment.
 import difflib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -81,6 +81,20 @@ def list_layouts(user_dir: Path | None = None) -> tuple[LayoutRecipe, ...]:
     return tuple(read_layout(path) for _, path in sorted(_files("layouts", user_dir).items()))
 
 
+def unknown_recipe(name: str, what: str, known: Collection[str]) -> RecipeError:
+    """Return the error for a name that no recipe has, with the nearest name that one has.
+
+    Args:
+        name: What the user asked for.
+        what: Kind of recipe, as in "no ... recipe is called".
+        known: Names of the recipes there are.
+    """
+    matches = difflib.get_close_matches(name[:80].lower(), sorted(known), n=1, cutoff=0.5)
+    near = f"; did you mean '{matches[0]}'?" if matches else ""
+    shown = re.sub(r"[^\x20-\x7e]", "?", name[:80])
+    return RecipeError(f"no {what} recipe is called '{shown}'{near}", hint="dcgrid recipes list")
+
+
 def _files(folder: str, user_dir: Path | None) -> dict[str, Path]:
     """Return recipe files by name, the user's over the shipped ones."""
     files: dict[str, Path] = {}
@@ -99,17 +113,9 @@ def _load(
         return read(Path(name_or_path))
     files = _files(folder, user_dir)
     if name not in files:
-        raise _unknown(name, folder.removesuffix("s"), files)
+        raise unknown_recipe(name, folder.removesuffix("s"), files)
     return read(files[name])
 
 
 def _has_folder(name: str) -> bool:
     return os.sep in name or (os.altsep is not None and os.altsep in name)
-
-
-def _unknown(name: str, what: str, files: dict[str, Path]) -> RecipeError:
-    """Return the error for a name that no recipe has."""
-    matches = difflib.get_close_matches(name[:80].lower(), sorted(files), n=1, cutoff=0.5)
-    near = f"; did you mean '{matches[0]}'?" if matches else ""
-    shown = re.sub(r"[^\x20-\x7e]", "?", name[:80])
-    return RecipeError(f"no {what} recipe is called '{shown}'{near}", hint="dcgrid recipes list")

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, cast
 
+from dcgrid.errors import RecipeError
 from dcgrid.recipes.tables import Table, TextPlace, read_toml
 
 EffectKind = Literal["tone", "light", "weather", "element"]
@@ -21,6 +22,9 @@ MIN_PHRASES = 8
 """Fewest paraphrases of an effect: a text encoder that saw fewer knows the recipe, not the word."""
 MAX_SIDE = 8
 """Most rows or columns of a layout."""
+
+EFFECT_SLOTS = ("subject", "identity", "motion", "motion_tag", "scene")
+"""Slots that an effect's clause may use; a layout for edits has them all."""
 
 # Names become parts of file names, so they are kept to what every system takes.
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
@@ -148,6 +152,23 @@ def read_layout(path: Path) -> LayoutRecipe:
     )
     table.finish()
     return recipe
+
+
+def read_recipe(path: Path) -> EffectRecipe | LayoutRecipe:
+    """Read an effect or a layout recipe, whichever the file is.
+
+    Raises:
+        RecipeError: The file is neither, or it is wrong.
+    """
+    table = read_toml(path)
+    if table.has("clause") or table.has("phrases") or path.parent.name == "effects":
+        return read_effect(path)
+    if table.has("template") or table.has("cells") or path.parent.name == "layouts":
+        return read_layout(path)
+    raise RecipeError(
+        f"{path}: neither an effect recipe (it has no clause) nor a layout recipe (no template)",
+        hint="docs/prompt-language.md shows both kinds",
+    )
 
 
 def _name(table: Table, path: Path) -> str:
