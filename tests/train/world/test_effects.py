@@ -1,0 +1,223 @@
+from itertools import combinations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
+
+RANDOM = sorted(set(EFFECT_NAMES) - DETERMINISTIC)
+ANIMATED = {*RANDOM, "underwater"}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def real_like_clip(frames: int = 5, rows: int = 96, columns: int = 96) -> torch.Tensor:
+    """Coloured cloud texture, lit from above, with a bright disc on a dark one passing through."""
+    coarse = torch.rand((1, 3, 7, 7), generator=seeded(11))
+    fine = torch.rand((1, 3, 25, 25), generator=seeded(12))
+    size = (rows, columns)
+    scene = sum(
+        weight * functional.interpolate(part, size=size, mode="bicubic", align_corners=True)
+        for weight, part in ((0.7, coarse), (0.3, fine))
+    )
+    y = torch.linspace(0, 1, rows)[:, None]
+    x = torch.linspace(0, 1, columns)[None] * columns / rows
+    clip = []
+    for frame in range(frames):
+        away = torch.hypot(y - 0.5, x - 0.4 - 0.02 * frame)
+        body, core = torch.sigmoid((0.26 - away) * 60), torch.sigmoid((0.12 - away) * 60)
+        picture = scene[0] * (1.1 - 0.4 * y)
+        picture = picture * (1 - body) + body * torch.tensor([0.25, 0.15, 0.1])[:, None, None]
+        picture = picture * (1 - core) + core * torch.tensor([0.9, 0.75, 0.6])[:, None, None]
+        clip.append(picture)
+    return torch.stack(clip, dim=1).clamp(0, 1)
+
+
+def still_clip(frames: int = 4) -> torch.Tensor:
+    return real_like_clip(1).expand(-1, frames, -1, -1).contiguous()
+
+
+def test_the_sixteen_effects_are_named_once():
+    assert len(EFFECT_NAMES) == len(set(EFFECT_NAMES)) == 16
+    assert set(EFFECT_NAMES) >= DETERMINISTIC
+    assert len(DETERMINISTIC) == 9
+
+
+@pytest.mark.parametrize("name", EFFECT_NAMES)
+@pytest.mark.parametrize("size", [(96, 96), (64, 96), (97, 61), (8, 8)])
+def test_result_is_a_clip_like_the_input(name: str, size: tuple[int, int]):
+    clip = real_like_clip(3, *size)
+    before = clip.clone()
+    rendered = render_effect(name, clip, generator=seeded())
+    assert rendered.shape == clip.shape
+    assert rendered.dtype == clip.dtype
+    assert rendered.isfinite().all()
+    assert rendered.min() >= 0
+    assert rendered.max() <= 1
+    assert torch.equal(clip, before)
+
+
+@pytest.mark.parametrize("name", EFFECT_NAMES)
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_black_and_white_clips_stay_finite_and_half_precision_is_kept(name: str, level: float):
+    clip = torch.full((3, 1, 32, 48), level, dtype=torch.bfloat16)
+    rendered = render_effect(name, clip, generator=seeded())
+    assert rendered.dtype == torch.bfloat16
+    assert rendered.isfinite().all()
+
+
+@pytest.mark.parametrize("name", sorted(DETERMINISTIC))
+def test_deterministic_effects_ignore_the_generator(name: str):
+    generator = seeded(1)
+    state = generator.get_state()
+    first = render_effect(name, real_like_clip(), generator=generator)
+    assert torch.equal(generator.get_state(), state)
+    assert torch.equal(first, render_effect(name, real_like_clip(), generator=seeded(2)))
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_effects_follow_the_seed(name: str):
+    clip = real_like_clip()
+    first = render_effect(name, clip, generator=seeded(1))
+    assert torch.equal(first, render_effect(name, clip, generator=seeded(1)))
+    other = render_effect(name, clip, generator=seeded(2))
+    assert (first - other).abs().mean() > 0.002
+
+
+def test_every_effect_is_plain_to_see_and_like_no_other():
+    clip = real_like_clip()
+    looks = {name: render_effect(name, clip, generator=seeded()) for name in EFFECT_NAMES}
+    for name, rendered in looks.items():
+        assert (rendered - clip).abs().mean() > 0.04, name
+    for first, second in combinations(EFFECT_NAMES, 2):
+        assert (looks[first] - looks[second]).abs().mean() > 0.04, (first, second)
+
+
+@pytest.mark.parametrize("name", EFFECT_NAMES)
+def test_a_still_scene_moves_only_where_the_effect_does(name: str):
+    rendered = render_effect(name, still_clip(), generator=seeded())
+    change = (rendered[:, 1:] - rendered[:, :-1]).abs().mean()
+    if name in ANIMATED:
+        assert change > 0.001
+    else:
+        assert change == 0
+
+
+@pytest.mark.parametrize("name", EFFECT_NAMES)
+def test_the_scene_stays_legible(name: str):
+    """The picture's own detail still shows: its fine structure and the result's agree in sign."""
+    clip = real_like_clip(1)
+    rendered = render_effect(name, clip, generator=seeded())
+
+    def detail(picture: torch.Tensor) -> torch.Tensor:
+        grey = picture.mean(dim=0)[None]
+        return (grey - functional.avg_pool2d(grey, 25, 1, 12, count_include_pad=False)).flatten()
+
+    agreement = functional.cosine_similarity(detail(clip), detail(rendered), dim=0)
+    assert agreement > 0.4
+
+
+@pytest.mark.parametrize("name", sorted(DETERMINISTIC))
+def test_the_look_does_not_depend_on_the_resolution(name: str):
+    large = real_like_clip(3, 192, 192)
+    small = functional.interpolate(large, size=(96, 96), mode="area")
+    from_large = functional.interpolate(
+        render_effect(name, large, generator=seeded()), size=(96, 96), mode="area"
+    )
+    from_small = render_effect(name, small, generator=seeded())
+    assert (from_large - from_small).abs().mean() < 0.006
+    assert (from_large - from_small).abs().max() < 0.12
+
+
+@pytest.mark.parametrize("name", ["rain", "snow", "sparks"])
+def test_particles_cover_the_same_share_at_any_resolution(name: str):
+    small = torch.full((3, 4, 96, 96), 0.3)
+    large = torch.full((3, 4, 192, 192), 0.3)
+    at_small = render_effect(name, small, generator=seeded()).mean()
+    at_large = render_effect(name, large, generator=seeded()).mean()
+    assert abs(at_small - at_large) < 0.01
+
+
+@pytest.mark.parametrize("name", sorted(DETERMINISTIC))
+def test_small_changes_of_the_picture_stay_small(name: str):
+    """No hard thresholds: a network can learn the mapping."""
+    clip = real_like_clip(2)
+    nudge = 0.004 * torch.sign(torch.rand(clip.shape, generator=seeded()) - 0.5)
+    moved = render_effect(name, (clip + nudge).clamp(0, 1), generator=seeded())
+    change = (moved - render_effect(name, clip, generator=seeded())).abs()
+    assert change.max() < 0.03
+
+
+def test_time_is_in_seconds():
+    still = still_clip(5)
+    slow = render_effect("underwater", still, generator=seeded(), fps=12)
+    fast = render_effect("underwater", still, generator=seeded(), fps=24)
+    assert torch.allclose(slow[:, :3], fast[:, ::2], atol=1e-5)
+    assert not torch.allclose(slow[:, 1], fast[:, 1], atol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "fps"), [("rain", 48.0), ("snow", 12.0)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rain_and_snow_fall(name: str, fps: float, seed: int):
+    """The shift that best matches a frame with the next one points down."""
+    plain = torch.full((3, 6, 96, 96), 0.3)
+    grey = render_effect(name, plain, generator=seeded(seed), fps=fps).mean(dim=0)
+    fine = grey - grey.mean(dim=0)
+    scores = {}
+    for down in range(-9, 10):
+        for right in range(-4, 5):
+            moved = fine[:-1].roll((down, right), dims=(1, 2))[:, 12:-12, 12:-12]
+            scores[down, right] = float((moved * fine[1:, 12:-12, 12:-12]).sum())
+    best_down, _ = max(scores, key=scores.__getitem__)
+    assert best_down > 0
+
+
+def test_rain_streaks_are_thick_enough_for_a_codec():
+    """Across a streak the brightness falls slowly: half of it is left one pixel to the side."""
+    plain = torch.full((3, 4, 96, 96), 0.2)
+    grey = render_effect("rain", plain, generator=seeded(4)).mean(dim=0)
+    fine = grey - functional.avg_pool2d(grey[None], 15, 1, 7, count_include_pad=False)[0]
+    centred = fine - fine.mean()
+    beside = (centred[:, :, 1:] * centred[:, :, :-1]).mean() / (centred**2).mean()
+    assert beside > 0.5
+    assert centred.amax() > 0.15
+
+
+@pytest.mark.parametrize(("name", "channel"), [("red-light", 0), ("blue-light", 2)])
+def test_stage_light_has_its_colour(name: str, channel: int):
+    rendered = render_effect(name, real_like_clip(), generator=seeded())
+    means = rendered.mean(dim=(1, 2, 3))
+    others = [float(mean) for index, mean in enumerate(means) if index != channel]
+    assert means[channel] > 1.8 * max(others)
+
+
+def test_noir_is_grey_and_night_is_dark_and_blue():
+    clip = real_like_clip()
+    noir = render_effect("noir", clip, generator=seeded())
+    assert torch.equal(noir[0], noir[2])
+    night = render_effect("night", clip, generator=seeded())
+    assert night.mean() < 0.45 * clip.mean()
+    assert night[2].mean() > night[0].mean() * 1.4
+
+
+def test_water_leaves_the_upper_part_alone_but_for_its_light():
+    clip = real_like_clip()
+    rendered = render_effect("water", clip, generator=seeded())
+    above = slice(0, 44)
+    assert (rendered[:, :, above] / clip[:, :, above].clamp(min=0.02)).std() < 0.08
+    assert (rendered - clip)[:, :, 60:].abs().mean() > 0.08
+
+
+def test_wrong_arguments_are_refused():
+    clip = real_like_clip(2)
+    with pytest.raises(ValueError, match="unknown effect 'hail'"):
+        render_effect("hail", clip, generator=seeded())
+    with pytest.raises(ValueError, match="shape"):
+        render_effect("fog", clip.transpose(0, 1), generator=seeded())
+    with pytest.raises(ValueError, match="shape"):
+        render_effect("fog", (clip * 255).to(torch.uint8), generator=seeded())
+    with pytest.raises(ValueError, match="fps"):
+        render_effect("fog", clip, generator=seeded(), fps=0)
