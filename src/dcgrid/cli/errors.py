@@ -1,0 +1,99 @@
+"""The one table from exceptions to what a user reads and the exit code.
+
+0 ok, 1 bug, 2 usage, 3 input/recipe/prompt/output, 4 weights/network, 5 device/memory,
+130 interrupt.
+"""
+
+import errno
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+
+import typer
+
+from dcgrid.errors import DcgridError, DeviceError, OutputError
+
+INTERRUPTED = 130
+
+_USAGE = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What is told about an exception."""
+
+    message: str
+    """One sentence."""
+    hint: str
+    """What to try next; may be empty."""
+    exit_code: int
+    """The process's exit code."""
+
+
+def explain(error: BaseException) -> Failure:
+    """Return what to tell about any exception, a bug included."""
+    if isinstance(error, DcgridError):
+        return Failure(message=error.message, hint=error.hint, exit_code=error.exit_code)
+    if isinstance(error, typer.TyperException):
+        message = " ".join(error.format_message().split())
+        return Failure(message=message, hint="run the command with --help", exit_code=_USAGE)
+    if isinstance(error, KeyboardInterrupt):
+        return Failure(message="interrupted", hint="", exit_code=INTERRUPTED)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Failure(
+            message=f"no space left on the disk{_place(error)}",
+            hint="free some space, or write elsewhere with --out",
+            exit_code=OutputError.exit_code,
+        )
+    if is_out_of_memory(error):
+        return Failure(
+            message="out of memory",
+            hint="use a shorter --duration, or see `dcgrid doctor` for what fits this machine",
+            exit_code=DeviceError.exit_code,
+        )
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return Failure(
+            message=f"{error.strerror or 'cannot use the file'}{_place(error)}",
+            hint="check the path and its permissions",
+            exit_code=OutputError.exit_code,
+        )
+    summary = f"{type(error).__name__}: {error}".splitlines()[0]
+    return Failure(
+        message=f"internal error: {summary[:300]}",
+        hint="this is a bug; run again with DCGRID_TRACEBACK=1 and report what it prints",
+        exit_code=1,
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True if an exception says that memory of the host or a GPU ran out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # On a CPU torch has no class of its own for it.
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "not enough memory" in text
+    )
+
+
+def report(error: BaseException) -> int:
+    """Print an exception as one line and a hint on stderr, and return the exit code."""
+    failure = explain(error)
+    if os.environ.get("DCGRID_TRACEBACK") == "1":
+        traceback.print_exception(error)
+    prefix = "" if failure.exit_code == INTERRUPTED else "error: "
+    sys.stderr.write(f"{prefix}{_one_line(failure.message)}\n")
+    if failure.hint:
+        sys.stderr.write(f"hint: {_one_line(failure.hint)}\n")
+    return failure.exit_code
+
+
+def _one_line(text: str) -> str:
+    """Keep a caret drawing of a recipe error, drop control characters of hostile file names."""
+    shown = "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+    return shown.rstrip("\n")
+
+
+def _place(error: OSError) -> str:
+    return f": {error.filename}" if error.filename else ""

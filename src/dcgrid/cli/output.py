@@ -1,0 +1,126 @@
+"""What a command shows: its result on stdout, everything else on stderr.
+
+`Output` is made once a command. Human text, progress bars and plans go to stderr, so that
+`--format json` leaves exactly one JSON value on stdout.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+class Format(StrEnum):
+    """How a result is printed."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class Output:
+    """One command's sink for results, notes and progress.
+
+    Used as a context manager: progress bars need to be taken down, also after an error. It has
+    the methods that pipelines call for progress (`start`, `update`, `note`).
+    """
+
+    def __init__(self, *, format_: Format = Format.TEXT, quiet: bool = False) -> None:
+        self.format = format_
+        self.quiet = quiet
+        self._bars: Progress | None = None
+        self._task: TaskID | None = None
+        self._stage = ""
+
+    def __enter__(self) -> Self:
+        """Return self; the first `start` puts up the bars."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take down the progress bars."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def result(self, lines: Iterable[str], value: Mapping[str, object]) -> None:
+        """Print the result of the command: lines for people, or the value as JSON.
+
+        Args:
+            lines: What a person reads; `--quiet` leaves them out.
+            value: What a program reads.
+        """
+        self.__exit__(None, None, None)
+        if self.format == Format.JSON:
+            sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+        elif not self.quiet:
+            sys.stdout.writelines(f"{line}\n" for line in lines)
+
+    def note(self, line: str) -> None:
+        """Print one line on stderr unless quiet."""
+        if self.quiet:
+            return
+        if self._bars is not None:
+            self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            sys.stderr.write(f"{line}\n")
+
+    def warn(self, line: str) -> None:
+        """Print a warning on stderr, quiet or not."""
+        quiet, self.quiet = self.quiet, False
+        self.note(f"warning: {line}")
+        self.quiet = quiet
+
+    def start(self, stage: str, total: int | None = None) -> None:
+        """Begin a stage of the work; the one before it is done.
+
+        Args:
+            stage: What is being done, e.g. "sampling".
+            total: How many steps it has; None: unknown.
+        """
+        self._stage = stage
+        if self.quiet or not sys.stderr.isatty():
+            # A log file gets one line a stage instead of a moving bar.
+            self.note(f"{stage} ...")
+            return
+        bars = self._bars or self._put_up_bars()
+        if self._task is not None:
+            bars.update(self._task, visible=False)
+        self._task = bars.add_task(stage, total=total)
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """Move the bar of the present stage."""
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, completed=done, total=total)
+
+    def _put_up_bars(self) -> "Progress":
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bars = Progress(
+            TextColumn("{task.description:<22}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._bars.start()
+        return self._bars

@@ -1,0 +1,1 @@
+"""Pipelines: from a job to files, without knowing a terminal. Read edit.py first."""

@@ -1,0 +1,197 @@
+"""Where results go: names, checks before any work, and writing all of them together or none.
+
+    input.mp4 + rain           input.rain.mp4   input.rain.png   input.rain.json
+    input.mp4 + rain, night    input.rain.mp4 input.night.mp4   input.rain-night.{png,json}
+    --keep all                 input.rain.mp4 (best)  input.rain.2.mp4  input.rain.3.mp4
+    --save-grid                input.rain.grid.mp4
+
+No torch here.
+"""
+
+import os
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from dcgrid.errors import OutputError, UsageError
+from dcgrid.pipelines.job import EditJob
+
+VIDEO_SUFFIX = ".mp4"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputPaths:
+    """The files of one run."""
+
+    videos: tuple[tuple[Path, ...], ...]
+    """For each edit its videos, the best first."""
+    manifest: Path
+    """The run manifest (JSON)."""
+    sheet: Path | None
+    """The contact sheet (PNG)."""
+    grid: Path | None
+    """The whole grid as a video."""
+
+    def all(self) -> tuple[Path, ...]:
+        """Return every path."""
+        videos = [path for group in self.videos for path in group]
+        return (*videos, *(path for path in (self.sheet, self.grid) if path), self.manifest)
+
+
+def name_outputs(job: EditJob, names: Sequence[str], tries: Sequence[int]) -> OutputPaths:
+    """Name the files of a run and check that they can be written.
+
+    Args:
+        job: Says where (`out`) and what (`keep`, `contact_sheet`, `save_grid`).
+        names: Name of each edit.
+        tries: How many cells show each edit.
+
+    Raises:
+        OutputError: The folder is missing or read-only, a file exists (and `force` is not set), or
+            a result would replace the input.
+        UsageError: One file name is given for several results.
+    """
+    folder, file_name = _place(job, len(names))
+    stem = file_name or f"{job.input.stem}.{{}}"
+    counts = [count if job.keep == "all" else 1 for count in tries]
+    videos = tuple(
+        tuple(_numbered(folder / stem.replace("{}", name), index) for index in range(count))
+        for name, count in zip(names, counts, strict=True)
+    )
+    joined = folder / stem.replace("{}", "-".join(names))
+    paths = OutputPaths(
+        videos=videos,
+        manifest=_with_suffix(joined, ".json"),
+        sheet=_with_suffix(joined, ".png") if job.contact_sheet else None,
+        grid=_with_suffix(joined, f".grid{VIDEO_SUFFIX}") if job.save_grid else None,
+    )
+    _check_free(job, paths)
+    _check_writable(folder)
+    return paths
+
+
+class StagedFiles:
+    """Files that appear together at the end, or not at all.
+
+    with StagedFiles() as staged:
+        write(staged.stage(final_path))
+        staged.commit()
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[Path, Path] = {}
+
+    def __enter__(self) -> Self:
+        """Return self."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Remove what was not committed."""
+        for part in self._parts.values():
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def stage(self, path: Path) -> Path:
+        """Return a temporary path in the folder of `path`, with its suffix, to write to."""
+        part = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}.part{path.suffix}")
+        self._parts[path] = part
+        return part
+
+    def commit(self) -> None:
+        """Rename every staged file to its final name.
+
+        Raises:
+            OutputError: A rename failed; files that did not exist before are gone again.
+        """
+        made: list[Path] = []
+        for path, part in self._parts.items():
+            existed = path.exists()
+            try:
+                os.replace(part, path)
+            except OSError as error:
+                for earlier in made:
+                    with suppress(OSError):
+                        earlier.unlink()
+                reason = (error.strerror or "unknown error").lower()
+                raise OutputError(
+                    f"{path} cannot be written ({reason})", hint="write elsewhere with --out"
+                ) from error
+            if not existed:
+                made.append(path)
+        self._parts.clear()
+
+
+def _place(job: EditJob, edits: int) -> tuple[Path, str]:
+    """Return the folder, and the stem if --out names a file."""
+    if job.out is None:
+        return job.input.parent, ""
+    if job.out.is_dir():
+        return job.out, ""
+    if job.out.suffix.lower() != VIDEO_SUFFIX:
+        if job.out.suffix and job.out.parent.is_dir():
+            raise OutputError(
+                f"--out {job.out}: results are {VIDEO_SUFFIX} files",
+                hint=f"use --out {job.out.with_suffix(VIDEO_SUFFIX)}, or name a folder that exists",
+            )
+        raise OutputError(
+            f"the output folder {job.out} does not exist", hint=f"make it: `mkdir -p {job.out}`"
+        )
+    if not job.out.parent.is_dir():
+        raise OutputError(
+            f"the output folder {job.out.parent} does not exist",
+            hint=f"make it: `mkdir -p {job.out.parent}`",
+        )
+    if edits > 1:
+        raise UsageError(
+            f"--out {job.out} names one file for {edits} edits", hint="name a folder instead"
+        )
+    return job.out.parent, job.out.stem
+
+
+def _numbered(path: Path, index: int) -> Path:
+    return _with_suffix(path, VIDEO_SUFFIX if index == 0 else f".{index + 1}{VIDEO_SUFFIX}")
+
+
+def _with_suffix(path: Path, suffix: str) -> Path:
+    """Append, where Path.with_suffix would cut at the dot of `input.rain`."""
+    return path.with_name(path.name + suffix)
+
+
+def _check_free(job: EditJob, paths: OutputPaths) -> None:
+    every = paths.all()
+    twice = next((path for path in every if every.count(path) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two results would be called {twice.name}", hint="run them one by one")
+    for path in every:
+        if path.exists() and job.input.exists() and path.samefile(job.input):
+            raise OutputError(
+                f"{path} is the input and would be overwritten", hint="choose another --out"
+            )
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder", hint="move it away or choose another --out")
+        if path.exists() and not job.force:
+            raise OutputError(
+                f"{path} exists already", hint="add --force to replace it, or choose another --out"
+            )
+
+
+def _check_writable(folder: Path) -> None:
+    """Try to make a file: permission bits lie for root and on network disks."""
+    probe = folder / f".dcgrid.{secrets.token_hex(4)}.part"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        reason = (error.strerror or "unknown error").lower()
+        raise OutputError(
+            f"cannot write into {folder} ({reason})", hint="choose another folder with --out"
+        ) from error

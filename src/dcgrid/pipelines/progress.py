@@ -1,0 +1,19 @@
+"""How pipelines tell what they are doing; the command line shows it, tests collect it."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives stages, steps and remarks."""
+
+    def start(self, stage: str, total: int | None = None) -> None:
+        """Begin a stage with so many steps (None: unknown)."""
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """Tell how many steps of the present stage are done."""
+
+    def note(self, line: str) -> None:
+        """Tell something about the work, one line."""
+
+    def warn(self, line: str) -> None:
+        """Tell something that may make the result worse, one line."""
