@@ -1,0 +1,207 @@
+"""Put adapters on a network and take them off again.
+
+Attaching replaces target layers by `RoutedLinear`s that hold the original layer, so detaching
+gives back the very same modules and weights.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from dcgrid.adapters.routed import RoutedLinear
+from dcgrid.adapters.spec import AdapterSpec
+from dcgrid.errors import AdapterError
+
+
+def routed_layers(model: nn.Module) -> Iterator[tuple[str, RoutedLinear]]:
+    """Yield name and layer of every place where adapters are attached."""
+    for name, module in model.named_modules():
+        if isinstance(module, RoutedLinear):
+            yield name, module
+
+
+def linear_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return name and (outputs, inputs) of every linear layer, with or without adapters on it."""
+    attached = {name: layer.plain for name, layer in routed_layers(model)}
+    inside = tuple(f"{name}." for name in attached)
+    shapes: dict[str, tuple[int, int]] = {}
+    for name, module in model.named_modules():
+        layer = attached.get(name, module)
+        if isinstance(layer, nn.Linear) and not name.startswith(inside):
+            shapes[name] = (layer.out_features, layer.in_features)
+    return shapes
+
+
+def find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
+    """Return the full names of the linear layers that `targets` name, in the model's order.
+
+    Args:
+        model: The network.
+        targets: Full names, or their ends after a dot.
+
+    Raises:
+        AdapterError: If a target names no linear layer.
+    """
+    names = list(linear_shapes(model))
+    found: set[str] = set()
+    for target in targets:
+        hits = {name for name in names if name == target or name.endswith(f".{target}")}
+        if not hits:
+            ends = sorted({re.sub(r"^.*\.\d+\.", "", name) for name in names})
+            raise AdapterError(
+                f"target {target!r} names no linear layer of {type(model).__name__}",
+                hint=f"Linear layers end in: {', '.join(ends[:40])}.",
+            )
+        found |= hits
+    return [name for name in names if name in found]
+
+
+def attach_adapter(
+    model: nn.Module, spec: AdapterSpec, *, trainable: bool = True, seed: int = 0
+) -> list[nn.Parameter]:
+    """Add a fresh adapter to a network; it changes nothing until it is trained or loaded.
+
+    All base parameters are frozen, and stay so after `detach_adapter`. Other adapters are kept as
+    they are and act too.
+
+    Args:
+        model: The network; changed in place.
+        spec: Name, rank, targets and so on.
+        trainable: True: float32 parameters that learn. False: frozen, in the base layers' dtype.
+        seed: Of the initial numbers; the global random state is not touched.
+
+    Returns:
+        The adapter's parameters, for the optimizer: A and B of each layer, in the model's order.
+
+    Raises:
+        AdapterError: If a target names no linear layer or the name is taken.
+
+    Paper: sec. 3.2
+    """
+    names = find_targets(model, spec.targets)
+    if any(spec.name in layer.lora_A for _, layer in routed_layers(model)):
+        raise AdapterError(
+            f"an adapter named {spec.name!r} is attached already",
+            hint="Rename one of the two adapters.",
+        )
+    learning = [p for _, layer in routed_layers(model) for p in _learning(layer)]
+    _inject(model, spec, names)
+    parameters: list[nn.Parameter] = []
+    generator = torch.Generator().manual_seed(seed)
+    for _, layer in routed_layers(model):
+        layer.set_adapter(list(layer.lora_A), inference_mode=True)
+        # PEFT makes layers in training mode, whatever the mode of the model is.
+        layer.train(layer.plain.training)
+        if spec.name in layer.lora_A:
+            parameters += _initialise(layer, spec.name, trainable, generator)
+    for parameter in (*learning, *(parameters if trainable else ())):
+        parameter.requires_grad_(True)
+    return parameters
+
+
+def _learning(layer: RoutedLinear) -> list[nn.Parameter]:
+    """Return the adapter parameters of a layer that learn now."""
+    parts = (*layer.lora_A.parameters(), *layer.lora_B.parameters())
+    return [parameter for parameter in parts if parameter.requires_grad]
+
+
+def _inject(model: nn.Module, spec: AdapterSpec, names: list[str]) -> None:
+    """Let PEFT swap the named layers."""
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # PEFT divides, any number will do
+        lora_dropout=spec.dropout,
+        # One exact pattern: PEFT would match a list by name endings.
+        target_modules="|".join(map(re.escape, names)),
+    )
+    config._register_custom_module({nn.Linear: RoutedLinear})
+    with torch.random.fork_rng(devices=[]):
+        inject_adapter_in_model(config, model, adapter_name=spec.name)
+    # PEFT notes its config on the model; our own spec says it all, and the note would outlive us.
+    del model.peft_config
+
+
+def _initialise(
+    layer: RoutedLinear, name: str, trainable: bool, generator: torch.Generator
+) -> list[nn.Parameter]:
+    """Give one layer's adapter its dtype and first numbers: A random, B zero."""
+    dtype = torch.float32 if trainable else layer.plain.weight.dtype
+    layer.lora_A[name].to(dtype)
+    layer.lora_B[name].to(dtype)
+    down_RD, up_DR = layer.down_weight(name), layer.up_weight(name)
+    with torch.no_grad():
+        first_RD = torch.empty(down_RD.shape)
+        nn.init.kaiming_uniform_(first_RD, a=math.sqrt(5), generator=generator)
+        down_RD.copy_(first_RD)
+        up_DR.zero_()
+    return [down_RD, up_DR]
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    """Return the names of all attached adapters, first attached first."""
+    return list(dict.fromkeys(name for _, layer in routed_layers(model) for name in layer.lora_A))
+
+
+def detach_adapter(model: nn.Module, name: str | None = None) -> None:
+    """Take an adapter off; without a name, all of them. The last one gives back the plain layers.
+
+    Raises:
+        AdapterError: If no adapter has that name.
+    """
+    if name is not None:
+        require_attached(model, name)
+    for place, layer in list(routed_layers(model)):
+        for gone in [name] if name is not None else list(layer.lora_A):
+            if gone in layer.lora_A:
+                layer.delete_adapter(gone)
+                layer.routed = tuple(kept for kept in layer.routed if kept != gone)
+        if not layer.lora_A:
+            model.set_submodule(place, layer.plain)
+
+
+def require_attached(model: nn.Module, name: str) -> None:
+    """Check that an adapter is attached.
+
+    Raises:
+        AdapterError: If no adapter has that name.
+    """
+    names = adapter_names(model)
+    if name not in names:
+        raise AdapterError(
+            f"no adapter {name!r} is attached", hint=f"Attached: {', '.join(names) or 'none'}."
+        )
+
+
+def set_strength(model: nn.Module, name: str, strength: float) -> None:
+    """Set how much an adapter counts: 0 off (and free), 1 as trained.
+
+    Raises:
+        AdapterError: If no adapter has that name.
+
+    Paper: sec. 3.2 (reducing the effect of the Multi-DC LoRA)
+    """
+    require_attached(model, name)
+    for _, layer in routed_layers(model):
+        layer.set_scale(name, strength)
+
+
+def set_routed(model: nn.Module, names: Sequence[str]) -> None:
+    """Say which adapters follow the route argument; column a of a route is for names[a].
+
+    Args:
+        model: The network with the adapters attached.
+        names: Routed adapters; all others act everywhere. Empty: none is routed.
+
+    Raises:
+        AdapterError: If no adapter has one of the names.
+
+    Paper: sec. 3.2, eqs. 1-3
+    """
+    for name in names:
+        require_attached(model, name)
+    for _, layer in routed_layers(model):
+        layer.routed = tuple(names)

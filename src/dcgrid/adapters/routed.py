@@ -1,0 +1,91 @@
+"""A LoRA linear layer whose adapters can act on each cell with another weight.
+
+Letters: B batch, S tokens, D width, K cells, A adapters, R rank.
+
+    y = W x + b + sum_a  w_a(token) * alpha/R * B_a A_a x
+
+w_a is a column of the route for routed adapters and 1 for all others. It multiplies the R-wide
+bottleneck, where it costs least. PEFT's own forward is not used: under autocast it widens the
+activations to the adapter's float32.
+"""
+
+from typing import cast
+
+import torch
+from peft.tuners.lora.layer import Linear as PeftLinear
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class RoutedLinear(PeftLinear):
+    """PEFT's LoRA layer with a route argument; takes the place of an `nn.Linear`.
+
+    Paper: sec. 3.2, eqs. 1-3
+    """
+
+    routed: tuple[str, ...] = ()
+    """Names of the routed adapters: column a of a route belongs to routed[a]."""
+
+    @property
+    def plain(self) -> nn.Linear:
+        """The layer underneath, without adapters."""
+        return cast(nn.Linear, self.get_base_layer())
+
+    def down_weight(self, name: str) -> nn.Parameter:
+        """Return an adapter's A, shape RD."""
+        return cast(nn.Parameter, self.lora_A[name].weight)
+
+    def up_weight(self, name: str) -> nn.Parameter:
+        """Return an adapter's B, shape DR."""
+        return cast(nn.Parameter, self.lora_B[name].weight)
+
+    def forward(self, tokens_BSD: Tensor, route: Tensor | None = None) -> Tensor:
+        """Project tokens with all active adapters.
+
+        Args:
+            tokens_BSD: Tokens, cell-major along S.
+            route: route_KA (S is K runs of equal length) or route_BSA; needed when an adapter is
+                routed.
+
+        Raises:
+            ValueError: If an adapter is routed and the route is missing or does not fit.
+        """
+        tokens_BSD = _cast_once(tokens_BSD)
+        out_BSD: Tensor = self.base_layer(tokens_BSD)
+        if self.disable_adapters or self.merged:
+            return out_BSD
+        for name in self.active_adapters:
+            scale = self.scaling.get(name, 0.0)
+            if scale == 0.0:
+                continue
+            down_RD, up_DR = self.down_weight(name), self.up_weight(name)
+            low_BSR = functional.linear(
+                self.lora_dropout[name](tokens_BSD), down_RD.to(tokens_BSD.dtype)
+            )
+            if name in self.routed:
+                low_BSR = low_BSR * (scale * self._weights(name, low_BSR, route))
+            else:
+                low_BSR = low_BSR * scale
+            out_BSD = out_BSD + functional.linear(low_BSR, up_DR.to(low_BSR.dtype))
+        return out_BSD
+
+    def _weights(self, name: str, low_BSR: Tensor, route: Tensor | None) -> Tensor:
+        """Return the weight of one adapter at every token, broadcastable to BSR."""
+        if route is None or route.shape[-1] != len(self.routed):
+            shape = None if route is None else tuple(route.shape)
+            raise ValueError(f"adapters {self.routed} are routed, but the route is {shape}")
+        weights = route[..., self.routed.index(name), None].to(low_BSR)
+        if route.ndim == 2:
+            run, rest = divmod(low_BSR.shape[-2], route.shape[0])
+            if rest:
+                raise ValueError(f"{low_BSR.shape[-2]} tokens are not {route.shape[0]} equal cells")
+            weights = weights.repeat_interleave(run, dim=0)
+        return weights
+
+
+def _cast_once(tokens_BSD: Tensor) -> Tensor:
+    """Cast to autocast's dtype here, lest base and adapters each cast the same activations."""
+    device = tokens_BSD.device.type
+    if torch.is_autocast_enabled(device):
+        return tokens_BSD.to(torch.get_autocast_dtype(device))
+    return tokens_BSD

@@ -1,0 +1,129 @@
+"""What an adapter is, without its numbers: torch-free, so that plans and listings are fast."""
+
+import json
+import math
+import re
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Literal, get_args
+
+from dcgrid.errors import AdapterError
+
+Stage = Literal["dc", "grid", "fill"]
+"""dc: many dynamic concepts. grid: whole grids. fill: missing cells."""
+AdapterMode = Literal["consistent", "composition"]
+"""consistent: one concept in all cells. composition: two concepts and their fusions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSpec:
+    """Facts about one LoRA adapter; they travel in its file.
+
+    Raises:
+        AdapterError: If a value is out of range.
+
+    Paper: sec. 3.1-3.3, 8
+    """
+
+    name: str
+    """Letters, digits, "_" and "-"."""
+    stage: Stage
+    """Which of the three stages made it."""
+    mode: AdapterMode = "consistent"
+    """What its grids show."""
+    rank: int
+    """R, width of the bottleneck; >= 1."""
+    alpha: float
+    """The update is alpha / rank * B A; > 0."""
+    targets: tuple[str, ...]
+    """Linear layers it acts on: full names, or their ends after a dot."""
+    dropout: float = 0.0
+    """Probability that an input of the adapter is dropped in training; in [0, 1)."""
+    layout: str = "2x2"
+    """Grid it was trained on, ROWSxCOLS."""
+    noise_scale: float = 1.0
+    """s in training; > 0."""
+    base: str = ""
+    """Name of the model it was trained on."""
+    base_hash: str = ""
+    """Hash of that model's weights; empty: unknown, not checked."""
+    recipe: str = ""
+    """Name or text of the training recipe."""
+    tokens: tuple[str, ...] = ()
+    """Identity and motion tags that it knows, such as [Cat_identity]."""
+    prompts: tuple[str, ...] = ()
+    """Prompts that show what it can do."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot make an adapter."""
+        checks = {
+            "name": re.fullmatch(r"[A-Za-z0-9_-]{1,100}", self.name) is not None,
+            "stage": self.stage in get_args(Stage),
+            "mode": self.mode in get_args(AdapterMode),
+            "rank": self.rank >= 1,
+            "alpha": 0 < self.alpha < math.inf,
+            "targets": len(self.targets) > 0 and all(self.targets),
+            "dropout": 0 <= self.dropout < 1,
+            "layout": re.fullmatch(r"[1-9][0-9]{0,2}x[1-9][0-9]{0,2}", self.layout) is not None,
+            "noise_scale": 0 < self.noise_scale < math.inf,
+        }
+        for key, fits in checks.items():
+            if not fits:
+                raise AdapterError(
+                    f"adapter {self.name[:100]!r} has {key} = {str(getattr(self, key))[:200]!r}",
+                    hint="Correct the value in the training recipe, or fetch the adapter again.",
+                )
+
+    @property
+    def scale(self) -> float:
+        """Factor of B A at strength 1."""
+        return self.alpha / self.rank
+
+    def to_json(self) -> str:
+        """Return the spec as JSON with sorted keys; `spec_from_json` reads it."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def spec_from_json(text: str) -> AdapterSpec:
+    """Read what `AdapterSpec.to_json` wrote.
+
+    Raises:
+        AdapterError: If the text is not JSON, a key is unknown or missing, or a value is wrong.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _broken("is not JSON") from error
+    if not isinstance(values, dict):
+        raise _broken("is not a table")
+    known = {field.name: field for field in fields(AdapterSpec)}
+    unknown = sorted(set(values) - set(known))
+    missing = sorted(k for k, f in known.items() if f.default is MISSING and k not in values)
+    if unknown or missing:
+        raise _broken(f"has unknown keys {unknown[:5]} and lacks {missing[:5]}")
+    for key, value in values.items():
+        values[key] = _typed(key, value, known[key].type)
+    return AdapterSpec(**values)
+
+
+def _typed(key: str, value: object, kind: object) -> object:
+    """Return a JSON value as the field's type."""
+    if kind == tuple[str, ...]:
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+    elif kind is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            # An int too large for a float overflows; infinity is refused with the range checks.
+            return float(value) if abs(value) < 1e300 else math.inf
+    elif kind is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif isinstance(value, str):
+        return value
+    raise _broken(f"has {key} = {str(value)[:100]!r}, of the wrong type")
+
+
+def _broken(what: str) -> AdapterError:
+    """Return the error for a damaged spec."""
+    return AdapterError(
+        f"the adapter's spec {what}", hint="Fetch the adapter again, or train it with this version."
+    )
