@@ -5,10 +5,13 @@
 
 import math
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import cast
 
 import torch
+from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
@@ -112,7 +115,9 @@ def frame_turn(frame: VideoFrame) -> Turn:
     The matrix maps stored (x, y) to shown (a x + c y, b x + d y); a, b, c, d are the 32-bit
     fixed-point numbers 0, 1, 3 and 4 of nine.
     """
-    entry = next((e for e in frame.side_data if e.type.name == "DISPLAYMATRIX"), None)
+    # PyAV types side_data as one entry; it is a container of them.
+    entries = cast("Iterable[SideData]", frame.side_data)
+    entry = next((e for e in entries if e.type.name == "DISPLAYMATRIX"), None)
     raw = b"" if entry is None else bytes(entry)
     if len(raw) < 36:
         return Turn()

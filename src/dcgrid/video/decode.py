@@ -4,7 +4,7 @@
 the first frame of the stream, so 0.0 is where the picture starts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -76,7 +76,7 @@ def make_decoder(stream: VideoStream) -> VideoCodecContext:
 
 def decode_frames(
     path: Path, *, start_s: float = 0.0, tally: DecodeTally | None = None
-) -> Iterator[TimedFrame]:
+) -> Generator[TimedFrame, None, None]:
     """Decode a file from the frame on display at `start_s` (or one before it) to its end.
 
     Args:
@@ -193,8 +193,6 @@ class _Clock:
             time_s = self.previous_s + self.interval_s
         time_s = time_s or 0.0
         self.previous_s = time_s
-        shown_s = (
-            float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
-        )
+        shown_s = float((frame.duration or 0) * (frame.time_base or 0))
         tally.end_s = time_s + (shown_s if shown_s > 0 else self.interval_s)
         return TimedFrame(frame=frame, time_s=time_s, end_s=tally.end_s)

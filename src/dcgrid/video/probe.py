@@ -3,6 +3,7 @@
 Headers lie about length and rate, so both come from the packets; long files are sampled.
 """
 
+import itertools
 import statistics
 from dataclasses import dataclass
 from fractions import Fraction
@@ -117,7 +118,7 @@ def _scan(container: InputContainer, stream: VideoStream) -> _Stamps:
         times.append(len(times) * usual_s if stamp is None else stamp * tick_s)
         last_s = packet.duration * tick_s if packet.duration else usual_s
     times.sort()
-    steps = tuple(b - a for a, b in zip(times, times[1:], strict=False))
+    steps = tuple(b - a for a, b in itertools.pairwise(times))
     span_s = times[-1] - times[0] + last_s if times else 0.0
     if not any(steps):
         span_s = len(times) * usual_s
@@ -170,6 +171,4 @@ def _length_warning(stream: VideoStream, stamps: _Stamps) -> tuple[str, ...]:
     declared_s = float(stream.duration * stream.time_base)
     if declared_s < stamps.span_s + 0.5:
         return ()
-    return (
-        f"The file ends early: it declares {declared_s:.2f} s, {stamps.span_s:.2f} s are there.",
-    )
+    return (f"The file ends early: {stamps.span_s:.2f} s of {declared_s:.2f} s are there.",)

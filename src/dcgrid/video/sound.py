@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import TypeAlias
 
 import av
 import av.error
-import numpy as np
+import torch
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
@@ -25,6 +26,8 @@ from dcgrid.video.source import DECODE_ERRORS, open_container, reading
 COPIED_CODECS = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"})
 _AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 _AAC_BLOCK = 1024
+
+SoundPacket: TypeAlias = "Packet[AudioStream]"
 
 Layer = Callable[[float], None]
 """Writes all sound that starts before a moment, in seconds after the clip's start."""
@@ -40,9 +43,9 @@ class SoundTrack:
     """Sentences about what was changed or left out."""
     stream: AudioStream | None = None
     """The source's stream, whose settings a copy takes over."""
-    packets: list[Packet] = field(default_factory=list)
+    packets: list[SoundPacket] = field(default_factory=list)
     """To copy: packets with times on the clip's clock."""
-    samples_CN: np.ndarray | None = None
+    samples_CN: torch.Tensor | None = None
     """To transcode: float32 samples in [-1, 1], channel first."""
     rate: int = 0
     """To transcode: samples per second."""
@@ -63,10 +66,10 @@ class SoundTrack:
         return None
 
 
-def _layer(container: OutputContainer, packets: list[Packet]) -> Layer:
+def _layer(container: OutputContainer, packets: list[SoundPacket]) -> Layer:
     """Return a function that writes packets in order, up to a moment."""
     waiting = iter(packets)
-    held: list[Packet] = []
+    held: list[SoundPacket] = []
 
     def lay(until_s: float) -> None:
         while True:
@@ -129,7 +132,9 @@ def _take(container: InputContainer, sound: SoundSource) -> SoundTrack:
         return SoundTrack(mode="none", notes=[f"The sound is left out: {error.message}"])
 
 
-def _packets(container: InputContainer, stream: AudioStream, sound: SoundSource) -> list[Packet]:
+def _packets(
+    container: InputContainer, stream: AudioStream, sound: SoundSource
+) -> list[SoundPacket]:
     """Return the packets that sound at some time between start and end, in order."""
     begin = sound.origin_s + sound.start_s
     if begin > 1:
@@ -147,7 +152,7 @@ def _packets(container: InputContainer, stream: AudioStream, sound: SoundSource)
     return found
 
 
-def _undamaged(container: InputContainer, stream: AudioStream) -> Iterator[Packet]:
+def _undamaged(container: InputContainer, stream: AudioStream) -> Iterator[SoundPacket]:
     """Yield packets with time stamps; damage ends the sound there."""
     packets = container.demux(stream)
     while True:
@@ -161,13 +166,13 @@ def _undamaged(container: InputContainer, stream: AudioStream) -> Iterator[Packe
             yield packet
 
 
-def _times(packet: Packet) -> tuple[float, float]:
+def _times(packet: SoundPacket) -> tuple[float, float]:
     """Return when a packet starts and how long it sounds, in seconds on the file's clock."""
     base = float(packet.time_base)
     return (packet.pts or 0) * base, max(packet.duration or 0, 1) * base
 
 
-def _move_to_start(packets: list[Packet], sound: SoundSource) -> None:
+def _move_to_start(packets: list[SoundPacket], sound: SoundSource) -> None:
     """Shift packets to the clip's clock; the first may start a little before 0.
 
     MP4 says with an edit list that the piece before 0 is not heard, so sound and picture agree to
@@ -178,7 +183,7 @@ def _move_to_start(packets: list[Packet], sound: SoundSource) -> None:
         packet.pts = packet.dts = (packet.pts or 0) - shift
 
 
-def _decode(stream: AudioStream, packets: list[Packet]) -> tuple[list[AudioFrame], int]:
+def _decode(stream: AudioStream, packets: list[SoundPacket]) -> tuple[list[AudioFrame], int]:
     """Decode packets; return the frames and how many packets are damaged."""
     frames: list[AudioFrame] = []
     damaged = 0
@@ -194,7 +199,7 @@ def _decode(stream: AudioStream, packets: list[Packet]) -> tuple[list[AudioFrame
     return frames, damaged
 
 
-def _samples(frames: list[AudioFrame], sound: SoundSource) -> tuple[np.ndarray, int]:
+def _samples(frames: list[AudioFrame], sound: SoundSource) -> tuple[torch.Tensor, int]:
     """Return float samples cut to the clip (silence where it has none), and their rate."""
     rate = min(_AAC_RATES, key=lambda known: abs(known - frames[0].sample_rate))
     channels = frames[0].layout.nb_channels
@@ -203,26 +208,29 @@ def _samples(frames: list[AudioFrame], sound: SoundSource) -> tuple[np.ndarray, 
     )
     first = frames[0]
     first_s = float((first.pts or 0) * (first.time_base or 0))
-    pieces: list[np.ndarray] = []
+    pieces: list[torch.Tensor] = []
     for frame in [*frames, None]:
         if frame is not None:
             frame.pts = None  # stamps with gaps would be refused; sound is taken as continuous
-        pieces.extend(piece.to_ndarray() for piece in resampler.resample(frame))
-    all_CN = np.concatenate(pieces, axis=1)
+        pieces.extend(torch.from_numpy(p.to_ndarray()) for p in resampler.resample(frame))
+    all_CN = torch.cat(pieces, dim=1)
     cut = round((sound.origin_s + sound.start_s - first_s) * rate)
     wanted = round(sound.duration_s * rate)
-    all_CN = all_CN[:, cut:] if cut >= 0 else np.pad(all_CN, ((0, 0), (min(-cut, wanted), 0)))
-    return np.ascontiguousarray(all_CN[:, :wanted], dtype=np.float32), rate
+    silence_CN = torch.zeros(all_CN.shape[0], min(max(0, -cut), wanted))
+    all_CN = torch.cat([silence_CN, all_CN[:, max(0, cut) :]], dim=1)
+    return all_CN[:, :wanted], rate
 
 
-def _encode_aac(container: OutputContainer, samples_CN: np.ndarray, rate: int) -> list[Packet]:
+def _encode_aac(
+    container: OutputContainer, samples_CN: torch.Tensor, rate: int
+) -> list[SoundPacket]:
     """Add an AAC stream to a file and return its packets."""
     layout = "mono" if samples_CN.shape[0] == 1 else "stereo"
     stream = container.add_stream("aac", rate=rate, layout=layout)
-    packets: list[Packet] = []
+    packets: list[SoundPacket] = []
     for start in range(0, samples_CN.shape[1], _AAC_BLOCK):
-        block_CN = np.ascontiguousarray(samples_CN[:, start : start + _AAC_BLOCK])
-        frame = AudioFrame.from_ndarray(block_CN, format="fltp", layout=layout)
+        block_CN = samples_CN[:, start : start + _AAC_BLOCK].contiguous()
+        frame = AudioFrame.from_ndarray(block_CN.numpy(), format="fltp", layout=layout)
         frame.sample_rate, frame.pts = rate, start
         frame.time_base = Fraction(1, rate)
         packets.extend(stream.encode(frame))

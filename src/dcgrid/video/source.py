@@ -129,9 +129,9 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
         best = container.streams.best("video")
         moving = [s for s in container.streams.video if not _is_cover(s)]
     if not moving:
-        kinds = sorted({s.type for s in container.streams}) or ["nothing"]
+        kinds = ", ".join(sorted({s.type for s in container.streams})) or "no stream at all"
         raise InputVideoError(
-            f"{path}: there is no video in this file, only {', '.join(kinds)}.",
+            f"{path}: there is no video in this file, only {kinds}.",
             hint="Give a file with a picture.",
         )
     stream = best if best in moving and isinstance(best, VideoStream) else moving[0]
