@@ -236,7 +236,8 @@ def camera_move(
             image_CHW[None], size=small, mode="bicubic", antialias=True, align_corners=False
         )[0]
     clip_TCHW = _view(source_CHW, views_T4, size)
-    return clip_TCHW.transpose(0, 1).clamp(0, 1).expand(-1, num_frames, -1, -1)
+    clip_CTHW = clip_TCHW.transpose(0, 1).clamp(0, 1)
+    return clip_CTHW.expand(-1, num_frames, -1, -1).contiguous()
 
 
 def _camera_path(
