@@ -5,13 +5,14 @@ import torch
 from einops import rearrange
 
 from dcgrid.errors import LayoutError
+from dcgrid.grid.canvas import place_cells
 from dcgrid.grid.coordinates import (
     grid_order,
     grid_positions,
     token_coordinates,
     window_mask,
 )
-from dcgrid.grid.layout import GridLayout, TokenShape, place_cells
+from dcgrid.grid.layout import GridLayout, TokenShape
 
 SHAPE = TokenShape(frames=2, rows=3, cols=4)
 LAYOUTS = [GridLayout.parse(text) for text in ("1x1", "2x2", "1x3", "3x2")]

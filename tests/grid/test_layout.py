@@ -1,21 +1,22 @@
 """Layouts, cell sizes and token counts."""
 
 import doctest
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from dcgrid.errors import LayoutError
 from dcgrid.grid import layout as layout_module
+from dcgrid.grid.canvas import place_cells, take_cells
 from dcgrid.grid.layout import (
     Cell,
     GridLayout,
     LatentGeometry,
     cell_token_shape,
     check_cell_size,
-    place_cells,
     split_canvas,
-    take_cells,
 )
 
 PAPER = LatentGeometry(stride_T=8, stride_HW=16, patch=(1, 2, 2))
@@ -128,3 +129,11 @@ def test_place_take_round_trip(text: str) -> None:
     for cell in layout.cells:
         top, left = cell.row * 4, cell.col * 5
         assert torch.equal(canvas[..., top : top + 4, left : left + 5], cells[:, cell.index])
+
+
+def test_plans_need_no_torch() -> None:
+    code = (
+        "import sys, dcgrid.grid.layout, dcgrid.grid.modes, dcgrid.grid.visibility;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,7 +12,8 @@ from dcgrid.grid.masks import (
     random_fill_mask,
     spread_over_frames,
 )
-from dcgrid.grid.routing import Routing, route_matrix
+from dcgrid.grid.modes import Routing
+from dcgrid.grid.routing import route_matrix
 from dcgrid.grid.visibility import visible_segments
 from dcgrid.prompts.segments import Prompt, Segment
 

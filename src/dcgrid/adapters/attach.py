@@ -155,12 +155,18 @@ def detach_adapter(model: nn.Module, name: str | None = None) -> None:
     if name is not None:
         require_attached(model, name)
     for place, layer in list(routed_layers(model)):
+        learning = _learning(layer)
         for gone in [name] if name is not None else list(layer.lora_A):
             if gone in layer.lora_A:
                 layer.delete_adapter(gone)
                 layer.routed = tuple(kept for kept in layer.routed if kept != gone)
         if not layer.lora_A:
             model.set_submodule(place, layer.plain)
+            continue
+        # PEFT would set the adapters that stay learning, frozen ones too.
+        layer.set_adapter(list(layer.lora_A), inference_mode=True)
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def require_attached(model: nn.Module, name: str) -> None:

@@ -33,6 +33,7 @@ from dcgrid.adapters.spec import AdapterSpec, spec_from_json
 from dcgrid.errors import AdapterError, DcgridError, OutputError
 
 FORMAT = "dcgrid-adapter-1"
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _PREFIX = "base_model.model."
 _HINT = "Fetch the adapter again, or train it anew with `dcgrid train`."
 
@@ -156,6 +157,7 @@ def read_adapter(path: Path) -> tuple[AdapterSpec, dict[str, Tensor]]:
             # Copies: the file may be replaced while we still hold its tensors.
             keys = file.keys()
             tensors = {key: file.get_tensor(key).clone() for key in keys}
+        content_hash = hash_tensors(tensors, metadata.get("spec", ""))
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         raise AdapterError(f"cannot read adapter {path}: {error}", hint=_HINT) from error
     if metadata.get("format") != FORMAT or "spec" not in metadata:
@@ -163,7 +165,7 @@ def read_adapter(path: Path) -> tuple[AdapterSpec, dict[str, Tensor]]:
             f"{path} is not an adapter that dcgrid wrote (format {metadata.get('format')!r})",
             hint=_HINT,
         )
-    if metadata.get("sha256") != hash_tensors(tensors, metadata["spec"]):
+    if metadata.get("sha256") != content_hash:
         raise AdapterError(f"adapter {path} is damaged: its hash does not agree", hint=_HINT)
     try:
         return spec_from_json(metadata["spec"]), tensors
@@ -253,7 +255,7 @@ def _check_fit(
         )
     for key, shape in wanted.items():
         tensor = tensors[key]
-        if tuple(tensor.shape) != shape or not tensor.is_floating_point():
+        if tuple(tensor.shape) != shape or tensor.dtype not in _DTYPES:
             raise AdapterError(
                 f"adapter {path}: {key} is {tensor.dtype} {tuple(tensor.shape)}, "
                 f"this model needs {shape}",

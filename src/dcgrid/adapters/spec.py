@@ -7,11 +7,10 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Literal, get_args
 
 from dcgrid.errors import AdapterError
+from dcgrid.grid.modes import Mode
 
 Stage = Literal["dc", "grid", "fill"]
 """dc: many dynamic concepts. grid: whole grids. fill: missing cells."""
-AdapterMode = Literal["consistent", "composition"]
-"""consistent: one concept in all cells. composition: two concepts and their fusions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +27,7 @@ class AdapterSpec:
     """Letters, digits, "_" and "-"."""
     stage: Stage
     """Which of the three stages made it."""
-    mode: AdapterMode = "consistent"
+    mode: Mode = "consistent"
     """What its grids show."""
     rank: int
     """R, width of the bottleneck; >= 1."""
@@ -58,7 +57,7 @@ class AdapterSpec:
         checks = {
             "name": re.fullmatch(r"[A-Za-z0-9_-]{1,100}", self.name) is not None,
             "stage": self.stage in get_args(Stage),
-            "mode": self.mode in get_args(AdapterMode),
+            "mode": self.mode in get_args(Mode),
             "rank": self.rank >= 1,
             "alpha": 0 < self.alpha < math.inf,
             "targets": len(self.targets) > 0 and all(self.targets),

@@ -15,9 +15,6 @@ Cells are numbered row by row. A 2x2 grid:
 import re
 from dataclasses import dataclass
 
-from einops import rearrange
-from torch import Tensor
-
 from dcgrid.errors import LayoutError
 
 _ROW_WORDS = {1: ("",), 2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
@@ -242,22 +239,3 @@ def split_canvas(layout: GridLayout, height: int, width: int) -> tuple[int, int]
             hint=f"Try {cell[0] * layout.rows}x{cell[1] * layout.cols}.",
         )
     return height // layout.rows, width // layout.cols
-
-
-def place_cells(cells_BKCTHW: Tensor, layout: GridLayout) -> Tensor:
-    """Lay cells side by side as one picture: BKCTHW to BCTHW, pixels or latents alike."""
-    return rearrange(
-        cells_BKCTHW, "b (r c) ch t h w -> b ch t (r h) (c w)", r=layout.rows, c=layout.cols
-    )
-
-
-def take_cells(canvas_BCTHW: Tensor, layout: GridLayout) -> Tensor:
-    """Cut a picture into its cells: BCTHW to BKCTHW, the inverse of `place_cells`.
-
-    Raises:
-        LayoutError: If the picture does not divide into cells.
-    """
-    split_canvas(layout, canvas_BCTHW.shape[-2], canvas_BCTHW.shape[-1])
-    return rearrange(
-        canvas_BCTHW, "b ch t (r h) (c w) -> b (r c) ch t h w", r=layout.rows, c=layout.cols
-    )

@@ -11,7 +11,7 @@ of one concept does not leak into the other; the fusions read everything:
 
 from dcgrid.errors import LayoutError
 from dcgrid.grid.layout import GridLayout
-from dcgrid.grid.routing import Routing, check_routing
+from dcgrid.grid.modes import Routing, check_routing
 from dcgrid.prompts.segments import Prompt
 
 
