@@ -1,5 +1,6 @@
 """Attaching, training, strength, detaching and merging."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from dcgrid.adapters.attach import (
     attach_adapter,
     detach_adapter,
     find_targets,
+    linear_shapes,
     set_routed,
     set_strength,
 )
@@ -38,6 +40,16 @@ def test_fresh_adapter_changes_nothing(net: Any, make_spec: MakeSpec, tokens: Te
     assert {id(p) for p in learning} == {id(p) for p in parameters}
     # Two blocks of three layers; A and B of rank 4: 24+24, 12+20 and 20+12 rows or columns.
     assert sum(p.numel() for p in parameters) == 2 * 4 * (24 + 32 + 32)
+
+
+def test_nothing_but_layers_changes_on_the_model(net: Any, make_spec: MakeSpec) -> None:
+    attributes, shapes = set(vars(net)), linear_shapes(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attach_adapter(net, make_spec(name="first"))
+        attach_adapter(net, make_spec(name="second"))
+    assert set(vars(net)) == attributes
+    assert linear_shapes(net) == shapes
 
 
 def test_training_lowers_the_loss_and_leaves_the_base(

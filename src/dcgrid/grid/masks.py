@@ -71,8 +71,8 @@ def random_fill_mask(
     if not 1 <= most < layout.count:
         raise ValueError(f"most_given {most} leaves no choice in a {layout} grid")
     given_count_B1 = torch.randint(1, most + 1, (batch, 1), generator=generator)
-    # The rank of a random number in its row is a random permutation of the cells.
-    order_BK = torch.rand(batch, layout.count, generator=generator).argsort(dim=1).argsort(dim=1)
+    # Sorting random numbers gives a random permutation of the cells.
+    order_BK = torch.rand(batch, layout.count, generator=generator).argsort(dim=1)
     return order_BK >= given_count_B1
 
 
