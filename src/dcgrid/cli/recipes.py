@@ -1,10 +1,10 @@
 """`dcgrid recipes`: list, show, check and render recipes. Loads no torch.
 
-Results go to stdout; problems are raised and `cli.main` prints them to stderr. Recipe text is
-printed as rich Text, never as markup: prompts are full of square brackets.
+Results go to stdout (tables through rich, JSON through the common sink); problems are raised and
+`cli.main` prints them to stderr. Recipe text is printed as rich Text, never as markup: prompts are
+full of square brackets.
 """
 
-import enum
 import itertools
 import json
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dcgrid import prompts, recipes
+from dcgrid.cli.output import Format, Output
 from dcgrid.errors import DcgridError, RecipeError, UsageError
 from dcgrid.hub import config_dir
 
@@ -30,13 +31,6 @@ app = typer.Typer(
 _Recipe = recipes.EffectRecipe | recipes.LayoutRecipe
 # One colour for the global text and one for each cell in turn; none is used off a terminal.
 _CELL_STYLES = ("cyan", "magenta", "green", "yellow", "blue", "red")
-
-
-class Format(enum.StrEnum):
-    """How results are written to stdout."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 FormatOption = Annotated[
@@ -53,7 +47,7 @@ def list_recipes(output: FormatOption = Format.TEXT) -> None:
     user_dir = _user_dir()
     found: list[_Recipe] = [*recipes.list_effects(user_dir), *recipes.list_layouts(user_dir)]
     if output is Format.JSON:
-        _print_json([_summary(recipe) for recipe in found])
+        _print_json({"recipes": [_summary(recipe) for recipe in found]})
         return
     table = Table("name", "kind", "title", "from", box=box.SIMPLE_HEAD, pad_edge=False)
     for recipe in found:
@@ -87,7 +81,7 @@ def check_recipes(
     files = _files_in(paths) if paths else _all_files()
     results = [(file, _problems(file)) for file in files]
     if output is Format.JSON:
-        _print_json([{"file": str(file), "problems": found} for file, found in results])
+        _print_json({"files": [{"file": str(file), "problems": found} for file, found in results]})
     else:
         for file, found in results:
             for line in found or [f"{file}: ok"]:
@@ -175,7 +169,8 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return "\n".join(f"{key} = {json.dumps(one)}" for key, one in value.items())
+        entries = {key: one for key, one in value.items() if one is not None}
+        return "\n".join(f"{key} = {json.dumps(one)}" for key, one in entries.items())
     if isinstance(value, list | tuple):
         return "\n".join(str(one) for one in value)
     return str(value).strip()
@@ -262,8 +257,8 @@ def _coloured(prompt: prompts.Prompt) -> Text:
     return text
 
 
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+def _print_json(value: dict[str, Any]) -> None:
+    Output(format_=Format.JSON).result([], value)
 
 
 def _console() -> Console:

@@ -16,8 +16,9 @@ import re
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dcgrid.errors import RecipeError
 from dcgrid.recipes.positions import KeyPath, KeyPosition, key_positions, string_start
@@ -151,10 +152,8 @@ class Table:
         """Return an integer in minimum..maximum."""
         wanted = f"an integer from {minimum} to {maximum}"
         value = self._typed(key, (int,), wanted, default)
-        if value is None or not minimum <= value <= maximum:
-            self._out_of_range(key, value, wanted)
-            return minimum
-        return int(value)
+        self._check_range(key, minimum, maximum, wanted)
+        return minimum if value is None else int(value)
 
     def number(
         self, key: str, *, minimum: float, maximum: float, default: float | None = None
@@ -162,10 +161,8 @@ class Table:
         """Return a finite number in minimum..maximum."""
         wanted = f"a number from {minimum:g} to {maximum:g}"
         value = self._typed(key, (int, float), wanted, default)
-        if value is None or not minimum <= value <= maximum:
-            self._out_of_range(key, value, wanted)
-            return float(minimum)
-        return float(value)
+        self._check_range(key, minimum, maximum, wanted)
+        return float(minimum if value is None else value)
 
     def numbers(self, key: str, *, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
         """Return a list of finite numbers."""
@@ -225,7 +222,7 @@ class Table:
             for key in table._values.keys() - table._known:
                 near = _nearest(key, table._known)
                 table._note((*table._path, key), f"is unknown{near}")
-        problems = [message for _, message in sorted(self._document.problems)]
+        problems = [message for _, message in sorted(self._document.problems, key=itemgetter(0))]
         if problems:
             raise RecipeError(
                 "\n".join(problems), hint=f"dcgrid recipes check {self._document.file}"
@@ -247,21 +244,25 @@ class Table:
         self.problem(key, f"must be {wanted}, not {_shown(value)}")
         return None
 
-    def _out_of_range(self, key: str, value: float | None, wanted: str) -> None:
-        if value is not None:
+    def _check_range(self, key: str, minimum: float, maximum: float, wanted: str) -> None:
+        """Note a number of the file that is out of range; defaults may be."""
+        value = self._values.get(key)
+        if _is(value, (int, float)) and not minimum <= cast(float, value) <= maximum:
             self.problem(key, f"must be {wanted}, not {_shown(value)}")
 
     def _note(self, path: KeyPath, problem: str) -> None:
         """Note a problem at a key, or at the nearest table around it that has a place."""
         positions, text = self._document.positions, self._document.text
         known = next((path[:n] for n in range(len(path), 0, -1) if path[:n] in positions), None)
-        offset = positions[known].key if known else 0
         name = ".".join(str(part) for part in path)
+        what = f"key '{name[:120]}' {problem}"
+        if known is None:
+            self._document.problems.append((0, f"{self._document.file}: {what}"))
+            return
+        offset = positions[known].key
         line, column = _line_column(text, offset)
-        message = f"{self._document.file}:{line}:{column}: key '{name[:120]}' {problem}"
-        if known:
-            width = len(str(known[-1])) if known == path else 1
-            message += "\n" + _caret(text, offset, width)
+        shown = _caret(text, offset, len(str(known[-1])) if known == path else 1)
+        message = f"{self._document.file}:{line}:{column}: {what}\n{shown}"
         self._document.problems.append((offset, message))
 
 
