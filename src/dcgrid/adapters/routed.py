@@ -11,7 +11,6 @@ activations to the adapter's float32.
 
 from typing import cast
 
-import torch
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.nn import functional
@@ -50,7 +49,6 @@ class RoutedLinear(PeftLinear):
         Raises:
             ValueError: If an adapter is routed and the route is missing or does not fit.
         """
-        tokens_BSD = _cast_once(tokens_BSD)
         out_BSD: Tensor = self.base_layer(tokens_BSD)
         if self.disable_adapters or self.merged:
             return out_BSD
@@ -81,11 +79,3 @@ class RoutedLinear(PeftLinear):
                 raise ValueError(f"{low_BSR.shape[-2]} tokens are not {route.shape[0]} equal cells")
             weights = weights.repeat_interleave(run, dim=0)
         return weights
-
-
-def _cast_once(tokens_BSD: Tensor) -> Tensor:
-    """Cast to autocast's dtype here, lest base and adapters each cast the same activations."""
-    device = tokens_BSD.device.type
-    if torch.is_autocast_enabled(device):
-        return tokens_BSD.to(torch.get_autocast_dtype(device))
-    return tokens_BSD
