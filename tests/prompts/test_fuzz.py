@@ -2,12 +2,14 @@
 
 from types import SimpleNamespace
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dcgrid.errors import PromptError
 from dcgrid.prompts import cell_names, grid_problems, render_grid, render_text, text_problems
 
+# The machine may be busy with a training run.
+BUSY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SLOTS = {"a": "a cat", "b": "", "long_name": "x [y] {z}"}
 FILTERS = ("article", "bare", "capital", "lower", "tag")
 # Pieces that meet in broken ways far more often than random characters do.
@@ -50,7 +52,7 @@ def assert_segments_are_true(prompt, count):
     assert prompt.text[end:].strip() == ""
 
 
-@settings(max_examples=400, deadline=None)
+@settings(BUSY, max_examples=400)
 @given(MESSY, st.lists(VALUES, max_size=4), VALUES)
 def test_any_text_renders_or_is_refused(template, clauses, value):
     try:
@@ -60,7 +62,7 @@ def test_any_text_renders_or_is_refused(template, clauses, value):
     assert_segments_are_true(prompt, 3)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(BUSY, max_examples=300)
 @given(MESSY, VALUES)
 def test_any_text_is_checked_without_raising(template, value):
     found = [*grid_problems(grid(template)), *text_problems(template, list(SLOTS))]
@@ -100,7 +102,7 @@ VALID = st.lists(st.one_of(INNER, BLOCK), min_size=1, max_size=5).map(lambda p: 
 CLEAN = st.text(alphabet="abc {}[]\n|\"'\u00d7", max_size=30)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(BUSY, max_examples=300)
 @given(VALID, CLEAN, st.lists(st.one_of(CLEAN, st.none()), max_size=3))
 def test_valid_templates_render_with_true_segments(template, value, clauses):
     prompt = render_grid(grid(template), {"a": value}, clauses)

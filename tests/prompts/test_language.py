@@ -1,11 +1,20 @@
 """The language itself: what templates render to, and what each mistake says."""
 
+import doctest
 from types import SimpleNamespace
 
 import pytest
 
 from dcgrid.errors import PromptError
-from dcgrid.prompts import cell_names, grid_problems, render_grid, render_text, text_problems
+from dcgrid.prompts import (
+    cell_names,
+    filters,
+    grid_problems,
+    render_grid,
+    render_text,
+    text_problems,
+)
+from dcgrid.prompts import template as template_module
 from dcgrid.prompts.lexer import MAX_TEMPLATE
 from dcgrid.prompts.parser import MAX_NESTING
 from dcgrid.prompts.template import MAX_CELLS, MAX_OUTPUT
@@ -92,6 +101,7 @@ MISTAKES = [
     ("{a | captial}", {"a": "x"}, 1, 6, "unknown filter 'captial'; did you mean 'capital'?"),
     ("one\n  {subjct}", {"subject": "x"}, 2, 4, "slot 'subjct'; did you mean 'subject'?"),
     ("{if subjct}x{end}", {"subject": "x"}, 1, 5, "slot 'subjct'; did you mean 'subject'?"),
+    ("{if a}x{ned}{end}", {"a": "x"}, 1, 9, "slot 'ned'; did you mean 'end'?"),
     ("{if a}x", {"a": "x"}, 1, 2, "this {if} has no {end}"),
     ("{if a}x{else}y", {"a": "x"}, 1, 2, "this {if} has no {end}"),
     ("{if a}x{else}y{else}z{end}", {"a": "x"}, 1, 16, "{else} belongs to no {if}"),
@@ -244,6 +254,13 @@ def test_all_problems_are_found_at_once():
     assert len(text_problems("{a}{b}{each}x{end}", ["a"])) == 2
     assert len(text_problems("{a", ["a"])) == 1
     assert text_problems("{a}", ["a"]) == []
+
+
+@pytest.mark.parametrize("module", [filters, template_module])
+def test_doctests(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 def test_cell_names():

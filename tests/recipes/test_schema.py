@@ -5,7 +5,7 @@ import random
 import pytest
 
 from dcgrid import prompts, recipes
-from dcgrid.errors import DcgridError, RecipeError
+from dcgrid.errors import DcgridError, PromptError, RecipeError
 
 EFFECT = recipes.shipped_dir() / "effects" / "rain.toml"
 LAYOUT = recipes.shipped_dir() / "layouts" / "edit-2x2.toml"
@@ -30,6 +30,9 @@ def write(folder, source, *changes):
         ("title =", "titel =", 2, "key 'titel' is unknown; did you mean 'title'?"),
         ("title =", "titel =", None, "key 'title' is missing"),
         ('"weather"', '"wether"', 3, "did you mean 'weather'?"),
+        ('"Heavy rain"', '"Heavy \\u001b[31m rain"', 2, "control character U+001B"),
+        ('"in the rain"', '"in \\u0000 rain"', 9, "control character U+0000"),
+        ('kind = "weather"', "", None, "must be one of tone, light, weather, element"),
         ("= false", '= "no"', 4, "must be true or false, not 'no'"),
         ('clause = "in', 'clause = " " # "in', 6, "must not be blank"),
         ('"in the rain"', '"a downpour"', 9, "holds 'a downpour' twice"),
@@ -98,7 +101,7 @@ def test_template_mistake_names_the_line_of_the_file(tmp_path):
 def test_clause_mistake_names_the_line_of_the_file(tmp_path):
     path = write(tmp_path, EFFECT, ("in heavy rain, wet", "in {heavy rain, wet"))
     effect = recipes.load_effect(path)
-    with pytest.raises(prompts.template.PromptError) as raised:
+    with pytest.raises(PromptError) as raised:
         prompts.render_text(effect.clause, {}, place=effect.clause_place)
     assert raised.value.message.startswith(f"{path}:6:")
 

@@ -1,6 +1,7 @@
 """Every shipped recipe loads, is worded apart from the others, and renders."""
 
 import itertools
+import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dcgrid import prompts, recipes
+from dcgrid.errors import RecipeError
 
 EFFECTS = [
     *("backlight", "blue-light", "fire-glow", "fog", "golden-hour", "night", "noir"),
@@ -109,12 +111,10 @@ def test_shipped_dir_is_the_checkout_or_the_wheel(monkeypatch, tmp_path):
     monkeypatch.setattr(resources, "files", lambda _: package)
     assert recipes.shipped_dir() == package / "_recipes"
     monkeypatch.setattr(resources, "files", lambda _: tmp_path)
-    with pytest.raises(recipes.find.RecipeError, match="shipped recipes are missing"):
+    with pytest.raises(RecipeError, match="shipped recipes are missing"):
         recipes.shipped_dir()
 
 
 def test_neither_prompts_nor_recipes_load_torch():
-    import subprocess
-
     code = "import sys, dcgrid.prompts, dcgrid.recipes; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

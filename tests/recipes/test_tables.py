@@ -3,13 +3,16 @@
 import tomllib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dcgrid.errors import RecipeError
 from dcgrid.recipes import read_toml
 from dcgrid.recipes.positions import key_positions, string_start
 from dcgrid.recipes.tables import MAX_BYTES
+
+# The machine may be busy with a training run.
+BUSY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture
@@ -209,7 +212,7 @@ VALUES = st.recursive(
 LINES = st.dictionaries(st.sampled_from("abcdef"), VALUES, min_size=1, max_size=5)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(BUSY, max_examples=200)
 @given(LINES, LINES, st.sampled_from(["", "# c = 1\n", "\n  "]))
 def test_positions_agree_with_tomllib(top, inner, gap):
     """Oracle: the text from a key's position on, cut at the next key, parses to its value."""
@@ -229,7 +232,7 @@ def test_positions_agree_with_tomllib(top, inner, gap):
             assert string_start(text, position.value) > position.value
 
 
-@settings(max_examples=200, deadline=None)
+@settings(BUSY, max_examples=200)
 @given(st.text(alphabet="ab=.[]{}\"'#\n \\1,", max_size=60))
 def test_positions_never_fail(text):
     assert isinstance(key_positions(text), dict)

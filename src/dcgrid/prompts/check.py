@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from dcgrid.errors import PromptError
 from dcgrid.prompts.filters import FILTERS
-from dcgrid.prompts.parser import CellBlock, If, Name, Node, Slot, Template, Text
+from dcgrid.prompts.parser import KEYWORDS, CellBlock, If, Name, Node, Slot, Template, Text
 from dcgrid.prompts.source import nearest
 
 CELL_SLOTS = frozenset({"cell", "clause"})
@@ -71,6 +71,8 @@ def _slot_problem(template: Template, name: Name, known: set[str]) -> Iterator[P
 
 
 def _unknown(template: Template, name: Name, what: str, known: Collection[str]) -> PromptError:
-    problem = f"unknown {what} '{name.value[:80]}'{nearest(name.value, known)}"
+    # A tag that is no keyword reads as a slot, so {ned} may well be {end}.
+    candidates = {*known, *KEYWORDS} if what == "slot" else known
+    problem = f"unknown {what} '{name.value[:80]}'{nearest(name.value, candidates)}"
     hint = f"known {what}s: {', '.join(sorted(known))}" if known else ""
     return template.source.error(name.start, name.end, problem, hint=hint)

@@ -13,7 +13,9 @@ A getter that finds a problem notes it and returns a stand-in, so that one run n
 import difflib
 import math
 import re
+import shlex
 import tomllib
+import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -121,11 +123,13 @@ class Table:
             choices: The only values allowed; empty: any.
             max_length: Most characters.
         """
-        value = self._typed(key, (str,), "a string", default)
+        wanted = f"one of {', '.join(choices)}" if choices else "a string"
+        value = self._typed(key, (str,), wanted, default)
         if not isinstance(value, str):
             return ""
+        self._refuse_control_characters(key, value)
         if choices and value not in choices:
-            self.problem(key, f"must be one of {', '.join(choices)}{_nearest(value, choices)}")
+            self.problem(key, f"must be {wanted}, not {_shown(value)}{_nearest(value, choices)}")
         elif not value.strip() and default != "":
             self.problem(key, "must not be blank")
         elif len(value) > max_length:
@@ -141,6 +145,7 @@ class Table:
         if not all(isinstance(item, str) and item.strip() for item in items):
             self.problem(key, "must hold strings only, none of them blank")
             return ()
+        self._refuse_control_characters(key, "".join(items))
         if len({item.casefold() for item in items}) < len(items):
             twice = next(i for n, i in enumerate(items) if i.casefold() in _folded(items[:n]))
             self.problem(key, f"holds {twice[:80]!r} twice")
@@ -184,6 +189,8 @@ class Table:
         for name, entry in entries.items():
             if not isinstance(entry, str):
                 self._note((*self._path, key, name), f"must be a string, not {_shown(entry)}")
+            else:
+                self._refuse_control_characters(key, entry)
         return {name: entry for name, entry in entries.items() if isinstance(entry, str)}
 
     def table(self, key: str, *, optional: bool = False) -> "Table":
@@ -225,7 +232,7 @@ class Table:
         problems = [message for _, message in sorted(self._document.problems, key=itemgetter(0))]
         if problems:
             raise RecipeError(
-                "\n".join(problems), hint=f"dcgrid recipes check {self._document.file}"
+                "\n".join(problems), hint=f"dcgrid recipes check {shlex.quote(self._document.file)}"
             )
 
     def _typed(self, key: str, types: tuple[type, ...], wanted: str, default: object) -> Any:  # noqa: ANN401
@@ -243,6 +250,12 @@ class Table:
             return value
         self.problem(key, f"must be {wanted}, not {_shown(value)}")
         return None
+
+    def _refuse_control_characters(self, key: str, value: str) -> None:
+        """Note control characters: they would reach terminals, file names and text encoders."""
+        bad = [c for c in value if unicodedata.category(c) == "Cc" and not c.isspace()]
+        if bad:
+            self.problem(key, f"holds the control character U+{ord(bad[0]):04X}")
 
     def _check_range(self, key: str, minimum: float, maximum: float, wanted: str) -> None:
         """Note a number of the file that is out of range; defaults may be."""
