@@ -28,12 +28,6 @@ from dcgrid.video.clip import SoundSource
 from dcgrid.video.sound import Layer, SoundTrack, open_sound
 
 _BT709 = 1  # the code of bt709 for matrix, primaries and transfer alike
-_EXACT = (
-    Interpolation.BICUBIC
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-)
 _X264_OPTIONS = {"crf": "16", "preset": "medium"}
 # Fixed, because x264's output depends on it: the same pixels give the same file on any machine.
 _X264_THREADS = 4
@@ -259,18 +253,34 @@ def _add_video(
 def _to_yuv(frame_HWC: torch.Tensor, index: int, rate: Fraction) -> VideoFrame:
     """Convert one RGB picture of shape (H, W, 3) to bt709 limited yuv420p with its time."""
     rgb = VideoFrame.from_ndarray(frame_HWC.contiguous().numpy(), format="rgb24")
-    yuv = rgb.reformat(
-        format="yuv420p",
+    full_chroma = rgb.reformat(
+        format="yuv444p16le",  # rounded once, after the chroma is halved
         src_color_range=ColorRange.JPEG,
         dst_color_range=ColorRange.MPEG,
         dst_colorspace=Colorspace.ITU709,
-        dst_color_primaries=ColorPrimaries.BT709,
-        dst_color_trc=ColorTrc.BT709,
-        interpolation=_EXACT,
+        interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
         threads=1,
     )
+    luma_HW, *chroma = torch.from_numpy(full_chroma.to_ndarray().astype("int32")).unbind(-1)
+    planes = [(luma_HW + 128) // 256, *(_halve_chroma(plane_HW) for plane_HW in chroma)]
+    packed = torch.cat([plane.flatten() for plane in planes]).to(torch.uint8)
+    packed = packed.reshape(-1, frame_HWC.shape[1])
+    yuv = VideoFrame.from_ndarray(packed.numpy(), format="yuv420p")
+    yuv.color_range, yuv.colorspace = ColorRange.MPEG, Colorspace.ITU709
+    yuv.color_primaries, yuv.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
     yuv.pts, yuv.time_base, yuv.duration = index, 1 / rate, 1
     return yuv
+
+
+def _halve_chroma(plane_HW: torch.Tensor) -> torch.Tensor:
+    """Halve a 16-bit plane to 8 bits where players look for it: even columns, between rows.
+
+    swscale would put it between two columns, which shifts colours by half a pixel.
+    """
+    rows_HW = plane_HW[0::2] + plane_HW[1::2]
+    left_HW = torch.cat([rows_HW[:, :1], rows_HW[:, 1:-1:2]], dim=1)
+    sums_HW = left_HW + 2 * rows_HW[:, 0::2] + rows_HW[:, 1::2]
+    return (sums_HW + 1024) // 2048  # 8 samples of 16 bits
 
 
 def _lay(lay_sound: Layer, until_s: float) -> None:
