@@ -80,6 +80,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 def report(error: BaseException) -> int:
     """Print an exception as one line and a hint on stderr, and return the exit code."""
     failure = explain(error)
+    if not failure.message:
+        # A group of commands without a command: its help has been printed already.
+        return failure.exit_code
     if os.environ.get("DCGRID_TRACEBACK") == "1":
         traceback.print_exception(error)
     prefix = "" if failure.exit_code == INTERRUPTED else "error: "

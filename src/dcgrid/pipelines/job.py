@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from dcgrid.errors import InputVideoError, UsageError
-from dcgrid.prompts import Prompt, render_grid, render_text
-from dcgrid.recipes import EffectRecipe, LayoutRecipe, load_effect, load_layout
+from dcgrid.prompts import Prompt, Segment, render_grid, render_text
+from dcgrid.recipes import EFFECT_SLOTS, EffectRecipe, LayoutRecipe, load_effect, load_layout
 
 Keep = Literal["best", "all"]
 """Which of several tries at one edit are written."""
@@ -114,12 +114,36 @@ class ResolvedEdits:
     """For every cell the index of its edit; None for the given cell."""
     prompt: Prompt
     """The grid's text."""
-    composition: bool = False
-    """True: a cell reads only its own clause and the global text."""
     layout_file: str = ""
     """File of the layout recipe."""
     layout_sha256: str = ""
     """Hash of that file."""
+
+    @property
+    def negative_prompt(self) -> Prompt:
+        """The text that guidance steers away from: for each cell its own edit's, else nothing.
+
+        Segment s belongs to the edit that `negative_owners[s]` names.
+        """
+        text, segments = "", []
+        for index in self.negative_owners:
+            start = len(text) + bool(text)
+            text = f"{text} {self.edits[index].negative}".strip()
+            segments.append(Segment(start=start, end=len(text), cell=None))
+        return Prompt(text=text, segments=tuple(segments))
+
+    @property
+    def negative_owners(self) -> tuple[int, ...]:
+        """Indices of the edits that have a negative text."""
+        return tuple(index for index, edit in enumerate(self.edits) if edit.negative)
+
+    @property
+    def tries(self) -> tuple[tuple[int, ...], ...]:
+        """For each edit the cells that show it, in order."""
+        return tuple(
+            tuple(cell for cell, index in enumerate(self.edit_of_cell) if index == wanted)
+            for wanted in range(len(self.edits))
+        )
 
     @property
     def num_inference_steps(self) -> int:
@@ -191,7 +215,6 @@ def resolve_edits(job: EditJob, recipe_dir: Path | None = None) -> ResolvedEdits
         given=layout.given[0],
         edit_of_cell=edit_of_cell,
         prompt=render_grid(layout, slots, clauses),
-        composition=layout.visibility == "composition",
         layout_file=str(layout.file),
         layout_sha256=_sha256(layout.file),
     )
@@ -252,9 +275,10 @@ def _slots(job: EditJob, layout: LayoutRecipe) -> Mapping[str, str]:
 
 def _effect_edit(job: EditJob, effect: EffectRecipe, slots: Mapping[str, str]) -> Edit:
     sampler = effect.sampler
+    values = {name: slots.get(name) for name in EFFECT_SLOTS}
     return Edit(
         name=effect.name,
-        clause=render_text(effect.clause, slots, place=effect.clause_place),
+        clause=render_text(effect.clause, values, place=effect.clause_place),
         negative=effect.negative,
         guidance_scale=_first(job.guidance_scale, sampler.guidance_scale),
         num_inference_steps=int(_first(job.num_inference_steps, sampler.num_inference_steps)),

@@ -42,13 +42,16 @@ class OutputPaths:
         return (*videos, *(path for path in (self.sheet, self.grid) if path), self.manifest)
 
 
-def name_outputs(job: EditJob, names: Sequence[str], tries: Sequence[int]) -> OutputPaths:
+def name_outputs(
+    job: EditJob, names: Sequence[str], tries: Sequence[int], tag: str = ""
+) -> OutputPaths:
     """Name the files of a run and check that they can be written.
 
     Args:
         job: Says where (`out`) and what (`keep`, `contact_sheet`, `save_grid`).
         names: Name of each edit.
         tries: How many cells show each edit.
+        tag: Goes behind the edit's name, e.g. ".rerun"; not used where --out names a file.
 
     Raises:
         OutputError: The folder is missing or read-only, a file exists (and `force` is not set), or
@@ -56,13 +59,14 @@ def name_outputs(job: EditJob, names: Sequence[str], tries: Sequence[int]) -> Ou
         UsageError: One file name is given for several results.
     """
     folder, file_name = _place(job, len(names))
-    stem = file_name or f"{job.input.stem}.{{}}"
+    # Joined and not formatted: a file name may hold braces.
+    stems = [file_name or f"{job.input.stem}.{name}{tag}" for name in names]
     counts = [count if job.keep == "all" else 1 for count in tries]
     videos = tuple(
-        tuple(_numbered(folder / stem.replace("{}", name), index) for index in range(count))
-        for name, count in zip(names, counts, strict=True)
+        tuple(_numbered(folder / stem, index) for index in range(count))
+        for stem, count in zip(stems, counts, strict=True)
     )
-    joined = folder / stem.replace("{}", "-".join(names))
+    joined = folder / (file_name or f"{job.input.stem}.{'-'.join(names)}{tag}")
     paths = OutputPaths(
         videos=videos,
         manifest=_with_suffix(joined, ".json"),

@@ -1,1 +1,1 @@
-"""What the program runs on: devices, number formats, threads, memory."""
+"""What the program runs on: devices, number formats, memory."""

@@ -1,0 +1,121 @@
+"""`dcgrid doctor`: what this machine can run."""
+
+import platform
+from importlib import metadata
+from typing import Any
+
+from dcgrid import __version__, hub
+from dcgrid.cli.options import FormatOption, QuietOption
+from dcgrid.cli.output import Format, Output
+
+
+def doctor(format_: FormatOption = Format.TEXT, quiet: QuietOption = False) -> None:
+    """Say what this machine can run: versions, devices, memory, models, codecs, folders."""
+    with Output(format_=format_, quiet=quiet) as output:
+        facts = _facts()
+        output.result(_lines(facts), facts)
+
+
+def _facts() -> dict[str, Any]:
+    """Gather everything; nothing is downloaded and no model is loaded."""
+    return {
+        "versions": _versions(),
+        "machine": _machine(),
+        "models": _models(),
+        "codecs": _codecs(),
+        "folders": {"recipes": str(hub.config_dir() / "recipes"), "cache": str(hub.cache_dir())},
+        "offline": hub.is_offline(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "av", "peft", "safetensors", "huggingface_hub")
+    return {
+        "dcgrid": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+    }
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    from dcgrid.runtime import device as runtime
+
+    chosen = runtime.choose_device("auto")
+    return {
+        "system": platform.platform(),
+        "cores": runtime.usable_cores(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": runtime.physical_memory_bytes(),
+        "available_bytes": runtime.available_host_memory_bytes(),
+        "devices": list(runtime.available_devices()),
+        "device": str(chosen),
+        "device_available_bytes": runtime.available_memory_bytes(chosen),
+        "dtype": runtime.dtype_name(runtime.choose_dtype("auto", chosen)),
+    }
+
+
+def _models() -> list[dict[str, Any]]:
+    from dcgrid.models.loading import list_models, weight_files
+    from dcgrid.pipelines.plan import memory_estimate_bytes
+
+    rows = []
+    for spec in list_models():
+        files = weight_files(spec.name)
+        missing = sorted(part for part, path in files.items() if not path.is_file())
+        size = sum(path.stat().st_size for path in files.values() if path.is_file())
+        largest = max(spec.cell_sizes, key=lambda pair: pair[0] * pair[1])
+        rows.append(
+            {
+                "name": spec.name,
+                "license": spec.license,
+                "weights_bytes": size,
+                "missing": missing,
+                "memory_bytes": memory_estimate_bytes(spec, spec.default_frames, largest),
+                "frames": spec.default_frames,
+                "fps": spec.fps,
+                "cell_sizes": [list(pair) for pair in spec.cell_sizes],
+                "upsample": spec.upsample,
+            }
+        )
+    return rows
+
+
+def _codecs() -> dict[str, dict[str, bool]]:
+    from dcgrid.video.codecs import codec_support
+
+    return codec_support()
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    versions, machine = facts["versions"], facts["machine"]
+    lines = [
+        "  ".join(f"{name} {version}" for name, version in versions.items()),
+        f"system    {machine['system']}, {machine['cores']} cores, {machine['threads']} threads",
+        f"memory    {_gigabytes(machine['memory_bytes'])}, "
+        f"{_gigabytes(machine['available_bytes'])} free",
+        f"devices   {', '.join(machine['devices'])}; runs on {machine['device']} "
+        f"in {machine['dtype']}",
+    ]
+    for model in facts["models"]:
+        state = f"missing: {', '.join(model['missing'])}" if model["missing"] else "ready"
+        fits = model["memory_bytes"] <= (machine["device_available_bytes"] or 2**63)
+        lines.append(
+            f"model     {model['name']}: {state}, {model['frames']} frames "
+            f"at {model['fps']:g} fps, needs about {_gigabytes(model['memory_bytes'])}"
+            f"{'' if fits else ' (more than is free)'}, {model['license']}"
+        )
+    codecs = facts["codecs"]
+    lines += [f"{kind:<9} {_present(codecs[kind])}" for kind in ("decode", "encode")]
+    lines += [f"{name:<9} {path}" for name, path in facts["folders"].items()]
+    lines.append(f"network   {'off (HF_HUB_OFFLINE)' if facts['offline'] else 'allowed'}")
+    return lines
+
+
+def _present(table: dict[str, bool]) -> str:
+    return ", ".join(name if here else f"{name} missing" for name, here in table.items())
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count else "unknown"

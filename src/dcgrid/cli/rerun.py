@@ -1,0 +1,51 @@
+"""`dcgrid rerun`: make the results of a run manifest again."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcgrid.cli.edit import carry_out
+from dcgrid.cli.options import DryRunOption, FormatOption, OfflineOption, OutOption, QuietOption
+from dcgrid.cli.output import Format, Output
+
+
+def rerun(
+    manifest: Annotated[
+        Path, typer.Argument(help="The .json file that `dcgrid edit` wrote beside its results.")
+    ],
+    input_: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            help="The input video, if it has moved.",
+            show_default="where it was, or beside the manifest",
+        ),
+    ] = None,
+    out: OutOption = None,
+    dry_run: DryRunOption = False,
+    offline: OfflineOption = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            "-f",
+            help="Go on if input, weights or pixels differ, and replace existing results.",
+        ),
+    ] = False,
+    format_: FormatOption = Format.TEXT,
+    quiet: QuietOption = False,
+) -> None:
+    """Make the same pixels again from the manifest of a run, and check that they are the same.
+
+    Results are named like the first ones with .rerun in the name. Input and weights must be the
+    very files of the first run.
+    """
+    from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
+
+    job = RerunJob(manifest=manifest, input=input_, out=out, force=force, offline=offline)
+    with Output(format_=format_, quiet=quiet) as output:
+        prepared, first = prepare_rerun(job)
+        version = first.versions.get("dcgrid", "?")
+        output.note(f"Repeats a run of {first.created} by dcgrid {version}.")
+        carry_out(prepared, output, dry_run=dry_run)

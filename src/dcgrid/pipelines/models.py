@@ -1,0 +1,112 @@
+"""Load the model of a job with its Grid-Fill adapter, and say exactly what was loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from dcgrid import hub
+from dcgrid.errors import AdapterError, WeightsError
+from dcgrid.models.loading import FILL_NAME, load_backbone, weight_digests, weight_files
+from dcgrid.models.native.backbone import NativeBackbone
+from dcgrid.pipelines.job import EditJob
+from dcgrid.pipelines.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model that is ready to fill."""
+
+    backbone: NativeBackbone
+    """The model, the adapter merged into it."""
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of each weight file, by the part it holds."""
+    adapter: str = "none"
+    """Reference of the adapter."""
+    adapter_sha256: str = ""
+    """Hash of the adapter's file."""
+
+
+def adapter_reference(job: EditJob) -> str:
+    """Return the weight reference of the adapter that a job means; "none" for the bare base."""
+    if job.adapter != "default":
+        return job.adapter
+    # The model for tests has no trained adapter.
+    return f"package:{job.model}/{FILL_NAME}" if "fill" in weight_files(job.model) else "none"
+
+
+def adapter_file(job: EditJob) -> Path | None:
+    """Return the adapter's file, downloaded if need be; None for the bare base.
+
+    Raises:
+        AdapterError: The file does not exist.
+        NetworkError: The download failed or the network is off.
+    """
+    reference = adapter_reference(job)
+    if reference == "none":
+        return None
+    parsed = hub.parse_reference(reference)
+    if parsed.source != "hub" and hub.locate_weights(reference) is None:
+        raise AdapterError(
+            f"adapter {job.adapter!r} of model {job.model!r} does not exist ({reference})",
+            hint="name a file, hf:OWNER/REPO@REVISION/FILE, or --adapter none for the bare base",
+        )
+    return hub.fetch_weights(reference, offline=job.offline)
+
+
+def load_model(
+    job: EditJob, device: torch.device, dtype: torch.dtype, progress: Progress
+) -> LoadedModel:
+    """Load the model and merge the adapter into it.
+
+    Args:
+        job: Says which model and adapter.
+        device: Where the model goes.
+        dtype: Number format.
+        progress: Told of the stage.
+
+    Raises:
+        WeightsError: Weights are missing, damaged or of the wrong shape.
+        AdapterError: The adapter is damaged or for another model.
+        NetworkError: A download failed or the network is off.
+    """
+    path = adapter_file(job)
+    progress.start("loading the model", 1)
+    backbone = load_backbone(job.model, device=device, dtype=dtype)
+    if path is not None:
+        _merge(backbone, path)
+    return LoadedModel(
+        backbone=backbone,
+        weights=weight_digests(job.model),
+        adapter=adapter_reference(job),
+        adapter_sha256=hub.file_sha256(path) if path is not None else "",
+    )
+
+
+def check_weights(model: LoadedModel, expected: Mapping[str, str]) -> None:
+    """Compare the loaded files with those of a run that is to be repeated.
+
+    Args:
+        model: What was loaded.
+        expected: SHA-256 by part; "adapter" stands for the adapter's file.
+
+    Raises:
+        WeightsError: A file is another one or was not loaded.
+    """
+    found = {**model.weights, "adapter": model.adapter_sha256}
+    other = [name for name, digest in expected.items() if found.get(name) != digest]
+    if other:
+        raise WeightsError(
+            f"weights {other[0]} are not those of the manifest (their hash differs)",
+            hint="install the version of dcgrid that the manifest names, or add --force",
+        )
+
+
+def _merge(backbone: NativeBackbone, path: Path) -> None:
+    # PEFT takes seconds to import; a run of the bare base does without.
+    from dcgrid.adapters.files import load_adapter
+    from dcgrid.adapters.merge import merge_adapters
+
+    load_adapter(backbone.network, path, base=backbone.spec.name)
+    merge_adapters(backbone.network)
