@@ -1,0 +1,112 @@
+"""The protocol of a backbone: all that pipelines, training and eval may know of a model.
+
+Letters: B batch, K cells, C channels, T H W pixel frames/height/width, F Y X latent
+frames/rows/columns, L text tokens, E text width, A adapters.
+
+Read `ModelSpec` (facts) and then `Backbone` (four verbs). models/loading.py makes backbones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from dcgrid.prompts.segments import Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """Facts about a model that plans, readers and samplers need; no tensors."""
+
+    name: str
+    """Name on the command line, e.g. "mini"."""
+    stride_T: int
+    """Pixel frames per latent frame; a clip has stride_T * n + 1 frames."""
+    stride_HW: int
+    """Pixels per latent row or column."""
+    latent_channels: int
+    """C of the latents."""
+    patch: tuple[int, int, int]
+    """Latent frames, rows, columns per token."""
+    fps: float
+    """Frames per second that the model was trained at; > 0."""
+    default_frames: int
+    """Frames of a clip when the user names no duration."""
+    max_frames: int
+    """Most frames of one clip."""
+    cell_sizes: tuple[tuple[int, int], ...]
+    """Cell sizes (height, width) in pixels trained on: landscape, portrait, square."""
+    noise_scale: float
+    """s in x_t = (1-t) x0 + t s e."""
+    time_shift: float
+    """Shift of the sampling schedule towards noise; 1 is none."""
+    text_limit: int
+    """Most text tokens of one segment."""
+    per_cell_time: bool
+    """True: trained (base or adapter) with given cells at time 0."""
+    own_clause_only: bool
+    """True: a cell reads the global text and its own clause, whatever the layout says; for models
+    too small to tell the clauses of other cells from their own."""
+    cell_pitch: tuple[int, int] | None
+    """Token rows and columns from one cell to the next; None: cells abut."""
+    upsample: int
+    """Factor of the upsampler after decoding; 1 is none."""
+    license: str
+    """SPDX name of the weights' licence."""
+    repo: str = ""
+    """Hub repository of the weights; empty: inside the package."""
+    revision: str = ""
+    """Pinned commit of `repo`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellText:
+    """The text that each cell reads, already encoded and padded."""
+
+    tokens_BKLE: torch.Tensor
+    """Token embeddings; float."""
+    valid_BKL: torch.Tensor
+    """True where a token is real, False where it is padding. At least one per cell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenPlaces:
+    """Where the tokens of a grid stand; made by grid/coordinates.py. S tokens, cell-major."""
+
+    coordinates_S3: torch.Tensor
+    """Frame, row, column of each token, for the rotary embedding; int64."""
+    position_S: torch.Tensor
+    """Place of each token in grid order (f y x), for windowed attention; int64."""
+
+
+class Backbone(Protocol):
+    """A video model that fills grids."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Facts about the model."""
+
+    def encode(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
+        """Encode clips in [-1, 1] to normalised latents of shape BCFYX."""
+
+    def decode(self, latents_BCFYX: torch.Tensor) -> torch.Tensor:
+        """Decode normalised latents to clips in [-1, 1] of shape BCTHW."""
+
+    def encode_text(
+        self, prompts: Sequence[Prompt], visible_BKS: Sequence[Sequence[Sequence[bool]]]
+    ) -> CellText:
+        """Encode each segment on its own; cell k of prompt b reads the segments visible to it."""
+
+    def velocity(
+        self,
+        cells_BKCFYX: torch.Tensor,
+        time_BKF: torch.Tensor,
+        text: CellText,
+        places: TokenPlaces,
+        route_KA: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Predict dx/dt of every cell, shape BKCFYX, at flow times in [0, 1]."""
+
+    def upsample(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
+        """Enlarge clips in [-1, 1] by `spec.upsample`."""

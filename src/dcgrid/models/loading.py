@@ -1,0 +1,172 @@
+"""Makes backbones from names. Read `load_backbone`.
+
+Weights of `mini` are inside the package; `tiny` has seeded random weights and is for tests;
+`paper` can be built (its weights were never published) on the meta device to count it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+
+from dcgrid.errors import UsageError, WeightsError
+from dcgrid.models.base import ModelSpec
+from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.models.native.backbone import NativeBackbone, NativeParts
+from dcgrid.models.native.config import MINI, TINY, NativeConfig
+from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.text import TextEncoder, WordTokenizer
+from dcgrid.models.native.upsampler import Upsampler
+from dcgrid.models.weights import load_weights, read_weights, weights_digest
+
+PART_NAMES = ("autoencoder", "text", "dit", "upsampler")
+"""Weight files of a native model, `<part>.safetensors`; its adapter is `fill.safetensors`."""
+FILL_NAME = "fill.safetensors"
+
+MINI_SPEC = ModelSpec(
+    name="mini",
+    stride_T=4,
+    stride_HW=8,
+    latent_channels=32,
+    patch=(1, 2, 2),
+    fps=12.0,
+    default_frames=33,
+    max_frames=33,
+    cell_sizes=((96, 160), (160, 96), (128, 128)),
+    noise_scale=1.0,
+    time_shift=2.0,
+    text_limit=48,
+    per_cell_time=True,
+    own_clause_only=True,
+    cell_pitch=(16, 16),
+    upsample=2,
+    license="Apache-2.0",
+)
+TINY_SPEC = replace(
+    MINI_SPEC,
+    name="tiny",
+    latent_channels=4,
+    text_limit=16,
+    cell_pitch=None,
+    default_frames=5,
+    max_frames=9,
+    cell_sizes=((32, 48), (48, 32), (32, 32)),
+)
+_NATIVE: Mapping[str, tuple[ModelSpec, NativeConfig]] = MappingProxyType(
+    {"mini": (MINI_SPEC, MINI), "tiny": (TINY_SPEC, TINY)}
+)
+
+
+def list_models() -> tuple[ModelSpec, ...]:
+    """Return the facts of every model that can be loaded by name."""
+    return tuple(spec for spec, _ in _NATIVE.values())
+
+
+def model_spec(name: str) -> ModelSpec:
+    """Return the facts of one model, without loading it.
+
+    Raises:
+        UsageError: No model has that name.
+    """
+    if name not in _NATIVE:
+        near = get_close_matches(name, list(_NATIVE), n=1)
+        raise UsageError(
+            f"no model is called {name!r}",
+            hint=f"did you mean {near[0]!r}?" if near else f"models: {', '.join(_NATIVE)}",
+        )
+    return _NATIVE[name][0]
+
+
+def weights_folder(name: str) -> Path:
+    """Return the folder inside the package where a model's weights are."""
+    return Path(__file__).parent / "weights" / name
+
+
+def weight_files(name: str, weights_dir: Path | None = None) -> dict[str, Path]:
+    """Return the weight files of a model by part, the fill adapter included; empty for `tiny`."""
+    if name == "tiny" and weights_dir is None:
+        return {}
+    folder = weights_dir or weights_folder(name)
+    parts = {part: folder / f"{part}.safetensors" for part in PART_NAMES}
+    return {**parts, "fill": folder / FILL_NAME}
+
+
+def weight_digests(name: str, weights_dir: Path | None = None) -> dict[str, str]:
+    """Return the SHA-256 of each weight file of a model that is there."""
+    files = weight_files(name, weights_dir)
+    return {part: weights_digest(path) for part, path in files.items() if path.exists()}
+
+
+def load_backbone(
+    name: str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    weights_dir: Path | None = None,
+) -> NativeBackbone:
+    """Load a model by name.
+
+    Args:
+        name: "mini" or "tiny".
+        device: Where the weights go.
+        dtype: Precision of matrix products; weights stay float32 on a CPU, where autocast's cast
+            of them is cheap beside the products.
+        weights_dir: Folder of weight files; None: the package's own.
+
+    Raises:
+        UsageError: No model has that name.
+        WeightsError: A weight file is missing, damaged or of another shape.
+    """
+    spec = model_spec(name)
+    config = _NATIVE[name][1]
+    if name == "tiny" and weights_dir is None:
+        parts = _random_parts(config)
+    else:
+        parts = _load_parts(config, weight_files(name, weights_dir))
+    for module in parts.modules():
+        module.to(device)
+    return NativeBackbone(spec, parts, dtype)
+
+
+def _random_parts(config: NativeConfig) -> NativeParts:
+    """Build networks with seeded random weights; the global random state is not touched."""
+    if config.text is None:
+        raise WeightsError("this preset has no text encoder of its own")
+    words = ("the", "subject", "motion", "in", "rain", "night", "smoke", "clip", "original")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        parts = NativeParts(
+            autoencoder=Autoencoder(config.autoencoder),
+            dit=DiT(config.dit),
+            text=TextEncoder(config.text, WordTokenizer(words)),
+            upsampler=Upsampler(config.upsampler),
+        )
+        # Layers that start at zero would make a network that ignores its input.
+        for module in parts.modules():
+            for parameter in module.parameters():
+                if not parameter.any():
+                    torch.nn.init.normal_(parameter, std=0.02)
+    return parts
+
+
+def _load_parts(config: NativeConfig, files: Mapping[str, Path]) -> NativeParts:
+    if config.text is None:
+        raise WeightsError("this preset has no text encoder of its own")
+    _, facts = read_weights(files["text"])
+    vocabulary = facts.get("vocabulary")
+    if not isinstance(vocabulary, list):
+        raise WeightsError(f"{files['text']} names no vocabulary", hint="install dcgrid again")
+    parts = NativeParts(
+        autoencoder=Autoencoder(config.autoencoder),
+        dit=DiT(config.dit),
+        text=TextEncoder(config.text, WordTokenizer(vocabulary)),
+        upsampler=Upsampler(config.upsampler),
+    )
+    for part, module in zip(
+        ("autoencoder", "dit", "text", "upsampler"), parts.modules(), strict=True
+    ):
+        load_weights(files[part], module)
+    return parts

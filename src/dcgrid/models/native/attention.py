@@ -1,0 +1,151 @@
+"""Attention, rotary embedding and the norm of queries and keys.
+
+Letters: B batch, S queries, L keys, D width, N heads, P head width.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+QUERY_CHUNK = 256
+"""Queries a matrix product on the CPU; measured in ../shared/research/perf.md, sec. 6."""
+
+
+def attend(
+    query_BNSP: torch.Tensor,
+    key_BNLP: torch.Tensor,
+    value_BNLP: torch.Tensor,
+    valid_BL: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return softmax(q k^T / sqrt(P)) v, shape BNSP.
+
+    On a CPU in bfloat16, torch's own kernel is about three times slower than plain matrix products
+    over chunks of queries, so those are used there.
+
+    Args:
+        query_BNSP: Queries.
+        key_BNLP: Keys.
+        value_BNLP: Values.
+        valid_BL: True where a key may be read; None: all. At least one a row.
+    """
+    if query_BNSP.device.type == "cpu" and query_BNSP.dtype == torch.bfloat16:
+        return _attend_in_chunks(query_BNSP, key_BNLP, value_BNLP, valid_BL)
+    readable = None if valid_BL is None else valid_BL[:, None, None, :]
+    return F.scaled_dot_product_attention(query_BNSP, key_BNLP, value_BNLP, attn_mask=readable)
+
+
+def _attend_in_chunks(
+    query_BNSP: torch.Tensor,
+    key_BNLP: torch.Tensor,
+    value_BNLP: torch.Tensor,
+    valid_BL: torch.Tensor | None,
+) -> torch.Tensor:
+    key_BNPL = (key_BNLP * (1 / math.sqrt(key_BNLP.shape[-1]))).transpose(-1, -2)
+    hidden = None if valid_BL is None else ~valid_BL[:, None, None, :]
+    parts = []
+    for chunk_BNSP in query_BNSP.split(QUERY_CHUNK, dim=2):
+        scores_BNSL = chunk_BNSP @ key_BNPL
+        if hidden is not None:
+            scores_BNSL = scores_BNSL.masked_fill(hidden, float("-inf"))
+        parts.append(scores_BNSL.softmax(-1) @ value_BNLP)
+    return torch.cat(parts, dim=2)
+
+
+def attend_in_window(
+    query_BNSP: torch.Tensor,
+    key_BNSP: torch.Tensor,
+    value_BNSP: torch.Tensor,
+    position_S: torch.Tensor,
+    reach: int,
+) -> torch.Tensor:
+    """Attend to tokens at most `reach` away in grid order; tokens come and go cell-major.
+
+        grid order   . . [ reach | q | reach ] . .
+
+    Paper: sec. 8, Table 5 (window 6144, centred: reach 3072).
+    """
+    order_S = position_S.argsort()
+    query, key, value = (t[:, :, order_S] for t in (query_BNSP, key_BNSP, value_BNSP))
+    count = query.shape[2]
+    parts = []
+    for start in range(0, count, QUERY_CHUNK):
+        stop = min(start + QUERY_CHUNK, count)
+        first, last = max(0, start - reach), min(count, stop + reach)
+        rows = torch.arange(start, stop, device=query.device)[:, None]
+        columns = torch.arange(first, last, device=query.device)[None, :]
+        parts.append(
+            F.scaled_dot_product_attention(
+                query[:, :, start:stop],
+                key[:, :, first:last],
+                value[:, :, first:last],
+                attn_mask=(rows - columns).abs() <= reach,
+            )
+        )
+    return torch.cat(parts, dim=2)[:, :, position_S]
+
+
+class HeadNorm(nn.Module):
+    """RMS norm over the width of a head (QK-normalisation). Paper: sec. 8, Table 5."""
+
+    def __init__(self, head_width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(head_width))
+
+    def forward(self, heads_BNSP: torch.Tensor) -> torch.Tensor:
+        """Normalise queries or keys."""
+        return F.rms_norm(heads_BNSP, self.gain.shape, self.gain.to(heads_BNSP.dtype), eps=1e-6)
+
+
+def rotary_tables(
+    coordinates_S3: torch.Tensor, frequencies: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cosine and sine, each of shape S (P/2), for three axes of coordinates."""
+    device = coordinates_S3.device
+    angles = [
+        coordinates_S3[:, axis, None].float() * frequencies[axis].to(device)[None, :]
+        for axis in range(3)
+    ]
+    angle_SP = torch.cat(angles, dim=1)
+    return angle_SP.cos(), angle_SP.sin()
+
+
+def rotate(
+    heads_BNSP: torch.Tensor, cosine_SP: torch.Tensor, sine_SP: torch.Tensor
+) -> torch.Tensor:
+    """Turn pairs of channels (one from each half) by their token's angles."""
+    first, second = heads_BNSP.chunk(2, dim=-1)
+    cosine, sine = cosine_SP.to(heads_BNSP.dtype), sine_SP.to(heads_BNSP.dtype)
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+
+
+def axis_frequencies(
+    head_width: int, base: float, cell_pitch: int | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return angular frequencies for frame, row, column: 2:1:1 of the pairs of a head.
+
+    With a cell pitch, most row and column frequencies are whole multiples of one turn a pitch: the
+    same point of two cells then gets the same rotation, and a cell finds its place in another one
+    without having to learn every offset. The last quarter turns slower and tells cells apart.
+
+    Paper: sec. 8 (2:1:1). Differs: docs/decisions/0004 (periodic frequencies).
+    """
+    pairs = head_width // 2
+    along_T, along_Y = pairs // 2, pairs // 4
+    along_X = pairs - along_T - along_Y
+    temporal = _geometric(along_T, base)
+    if cell_pitch is None:
+        return temporal, _geometric(along_Y, base), _geometric(along_X, base)
+    return temporal, _periodic(along_Y, cell_pitch), _periodic(along_X, cell_pitch)
+
+
+def _geometric(count: int, base: float) -> torch.Tensor:
+    return base ** -(torch.arange(count, dtype=torch.float32) / max(count, 1))
+
+
+def _periodic(count: int, pitch: int) -> torch.Tensor:
+    slow = max(1, count // 4)
+    harmonics = torch.arange(count - slow, dtype=torch.float32) % (pitch // 2) + 1
+    turns = torch.cat([harmonics, 0.5 ** (torch.arange(slow, dtype=torch.float32) + 1)])
+    return 2 * math.pi * turns / pitch

@@ -1,0 +1,145 @@
+"""The native backbone: autoencoder, DiT, text encoder and upsampler behind the common protocol.
+
+Letters: see models/base.py. Nothing here chooses devices; `loading.load_backbone` does.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dcgrid.models.base import CellText, ModelSpec, TokenPlaces
+from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.text import TextEncoder
+from dcgrid.models.native.upsampler import Upsampler
+from dcgrid.prompts.segments import Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeParts:
+    """The networks of a native model."""
+
+    autoencoder: Autoencoder
+    dit: DiT
+    text: TextEncoder
+    upsampler: Upsampler
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        """Return all four."""
+        return self.autoencoder, self.dit, self.text, self.upsampler
+
+
+class NativeBackbone:
+    """A native model that fills grids; see `models.base.Backbone` for the verbs."""
+
+    def __init__(self, spec: ModelSpec, parts: NativeParts, dtype: torch.dtype) -> None:
+        self._spec = spec
+        self.parts = parts
+        self.dtype = dtype
+        for module in parts.modules():
+            module.eval().requires_grad_(False)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Facts about the model."""
+        return self._spec
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that adapters attach to."""
+        return self.parts.dit
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.parts.dit.patch_in.weight.device
+
+    @torch.no_grad()
+    def encode(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
+        """Encode clips in [-1, 1] to normalised latents, float32, BCFYX; one clip at a time."""
+        with self._precision():
+            clips = [self.parts.autoencoder.encode(clip) for clip in video_BCTHW.split(1)]
+        return torch.cat(clips).float()
+
+    @torch.no_grad()
+    def decode(self, latents_BCFYX: torch.Tensor) -> torch.Tensor:
+        """Decode normalised latents to clips in [-1, 1], float32, BCTHW; one clip at a time."""
+        with self._precision():
+            clips = [self.parts.autoencoder.decode(clip) for clip in latents_BCFYX.split(1)]
+        return torch.cat(clips).float()
+
+    @torch.no_grad()
+    def encode_text(
+        self, prompts: Sequence[Prompt], visible_BKS: Sequence[Sequence[Sequence[bool]]]
+    ) -> CellText:
+        """Encode each segment on its own; cell k of prompt b reads the segments visible to it.
+
+        A cell that may read nothing reads the empty text.
+        """
+        rows = []
+        for prompt, visible_KS in zip(prompts, visible_BKS, strict=True):
+            texts = [prompt.segment_text(segment) for segment in prompt.segments]
+            for visible_S in visible_KS:
+                rows.append([t for t, seen in zip(texts, visible_S, strict=True) if seen] or [""])
+        return encode_rows(self.parts.text, rows, cells=len(visible_BKS[0]))
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Return the words of a text that the model never saw in training."""
+        return self.parts.text.tokenizer.unknown_words(text)
+
+    @torch.no_grad()
+    def velocity(
+        self,
+        cells_BKCFYX: torch.Tensor,
+        time_BKF: torch.Tensor,
+        text: CellText,
+        places: TokenPlaces,
+        route_KA: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Predict dx/dt of every cell, float32, BKCFYX."""
+        with self._precision():
+            predicted = self.parts.dit(cells_BKCFYX, time_BKF, text, places, route_KA)
+        return predicted.float()
+
+    @torch.no_grad()
+    def upsample(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
+        """Enlarge clips in [-1, 1] by `spec.upsample`, float32."""
+        with self._precision():
+            clips = [self.parts.upsampler(clip) for clip in video_BCTHW.split(1)]
+        return torch.cat(clips).float().clamp(-1, 1)
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        with torch.autocast(
+            self.device.type, self.dtype, enabled=self.dtype is not torch.float32
+        ):
+            yield
+
+
+def encode_rows(encoder: TextEncoder, rows: Sequence[Sequence[str]], cells: int) -> CellText:
+    """Encode the segments that each cell reads and lay them side by side, padded.
+
+    Args:
+        encoder: The text encoder.
+        rows: B * K lists of segment texts, grid after grid; at least one text a list.
+        cells: K.
+    """
+    texts = list(dict.fromkeys(text for row in rows for text in row))
+    encoded_NLE, valid_NL = encoder(texts)
+    number = {text: i for i, text in enumerate(texts)}
+    lengths = [sum(int(valid_NL[number[t]].sum()) for t in row) for row in rows]
+    longest = max(lengths)
+    padded, valid = [], []
+    for row, length in zip(rows, lengths, strict=True):
+        pieces = [encoded_NLE[number[t]][valid_NL[number[t]]] for t in row]
+        padding = encoded_NLE.new_zeros(longest - length, encoded_NLE.shape[-1])
+        padded.append(torch.cat([*pieces, padding]))
+        valid.append(torch.arange(longest, device=valid_NL.device) < length)
+    grids = len(rows) // cells
+    return CellText(
+        tokens_BKLE=torch.stack(padded).unflatten(0, (grids, cells)),
+        valid_BKL=torch.stack(valid).unflatten(0, (grids, cells)),
+    )

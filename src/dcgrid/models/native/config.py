@@ -1,0 +1,196 @@
+"""Sizes of the native models, and the three presets: paper, mini, tiny.
+
+Numbers of `PAPER` come from Tables 4 and 5. `MINI` is the embedded model. `TINY` has random weights
+and exists for fast tests only.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoencoderConfig:
+    """Sizes of the causal autoencoder. The five tuples have one entry a stage. Paper: Table 4."""
+
+    base_channels: int
+    """Channels before the multipliers."""
+    multipliers: tuple[int, ...]
+    """Channel multiplier of each stage."""
+    encoder_blocks: tuple[int, ...]
+    """Residual blocks of each encoder stage."""
+    decoder_blocks: tuple[int, ...]
+    """Residual blocks of each decoder stage."""
+    stride_T: tuple[int, ...]
+    """Factor by which each stage shortens time."""
+    stride_HW: tuple[int, ...]
+    """Factor by which each stage shrinks rows and columns."""
+    latent_channels: int
+    """Channels of the bottleneck."""
+    input_patch: int = 1
+    """Pixels (a side) folded into channels before the first convolution; 1 is none."""
+    padding: str = "replicate"
+    """Spatial padding: "replicate" (paper) or "zeros" (faster on a CPU)."""
+    adaptive_norm: bool = True
+    """Decoder norms take scale and shift from the latents. Paper: Table 4."""
+    linear_path: bool = False
+    """True: a linear codec (fitted in closed form) beside the deep one, which learns what is left.
+    Differs: docs/decisions/0002."""
+
+    @property
+    def total_stride_T(self) -> int:
+        """Pixel frames per latent frame."""
+        product = 1
+        for stride in self.stride_T:
+            product *= stride
+        return product
+
+    @property
+    def total_stride_HW(self) -> int:
+        """Pixels per latent row or column."""
+        product = self.input_patch
+        for stride in self.stride_HW:
+            product *= stride
+        return product
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiTConfig:
+    """Sizes of the diffusion transformer. Paper: Table 5."""
+
+    latent_channels: int
+    """C of the latents."""
+    width: int
+    """D, channels of a token."""
+    blocks: int
+    """Number of transformer blocks."""
+    heads: int
+    """N, attention heads."""
+    text_width: int
+    """E, channels of a text token."""
+    patch: tuple[int, int, int] = (1, 2, 2)
+    """Latent frames, rows, columns per token."""
+    mlp_ratio: int = 4
+    """Hidden width of the MLP over D."""
+    window: int | None = None
+    """Width of the centred attention window in tokens, grid order; None: full attention."""
+    self_conditioning: bool = False
+    """True: the input carries the model's last estimate of the clean latents beside the noisy."""
+    prediction: str = "velocity"
+    """What the last layer predicts: "velocity" (paper) or "mixture" (docs/decisions/0003)."""
+    time_width: int | None = None
+    """Channels of the embedded flow time; None: D."""
+    cell_pitch: int | None = None
+    """Distance between neighbouring cells in RoPE positions, with rotations that repeat at it;
+    None: cells abut and rotations are the usual ones. Differs: docs/decisions/0004."""
+    rope_base: float = 10_000.0
+    """Longest wavelength of the rotary embedding, in positions (before 2 pi)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextConfig:
+    """Sizes of mini's own text encoder."""
+
+    width: int
+    """E, channels of a text token."""
+    blocks: int
+    """Transformer blocks over one segment."""
+    heads: int
+    """Attention heads."""
+    limit: int
+    """Most tokens of one segment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpsamplerConfig:
+    """Sizes of the light convolutional upsampler. Paper: sec. 3.4."""
+
+    width: int
+    """Channels of the hidden layers."""
+    blocks: int
+    """Residual blocks."""
+    factor: int = 2
+    """Enlargement of rows and columns."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeConfig:
+    """One native model: all parts, and what it was trained for."""
+
+    autoencoder: AutoencoderConfig
+    dit: DiTConfig
+    text: TextConfig | None
+    """None: T5 through transformers (the paper's)."""
+    upsampler: UpsamplerConfig
+
+
+PAPER = NativeConfig(
+    autoencoder=AutoencoderConfig(
+        base_channels=16,
+        multipliers=(1, 4, 16, 32, 64),
+        encoder_blocks=(1, 1, 2, 8, 8),
+        decoder_blocks=(4, 4, 4, 4, 4),
+        stride_T=(1, 2, 2, 2, 1),
+        stride_HW=(2, 2, 2, 2, 1),
+        latent_channels=32,
+    ),
+    dit=DiTConfig(
+        latent_channels=32,
+        width=4096,
+        blocks=32,
+        heads=32,
+        text_width=1024,
+        window=6144,
+        self_conditioning=True,
+    ),
+    text=None,
+    upsampler=UpsamplerConfig(width=64, blocks=8),
+)
+
+MINI = NativeConfig(
+    autoencoder=AutoencoderConfig(
+        base_channels=64,
+        multipliers=(1, 2, 2),
+        encoder_blocks=(1, 1, 2),
+        decoder_blocks=(2, 2, 2),
+        stride_T=(2, 2, 1),
+        stride_HW=(2, 1, 1),
+        latent_channels=32,
+        input_patch=4,
+        padding="zeros",
+        adaptive_norm=False,
+        linear_path=True,
+    ),
+    dit=DiTConfig(
+        latent_channels=32,
+        width=256,
+        blocks=8,
+        heads=2,
+        text_width=128,
+        prediction="mixture",
+        time_width=64,
+        cell_pitch=16,
+    ),
+    text=TextConfig(width=128, blocks=2, heads=2, limit=48),
+    upsampler=UpsamplerConfig(width=24, blocks=3),
+)
+
+TINY = NativeConfig(
+    autoencoder=AutoencoderConfig(
+        base_channels=4,
+        multipliers=(1, 2, 2),
+        encoder_blocks=(1, 1, 1),
+        decoder_blocks=(1, 1, 1),
+        stride_T=(2, 2, 1),
+        stride_HW=(2, 2, 1),
+        latent_channels=4,
+        input_patch=2,
+        padding="zeros",
+        linear_path=True,
+    ),
+    dit=DiTConfig(
+        latent_channels=4, width=32, blocks=2, heads=2, text_width=16, prediction="mixture"
+    ),
+    text=TextConfig(width=16, blocks=1, heads=2, limit=16),
+    upsampler=UpsamplerConfig(width=4, blocks=1),
+)
+
+PRESETS = {"paper": PAPER, "mini": MINI, "tiny": TINY}

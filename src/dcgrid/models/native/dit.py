@@ -1,0 +1,331 @@
+"""The diffusion transformer over the tokens of a grid.
+
+Letters: B batch, K cells, C channels, F Y X latent frames/rows/columns, S tokens, D width, N heads,
+P head width, L text tokens, E text width, U distinct flow times, A adapters.
+
+Tokens are cell-major, b (k f y x) d: self-attention sees the whole grid, text attention one cell
+and its own text, modulation one (cell, frame) at a time. Read `DiT.forward` first.
+
+Paper: sec. 8, Table 5.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from dcgrid.models.base import CellText, TokenPlaces
+from dcgrid.models.linear import CellLinear
+from dcgrid.models.native.attention import (
+    HeadNorm,
+    attend,
+    attend_in_window,
+    axis_frequencies,
+    rotary_tables,
+    rotate,
+)
+from dcgrid.models.native.config import DiTConfig
+
+TIME_CHANNELS = 256
+"""Width of the sinusoidal embedding of flow time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shape:
+    """Size of a batch of grids in cells and tokens."""
+
+    cells: int
+    frames: int
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Context:
+    """What every block reads beside the tokens."""
+
+    shape: _Shape
+    time_UD: torch.Tensor
+    """Embedded distinct flow times."""
+    time_index_BKF: torch.Tensor
+    """Row of `time_UD` for each cell and frame."""
+    cosine_SP: torch.Tensor
+    sine_SP: torch.Tensor
+    position_S: torch.Tensor
+    text_BKLE: torch.Tensor
+    valid_BKL: torch.Tensor
+    route_KA: torch.Tensor | None
+
+
+class GridAttention(nn.Module):
+    """Self-attention over all tokens of the grid; only the queries can be routed."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.window = config.window
+        self.query = CellLinear(config.width, config.width)
+        self.key = CellLinear(config.width, config.width)
+        self.value = CellLinear(config.width, config.width)
+        self.out = CellLinear(config.width, config.width)
+        self.query_norm = HeadNorm(config.width // config.heads)
+        self.key_norm = HeadNorm(config.width // config.heads)
+
+    def forward(self, tokens_BSD: torch.Tensor, context: _Context) -> torch.Tensor:
+        """Return the attended tokens, BSD."""
+        query = self._split(self.query(tokens_BSD, context.route_KA))
+        key = self._split(self.key(tokens_BSD))
+        value = self._split(self.value(tokens_BSD))
+        query = rotate(self.query_norm(query), context.cosine_SP, context.sine_SP)
+        key = rotate(self.key_norm(key), context.cosine_SP, context.sine_SP)
+        if self.window is None:
+            attended = attend(query, key, value)
+        else:
+            attended = attend_in_window(query, key, value, context.position_S, self.window // 2)
+        out: torch.Tensor = self.out(rearrange(attended, "b n s p -> b s (n p)"))
+        return out
+
+    def _split(self, tokens_BSD: torch.Tensor) -> torch.Tensor:
+        return rearrange(tokens_BSD, "b s (n p) -> b n s p", n=self.heads)
+
+
+class TextAttention(nn.Module):
+    """Cross-attention of each cell to the text that it may read."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.query = CellLinear(config.width, config.width)
+        self.key = CellLinear(config.text_width, config.width)
+        self.value = CellLinear(config.text_width, config.width)
+        self.out = CellLinear(config.width, config.width)
+        self.query_norm = HeadNorm(config.width // config.heads)
+        self.key_norm = HeadNorm(config.width // config.heads)
+
+    def forward(self, tokens_BSD: torch.Tensor, context: _Context) -> torch.Tensor:
+        """Return what each token reads in its cell's text, BSD."""
+        cells = context.shape.cells
+        query = rearrange(
+            self.query(tokens_BSD), "b (k s) (n p) -> (b k) n s p", k=cells, n=self.heads
+        )
+        text = context.text_BKLE.to(tokens_BSD.dtype)
+        key, value = (
+            rearrange(project(text), "b k l (n p) -> (b k) n l p", n=self.heads)
+            for project in (self.key, self.value)
+        )
+        attended = attend(
+            self.query_norm(query),
+            self.key_norm(key),
+            value,
+            rearrange(context.valid_BKL, "b k l -> (b k) l"),
+        )
+        out: torch.Tensor = self.out(rearrange(attended, "(b k) n s p -> b (k s) (n p)", k=cells))
+        return out
+
+
+class Block(nn.Module):
+    """Self-attention, text attention and MLP, modulated by flow time (AdaLN-zero)."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.modulation = nn.Linear(config.time_width or width, 6 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        self.grid_attention = GridAttention(config)
+        self.text_norm = nn.LayerNorm(width)
+        self.text_attention = TextAttention(config)
+        self.mlp_in = nn.Linear(width, config.mlp_ratio * width)
+        self.mlp_out = nn.Linear(config.mlp_ratio * width, width)
+
+    def forward(self, tokens_BSD: torch.Tensor, context: _Context) -> torch.Tensor:
+        """Return tokens of the same shape."""
+        modulation = self.modulation(F.silu(context.time_UD))
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation.chunk(6, dim=-1)
+        normed = _modulate(_plain_norm(tokens_BSD), shift_1, scale_1, context)
+        attended = self.grid_attention(normed, context)
+        tokens_BSD = tokens_BSD + _per_frame(gate_1, attended, context)
+        tokens_BSD = tokens_BSD + self.text_attention(self.text_norm(tokens_BSD), context)
+        normed = _modulate(_plain_norm(tokens_BSD), shift_2, scale_2, context)
+        return tokens_BSD + _per_frame(gate_2, self._mlp(normed), context)
+
+    def _mlp(self, tokens_BSD: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.mlp_out(F.gelu(self.mlp_in(tokens_BSD)))
+        return out
+
+
+def _plain_norm(tokens_BSD: torch.Tensor) -> torch.Tensor:
+    return F.layer_norm(tokens_BSD, tokens_BSD.shape[-1:])
+
+
+def _per_frame(
+    factor_UD: torch.Tensor, tokens_BSD: torch.Tensor, context: _Context
+) -> torch.Tensor:
+    """Multiply tokens by the factor of their (cell, frame); no per-token copy is ever made."""
+    shape = context.shape
+    factor = factor_UD[context.time_index_BKF][:, :, :, None]
+    split = rearrange(tokens_BSD, "b (k f n) d -> b k f n d", k=shape.cells, f=shape.frames)
+    return rearrange(split * factor.to(split.dtype), "b k f n d -> b (k f n) d")
+
+
+def _modulate(
+    tokens_BSD: torch.Tensor, shift_UD: torch.Tensor, scale_UD: torch.Tensor, context: _Context
+) -> torch.Tensor:
+    shape = context.shape
+    index = context.time_index_BKF
+    split = rearrange(tokens_BSD, "b (k f n) d -> b k f n d", k=shape.cells, f=shape.frames)
+    scale = (1 + scale_UD[index][:, :, :, None]).to(split.dtype)
+    shift = shift_UD[index][:, :, :, None].to(split.dtype)
+    return rearrange(split * scale + shift, "b k f n d -> b (k f n) d")
+
+
+def embed_time(time_U: torch.Tensor) -> torch.Tensor:
+    """Return sinusoids of flow times (scaled by 1000), shape U TIME_CHANNELS."""
+    half = TIME_CHANNELS // 2
+    rates = torch.exp(-math.log(10_000) * torch.arange(half, device=time_U.device) / half)
+    angle = 1000 * time_U.float()[:, None] * rates[None, :]
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+def velocity_of_mixture(
+    noisy_BKCFYX: torch.Tensor, mixture_BKCFYX: torch.Tensor, time_BKF: torch.Tensor
+) -> torch.Tensor:
+    """Return the velocity for a network that predicts data near noise and noise near data.
+
+    For data and noise of unit spread, the best linear guess of the data is a x_t; the network
+    predicts what is left, brought to unit spread:
+
+        x0 = a x_t + b m      a = (1-t) / ((1-t)^2 + t^2)      b = t / sqrt((1-t)^2 + t^2)
+
+    So at t = 1 it says the data itself, as an edit that copies a given cell wants, at t = 0 it can
+    change nothing, and a velocity's error is 1 to 1.4 times the network's at every time.
+
+    Differs: docs/decisions/0003 (the paper predicts the velocity).
+    """
+    time = rearrange(time_BKF, "b k f -> b k 1 f 1 1")
+    power = (1 - time).square() + time.square()
+    # v = (x_t - x0) / t, divided by hand so that t = 0 is no special case.
+    from_noisy = (2 * time - 1) / power
+    return from_noisy * noisy_BKCFYX - mixture_BKCFYX * power.rsqrt()
+
+
+class DiT(nn.Module):
+    """Predicts the velocity of every cell of a grid.
+
+    Paper: sec. 8, Table 5.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        inputs = config.latent_channels * (2 if config.self_conditioning else 1)
+        volume = math.prod(config.patch)
+        self.patch_in = nn.Linear(inputs * volume, width)
+        time_width = config.time_width or width
+        self.time_in = nn.Linear(TIME_CHANNELS, time_width)
+        self.time_out = nn.Linear(time_width, time_width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.modulation = nn.Linear(time_width, 2 * width)
+        self.patch_out = nn.Linear(width, config.latent_channels * volume)
+        for layer in (self.modulation, self.patch_out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.frequencies = axis_frequencies(
+            width // config.heads, config.rope_base, config.cell_pitch
+        )
+
+    def forward(
+        self,
+        cells_BKCFYX: torch.Tensor,
+        time_BKF: torch.Tensor,
+        text: CellText,
+        places: TokenPlaces,
+        route_KA: torch.Tensor | None = None,
+        estimate_BKCFYX: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the velocity of every cell.
+
+        Args:
+            cells_BKCFYX: Noisy latents; given cells clean.
+            time_BKF: Flow time in [0, 1] of each cell and latent frame.
+            text: What each cell reads.
+            places: Where each token stands.
+            route_KA: Weights of the routed adapters, per cell.
+            estimate_BKCFYX: Earlier estimate of the clean latents (self-conditioning); None: zeros.
+
+        Returns:
+            Velocity, shape BKCFYX; zero where the time is 0 for a model that predicts a mixture.
+        """
+        inputs = cells_BKCFYX
+        if self.config.self_conditioning:
+            if estimate_BKCFYX is None:
+                estimate_BKCFYX = torch.zeros_like(cells_BKCFYX)
+            inputs = torch.cat([cells_BKCFYX, estimate_BKCFYX], dim=2)
+        tokens_BSD = self.patch_in(self._to_tokens(inputs))
+        context = self._context(cells_BKCFYX, time_BKF, text, places, route_KA)
+        for block in self.blocks:
+            tokens_BSD = block(tokens_BSD, context)
+        shift_UD, scale_UD = self.modulation(F.silu(context.time_UD)).chunk(2, dim=-1)
+        tokens_BSD = _modulate(_plain_norm(tokens_BSD), shift_UD, scale_UD, context)
+        predicted = self._to_cells(self.patch_out(tokens_BSD), context.shape)
+        if self.config.prediction == "velocity":
+            return predicted.to(cells_BKCFYX.dtype)
+        return velocity_of_mixture(cells_BKCFYX, predicted.to(cells_BKCFYX.dtype), time_BKF)
+
+    def _context(
+        self,
+        cells_BKCFYX: torch.Tensor,
+        time_BKF: torch.Tensor,
+        text: CellText,
+        places: TokenPlaces,
+        route_KA: torch.Tensor | None,
+    ) -> _Context:
+        _, cells, _, frames, rows, columns = cells_BKCFYX.shape
+        patch = self.config.patch
+        times_U, index_BKF = torch.unique(time_BKF[:, :, :: patch[0]], return_inverse=True)
+        cosine_SP, sine_SP = rotary_tables(places.coordinates_S3, self.frequencies)
+        embedded = embed_time(times_U).to(self.time_in.weight.dtype)
+        return _Context(
+            shape=_Shape(
+                cells=cells,
+                frames=frames // patch[0],
+                rows=rows // patch[1],
+                columns=columns // patch[2],
+            ),
+            time_UD=self.time_out(F.silu(self.time_in(embedded))),
+            time_index_BKF=index_BKF,
+            cosine_SP=cosine_SP,
+            sine_SP=sine_SP,
+            position_S=places.position_S,
+            text_BKLE=text.tokens_BKLE,
+            valid_BKL=text.valid_BKL,
+            route_KA=route_KA,
+        )
+
+    def _to_tokens(self, cells_BKCFYX: torch.Tensor) -> torch.Tensor:
+        p_f, p_y, p_x = self.config.patch
+        return rearrange(
+            cells_BKCFYX,
+            "b k c (f r) (y p) (x q) -> b (k f y x) (c r p q)",
+            r=p_f,
+            p=p_y,
+            q=p_x,
+        )
+
+    def _to_cells(self, patches_BSD: torch.Tensor, shape: _Shape) -> torch.Tensor:
+        p_f, p_y, p_x = self.config.patch
+        return rearrange(
+            patches_BSD,
+            "b (k f y x) (c r p q) -> b k c (f r) (y p) (x q)",
+            k=shape.cells,
+            f=shape.frames,
+            y=shape.rows,
+            x=shape.columns,
+            r=p_f,
+            p=p_y,
+            q=p_x,
+        )

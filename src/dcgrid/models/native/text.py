@@ -1,0 +1,149 @@
+"""Mini's own text encoder: known words to vectors, each segment on its own.
+
+Letters: N segments, L text tokens, E text width.
+
+Words are looked up in a fixed vocabulary that travels with the weights; a word it does not hold
+becomes "unknown" and is named, so that a user can be told. Read `WordTokenizer`, `TextEncoder`.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from dcgrid.models.native.attention import attend
+from dcgrid.models.native.config import TextConfig
+
+PAD, UNKNOWN, EMPTY = 0, 1, 2
+"""Reserved ids: padding, a word never seen, and a text without words (the unconditional one)."""
+_RESERVED = 3
+_WORD = re.compile(r"[a-z0-9]+")
+_ENDINGS = ("'s", "s", "es", "ed", "d", "ing", "ly", "y", "er")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextToken:
+    """One token and the characters it stands for."""
+
+    index: int
+    """Row of the embedding table."""
+    start: int
+    """First character in the text."""
+    end: int
+    """One past the last character."""
+
+
+class WordTokenizer:
+    """Cuts text into lower-case words and looks them up."""
+
+    def __init__(self, vocabulary: Sequence[str]) -> None:
+        self.vocabulary = tuple(vocabulary)
+        self._index = {word: i + _RESERVED for i, word in enumerate(self.vocabulary)}
+
+    @property
+    def size(self) -> int:
+        """Rows of the embedding table."""
+        return len(self.vocabulary) + _RESERVED
+
+    def tokens(self, text: str) -> tuple[TextToken, ...]:
+        """Return the text's tokens in order; a text without words gives one EMPTY token."""
+        found = tuple(
+            TextToken(index=self._look_up(m.group()), start=m.start(), end=m.end())
+            for m in _WORD.finditer(text.lower())
+        )
+        return found or (TextToken(index=EMPTY, start=0, end=0),)
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Return the words of the text that the vocabulary lacks, each once, in order."""
+        unknown = (
+            text[t.start : t.end].lower() for t in self.tokens(text) if t.index == UNKNOWN
+        )
+        return tuple(dict.fromkeys(unknown))
+
+    def _look_up(self, word: str) -> int:
+        """Return a word's id, or that of the same word with or without a common ending."""
+        if word in self._index:
+            return self._index[word]
+        stems = [word] + [word[: -len(e)] for e in _ENDINGS if word.endswith(e)]
+        for stem in stems:
+            if len(stem) < 3:
+                continue
+            for form in (stem, stem + "e", *(stem + e for e in _ENDINGS)):
+                if form in self._index:
+                    return self._index[form]
+        return UNKNOWN
+
+
+def build_vocabulary(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return all words of some texts, sorted."""
+    return tuple(sorted({m.group() for text in texts for m in _WORD.finditer(text.lower())}))
+
+
+class _TextBlock(nn.Module):
+    """A small transformer block over the words of one segment."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.norm_1 = nn.LayerNorm(config.width)
+        self.query_key_value = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.norm_2 = nn.LayerNorm(config.width)
+        self.mlp_in = nn.Linear(config.width, 2 * config.width)
+        self.mlp_out = nn.Linear(2 * config.width, config.width)
+
+    def forward(self, tokens_NLE: torch.Tensor, valid_NL: torch.Tensor) -> torch.Tensor:
+        """Return tokens of the same shape."""
+        projected = self.query_key_value(self.norm_1(tokens_NLE))
+        query, key, value = rearrange(projected, "b l (c n p) -> c b n l p", c=3, n=self.heads)
+        attended = rearrange(attend(query, key, value, valid_NL), "b n l p -> b l (n p)")
+        tokens_NLE = tokens_NLE + self.out(attended)
+        return tokens_NLE + self.mlp_out(F.gelu(self.mlp_in(self.norm_2(tokens_NLE))))
+
+
+class TextEncoder(nn.Module):
+    """Encodes segments of words. Differs: the paper has T5 (docs/decisions/0005)."""
+
+    def __init__(self, config: TextConfig, tokenizer: WordTokenizer) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.words = nn.Embedding(tokenizer.size, config.width, padding_idx=PAD)
+        self.blocks = nn.ModuleList(_TextBlock(config) for _ in range(config.blocks))
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode segments, each on its own.
+
+        Args:
+            texts: N texts; words past the limit are left out.
+
+        Returns:
+            Embeddings of shape NLE and valid_NL, True where a token is real.
+        """
+        indices = [
+            [token.index for token in self.tokenizer.tokens(text)][: self.config.limit]
+            for text in texts
+        ]
+        longest = max(len(row) for row in indices)
+        padded = [row + [PAD] * (longest - len(row)) for row in indices]
+        index_NL = torch.tensor(padded, device=self.words.weight.device)
+        valid_NL = index_NL != PAD
+        tokens_NLE = self.words(index_NL) + self._positions(longest)
+        for block in self.blocks:
+            tokens_NLE = block(tokens_NLE, valid_NL)
+        encoded: torch.Tensor = self.norm(tokens_NLE)
+        return encoded, valid_NL
+
+    def _positions(self, count: int) -> torch.Tensor:
+        """Return sinusoids of word positions, shape LE."""
+        half = self.config.width // 2
+        weight = self.words.weight
+        rates = torch.exp(-math.log(1000.0) * torch.arange(half, device=weight.device) / half)
+        angle = torch.arange(count, device=weight.device)[:, None] * rates[None, :]
+        return torch.cat([angle.sin(), angle.cos()], dim=1).to(weight.dtype)

@@ -1,0 +1,131 @@
+"""Stage `autoencoder`: the causal video autoencoder, on clips of the procedural world.
+
+First the linear path is fitted in closed form, then the deep networks learn what is left.
+
+Differs: docs/decisions/0002 (the paper does not say how its autoencoder was trained).
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.train.settings import Phase, TrainRecipe
+from dcgrid.train.world.clips import WorldClips, chance, pick
+from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
+
+
+def draw_pixels(
+    world: WorldClips, phase: Phase, effect_share: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Draw a batch of clips, some of them under an effect; BCTHW in [-1, 1]."""
+    size = phase.sizes[pick(len(phase.sizes), generator)]
+    clips = []
+    for _ in range(phase.batch):
+        clip_CTHW = world.draw(phase.frames, size, generator).clip_CTHW
+        if chance(generator) < effect_share:
+            name = EFFECT_NAMES[pick(len(EFFECT_NAMES), generator)]
+            clip_CTHW = render_effect(name, clip_CTHW, generator=generator)
+        clips.append(clip_CTHW)
+    return torch.stack(clips) * 2 - 1
+
+
+class AutoencoderStage:
+    """The loss of the autoencoder."""
+
+    def __init__(
+        self, model: Autoencoder, world: WorldClips, recipe: TrainRecipe, *, decoder_only: bool
+    ) -> None:
+        self.model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.world = world
+        self.recipe = recipe
+        self.decoder_only = decoder_only
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """All weights, or those of the decoder when latents must stay as they are."""
+        frozen = ("encoder.", "linear.to_latents") if self.decoder_only else ()
+        named = dict(self.model.named_parameters())
+        for name, parameter in named.items():
+            parameter.requires_grad_(not name.startswith(frozen) if frozen else True)
+        return {n: p for n, p in named.items() if p.requires_grad}
+
+    def loss(
+        self, phase: Phase, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Squared and absolute error, error of the differences in space and time, and KL."""
+        weights = self.recipe.loss
+        video = draw_pixels(self.world, phase, weights["effect_share"], generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            mean, log_variance = self.model.moments(video)
+            noise = torch.randn(mean.shape, generator=generator)
+            latents = mean + noise * (0.5 * log_variance).exp()
+            restored = self.model.reconstruct(latents)
+        error = restored.float() - video
+        squared = error.pow(2).mean()
+        mean, log_variance = mean.float(), log_variance.float()
+        kl = 0.5 * (mean.pow(2) + log_variance.exp() - 1 - log_variance).mean()
+        total = (
+            weights["squared"] * squared
+            + weights["absolute"] * error.abs().mean()
+            + weights["differences"] * _differences(error)
+            + weights["kl"] * kl
+        )
+        psnr = 10 * torch.log10(4 / error.detach().pow(2).mean((1, 2, 3, 4))).mean()
+        return total, {"psnr": float(psnr), "kl": float(kl.detach())}
+
+
+def _differences(error_BCTHW: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error of the differences between neighbours: keeps edges and streaks."""
+    return (
+        error_BCTHW.diff(dim=2).abs().mean()
+        + error_BCTHW.diff(dim=3).abs().mean()
+        + error_BCTHW.diff(dim=4).abs().mean()
+    )
+
+
+@torch.no_grad()
+def fit_linear_path(
+    model: Autoencoder,
+    world: WorldClips,
+    phase: Phase,
+    recipe: TrainRecipe,
+    report: Callable[[str], None],
+) -> None:
+    """Fit the linear codec on blocks of drawn clips (principal components)."""
+    if model.linear is None:
+        return
+    generator = torch.Generator().manual_seed(recipe.seed + 1)
+    count, total, outer = 0, torch.zeros(()), torch.zeros(())
+    for _ in range(int(recipe.loss["fit_batches"])):
+        video = draw_pixels(world, phase, recipe.loss["effect_share"], generator)
+        blocks_NP = model.linear.blocks(video).flatten(0, 3)
+        count += blocks_NP.shape[0]
+        total = total + blocks_NP.double().sum(0)
+        outer = outer + (blocks_NP.T @ blocks_NP).double()
+    mean_P = total / count
+    model.linear.fit(mean_P.float(), outer / count - torch.outer(mean_P, mean_P))
+    report(f"linear path fitted on {count} blocks")
+
+
+@torch.no_grad()
+def measure_latents(
+    model: Autoencoder, world: WorldClips, phase: Phase, recipe: TrainRecipe
+) -> None:
+    """Set `latent_mean` and `latent_scale` from drawn clips.
+
+    The scale of a channel is the root of its spread, not the spread: channels that carry much of
+    the picture stay the larger ones, so that an error in latents costs about what it costs in
+    pixels. A common factor brings the mean square over channels to 1. Differs: docs/decisions/0002.
+    """
+    generator = torch.Generator().manual_seed(recipe.seed + 2)
+    latents = []
+    for _ in range(int(recipe.loss["fit_batches"]) // 2):
+        video = draw_pixels(world, phase, recipe.loss["effect_share"], generator)
+        mean, _ = model.moments(video)
+        latents.append(mean.transpose(0, 1).flatten(1))
+    stacked_CN = torch.cat(latents, dim=1)
+    spread_C = stacked_CN.std(dim=1).clamp_min(1e-4)
+    scale_C = spread_C.sqrt()
+    common = (spread_C / scale_C).pow(2).mean().sqrt()
+    model.latent_mean.copy_(stacked_CN.mean(dim=1))
+    model.latent_scale.copy_(scale_C * common)

@@ -1,0 +1,150 @@
+"""Stages `base` and `fill`: the transformer, and the Grid-Fill adapter on it.
+
+`base` learns text to video, single clips and grids of one clip under several effects, all cells at
+one time, so that it knows panes in context as large video models do; no cell is ever given.
+`fill` trains a LoRA: given cells are clean at time 0 and out of the loss.
+
+Letters: B batch, K cells, C channels, F Y X latent frames/rows/columns.
+
+Paper: sec. 3.1 (flow matching), sec. 3.3 (Grid-Fill), sec. 8.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import repeat
+from torch import nn
+
+from dcgrid.flow.path import flow_loss, noisy, velocity_target
+from dcgrid.flow.schedule import TrainingTimes
+from dcgrid.grid.coordinates import grid_positions, token_coordinates
+from dcgrid.grid.layout import GridLayout, TokenShape
+from dcgrid.models.base import TokenPlaces
+from dcgrid.models.native.backbone import encode_rows
+from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.text import TextEncoder
+from dcgrid.train.captions import Captions
+from dcgrid.train.panes import PanePool, PaneSet
+from dcgrid.train.settings import Phase, TrainRecipe
+from dcgrid.train.world.clips import chance, pick
+
+SINGLE, GRID = GridLayout(rows=1, cols=1), GridLayout(rows=2, cols=2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A batch of training grids."""
+
+    cells_BKCFYX: torch.Tensor
+    """Clean latents."""
+    fill_BKF: torch.Tensor
+    """True where the model paints and the loss counts."""
+    rows: list[list[str]]
+    """Texts that each cell reads, B * K lists."""
+    layout: GridLayout
+    """The grid."""
+
+
+class GridStage:
+    """The loss of `base` and `fill`; they differ in what is given and what is trained."""
+
+    def __init__(
+        self,
+        networks: tuple[DiT, TextEncoder],
+        pool: PanePool,
+        captions: Captions,
+        recipe: TrainRecipe,
+        trained: dict[str, nn.Parameter],
+    ) -> None:
+        self.dit, self.text = networks
+        self.pool = pool
+        self.captions = captions
+        self.recipe = recipe
+        self.trained = trained
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return what this stage trains, by name."""
+        return self.trained
+
+    def loss(
+        self, phase: Phase, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the flow-matching loss over painted cells. Paper: sec. 3.1, 3.3."""
+        knobs = self.recipe.loss
+        batch = self._batch(phase, generator)
+        times = TrainingTimes(shift=knobs["time_shift"]).draw(len(batch.cells_BKCFYX), generator)
+        time_BKF = torch.where(batch.fill_BKF, times[:, None, None], 0.0)
+        noise = torch.randn(batch.cells_BKCFYX.shape, generator=generator)
+        noised = noisy(batch.cells_BKCFYX, noise, time_BKF, knobs["noise_scale"])
+        places = token_places(batch.cells_BKCFYX, batch.layout, self.dit)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            text = encode_rows(self.text, batch.rows, batch.layout.count)
+            velocity = self.dit(noised, time_BKF, text, places).float()
+        target = velocity_target(batch.cells_BKCFYX, noise, knobs["noise_scale"])
+        loss = flow_loss(velocity, target, batch.fill_BKF)
+        return loss, _late_error(velocity.detach() - target, time_BKF)
+
+    def _batch(self, phase: Phase, generator: torch.Generator) -> Batch:
+        knobs = self.recipe.loss
+        fresh = 1 if chance(generator) < knobs["fresh"] else 0
+        sets = self.pool.draw(phase, generator, fresh=fresh)
+        single = chance(generator) < knobs["single_share"]
+        layout = SINGLE if single else GRID
+        cells, rows, given = [], [], []
+        for panes in sets:
+            chosen, given_K = self._choose(panes, layout, generator)
+            cells.append(panes.latents_VCFYX[chosen])
+            given.append(given_K)
+            if chance(generator) < knobs["text_masking"]:
+                rows += [[""]] * layout.count
+            elif single:
+                rows.append(self.captions.clip_row(panes, chosen[0], generator))
+            else:
+                rows += self.captions.grid_rows(panes, chosen, generator)
+        cells_BKCFYX = torch.stack(cells)
+        fill_BK = ~torch.tensor(given)
+        return Batch(
+            cells_BKCFYX=cells_BKCFYX,
+            fill_BKF=repeat(fill_BK, "b k -> b k f", f=cells_BKCFYX.shape[3]),
+            rows=rows,
+            layout=layout,
+        )
+
+    def _choose(
+        self, panes: PaneSet, layout: GridLayout, generator: torch.Generator
+    ) -> tuple[list[int], list[bool]]:
+        """Draw the pane of each cell and which cells are given.
+
+        In `fill` the usual case is that of `edit`: the clip as it is stands in the first cell and
+        is given. Otherwise any pane may be given, one to all but one.
+        """
+        count = len(panes.effects)
+        order = torch.randperm(count, generator=generator).tolist()
+        if self.recipe.stage == "base":
+            return order[: layout.count], [False] * layout.count
+        if chance(generator) < self.recipe.loss["edit_share"]:
+            effects = [i for i in order if i][: layout.count - 1]
+            return [0, *effects], [True] + [False] * (layout.count - 1)
+        number = 1 + pick(layout.count - 1, generator)
+        places = torch.randperm(layout.count, generator=generator).tolist()[:number]
+        return order[: layout.count], [k in places for k in range(layout.count)]
+
+
+def _late_error(error_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> dict[str, float]:
+    """Return the mean squared error of the data where nearly all is noise (t > 0.8), if any."""
+    late_BKF = time_BKF > 0.8
+    if not late_BKF.any():
+        return {}
+    error_BKF = error_BKCFYX.square().mean((2, 4, 5)) * time_BKF.square()
+    return {"late_error": float(error_BKF[late_BKF].mean())}
+
+
+def token_places(cells_BKCFYX: torch.Tensor, layout: GridLayout, dit: DiT) -> TokenPlaces:
+    """Return where the tokens of these cells stand."""
+    patch, pitch = dit.config.patch, dit.config.cell_pitch
+    frames, rows, columns = cells_BKCFYX.shape[3:]
+    shape = TokenShape(frames=frames // patch[0], rows=rows // patch[1], cols=columns // patch[2])
+    return TokenPlaces(
+        coordinates_S3=token_coordinates(layout, shape, pitch and (pitch, pitch)),
+        position_S=grid_positions(layout, shape),
+    )

@@ -1,0 +1,178 @@
+"""Run one training stage of a native model: recipe in, weight file out. Read `run_stage`.
+
+A stage's weights go to `<out>/<part>.safetensors`; its checkpoints and log to `<out>/<stage>/`.
+Later stages read earlier parts from the same folder.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dcgrid.adapters.attach import attach_adapter
+from dcgrid.adapters.files import hash_tensors, save_adapter
+from dcgrid.adapters.spec import AdapterSpec
+from dcgrid.errors import WeightsError
+from dcgrid.models.loading import FILL_NAME, load_backbone
+from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.models.native.config import PRESETS, NativeConfig
+from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.text import TextEncoder, WordTokenizer
+from dcgrid.models.weights import load_weights, save_weights
+from dcgrid.recipes import load_effect, load_layout
+from dcgrid.train.captions import Captions
+from dcgrid.train.checkpoint import TrainState
+from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
+from dcgrid.train.grids import GridStage
+from dcgrid.train.loop import LoopOptions, Progress, train
+from dcgrid.train.panes import PanePool
+from dcgrid.train.settings import TrainRecipe
+from dcgrid.train.world.clips import WorldClips
+from dcgrid.train.world.effects import EFFECT_NAMES
+from dcgrid.train.world.store import WorldStore
+
+FILL_TARGETS = ("query", "key", "value", "out", "mlp_in", "mlp_out", "modulation")
+"""Layers that the Grid-Fill LoRA acts on: all of attention, MLP and modulation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainJob:
+    """One run of one stage."""
+
+    recipe: TrainRecipe
+    """The stage's recipe, overrides applied."""
+    model: str
+    """Preset of the native model."""
+    out: Path
+    """Folder of the weight files."""
+    store: Path
+    """Folder of the world's pictures."""
+    resume: bool = False
+    """Go on from the last checkpoint."""
+    decoder_only: bool = False
+    """Stage `autoencoder`: keep encoder and latents as they are."""
+
+    @property
+    def loop(self) -> LoopOptions:
+        """Where the loop keeps its state."""
+        return LoopOptions(folder=self.out / self.recipe.stage, resume=self.resume)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reporter:
+    """How a run tells what it does."""
+
+    say: Callable[[str], None]
+    progress: Callable[[Progress], None]
+
+
+def run_stage(job: TrainJob, reporter: Reporter) -> Path:
+    """Train one stage and return the weight file it made."""
+    torch.manual_seed(job.recipe.seed)
+    started = time.monotonic()
+    path = _RUNNERS[job.recipe.stage](job, PRESETS[job.model], reporter)
+    reporter.say(f"{path} after {(time.monotonic() - started) / 60:.1f} minutes")
+    return path
+
+
+def facts_of(job: TrainJob, state: TrainState) -> dict[str, str]:
+    """Return what a weight file says of its making."""
+    return {
+        "model": job.model,
+        "stage": job.recipe.stage,
+        "steps": str(state.step),
+        "seed": str(job.recipe.seed),
+    }
+
+
+def averaged(state: TrainState) -> dict[str, torch.Tensor]:
+    """Return the averaged weights, or the last ones where no average is kept."""
+    return state.ema or {n: p.detach() for n, p in state.parameters.items()}
+
+
+def _run_autoencoder(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
+    path = job.out / "autoencoder.safetensors"
+    world = WorldClips(WorldStore(job.store))
+    model = Autoencoder(config.autoencoder)
+    if job.decoder_only:
+        load_weights(path, model)
+    elif not job.resume:
+        fit_linear_path(model, world, job.recipe.phases[0], job.recipe, reporter.say)
+    stage = AutoencoderStage(model, world, job.recipe, decoder_only=job.decoder_only)
+    state = train(stage, job.recipe, job.loop, reporter.progress)
+    model.load_state_dict(averaged(state), strict=False)
+    if not job.decoder_only:
+        measure_latents(model, world, job.recipe.phases[-1], job.recipe)
+    save_weights(path, model.state_dict(), facts_of(job, state), torch.bfloat16)
+    return path
+
+
+def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
+    """Train transformer and text encoder together; two files."""
+    world = WorldClips(WorldStore(job.store))
+    captions = _captions()
+    subjects = world.store.names["sprites"]
+    words = captions.vocabulary([name for name in subjects] + ["scene", "camera move"])
+    if config.text is None:
+        raise WeightsError(f"{job.model} has no text encoder of its own to train")
+    text, dit = TextEncoder(config.text, WordTokenizer(words)), DiT(config.dit)
+    trained = {f"text.{n}": p for n, p in text.named_parameters()}
+    trained |= {f"dit.{n}": p for n, p in dit.named_parameters()}
+    pool = PanePool(world, _autoencoder(job, config))
+    stage = GridStage((dit, text), pool, captions, job.recipe, trained)
+    state = train(stage, job.recipe, job.loop, reporter.progress)
+    final, facts = averaged(state), facts_of(job, state)
+    for part, extra in (("text", {"vocabulary": list(words)}), ("dit", {})):
+        tensors = {n.removeprefix(f"{part}."): t for n, t in final.items() if n.startswith(part)}
+        save_weights(
+            job.out / f"{part}.safetensors", tensors, {**facts, **extra}, torch.bfloat16
+        )
+    return job.out / "dit.safetensors"
+
+
+def _run_fill(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
+    """Train the Grid-Fill LoRA on the frozen base. Paper: sec. 3.3."""
+    knobs = job.recipe.loss
+    backbone = load_backbone(job.model, weights_dir=job.out)
+    dit, text = backbone.parts.dit, backbone.parts.text
+    spec = AdapterSpec(
+        name="fill",
+        stage="fill",
+        rank=int(knobs["rank"]),
+        alpha=knobs["rank"],
+        dropout=knobs["dropout"],
+        targets=FILL_TARGETS,
+        noise_scale=knobs["noise_scale"],
+        base=job.model,
+        base_hash=hash_tensors(dit.state_dict()),
+        recipe="fill.toml",
+    )
+    attach_adapter(dit, spec, seed=job.recipe.seed)
+    dit.train()
+    trained = {n: p for n, p in dit.named_parameters() if p.requires_grad}
+    pool = PanePool(WorldClips(WorldStore(job.store)), backbone.parts.autoencoder)
+    stage = GridStage((dit, text), pool, _captions(), job.recipe, trained)
+    state = train(stage, job.recipe, job.loop, reporter.progress)
+    dit.load_state_dict(averaged(state), strict=False)
+    dit.to(torch.bfloat16)  # the file's format; the base is not written
+    save_adapter(dit, spec, job.out / FILL_NAME)
+    return job.out / FILL_NAME
+
+
+def _autoencoder(job: TrainJob, config: NativeConfig) -> Autoencoder:
+    model = Autoencoder(config.autoencoder)
+    load_weights(job.out / "autoencoder.safetensors", model)
+    return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
+
+
+def _captions() -> Captions:
+    return Captions([load_effect(name) for name in EFFECT_NAMES], load_layout("edit-2x2"))
+
+
+_RUNNERS: dict[str, Callable[[TrainJob, NativeConfig, Reporter], Path]] = {
+    "autoencoder": _run_autoencoder,
+    "base": _run_base,
+    "fill": _run_fill,
+}

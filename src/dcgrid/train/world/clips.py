@@ -1,0 +1,143 @@
+"""Clips of the procedural world: subjects with a motion, in front of something, drawn at random.
+
+`WorldClips.draw` gives one clip with the words for it. Three kinds, by `MIX`: real footage, a camera
+move over a photograph, an animated subject composed onto either.
+"""
+
+import re
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from dcgrid.train.world.motion import camera_move, composite_sprite
+from dcgrid.train.world.store import WorldStore
+
+MIX = {"footage": 0.35, "photo": 0.25, "sprite": 0.40}
+"""Share of each kind of clip."""
+
+MOTIONS = ("move", "motion", "action", "gesture", "movement")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorldClip:
+    """One clip and the words for it."""
+
+    clip_CTHW: torch.Tensor
+    """RGB in [0, 1]."""
+    subject: str
+    """What is in it, e.g. "dog face"; "scene" without a subject."""
+    motion: str
+    """What it does, in a word."""
+
+
+def chance(generator: torch.Generator) -> float:
+    """Return one uniform number in [0, 1)."""
+    return float(torch.rand((), generator=generator))
+
+
+def pick(count: int, generator: torch.Generator) -> int:
+    """Return one index below `count`."""
+    return int(torch.randint(count, (), generator=generator))
+
+
+class WorldClips:
+    """Draws clips from a store; the same generator state draws the same clip."""
+
+    def __init__(self, store: WorldStore) -> None:
+        self.store = store
+        self._cache: dict[str, torch.Tensor] = {}
+
+    def draw(
+        self, frames: int, size: tuple[int, int], generator: torch.Generator
+    ) -> WorldClip:
+        """Draw a clip of `frames` frames and `size` (height, width) pixels."""
+        kinds = [k for k in MIX if k == "photo" or self.store.names[_STORED[k]]]
+        weights = torch.tensor([MIX[k] for k in kinds])
+        kind = kinds[int(torch.multinomial(weights, 1, generator=generator))]
+        if kind == "footage":
+            return WorldClip(
+                clip_CTHW=self._footage(frames, size, generator), subject="scene", motion="motion"
+            )
+        if kind == "photo":
+            return WorldClip(
+                clip_CTHW=self._photo(frames, size, generator), subject="scene", motion="camera move"
+            )
+        return self._sprite(frames, size, generator)
+
+    def _get(self, kind: str, generator: torch.Generator) -> tuple[str, torch.Tensor]:
+        names = self.store.names[kind]
+        name = names[pick(len(names), generator)]
+        if kind == "sprites":
+            return name, self.store.get(kind, name)
+        key = f"{kind}/{name}"
+        if key not in self._cache:
+            self._cache[key] = self.store.get(kind, name)
+        return name, self._cache[key]
+
+    def _photo(
+        self, frames: int, size: tuple[int, int], generator: torch.Generator
+    ) -> torch.Tensor:
+        _, photo_CHW = self._get("photos", generator)
+        return _color_jitter(camera_move(photo_CHW.float() / 255, frames, size, generator), generator)
+
+    def _footage(
+        self, frames: int, size: tuple[int, int], generator: torch.Generator
+    ) -> torch.Tensor:
+        """Crop real footage in space and time; short ones run forth and back."""
+        _, video_CTHW = self._get("footage", generator)
+        count = video_CTHW.shape[1]
+        there_and_back = list(range(count)) + list(range(count - 2, 0, -1)) or [0]
+        start = pick(max(count - frames, 0) + 1, generator)
+        order = [there_and_back[(start + i) % len(there_and_back)] for i in range(frames)]
+        if chance(generator) < 0.3:
+            order.reverse()
+        cropped = _random_crop(video_CTHW[:, order], size, generator)
+        if chance(generator) < 0.5:
+            cropped = cropped.flip(-1)
+        return _color_jitter(cropped, generator)
+
+    def _sprite(
+        self, frames: int, size: tuple[int, int], generator: torch.Generator
+    ) -> WorldClip:
+        use_footage = bool(self.store.names["footage"]) and chance(generator) < 0.3
+        background = self._footage if use_footage else self._photo
+        name, sprite_TCHW = self._get("sprites", generator)
+        clip_CTHW, _ = composite_sprite(
+            background(frames, size, generator), sprite_TCHW.float() / 255, generator=generator
+        )
+        return WorldClip(
+            clip_CTHW=clip_CTHW,
+            subject=re.sub(r"[^a-z0-9 ]", " ", name),
+            motion=MOTIONS[pick(len(MOTIONS), generator)],
+        )
+
+
+_STORED = {"footage": "footage", "photo": "photos", "sprite": "sprites"}
+
+
+def _random_crop(
+    video_CTHW: torch.Tensor, size: tuple[int, int], generator: torch.Generator
+) -> torch.Tensor:
+    """Cut a window of the wanted shape, 55-100 % of the largest, and shrink it to `size`."""
+    height, width = video_CTHW.shape[2:]
+    largest = min(height / size[0], width / size[1])
+    zoom = largest * (0.55 + 0.45 * chance(generator))
+    window = (max(1, int(size[0] * zoom)), max(1, int(size[1] * zoom)))
+    top = pick(height - window[0] + 1, generator)
+    left = pick(width - window[1] + 1, generator)
+    part = video_CTHW[:, :, top : top + window[0], left : left + window[1]].float() / 255
+    frames_TCHW = part.transpose(0, 1)
+    resized = F.interpolate(
+        frames_TCHW, size=size, mode="bilinear", antialias=True, align_corners=False
+    )
+    return resized.transpose(0, 1).clamp(0, 1)
+
+
+def _color_jitter(clip_CTHW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Vary exposure, contrast and white balance, as cameras do."""
+    draw = torch.rand(5, generator=generator) * 2 - 1
+    gains = (1 + 0.12 * draw[:3]).reshape(3, 1, 1, 1)
+    gamma = float(torch.exp(0.25 * draw[3]))
+    contrast = 1 + 0.15 * float(draw[4])
+    return ((clip_CTHW.clamp_min(1e-4) ** gamma - 0.5) * contrast + 0.5).mul(gains).clamp(0, 1)

@@ -1,0 +1,195 @@
+"""The store: all pictures of the procedural world, shrunk, in three safetensors files.
+
+    photos.safetensors    name -> uint8 C H W, short side 320
+    sprites.safetensors   name -> uint8 T 4 112 112 (RGBA, 12 fps), name as people say it
+    footage.safetensors   name -> uint8 C T H W, 12 fps, short side about 176
+
+Built once by `build_store`, read by `WorldStore`. Pillow (extra `train`) is needed for building only.
+"""
+
+import base64
+import io
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from dcgrid.errors import DcgridError, InputVideoError
+from dcgrid.train.world.sources import SOURCES, TRAINING_CLIPS, source_dir
+from dcgrid.video.clip import ClipRules
+from dcgrid.video.read import read_clip
+
+PHOTO_SIDE = 320
+SPRITE_SIDE = 112
+FPS = 12.0
+STILL_SPRITE = 0.012
+"""Mean change a frame (of 1) under which a sprite counts as still and is left out."""
+
+
+def build_store(
+    raw_dir: Path, clips_dir: Path, store_dir: Path, report: Callable[[str], None]
+) -> None:
+    """Shrink everything fetched into the store; files already there are kept."""
+    store_dir.mkdir(parents=True, exist_ok=True)
+    makers = {
+        "photos": lambda: dict(_photos(raw_dir)),
+        "sprites": lambda: dict(_sprites(raw_dir)),
+        "footage": lambda: dict(_footage(clips_dir, report)),
+    }
+    for name, make in makers.items():
+        path = store_dir / f"{name}.safetensors"
+        if path.exists():
+            continue
+        tensors = make()
+        report(f"{name}: {len(tensors)} kept")
+        temporary = path.with_suffix(".tmp")
+        save_file(tensors, temporary)
+        temporary.replace(path)
+
+
+class WorldStore:
+    """Read access to the store; tensors are memory-mapped, nothing is held."""
+
+    def __init__(self, store_dir: Path) -> None:
+        missing = [
+            n for n in ("photos", "sprites") if not (store_dir / f"{n}.safetensors").exists()
+        ]
+        if missing:
+            raise DcgridError(
+                f"the world's pictures are not in {store_dir} ({', '.join(missing)} missing)",
+                hint="make world   # fetches and builds them",
+            )
+        self._files = {
+            name: safe_open(store_dir / f"{name}.safetensors", "pt")
+            for name in ("photos", "sprites", "footage")
+            if (store_dir / f"{name}.safetensors").exists()
+        }
+        self.names = {name: sorted(file.keys()) for name, file in self._files.items()}
+        self.names.setdefault("footage", [])
+
+    def get(self, kind: str, name: str) -> torch.Tensor:
+        """Return one uint8 tensor of the store."""
+        tensor: torch.Tensor = self._files[kind].get_tensor(name)
+        return tensor
+
+
+def _pictures(raw_dir: Path, kind: str, endings: tuple[str, ...]) -> Iterator[Path]:
+    for source in SOURCES:
+        if source.kind == kind:
+            folder = source_dir(raw_dir, source)
+            yield from (p for p in sorted(folder.rglob("*")) if p.name.endswith(endings))
+
+
+def _photos(raw_dir: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield photographs, near-duplicates and flat drawings left out."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None
+    seen: set[bytes] = set()
+    for path in _pictures(raw_dir, "photos", (".jpg", ".jpeg", ".png", ".webp")):
+        if not path.is_file() or path.stat().st_size < 60_000:
+            continue
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+        scale = PHOTO_SIDE / min(picture.size)
+        size = tuple(max(PHOTO_SIDE, round(side * scale)) for side in picture.size)
+        small = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+        fingerprint = bytes(v // 24 for v in picture.resize((6, 6)).tobytes())
+        photo_CHW = _to_tensor(small)[:, :, : 2 * PHOTO_SIDE]
+        if fingerprint in seen or _is_flat(photo_CHW):
+            continue
+        seen.add(fingerprint)
+        yield f"{path.parent.name}-{path.name}", photo_CHW.contiguous()
+    yield from _panoramas(raw_dir)
+
+
+def _to_tensor(picture: object) -> torch.Tensor:
+    import numpy as np
+
+    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
+
+
+def _is_flat(photo_CHW: torch.Tensor) -> bool:
+    """True for drawings and plain desktops: over half of the picture without any texture."""
+    luma = photo_CHW.float().mean(0)
+    change = (luma[1:, 1:] - luma[:-1, 1:]).abs() + (luma[1:, 1:] - luma[1:, :-1]).abs()
+    return bool((change < 0.7).float().mean() > 0.5)
+
+
+def _panoramas(raw_dir: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield environment maps (EXR inside JavaScript), exposed and gamma coded."""
+    try:
+        import OpenEXR
+    except ImportError:
+        return
+    for path in _pictures(raw_dir, "panoramas", (".exr.js",)):
+        match = re.search(r"base64,([A-Za-z0-9+/=]+)", path.read_text())
+        if match is None:
+            continue
+        temporary = path.with_suffix(".exr.tmp")
+        temporary.write_bytes(base64.b64decode(match.group(1)))
+        pixels = OpenEXR.File(str(temporary)).channels()["RGB"].pixels
+        temporary.unlink()
+        light = torch.from_numpy(pixels.astype("float32")).permute(2, 0, 1).clamp_min(0)
+        exposed = (light / light.quantile(0.9).clamp_min(1e-3)).clamp(0, 1) ** (1 / 2.2)
+        large = F.interpolate(exposed[None], size=(PHOTO_SIDE, 2 * PHOTO_SIDE), mode="bicubic")
+        yield f"panorama-{path.name}", (large[0].clamp(0, 1) * 255).byte()
+
+
+def _sprites(raw_dir: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield moving emoji as RGBA at 12 fps, named as people say them."""
+    from PIL import Image, ImageSequence
+
+    seen: set[str] = set()
+    for path in _pictures(raw_dir, "sprites", (".webp",)):
+        name = sprite_name(path.stem)
+        if not name or name in seen:
+            continue
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
+            frames = [
+                _to_tensor(
+                    f.convert("RGBA").resize((SPRITE_SIDE, SPRITE_SIDE), Image.Resampling.BOX)
+                )
+                for i, f in enumerate(ImageSequence.Iterator(image))
+                if i % 2 == 0  # 24 fps to 12
+            ]
+        sprite_TCHW = torch.stack(frames[:36])
+        moving = sprite_TCHW.float().diff(dim=0).abs().mean() / 255 if len(frames) > 8 else 0.0
+        if moving < STILL_SPRITE:
+            continue
+        seen.add(name)
+        yield name, sprite_TCHW.contiguous()
+
+
+def sprite_name(code_points: str) -> str:
+    """Return "dog face" for "1f436"; "" for flags, key caps and skin-tone variants."""
+    try:
+        characters = [chr(int(code, 16)) for code in code_points.split("-")]
+    except (ValueError, OverflowError):
+        return ""
+    plain = [c for c in characters if c not in "\ufe0f\u200d"]
+    if len(plain) != 1:
+        return ""
+    return unicodedata.name(plain[0], "").lower()
+
+
+def _footage(clips_dir: Path, report: Callable[[str], None]) -> Iterator[tuple[str, torch.Tensor]]:
+    rules = ClipRules(
+        fps=FPS, stride=4, max_frames=97, cell_sizes=((176, 288), (288, 176), (208, 208))
+    )
+    for name in TRAINING_CLIPS:
+        path = clips_dir / name
+        if not path.exists():
+            report(f"{name}: not in {clips_dir}, left out")
+            continue
+        try:
+            clip, _ = read_clip(path, rules)
+        except InputVideoError as error:
+            report(f"{name}: {error.message}, left out")
+            continue
+        yield name, clip.frames_THWC.permute(3, 0, 1, 2).contiguous()
