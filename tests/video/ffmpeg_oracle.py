@@ -1,5 +1,6 @@
 """What the ffmpeg command (another build, another version than PyAV's) says of a file."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -78,6 +79,7 @@ def frame_times(path: Path, count: int) -> np.ndarray:
     return times - times[0]
 
 
+@functools.cache
 def streams(path: Path) -> list[dict]:
     return probe(path, "stream=index,width,height,chroma_location,pix_fmt", "-select_streams", "v")[
         "streams"

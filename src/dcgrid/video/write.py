@@ -154,17 +154,9 @@ def whole_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         OutputError: The folder is missing or read-only, the file exists, or the disk is full.
     """
-    if path.is_dir():
-        raise OutputError(f"{path}: this is a directory.", hint="Name a file in it.")
-    if not path.parent.is_dir():
-        raise OutputError(
-            f"{path}: the folder {path.parent} does not exist.",
-            hint=f"Try `mkdir -p {path.parent}`.",
-        )
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: this file exists.", hint="Add --force to replace it.")
-    part = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}.part{path.suffix}")
+    part = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
+        _check_place(path, overwrite=overwrite)
         yield part
         os.replace(part, path)
     except (av.error.FFmpegError, OSError) as error:
@@ -172,6 +164,22 @@ def whole_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _check_place(path: Path, *, overwrite: bool) -> None:
+    """Raise OutputError where a file cannot go, before any work is done."""
+    if path.is_dir():
+        raise OutputError(f"{path}: this is a directory.", hint="Name a file in it.")
+    if not path.parent.is_dir():
+        raise OutputError(
+            f"{path}: the folder {path.parent} does not exist.",
+            hint=f"Try `mkdir -p {path.parent}`.",
+        )
+    # stat, not exists(): a name that is too long must be an error here.
+    with contextlib.suppress(FileNotFoundError):
+        path.stat()
+        if not overwrite:
+            raise OutputError(f"{path}: this file exists.", hint="Add --force to replace it.")
 
 
 def _output_error(path: Path, error: OSError | av.error.FFmpegError) -> OutputError:
