@@ -90,9 +90,7 @@ def _stretch(latents_BCFYX: torch.Tensor, size_THW: tuple[int, ...]) -> torch.Te
     stride = (frames - 1) // max(latent_frames - 1, 1)
     first, rest = latents_BCFYX[:, :, :1], latents_BCFYX[:, :, 1:]
     timed = torch.cat([first, repeat(rest, "b c f y x -> b c (f r) y x", r=stride)], dim=2)
-    return repeat(
-        timed, "b c t y x -> b c t (y p) (x q)", p=height // rows, q=width // columns
-    )
+    return repeat(timed, "b c t y x -> b c t (y p) (x q)", p=height // rows, q=width // columns)
 
 
 class ResidualBlock(nn.Module):
@@ -123,7 +121,9 @@ class ResidualBlock(nn.Module):
 class Upsample(nn.Module):
     """Enlarge by moving channels into space and time (the inverse of a strided convolution)."""
 
-    def __init__(self, channels_in: int, channels_out: int, *, stride_T: int, stride_HW: int):
+    def __init__(
+        self, channels_in: int, channels_out: int, *, stride_T: int, stride_HW: int
+    ) -> None:
         super().__init__()
         self.stride_T = stride_T
         self.stride_HW = stride_HW
@@ -131,7 +131,7 @@ class Upsample(nn.Module):
 
     def forward(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
         """Return stride_T * (T - 1) + 1 frames: frame 0 stands for one pixel frame only."""
-        enlarged = rearrange(
+        enlarged: torch.Tensor = rearrange(
             self.project(video_BCTHW),
             "b (c r p q) t h w -> b c (t r) (h p) (w q)",
             r=self.stride_T,
@@ -212,10 +212,8 @@ class Decoder(nn.Module):
                 hidden = layer(hidden, latents)
             else:
                 hidden = layer(hidden).contiguous(memory_format=torch.channels_last_3d)
-        pixels = self.head(F.silu(self.norm(hidden, latents)))
-        return rearrange(
-            pixels, "b (c p q) t h w -> b c t (h p) (w q)", p=self.patch, q=self.patch
-        )
+        pixels: torch.Tensor = self.head(F.silu(self.norm(hidden, latents)))
+        return rearrange(pixels, "b (c p q) t h w -> b c t (h p) (w q)", p=self.patch, q=self.patch)
 
 
 class LinearPath(nn.Module):
@@ -248,12 +246,12 @@ class LinearPath(nn.Module):
 
     def encode(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
         """Return linear latents, BCFYX."""
-        latents = self.to_latents(self.blocks(video_BCTHW))
+        latents: torch.Tensor = self.to_latents(self.blocks(video_BCTHW))
         return rearrange(latents, "b f y x c -> b c f y x")
 
     def decode(self, latents_BCFYX: torch.Tensor) -> torch.Tensor:
         """Return the clips that linear latents stand for, BCTHW."""
-        pixels = self.to_pixels(rearrange(latents_BCFYX, "b c f y x -> b f y x c"))
+        pixels: torch.Tensor = self.to_pixels(rearrange(latents_BCFYX, "b c f y x -> b f y x c"))
         video = rearrange(
             pixels,
             "b f y x (c r p q) -> b c (f r) (y p) (x q)",
@@ -280,8 +278,8 @@ class LinearPath(nn.Module):
 class Autoencoder(nn.Module):
     """Causal video autoencoder with normalised latents.
 
-    `latent_mean` and `latent_scale` (one number a channel, measured after training) bring latents to
-    zero mean and a spread near 1; they are stored with the weights.
+    `latent_mean` and `latent_scale` (one number a channel, measured after training) bring latents
+    to zero mean and a spread near 1; they are stored with the weights.
 
     Paper: sec. 8, Table 4.
     """

@@ -101,7 +101,7 @@ class NativeBackbone:
     ) -> torch.Tensor:
         """Predict dx/dt of every cell, float32, BKCFYX."""
         with self._precision():
-            predicted = self.parts.dit(cells_BKCFYX, time_BKF, text, places, route_KA)
+            predicted: torch.Tensor = self.parts.dit(cells_BKCFYX, time_BKF, text, places, route_KA)
         return predicted.float()
 
     @torch.no_grad()
@@ -113,9 +113,7 @@ class NativeBackbone:
 
     @contextmanager
     def _precision(self) -> Iterator[None]:
-        with torch.autocast(
-            self.device.type, self.dtype, enabled=self.dtype is not torch.float32
-        ):
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32):
             yield
 
 

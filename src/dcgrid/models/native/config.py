@@ -36,7 +36,7 @@ class AutoencoderConfig:
     Differs: docs/decisions/0002."""
 
     @property
-    def total_stride_T(self) -> int:
+    def total_stride_T(self) -> int:  # noqa: N802
         """Pixel frames per latent frame."""
         product = 1
         for stride in self.stride_T:
@@ -44,7 +44,7 @@ class AutoencoderConfig:
         return product
 
     @property
-    def total_stride_HW(self) -> int:
+    def total_stride_HW(self) -> int:  # noqa: N802
         """Pixels per latent row or column."""
         product = self.input_patch
         for stride in self.stride_HW:

@@ -8,6 +8,7 @@ becomes "unknown" and is named, so that a user can be told. Read `WordTokenizer`
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,8 @@ from dcgrid.models.native.config import TextConfig
 PAD, UNKNOWN, EMPTY = 0, 1, 2
 """Reserved ids: padding, a word never seen, and a text without words (the unconditional one)."""
 _RESERVED = 3
-_WORD = re.compile(r"[a-z0-9]+")
+_WORD = re.compile(r"[^\W_]+")
+"""Letters and digits of any script, so that a word in another one is unknown and not silence."""
 _ENDINGS = ("'s", "s", "es", "ed", "d", "ing", "ly", "y", "er")
 
 
@@ -53,16 +55,14 @@ class WordTokenizer:
     def tokens(self, text: str) -> tuple[TextToken, ...]:
         """Return the text's tokens in order; a text without words gives one EMPTY token."""
         found = tuple(
-            TextToken(index=self._look_up(m.group()), start=m.start(), end=m.end())
-            for m in _WORD.finditer(text.lower())
+            TextToken(index=self._look_up(_plain(m.group())), start=m.start(), end=m.end())
+            for m in _WORD.finditer(text)
         )
         return found or (TextToken(index=EMPTY, start=0, end=0),)
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         """Return the words of the text that the vocabulary lacks, each once, in order."""
-        unknown = (
-            text[t.start : t.end].lower() for t in self.tokens(text) if t.index == UNKNOWN
-        )
+        unknown = (text[t.start : t.end].lower() for t in self.tokens(text) if t.index == UNKNOWN)
         return tuple(dict.fromkeys(unknown))
 
     def _look_up(self, word: str) -> int:
@@ -81,7 +81,14 @@ class WordTokenizer:
 
 def build_vocabulary(texts: Iterable[str]) -> tuple[str, ...]:
     """Return all words of some texts, sorted."""
-    return tuple(sorted({m.group() for text in texts for m in _WORD.finditer(text.lower())}))
+    return tuple(sorted({_plain(m.group()) for text in texts for m in _WORD.finditer(text)}))
+
+
+def _plain(word: str) -> str:
+    """Return a word in lower case and without accents."""
+    # Words are cut out before this, because lower() may change the length of a text.
+    parts = unicodedata.normalize("NFKD", word.lower())
+    return "".join(part for part in parts if not unicodedata.combining(part))
 
 
 class _TextBlock(nn.Module):
@@ -103,7 +110,8 @@ class _TextBlock(nn.Module):
         query, key, value = rearrange(projected, "b l (c n p) -> c b n l p", c=3, n=self.heads)
         attended = rearrange(attend(query, key, value, valid_NL), "b n l p -> b l (n p)")
         tokens_NLE = tokens_NLE + self.out(attended)
-        return tokens_NLE + self.mlp_out(F.gelu(self.mlp_in(self.norm_2(tokens_NLE))))
+        hidden: torch.Tensor = self.mlp_out(F.gelu(self.mlp_in(self.norm_2(tokens_NLE))))
+        return tokens_NLE + hidden
 
 
 class TextEncoder(nn.Module):
