@@ -17,7 +17,7 @@ from dcgrid.errors import InputVideoError
 from dcgrid.video import color
 from dcgrid.video.clip import SourceInfo
 from dcgrid.video.decode import decode_frames, frame_interval_s
-from dcgrid.video.source import DECODE_ERRORS, open_container, reading, video_stream
+from dcgrid.video.source import DECODE_ERRORS, audio_stream, open_container, reading, video_stream
 
 # Enough to see the rate and its variation; reading packets costs a fraction of decoding them.
 _MOST_PACKETS = 900
@@ -73,7 +73,7 @@ def _describe(
     coding, turn = color.frame_coding(first), color.frame_turn(first)
     sar = color.sane_sar(stream.sample_aspect_ratio)
     height, width = color.shown_size(first, sar, turn)
-    sound = container.streams.best("audio")
+    sound = audio_stream(container)
     origin = 0.0 if first.pts is None else float(first.pts * (first.time_base or 0))
     mean_step = stamps.span_s / stamps.count if stamps.count > 1 else 0.0
     return SourceInfo(

@@ -20,7 +20,7 @@ from av.packet import Packet
 
 from dcgrid.errors import InputVideoError
 from dcgrid.video.clip import SoundSource
-from dcgrid.video.source import DECODE_ERRORS, open_container, reading
+from dcgrid.video.source import DECODE_ERRORS, audio_stream, open_container, reading
 
 # Codecs that MP4 has a registered place for and that common players play.
 COPIED_CODECS = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"})
@@ -110,8 +110,8 @@ def _take(container: InputContainer, sound: SoundSource) -> SoundTrack:
     """Collect the packets of the clip and decide what to do with them."""
     try:
         with reading(sound.path):
-            stream = container.streams.best("audio")
-            if not isinstance(stream, AudioStream):
+            stream = audio_stream(container)
+            if stream is None:
                 return SoundTrack(mode="none")
             packets = _packets(container, stream, sound)
             if not packets:

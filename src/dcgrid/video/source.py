@@ -8,9 +8,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import av
 import av.error
+from av.audio.codeccontext import AudioCodecContext
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
@@ -141,6 +144,16 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
                 f"{path}: this is not a video, or its codec is unknown.", hint=CHECK_HINT
             )
     return stream
+
+
+def audio_stream(container: InputContainer) -> AudioStream | None:
+    """Return the stream that ffmpeg would play; None: no sound, or none that can be decoded."""
+    best = container.streams.best("audio")
+    if not isinstance(best, AudioStream):
+        return None
+    # PyAV's types leave it out, but an unknown codec has no context.
+    context = cast("AudioCodecContext | None", best.codec_context)
+    return None if context is None else best
 
 
 def _is_cover(stream: VideoStream) -> bool:
