@@ -59,9 +59,12 @@ def rank_tries(given_THWC: Tensor, tries_NTHWC: Tensor) -> list[tuple[int, TrySc
 def _small_luma(frames_THWC: Tensor) -> Tensor:
     """Return brightness in [0, 1] at 64 x 64: edges of things, not noise."""
     weights = torch.tensor([0.2126, 0.7152, 0.0722])
-    # Reduced before it is made float, so that a long clip costs little.
-    small = F.adaptive_avg_pool2d(
-        rearrange(frames_THWC, "t h w c -> t c h w").float() / 255, (_SIDE, _SIDE)
+    # Smoothed and not averaged over boxes: a clip and its enlarged edit then match point by point.
+    small = F.interpolate(
+        rearrange(frames_THWC, "t h w c -> t c h w").float() / 255,
+        (_SIDE, _SIDE),
+        mode="bilinear",
+        antialias=True,
     )
     return (small * rearrange(weights, "c -> 1 c 1 1").to(small.device)).sum(dim=1)
 

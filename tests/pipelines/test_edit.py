@@ -1,0 +1,281 @@
+"""The whole pipeline with `tiny`, whose weights are random: what holds for any model."""
+
+import hashlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import pytest
+import torch
+
+from dcgrid import hub
+from dcgrid.errors import AdapterError, DeviceError, InputVideoError, WeightsError
+from dcgrid.pipelines import edit as edit_module
+from dcgrid.pipelines.edit import EditResult, run_edit
+from dcgrid.pipelines.job import EditJob
+from dcgrid.pipelines.manifest import read_manifest
+from dcgrid.pipelines.plan import PreparedEdit, plan_edit, prepare_edit
+from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
+
+
+class Silence:
+    """Collects what a pipeline tells."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int | None]] = []
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+
+    def start(self, stage: str, total: int | None = None) -> None:
+        self.stages.append((stage, total))
+
+    def update(self, done: int, total: int | None = None) -> None:
+        del total
+        limit = self.stages[-1][1]
+        assert limit is None or done <= limit
+
+    def note(self, line: str) -> None:
+        self.lines.append(line)
+
+    def warn(self, line: str) -> None:
+        self.warnings.append(line)
+
+
+def job(clip: Path, **values: object) -> EditJob:
+    settings = {"effects": ("rain",), "num_inference_steps": 2, **values}
+    return EditJob(input=clip, model="tiny", dtype="fp32", **settings)  # type: ignore[arg-type]
+
+
+def run(prepared: PreparedEdit | EditJob, progress: Silence | None = None) -> EditResult:
+    if isinstance(prepared, EditJob):
+        prepared = prepare_edit(prepared)
+    return run_edit(plan_edit(prepared), progress or Silence())
+
+
+def decoded(path: Path) -> torch.Tensor:
+    with av.open(str(path)) as container:
+        return torch.stack(
+            [
+                torch.from_numpy(frame.to_ndarray(format="rgb24"))
+                for frame in container.decode(video=0)
+            ]
+        )
+
+
+def test_an_edit_leaves_three_files_and_a_true_manifest(clip: Path) -> None:
+    progress = Silence()
+    result = run(job(clip), progress)
+    names = sorted(path.name for path in clip.parent.iterdir())
+    assert names == ["input.mp4", "input.rain.json", "input.rain.mp4", "input.rain.png"]
+    stages = [stage for stage, _ in progress.stages]
+    assert stages.index("sampling") < stages.index("decoding") < stages.index("writing")
+    manifest = json.loads((clip.parent / "input.rain.json").read_text())
+    video = clip.parent / "input.rain.mp4"
+    output = manifest["outputs"][0]
+    assert output["file_sha256"] == hashlib.sha256(video.read_bytes()).hexdigest()
+    assert manifest["input_sha256"] == hashlib.sha256(clip.read_bytes()).hexdigest()
+    assert manifest["job"]["seed"] == 0
+    assert manifest["peak_memory_bytes"] > 10_000_000
+    assert set(manifest["timings_s"]) == {"read", "load", "fill", "write"}
+    assert result.same_pixels is None
+    frames_THWC = decoded(video)
+    assert frames_THWC.shape == (manifest["clip"]["frames"], 64, 96, 3)
+    with av.open(str(video)) as container:
+        assert container.streams.audio[0].codec_context.name == "aac"
+
+
+def test_the_manifest_can_be_read_back_whole(clip: Path) -> None:
+    result = run(job(clip, effects=("rain", "fog"), prompt="made of glass"))
+    again = read_manifest(result.files[-1])
+    assert again.grid == result.manifest.grid
+    assert again.outputs == result.manifest.outputs
+    assert replace(again.job, out=None) == replace(result.manifest.job, out=None)
+
+
+def test_same_seed_same_pixels_and_another_seed_others(clip: Path) -> None:
+    hashes = {
+        name: [
+            one.frames_sha256
+            for one in run(job(clip, seed=seed, force=True, keep="all")).manifest.outputs
+        ]
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    }
+    assert hashes["a"] == hashes["b"]
+    assert not set(hashes["a"]) & set(hashes["c"])
+    # Spare cells try the same edit with other noise.
+    assert len(set(hashes["a"])) == 3
+
+
+def test_rerun_reaches_the_same_pixels_from_the_manifest_alone(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(job(clip, prompt="made of glass", effects=("rain",), duration_s=0.4))
+    # A recipe that changed since must not matter.
+    monkeypatch.setattr("dcgrid.pipelines.job.load_effect", None)
+    prepared, _ = prepare_rerun(RerunJob(manifest=first.files[-1]))
+    second = run(prepared)
+    assert second.same_pixels is True
+    assert [path.name for path in second.files] == [
+        "input.rain.rerun.mp4",
+        "input.made-of-glass.rerun.mp4",
+        "input.rain-made-of-glass.rerun.png",
+        "input.rain-made-of-glass.rerun.json",
+    ]
+    for one, other in zip(first.files[:2], second.files[:2], strict=True):
+        assert torch.equal(decoded(one), decoded(other))
+
+
+def test_rerun_refuses_another_input(clip: Path) -> None:
+    manifest = run(job(clip)).files[-1]
+    clip.write_bytes(clip.read_bytes() + b"\0")
+    with pytest.raises(InputVideoError, match="its hash differs"):
+        prepare_rerun(RerunJob(manifest=manifest))
+    assert prepare_rerun(RerunJob(manifest=manifest, force=True))
+
+
+def test_rerun_finds_an_input_that_moved_with_its_manifest(clip: Path) -> None:
+    manifest = run(job(clip)).files[-1]
+    folder = clip.parent / "moved"
+    folder.mkdir()
+    clip.rename(folder / clip.name)
+    moved = manifest.rename(folder / manifest.name)
+    prepared, _ = prepare_rerun(RerunJob(manifest=moved))
+    assert prepared.job.input == folder / clip.name
+    assert prepared.outputs.manifest.parent == folder
+
+
+def test_rerun_tells_if_weights_or_pixels_are_others(clip: Path) -> None:
+    manifest = run(job(clip)).files[-1]
+    prepared, _ = prepare_rerun(RerunJob(manifest=manifest))
+    other_weights = replace(prepared, expected_weights={"dit": "0" * 64})
+    with pytest.raises(WeightsError, match="dit are not those of the manifest"):
+        run(other_weights)
+    other_pixels = replace(prepared, expected_frames={("rain", 1): "0" * 64})
+    with pytest.raises(DeviceError, match="other pixels in rain"):
+        run(other_pixels)
+    assert not list(clip.parent.glob("*rerun*"))
+    forced = replace(other_pixels, job=replace(prepared.job, force=True))
+    progress = Silence()
+    assert run(forced, progress).same_pixels is False
+    assert any("other pixels" in line for line in progress.warnings)
+
+
+def test_the_best_try_is_delivered_and_all_can_be_kept(clip: Path) -> None:
+    best = run(job(clip)).manifest.outputs
+    every = run(job(clip, keep="all", force=True)).manifest.outputs
+    assert len(best) == 1
+    assert len(every) == 3
+    assert best[0].cell == every[0].cell
+    assert [one.path for one in every] == [
+        "input.rain.mp4",
+        "input.rain.2.mp4",
+        "input.rain.3.mp4",
+    ]
+    totals = [one.structure - 10 * one.flicker for one in every]
+    assert totals == sorted(totals, reverse=True)
+
+
+def test_the_grid_video_shows_the_clip_in_its_own_cell(clip: Path) -> None:
+    run(job(clip, save_grid=True, contact_sheet=False))
+    grid_THWC = decoded(clip.parent / "input.rain.grid.mp4")
+    assert grid_THWC.shape[1:3] == (128, 192)
+    given_THWC = grid_THWC[:, :64, :96].float()
+    source_THWC = decoded(clip)[: len(given_THWC)].float()
+    # The clip went down to 32x48 and back, and twice through a codec.
+    assert (given_THWC - source_THWC).abs().mean() < 12
+    assert not (clip.parent / "input.rain.png").exists()
+
+
+def test_source_rate_keeps_the_duration(clip: Path, tmp_path: Path) -> None:
+    fast = tmp_path / "fast.mp4"
+    with av.open(str(fast), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for frame_HWC in decoded(clip).repeat_interleave(3, dim=0):
+            frame = av.VideoFrame.from_ndarray(frame_HWC.numpy(), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    result = run(job(fast, fps="source"))
+    with av.open(str(result.files[0])) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate == 30
+        used_s = result.manifest.clip["frames"] / result.manifest.clip["fps"]
+        assert float(stream.duration * stream.time_base) == pytest.approx(used_s, abs=1 / 30)
+
+
+def test_guidance_of_each_edit_is_its_own(clip: Path) -> None:
+    """At scale 1 the unconditional branch is not asked, and other scales change the pixels."""
+    plain = run(job(clip, guidance_scale=1.0)).manifest.outputs[0].frames_sha256
+    strong = run(job(clip, guidance_scale=8.0, force=True)).manifest.outputs[0].frames_sha256
+    assert plain != strong
+
+
+@pytest.mark.parametrize("stage", ["read_clip", "load_model", "fill_grid", "write_video"])
+def test_an_interrupt_at_any_stage_leaves_no_file(
+    clip: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(edit_module, stage, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(job(clip))
+    assert [path.name for path in clip.parent.iterdir()] == ["input.mp4"]
+
+
+def test_an_interrupt_while_the_last_file_is_written_leaves_no_file(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(path: Path, *_: object) -> None:
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(edit_module, "write_manifest", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(job(clip))
+    assert [path.name for path in clip.parent.iterdir()] == ["input.mp4"]
+
+
+def test_words_the_model_never_saw_are_named(clip: Path) -> None:
+    progress = Silence()
+    run(job(clip, effects=(), prompt="a zygomorphic night"), progress)
+    assert any("zygomorphic" in line for line in progress.warnings)
+
+
+def test_too_little_memory_is_told(clip: Path) -> None:
+    plan = replace(plan_edit(prepare_edit(job(clip))), available_bytes=1)
+    progress = Silence()
+    run_edit(plan, progress)
+    assert re.search(r"may need .* GB of memory", progress.warnings[0])
+
+
+def test_a_missing_adapter_is_named(clip: Path) -> None:
+    with pytest.raises(AdapterError, match=r"none\.safetensors"):
+        run(job(clip, adapter=str(clip.parent / "none.safetensors")))
+
+
+def test_a_damaged_adapter_leaves_no_file(clip: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    with pytest.raises(AdapterError, match="broken"):
+        run(job(clip, adapter=str(broken)))
+    assert not list(clip.parent.glob("input.rain*"))
+
+
+def test_a_plan_says_what_will_happen(clip: Path) -> None:
+    plan = plan_edit(prepare_edit(job(clip, effects=("rain", "fog"))))
+    text = "\n".join(plan.lines())
+    assert "Grid: 2x2 cells of 48x32 (given, rain, fog, rain)" in text
+    assert "input.rain.mp4" in text
+    # 5 frames are 2 latent frames of 2 x 3 tokens, in 4 cells.
+    assert plan.tokens == 48
+    assert json.loads(json.dumps(plan.as_json()))["tokens"] == 48
+
+
+def test_hashes_of_files_and_frames_are_plain_sha256(clip: Path) -> None:
+    assert hub.file_sha256(clip) == hashlib.sha256(clip.read_bytes()).hexdigest()
+    frames = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+    expected = hashlib.sha256(b"(1, 2, 2, 3)" + bytes(12)).hexdigest()
+    assert edit_module.frames_sha256(frames) == expected

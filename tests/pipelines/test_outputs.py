@@ -1,0 +1,129 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from dcgrid.errors import OutputError, UsageError
+from dcgrid.pipelines.job import EditJob
+from dcgrid.pipelines.outputs import StagedFiles, name_outputs
+
+
+def job(folder: Path, **values: object) -> EditJob:
+    source = folder / "a.clip.mp4"
+    source.write_bytes(b"video")
+    return EditJob(input=source, **values)  # type: ignore[arg-type]
+
+
+def names(paths: object) -> list[str]:
+    return [path.name for path in paths.all()]  # type: ignore[attr-defined]
+
+
+def test_names_follow_input_and_edit(tmp_path: Path) -> None:
+    paths = name_outputs(job(tmp_path), ["rain"], [3])
+    assert names(paths) == ["a.clip.rain.mp4", "a.clip.rain.png", "a.clip.rain.json"]
+    assert paths.manifest.parent == tmp_path
+
+
+def test_every_try_and_the_grid_can_be_kept(tmp_path: Path) -> None:
+    paths = name_outputs(job(tmp_path, keep="all", save_grid=True), ["rain", "fog"], [2, 1])
+    assert names(paths) == [
+        "a.clip.rain.mp4",
+        "a.clip.rain.2.mp4",
+        "a.clip.fog.mp4",
+        "a.clip.rain-fog.png",
+        "a.clip.rain-fog.grid.mp4",
+        "a.clip.rain-fog.json",
+    ]
+
+
+def test_out_may_be_a_folder_or_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    paths = name_outputs(job(tmp_path, out=tmp_path / "out"), ["rain"], [3])
+    assert paths.manifest == tmp_path / "out" / "a.clip.rain.json"
+    paths = name_outputs(
+        job(tmp_path, out=tmp_path / "wet.mp4", contact_sheet=False), ["rain"], [3], ".rerun"
+    )
+    assert names(paths) == ["wet.mp4", "wet.json"]
+
+
+def test_braces_in_a_file_name_stay(tmp_path: Path) -> None:
+    (tmp_path / "{}{0}.mp4").write_bytes(b"video")
+    paths = name_outputs(EditJob(input=tmp_path / "{}{0}.mp4"), ["rain"], [3])
+    assert names(paths)[0] == "{}{0}.rain.mp4"
+
+
+def test_existing_results_need_force(tmp_path: Path) -> None:
+    (tmp_path / "a.clip.rain.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"a\.clip\.rain\.json exists already"):
+        name_outputs(job(tmp_path), ["rain"], [3])
+    assert name_outputs(job(tmp_path, force=True), ["rain"], [3])
+
+
+def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is the input"):
+        name_outputs(job(tmp_path, out=tmp_path / "a.clip.mp4", force=True), ["rain"], [3])
+
+
+@pytest.mark.parametrize(
+    ("out", "message", "hint"),
+    [
+        ("none", "none does not exist", "mkdir -p"),
+        ("none/x.mp4", "none does not exist", "mkdir -p"),
+        ("x.webm", r"results are \.mp4 files", "x.mp4"),
+    ],
+)
+def test_bad_places_are_refused(tmp_path: Path, out: str, message: str, hint: str) -> None:
+    with pytest.raises(OutputError, match=message) as caught:
+        name_outputs(job(tmp_path, out=tmp_path / out), ["rain"], [3])
+    assert hint in caught.value.hint
+
+
+def test_one_file_cannot_hold_two_edits(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="one file for 2 edits"):
+        name_outputs(job(tmp_path, out=tmp_path / "x.mp4"), ["rain", "fog"], [2, 1])
+
+
+def test_unwritable_folder_is_found_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(OutputError, match=r"cannot write into .* \(permission denied\)"):
+        name_outputs(job(tmp_path), ["rain"], [3])
+
+
+def test_staged_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.mp4", tmp_path / "b.json"
+    with StagedFiles() as staged:
+        staged.stage(first).write_text("1")
+        staged.stage(second).write_text("2")
+        assert len(list(tmp_path.iterdir())) == 2
+    assert list(tmp_path.iterdir()) == []
+    with StagedFiles() as staged:
+        for path in (first, second):
+            part = staged.stage(path)
+            assert part.suffix == path.suffix
+            part.write_text(path.name)
+        staged.commit()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.json"]
+
+
+def test_a_failed_rename_takes_the_others_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.replace
+
+    def fail_on_json(source: Path, target: Path) -> None:
+        if target.suffix == ".json":
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_on_json)
+    with StagedFiles() as staged:
+        for name in ("a.mp4", "b.json"):
+            staged.stage(tmp_path / name).write_text("x")
+        with pytest.raises(OutputError, match="no space left"):
+            staged.commit()
+    assert list(tmp_path.iterdir()) == []
