@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
+from dcgrid.adapters.reading import match_targets
 from dcgrid.adapters.routed import RoutedLinear
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.errors import AdapterError
@@ -46,18 +47,7 @@ def find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
     Raises:
         AdapterError: If a target names no linear layer.
     """
-    names = list(linear_shapes(model))
-    found: set[str] = set()
-    for target in targets:
-        hits = {name for name in names if name == target or name.endswith(f".{target}")}
-        if not hits:
-            ends = sorted({re.sub(r"^.*\.\d+\.", "", name) for name in names})
-            raise AdapterError(
-                f"target {target!r} names no linear layer of {type(model).__name__}",
-                hint=f"Linear layers end in: {', '.join(ends[:40])}.",
-            )
-        found |= hits
-    return [name for name in names if name in found]
+    return match_targets(list(linear_shapes(model)), targets)
 
 
 def attach_adapter(

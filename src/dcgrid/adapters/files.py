@@ -1,23 +1,17 @@
 """Adapter files: one safetensors file with the spec and a hash of everything inside.
 
-Keys are those that PEFT writes, so that PEFT alone can load the tensors:
-
-    base_model.model.<layer>.lora_A.weight    (R, inputs)
-    base_model.model.<layer>.lora_B.weight    (outputs, R)
+The format and the checks are in reading.py, which needs no PEFT.
 
 Letters: D width, R rank.
 """
 
-import hashlib
-import math
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -29,42 +23,18 @@ from dcgrid.adapters.attach import (
     routed_layers,
     set_strength,
 )
-from dcgrid.adapters.spec import AdapterSpec, spec_from_json
-from dcgrid.errors import AdapterError, DcgridError, OutputError
-
-FORMAT = "dcgrid-adapter-1"
-_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_PREFIX = "base_model.model."
-_HINT = "Fetch the adapter again, or train it anew with `dcgrid train`."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadReport:
-    """What loading an adapter did; print it, for an adapter that does nothing is a common fault."""
-
-    spec: AdapterSpec
-    """What the file says of itself."""
-    matched: int
-    """Layers that took their numbers from the file."""
-    total: int
-    """Layers that the spec's targets name in this network; always equal to `matched`."""
-    mean_delta: float
-    """Mean over layers of the root mean square of alpha/R B A; 0: the adapter does nothing."""
-
-
-def hash_tensors(tensors: Mapping[str, Tensor], prefix: str = "") -> str:
-    """Return the sha256 of names, dtypes, shapes and bytes, in the order of the names.
-
-    Args:
-        tensors: For example a state dict.
-        prefix: Text that goes into the hash first.
-    """
-    digest = hashlib.sha256(prefix.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+from dcgrid.adapters.reading import (
+    FORMAT,
+    KEY_PREFIX,
+    LoadReport,
+    check_base,
+    check_fit,
+    hash_tensors,
+    product_rms,
+    read_adapter,
+)
+from dcgrid.adapters.spec import AdapterSpec
+from dcgrid.errors import AdapterError, OutputError
 
 
 def adapter_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
@@ -79,7 +49,7 @@ def adapter_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
         if name in layer.lora_A:
             sides = {"lora_A": layer.down_weight(name), "lora_B": layer.up_weight(name)}
             for side, weight in sides.items():
-                tensors[f"{_PREFIX}{place}.{side}.weight"] = weight.detach().cpu().clone()
+                tensors[f"{KEY_PREFIX}{place}.{side}.weight"] = weight.detach().cpu().clone()
     return tensors
 
 
@@ -142,37 +112,6 @@ def _write_whole(path: Path, content: bytes) -> None:
             os.unlink(temporary)
 
 
-def read_adapter(path: Path) -> tuple[AdapterSpec, dict[str, Tensor]]:
-    """Read and verify an adapter file; no network is needed.
-
-    Returns:
-        The spec, and the tensors under their keys, on the CPU.
-
-    Raises:
-        AdapterError: If the file is missing, cut, changed, or not an adapter of this program.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            # Copies: the file may be replaced while we still hold its tensors.
-            keys = file.keys()
-            tensors = {key: file.get_tensor(key).clone() for key in keys}
-        content_hash = hash_tensors(tensors, metadata.get("spec", ""))
-    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise AdapterError(f"cannot read adapter {path}: {error}", hint=_HINT) from error
-    if metadata.get("format") != FORMAT or "spec" not in metadata:
-        raise AdapterError(
-            f"{path} is not an adapter that dcgrid wrote (format {metadata.get('format')!r})",
-            hint=_HINT,
-        )
-    if metadata.get("sha256") != content_hash:
-        raise AdapterError(f"adapter {path} is damaged: its hash does not agree", hint=_HINT)
-    try:
-        return spec_from_json(metadata["spec"]), tensors
-    except DcgridError as error:
-        raise AdapterError(f"{path}: {error.message}", hint=error.hint) from error
-
-
 def load_adapter(
     model: nn.Module,
     path: Path,
@@ -197,16 +136,16 @@ def load_adapter(
             layer by layer.
     """
     spec, tensors = read_adapter(path)
-    _check_base(spec, path, base, base_hash)
-    places = _check_fit(model, spec, tensors, path)
+    check_base(spec, path, base, base_hash)
+    places = check_fit(linear_shapes(model), spec, tensors, path)
     # Exact names: an ending in the spec's targets may match more in a network that has grown.
     attach_adapter(model, replace(spec, targets=tuple(places)), trainable=trainable)
     deltas: list[float] = []
     layers = dict(routed_layers(model))
     with torch.no_grad():
         for place in places:
-            down_RD = tensors[f"{_PREFIX}{place}.lora_A.weight"]
-            up_DR = tensors[f"{_PREFIX}{place}.lora_B.weight"]
+            down_RD = tensors[f"{KEY_PREFIX}{place}.lora_A.weight"]
+            up_DR = tensors[f"{KEY_PREFIX}{place}.lora_B.weight"]
             layers[place].down_weight(spec.name).copy_(down_RD)
             layers[place].up_weight(spec.name).copy_(up_DR)
             deltas.append(spec.scale * product_rms(up_DR, down_RD))
@@ -217,58 +156,3 @@ def load_adapter(
         total=len(find_targets(model, spec.targets)),
         mean_delta=sum(deltas) / len(deltas),
     )
-
-
-def _check_base(spec: AdapterSpec, path: Path, base: str, base_hash: str) -> None:
-    """Refuse an adapter of another model."""
-    if base and spec.base and spec.base != base:
-        raise AdapterError(
-            f"adapter {path} is for the model {spec.base!r}, not for {base!r}",
-            hint=f"Use --model {spec.base}, or an adapter for {base}.",
-        )
-    if base_hash and spec.base_hash and spec.base_hash != base_hash:
-        raise AdapterError(
-            f"adapter {path} is for other weights of {spec.base or 'the model'} "
-            f"({spec.base_hash[:12]}, these are {base_hash[:12]})",
-            hint="Fetch the weights that it was trained on, or train it anew.",
-        )
-
-
-def _check_fit(
-    model: nn.Module, spec: AdapterSpec, tensors: Mapping[str, Tensor], path: Path
-) -> list[str]:
-    """Check keys, shapes and numbers against the network; return the names of the layers."""
-    places = find_targets(model, spec.targets)
-    shapes = linear_shapes(model)
-    wanted: dict[str, tuple[int, int]] = {}
-    for place in places:
-        outputs, inputs = shapes[place]
-        wanted[f"{_PREFIX}{place}.lora_A.weight"] = (spec.rank, inputs)
-        wanted[f"{_PREFIX}{place}.lora_B.weight"] = (outputs, spec.rank)
-    odd = sorted(set(tensors) ^ set(wanted))
-    if odd:
-        matched = len(set(tensors) & set(wanted))
-        raise AdapterError(
-            f"adapter {path} does not fit this model: {matched} of {len(wanted)} tensors match, "
-            f"{len(odd)} do not, such as {odd[0][:200]}",
-            hint="Use the model that it was trained on.",
-        )
-    for key, shape in wanted.items():
-        tensor = tensors[key]
-        if tuple(tensor.shape) != shape or tensor.dtype not in _DTYPES:
-            raise AdapterError(
-                f"adapter {path}: {key} is {tensor.dtype} {tuple(tensor.shape)}, "
-                f"this model needs {shape}",
-                hint="Use the model that it was trained on.",
-            )
-        if not tensor.isfinite().all():
-            raise AdapterError(f"adapter {path}: {key} holds numbers not finite", hint=_HINT)
-    return places
-
-
-def product_rms(up_DR: Tensor, down_RD: Tensor) -> float:
-    """Return the root mean square of the entries of B A without making that large matrix."""
-    up, down = up_DR.double(), down_RD.double()
-    # |BA|^2 = trace(A^T B^T B A) = sum of (B^T B) * (A A^T), two matrices of R x R.
-    squares = float(((up.T @ up) * (down @ down.T)).sum())
-    return math.sqrt(max(squares, 0.0) / (up.shape[0] * down.shape[1]))

@@ -125,7 +125,7 @@ def load_backbone(
     if name == "tiny" and weights_dir is None:
         parts = _random_parts(config)
     else:
-        parts = _load_parts(config, weight_files(name, weights_dir))
+        parts = _load_parts(name, config, weight_files(name, weights_dir))
     for module in parts.modules():
         module.to(device)
     return NativeBackbone(spec, parts, dtype)
@@ -152,21 +152,29 @@ def _random_parts(config: NativeConfig) -> NativeParts:
     return parts
 
 
-def _load_parts(config: NativeConfig, files: Mapping[str, Path]) -> NativeParts:
-    if config.text is None:
-        raise WeightsError("this preset has no text encoder of its own")
-    _, facts = read_weights(files["text"])
-    vocabulary = facts.get("vocabulary")
-    if not isinstance(vocabulary, list):
-        raise WeightsError(f"{files['text']} names no vocabulary", hint="install dcgrid again")
+def load_text_encoder(name: str, path: Path) -> TextEncoder:
+    """Load the text encoder of a native model; its vocabulary is in the weight file.
+
+    Raises:
+        WeightsError: The file is missing, damaged or of another shape.
+    """
+    config = _NATIVE[name][1].text
+    _, facts = read_weights(path)
+    words = facts.get("vocabulary")
+    if config is None or not isinstance(words, list) or not all(isinstance(w, str) for w in words):
+        raise WeightsError(f"{path} names no vocabulary", hint="install dcgrid again")
+    encoder = TextEncoder(config, WordTokenizer(words))
+    load_weights(path, encoder)
+    return encoder
+
+
+def _load_parts(name: str, config: NativeConfig, files: Mapping[str, Path]) -> NativeParts:
     parts = NativeParts(
         autoencoder=Autoencoder(config.autoencoder),
         dit=DiT(config.dit),
-        text=TextEncoder(config.text, WordTokenizer(vocabulary)),
+        text=load_text_encoder(name, files["text"]),
         upsampler=Upsampler(config.upsampler),
     )
-    for part, module in zip(
-        ("autoencoder", "dit", "text", "upsampler"), parts.modules(), strict=True
-    ):
-        load_weights(files[part], module)
+    for part in ("autoencoder", "dit", "upsampler"):
+        load_weights(files[part], getattr(parts, part))
     return parts

@@ -1,4 +1,4 @@
-"""Load the model of a job with its Grid-Fill adapter, and say exactly what was loaded."""
+"""Load the model of a job, fold its Grid-Fill adapter in, and say exactly what was loaded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 
 from dcgrid import hub
+from dcgrid.adapters.fold import fold_adapter
+from dcgrid.adapters.reading import LoadReport, hash_tensors
 from dcgrid.errors import AdapterError, WeightsError
 from dcgrid.models.loading import FILL_NAME, load_backbone, weight_digests, weight_files
 from dcgrid.models.native.backbone import NativeBackbone
@@ -75,7 +77,11 @@ def load_model(
     progress.start("loading the model", 1)
     backbone = load_backbone(job.model, device=device, dtype=dtype)
     if path is not None:
-        _merge(backbone, path)
+        report = _fold(backbone, path)
+        progress.note(
+            f"Adapter {path.name}: {report.matched} of {report.total} layers matched, "
+            f"mean update {report.mean_delta:.2g}."
+        )
     return LoadedModel(
         backbone=backbone,
         weights=weight_digests(job.model),
@@ -103,10 +109,10 @@ def check_weights(model: LoadedModel, expected: Mapping[str, str]) -> None:
         )
 
 
-def _merge(backbone: NativeBackbone, path: Path) -> None:
-    # PEFT takes seconds to import; a run of the bare base does without.
-    from dcgrid.adapters.files import load_adapter
-    from dcgrid.adapters.merge import merge_adapters
-
-    load_adapter(backbone.network, path, base=backbone.spec.name)
-    merge_adapters(backbone.network)
+def _fold(backbone: NativeBackbone, path: Path) -> LoadReport:
+    return fold_adapter(
+        backbone.network,
+        path,
+        base=backbone.spec.name,
+        base_hash=hash_tensors(backbone.network.state_dict()),
+    )

@@ -67,14 +67,14 @@ class AutoencoderStage:
         total = (
             weights["squared"] * squared
             + weights["absolute"] * error.abs().mean()
-            + weights["differences"] * _differences(error)
+            + weights["differences"] * error_of_differences(error)
             + weights["kl"] * kl
         )
         psnr = 10 * torch.log10(4 / error.detach().pow(2).mean((1, 2, 3, 4))).mean()
         return total, {"psnr": float(psnr), "kl": float(kl.detach())}
 
 
-def _differences(error_BCTHW: torch.Tensor) -> torch.Tensor:
+def error_of_differences(error_BCTHW: torch.Tensor) -> torch.Tensor:
     """Mean absolute error of the differences between neighbours: keeps edges and streaks."""
     return (
         error_BCTHW.diff(dim=2).abs().mean()

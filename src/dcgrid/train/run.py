@@ -12,19 +12,22 @@ from pathlib import Path
 import torch
 
 from dcgrid.adapters.attach import attach_adapter
-from dcgrid.adapters.files import hash_tensors, save_adapter
+from dcgrid.adapters.files import save_adapter
+from dcgrid.adapters.reading import hash_tensors
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.errors import WeightsError
-from dcgrid.models.loading import FILL_NAME, load_backbone
+from dcgrid.models.loading import FILL_NAME, load_text_encoder
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import PRESETS, NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
+from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.models.weights import load_weights, save_weights
 from dcgrid.recipes import load_effect, load_layout
 from dcgrid.train.captions import Captions
 from dcgrid.train.checkpoint import TrainState
 from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
+from dcgrid.train.enlarge import UpsamplerStage
 from dcgrid.train.grids import GridStage
 from dcgrid.train.loop import LoopOptions, Progress, train
 from dcgrid.train.panes import PanePool
@@ -135,8 +138,11 @@ def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
 def _run_fill(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     """Train the Grid-Fill LoRA on the frozen base. Paper: sec. 3.3."""
     knobs = job.recipe.loss
-    backbone = load_backbone(job.model, weights_dir=job.out)
-    dit, text = backbone.parts.dit, backbone.parts.text
+    text = load_text_encoder(job.model, job.out / "text.safetensors")
+    dit = DiT(config.dit)
+    load_weights(job.out / "dit.safetensors", dit)
+    dit.requires_grad_(False)
+    text.requires_grad_(False)
     spec = AdapterSpec(
         name="fill",
         stage="fill",
@@ -152,13 +158,24 @@ def _run_fill(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     attach_adapter(dit, spec, seed=job.recipe.seed)
     dit.train()
     trained = {n: p for n, p in dit.named_parameters() if p.requires_grad}
-    pool = PanePool(WorldClips(WorldStore(job.store)), backbone.parts.autoencoder)
+    pool = PanePool(WorldClips(WorldStore(job.store)), _autoencoder(job, config))
     stage = GridStage((dit, text), pool, _captions(), job.recipe, trained)
     state = train(stage, job.recipe, job.loop, reporter.progress)
     dit.load_state_dict(averaged(state), strict=False)
     dit.to(torch.bfloat16)  # the file's format; the base is not written
     save_adapter(dit, spec, job.out / FILL_NAME)
     return job.out / FILL_NAME
+
+
+def _run_upsampler(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
+    path = job.out / "upsampler.safetensors"
+    model = Upsampler(config.upsampler)
+    world = WorldClips(WorldStore(job.store))
+    stage = UpsamplerStage(model, _autoencoder(job, config), world, job.recipe)
+    state = train(stage, job.recipe, job.loop, reporter.progress)
+    model.load_state_dict(averaged(state))
+    save_weights(path, model.state_dict(), facts_of(job, state), torch.bfloat16)
+    return path
 
 
 def _autoencoder(job: TrainJob, config: NativeConfig) -> Autoencoder:
@@ -174,5 +191,6 @@ def _captions() -> Captions:
 _RUNNERS: dict[str, Callable[[TrainJob, NativeConfig, Reporter], Path]] = {
     "autoencoder": _run_autoencoder,
     "base": _run_base,
+    "upsampler": _run_upsampler,
     "fill": _run_fill,
 }

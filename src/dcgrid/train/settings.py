@@ -8,15 +8,36 @@
 `load_train_recipe(path, model)` merges the two and checks every key.
 """
 
+import math
 import tomllib
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
-from dcgrid.errors import RecipeError
+from dcgrid.errors import RecipeError, UsageError
+from dcgrid.models.native.config import PRESETS
 
 STAGES = ("autoencoder", "base", "upsampler", "fill")
+
+MAX_BYTES = 256 * 1024
+"""Largest recipe file that is read."""
+
+_PIXEL_KEYS = ("squared", "absolute", "differences", "effect_share")
+_GRID_KEYS = ("noise_scale", "time_shift", "text_masking", "single_share", "fresh")
+LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "autoencoder": (*_PIXEL_KEYS, "kl", "fit_batches"),
+        "base": _GRID_KEYS,
+        "upsampler": _PIXEL_KEYS,
+        "fill": (*_GRID_KEYS, "edit_share", "rank", "dropout"),
+    }
+)
+"""Keys of each stage's table [loss]; all are required."""
+
+_Settings = TypeVar("_Settings")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,26 +101,21 @@ def load_train_recipe(path: Path, model: str) -> TrainRecipe:
 
     Raises:
         RecipeError: No such file, not TOML, or an unknown, missing or wrong key.
+        UsageError: No native model has that name.
     """
-    try:
-        tables = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise RecipeError(
-            f"cannot read training recipe {path}: {error.strerror}", hint="ls recipes/train"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not TOML: {error}") from error
-    shared = {k: v for k, v in tables.items() if k in {f.name for f in fields(TrainRecipe)}}
-    others = {k: v for k, v in tables.items() if k not in shared}
-    for key, value in others.items():
-        if not isinstance(value, dict):
-            _unknown(path, key, [f.name for f in fields(TrainRecipe)])
-    for key, value in others.get(model, {}).items():
-        if isinstance(value, dict) and isinstance(shared.get(key), dict):
-            shared[key] = {**shared[key], **value}
-        else:
-            shared[key] = value
-    return _train_recipe(path, shared)
+    if model not in PRESETS:
+        raise UsageError(f"no native model is called {model!r}", hint=_known(model, tuple(PRESETS)))
+    tables = _read_tables(path)
+    keys = tuple(f.name for f in fields(TrainRecipe))
+    for key, value in tables.items():
+        if key not in keys and not (key in PRESETS and isinstance(value, dict)):
+            raise _unknown(path, key, (*keys, *PRESETS))
+    merged = {key: value for key, value in tables.items() if key in keys}
+    for key, value in tables.get(model, {}).items():
+        shared = merged.get(key)
+        both = isinstance(value, dict) and isinstance(shared, dict)
+        merged[key] = {**shared, **value} if both else value  # type: ignore[dict-item]
+    return _train_recipe(path, merged)
 
 
 def with_steps(recipe: TrainRecipe, steps: int | None) -> TrainRecipe:
@@ -109,44 +125,141 @@ def with_steps(recipe: TrainRecipe, steps: int | None) -> TrainRecipe:
     return replace(recipe, optim=replace(recipe.optim, steps=steps))
 
 
+def _read_tables(path: Path) -> dict[str, Any]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(
+            f"cannot read training recipe {path}: {error.strerror}",
+            hint="see recipes/train for the shipped ones; without --recipe they are used",
+        ) from error
+    if len(content) > MAX_BYTES:
+        raise RecipeError(f"{path} has {len(content)} bytes; a recipe has at most {MAX_BYTES}")
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        # Wrong TOML and wrong UTF-8 are ValueErrors; deep nesting is a RecursionError.
+        raise RecipeError(f"{path} is not TOML: {error}", hint="compare recipes/train") from error
+
+
 def _train_recipe(path: Path, tables: dict[str, Any]) -> TrainRecipe:
-    stage = tables.get("stage")
-    if stage not in STAGES:
-        raise RecipeError(f"{path}: stage = {stage!r} is not one of {', '.join(STAGES)}")
     phases = tables.get("phases")
     if not isinstance(phases, list) or not phases:
         raise RecipeError(f"{path}: phases must be a list of one table or more")
     built = dict(tables)
     built["optim"] = _build(path, OptimSettings, tables.get("optim"), "optim")
     built["phases"] = tuple(_build(path, Phase, p, f"phases[{i}]") for i, p in enumerate(phases))
-    built["loss"] = {k: float(v) for k, v in tables.get("loss", {}).items()}
-    recipe: TrainRecipe = _build(path, TrainRecipe, built, "recipe")
-    return recipe
+    ends = [phase.until for phase in built["phases"]]
+    if ends != sorted(set(ends)) or ends[-1] != 1.0:
+        raise RecipeError(f"{path}: phases: until must rise and end at 1.0, not {ends}")
+    recipe = _build(path, TrainRecipe, built, "recipe")
+    return replace(recipe, loss=_loss(path, recipe.stage, recipe.loss))
 
 
-def _build(path: Path, kind: type[Any], table: Any, place: str) -> Any:
+def _build(path: Path, kind: type[_Settings], table: object, place: str) -> _Settings:
+    """Make one of the dataclasses above from a table whose every key is checked."""
     if not isinstance(table, dict):
         raise RecipeError(f"{path}: {place} is missing or not a table")
-    known = [f.name for f in fields(kind)]
-    for key in table:
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    values = {}
+    for key, value in table.items():
         if key not in known:
-            _unknown(path, f"{place}.{key}", known)
-    values = {k: _frozen(v) for k, v in table.items()}
-    for key in ("learning_rate", "steps", "batch", "frames"):
-        number = values.get(key)
-        if number is not None and (isinstance(number, bool) or number <= 0):
-            raise RecipeError(f"{path}: {place}.{key} = {number!r} must be above 0")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise RecipeError(f"{path}: {place}: {error}") from error
+            raise _unknown(path, f"{place}.{key}", tuple(known))
+        values[key] = _checked(path, f"{place}.{key}", key, value)
+    for name, field in known.items():
+        if name not in values and field.default is MISSING:
+            raise RecipeError(f"{path}: {place}.{name} is missing")
+    return kind(**values)
 
 
-def _frozen(value: Any) -> Any:
+def _checked(path: Path, place: str, key: str, value: object) -> object:
+    if key not in _ALLOWED:
+        return value
+    fits, wanted = _ALLOWED[key]
+    frozen = _frozen(value)
+    if not fits(frozen):
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        raise RecipeError(f"{path}: {place} = {shown} must be {wanted}")
+    return frozen
+
+
+def _loss(path: Path, stage: str, table: object) -> dict[str, float]:
+    """Return the stage's table [loss]; every key of the stage is needed, no other is known."""
+    known = LOSS_KEYS[stage]
+    if not isinstance(table, dict):
+        raise RecipeError(f"{path}: loss is missing or not a table")
+    for key, value in table.items():
+        if key not in known:
+            raise _unknown(path, f"loss.{key}", known)
+        if not _is_number(value, 0.0, 1e6):
+            raise RecipeError(f"{path}: loss.{key} = {value!r} must be a number of 0 or more")
+    missing = [key for key in known if key not in table]
+    if missing:
+        raise RecipeError(f"{path}: loss.{missing[0]} is missing")
+    return {key: float(value) for key, value in table.items()}
+
+
+def _frozen(value: object) -> object:
     return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
-def _unknown(path: Path, key: str, known: list[str]) -> None:
-    near = get_close_matches(key.rsplit(".", 1)[-1], known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-    raise RecipeError(f"{path}: unknown key {key}", hint=hint)
+def _is_number(value: object, least: float, most: float) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and least <= value <= most
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**40
+
+
+def _are_sizes(value: object) -> bool:
+    return (
+        isinstance(value, tuple)
+        and bool(value)
+        and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value)
+        and all(_is_count(side, 1) for pair in value for side in pair)
+    )
+
+
+def _are_betas(value: object) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and all(_is_number(beta, 0.0, 1.0) and beta < 1 for beta in value)
+    )
+
+
+_ALLOWED: Mapping[str, tuple[Callable[[object], bool], str]] = MappingProxyType(
+    {
+        "stage": (lambda v: v in STAGES, f"one of {', '.join(STAGES)}"),
+        "precision": (lambda v: v in ("bf16", "fp32"), '"bf16" or "fp32"'),
+        "seed": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
+        "learning_rate": (lambda v: _is_number(v, 1e-12, 1e3), "a number above 0"),
+        "steps": (lambda v: _is_count(v, 1), "a whole number above 0"),
+        "warmup_steps": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
+        "cooldown": (lambda v: _is_number(v, 0.0, 1.0), "a number from 0 to 1"),
+        "betas": (_are_betas, "two numbers from 0 to below 1"),
+        "weight_decay": (lambda v: _is_number(v, 0.0, 1e3), "a number of 0 or more"),
+        "eps": (lambda v: _is_number(v, 1e-30, 1.0), "a number above 0"),
+        "clip_norm": (lambda v: _is_number(v, 1e-12, 1e9), "a number above 0"),
+        "ema_decay": (lambda v: _is_number(v, 0.0, 1.0) and v != 1, "from 0 to below 1"),
+        "until": (lambda v: _is_number(v, 1e-9, 1.0), "a number above 0, at most 1"),
+        "frames": (lambda v: _is_count(v, 1), "a whole number above 0"),
+        "sizes": (_are_sizes, "a list of [height, width] in pixels"),
+        "batch": (lambda v: _is_count(v, 1), "a whole number above 0"),
+    }
+)
+"""What each key may hold, and how that is said."""
+
+
+def _unknown(path: Path, key: str, known: tuple[str, ...]) -> RecipeError:
+    return RecipeError(
+        f"{path}: unknown key {key[:80]}", hint=_known(key.rsplit(".", 1)[-1][:80], known)
+    )
+
+
+def _known(name: str, known: tuple[str, ...]) -> str:
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
