@@ -12,11 +12,33 @@ from dataclasses import dataclass
 
 import typer
 
-from dcgrid.errors import DcgridError, DeviceError, OutputError
+from dcgrid.errors import (
+    DcgridError,
+    DeviceError,
+    InputVideoError,
+    LayoutError,
+    NetworkError,
+    OutputError,
+    PromptError,
+    RecipeError,
+    UsageError,
+    WeightsError,
+)
 
 INTERRUPTED = 130
 
 _USAGE = 2
+_HINTS: dict[type[DcgridError], str] = {
+    UsageError: "run the command with --help",
+    InputVideoError: "play the file, or try another one",
+    OutputError: "write elsewhere with --out",
+    RecipeError: "correct the file, then run `dcgrid recipes check FILE`",
+    PromptError: "docs/prompt-language.md explains the language; `dcgrid recipes check FILE`",
+    LayoutError: "see the layouts in `dcgrid recipes list`",
+    WeightsError: "run `dcgrid doctor` to see which weights are here",
+    NetworkError: "check the connection, or use --offline",
+    DeviceError: "run `dcgrid doctor` to see what this machine has",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +56,8 @@ class Failure:
 def explain(error: BaseException) -> Failure:
     """Return what to tell about any exception, a bug included."""
     if isinstance(error, DcgridError):
-        return Failure(message=error.message, hint=error.hint, exit_code=error.exit_code)
+        hint = error.hint or _default_hint(error)
+        return Failure(message=error.message, hint=hint, exit_code=error.exit_code)
     if isinstance(error, typer.TyperException):
         message = " ".join(error.format_message().split())
         return Failure(message=message, hint="run the command with --help", exit_code=_USAGE)
@@ -64,6 +87,11 @@ def explain(error: BaseException) -> Failure:
         hint="this is a bug; run again with DCGRID_TRACEBACK=1 and report what it prints",
         exit_code=1,
     )
+
+
+def _default_hint(error: DcgridError) -> str:
+    """Return what helps with most errors of a kind, for those that name nothing better."""
+    return next((hint for kind, hint in _HINTS.items() if isinstance(error, kind)), "")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
