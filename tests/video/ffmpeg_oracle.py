@@ -49,7 +49,9 @@ def frames(
     # This ffmpeg's scale filter does not read where a file says its chroma samples sit.
     stream = next(s for s in streams(path) if s["index"] == best_stream(path))
     sited = _CHROMA_SITES.get(stream.get("chroma_location", ""), "")
-    left = sited if "444" not in stream["pix_fmt"] else ""
+    left = sited if "420" in stream["pix_fmt"] else ""
+    if "422" in stream["pix_fmt"] and sited:
+        left = ":in_h_chr_pos=0"
     scale = (
         f"scale=in_color_matrix={matrix}:in_range={reach}:out_range=pc{left}"
         ":flags=bicubic+accurate_rnd+full_chroma_int"
