@@ -160,14 +160,12 @@ def best_cell_size(
 
 
 def to_rgb(frame: VideoFrame, size: tuple[int, int] | None = None) -> VideoFrame:
-    """Convert a frame to opaque rgb24 with its own matrix and range, scaled to `size`.
+    """Convert a frame without transparency to rgb24 with its own matrix and range.
 
     Args:
-        frame: A decoded frame of any format; transparency is put over black.
+        frame: A decoded frame of any format, from `flatten`.
         size: Stored height and width in pixels to scale to; None: as it is.
     """
-    if has_alpha(frame):
-        frame = _over_black(frame)
     return _reformat(frame, "rgb24", size)
 
 
@@ -188,19 +186,20 @@ def _reformat(frame: VideoFrame, name: str, size: tuple[int, int] | None) -> Vid
     )
 
 
-def _over_black(frame: VideoFrame) -> VideoFrame:
-    """Put a transparent frame over black, at full size so that edges blend before scaling."""
+def flatten(frame: VideoFrame) -> tuple[VideoFrame, bool]:
+    """Put a frame that carries transparency over black, at full size so that edges blend.
+
+    Returns:
+        The opaque frame (the same one where there is no transparency), and whether any pixel let
+        the black through.
+    """
+    if not has_alpha(frame):
+        return frame, False
     rgba_HWC = torch.from_numpy(_reformat(frame, "rgba", None).to_ndarray())
     alpha_HW1 = rgba_HWC[..., 3:].to(torch.int32)
     rgb_HWC = (rgba_HWC[..., :3].to(torch.int32) * alpha_HW1 + 127) // 255
-    return VideoFrame.from_ndarray(rgb_HWC.to(torch.uint8).numpy(), format="rgb24")
-
-
-def is_see_through(frame: VideoFrame) -> bool:
-    """Return True if some pixel of the frame is not fully opaque."""
-    if not has_alpha(frame):
-        return False
-    return bool((_reformat(frame, "rgba", None).to_ndarray()[..., 3] < 255).any())
+    opaque = VideoFrame.from_ndarray(rgb_HWC.to(torch.uint8).numpy(), format="rgb24")
+    return opaque, bool((alpha_HW1 < 255).any())
 
 
 def render_frame(
@@ -209,7 +208,7 @@ def render_frame(
     """Return a frame as the model sees it: upright, square pixels, scaled and centre-cropped.
 
     Args:
-        frame: A decoded frame.
+        frame: A decoded frame, from `flatten`.
         sar: Shape of its pixels.
         turn: How to turn it.
         cell: Height and width in pixels of the result.

@@ -22,6 +22,8 @@ from dcgrid.video.source import CHECK_HINT, DECODE_ERRORS, open_container, readi
 # Native decoders drop the alpha layer of VP8 and VP9; libvpx keeps it.
 _ALPHA_DECODERS = {"vp9": "libvpx-vp9", "vp8": "libvpx"}
 _GUESSED_RATE = Fraction(25)
+# Each thread holds a frame or two of its own: 8K on 64 cores must not fill the memory.
+_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,7 @@ def make_decoder(stream: VideoStream) -> VideoCodecContext:
         return decoder
     if not stream.codec_context.is_open:
         stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = _THREADS
     return stream.codec_context
 
 

@@ -175,9 +175,9 @@ class _Renderer:
         if timed is not self._last:
             turn = color.frame_turn(timed.frame)
             with reading(self.info.path):
-                self._rendered = color.render_frame(timed.frame, self.info.sar, turn, self.cell)
-                if not self.is_see_through:
-                    self.is_see_through = color.is_see_through(timed.frame)
+                opaque, is_see_through = color.flatten(timed.frame)
+                self._rendered = color.render_frame(opaque, self.info.sar, turn, self.cell)
+            self.is_see_through |= is_see_through
             self._last = timed
         return self._rendered
 
@@ -277,5 +277,6 @@ def decode_all(path: Path | str) -> Iterator[tuple[float, torch.Tensor]]:
     """
     for timed in decode_frames(Path(path)):
         with reading(Path(path)):
-            rgb_HWC = torch.from_numpy(color.to_rgb(timed.frame).to_ndarray())
+            opaque, _ = color.flatten(timed.frame)
+            rgb_HWC = torch.from_numpy(color.to_rgb(opaque).to_ndarray())
         yield timed.time_s, color.frame_turn(timed.frame).apply(rgb_HWC)

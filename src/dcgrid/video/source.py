@@ -3,7 +3,6 @@
 The only file that knows libav's exceptions while reading; decode.py builds on it.
 """
 
-import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,9 +53,7 @@ def reading(path: Path) -> Iterator[None]:
             hint="Scale it down first: `ffmpeg -i FILE -vf scale=1280:-2 smaller.mp4`.",
         ) from error
     except av.error.PermissionError as error:
-        raise InputVideoError(
-            f"{path}: this file may not be read (permission denied).", hint=f"Try `ls -l {path}`."
-        ) from error
+        raise _unreadable(path) from error
     except DECODE_ERRORS as error:
         raise InputVideoError(
             f"{path}: this is not a video that can be read ({_reason(error)}).", hint=CHECK_HINT
@@ -78,12 +75,19 @@ def check_file(path: Path) -> None:
     """
     try:
         status = path.stat()
+        if stat.S_ISREG(status.st_mode):
+            path.open("rb").close()
+    except PermissionError as error:
+        raise _unreadable(path) from error
     except OSError as error:
         raise InputVideoError(
-            f"{path}: there is no such file ({error.strerror}).", hint=f"Try `ls {path.parent}`."
+            f"{path}: there is no such file ({(error.strerror or 'unknown').lower()}).",
+            hint=f"Try `ls {path.parent}`.",
         ) from error
     except ValueError as error:
-        raise InputVideoError(f"{path!s:.200}: this is not a file name.", hint="") from error
+        raise InputVideoError(
+            f"{path!s:.200}: this is not a file name.", hint="Give the name of a video file."
+        ) from error
     if stat.S_ISDIR(status.st_mode):
         raise InputVideoError(
             f"{path}: this is a directory, not a video.", hint=f"Try `ls {path}`."
@@ -94,10 +98,12 @@ def check_file(path: Path) -> None:
         )
     if status.st_size == 0:
         raise InputVideoError(f"{path}: this file is empty (0 bytes).", hint="Copy it again.")
-    if not os.access(path, os.R_OK):
-        raise InputVideoError(
-            f"{path}: this file may not be read (permission denied).", hint=f"Try `ls -l {path}`."
-        )
+
+
+def _unreadable(path: Path) -> InputVideoError:
+    return InputVideoError(
+        f"{path}: this file may not be read (permission denied).", hint=f"Try `ls -l {path}`."
+    )
 
 
 @contextmanager
