@@ -1,0 +1,43 @@
+"""The README's commands are real: each one is parsed and planned."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dcgrid.cli.main import main
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = re.findall(r"^dcgrid .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+TARGETS = re.findall(r"^make ([a-z-]+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(COMMANDS) >= 5
+    assert {"demo", "test"} <= set(TARGETS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_understood(command: str, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(clip.parent)
+    arguments = shlex.split(command)[1:]
+    if arguments[0] == "rerun":
+        assert main(["edit", "input.mp4", "-e", "rain", "--model", "tiny"]) == 0
+    if arguments[0] in ("edit", "rerun") and "--dry-run" not in arguments:
+        arguments.append("--dry-run")
+    assert main(arguments) == 0
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_targets_exist(target: str) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def test_linked_pages_exist() -> None:
+    for page in ("README.md", "CONTRIBUTING.md"):
+        for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
+            assert (ROOT / link).exists(), f"{page} links to {link}"
