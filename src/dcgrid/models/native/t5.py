@@ -1,0 +1,225 @@
+"""The text side of `paper`: a T5 encoder from transformers behind the interface of mini's own.
+
+Letters: N segments, L text tokens, E text width.
+
+A folder holds `config.json`, `tokenizer.json` and `model.safetensors`, as the hub's T5 repositories
+do (for example google-t5/t5-large, whose E is the 1024 of Table 5). transformers is imported when
+such a folder is loaded and not before. Read `T5TextEncoder`; `load_t5` makes one.
+
+Paper: sec. 8 (T5, context channels 1024)
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcgrid.errors import WeightsError
+from dcgrid.hub import fetch_weights
+from dcgrid.models.native.text import TextToken
+from dcgrid.models.weights import read_weights
+
+FILE_NAMES = ("config.json", "tokenizer.json", "model.safetensors")
+"""What a T5 folder or repository has to hold."""
+_HINT = "name a T5 folder or repository with config.json, tokenizer.json and model.safetensors"
+_EMBEDDING, _TIED = "shared.weight", "encoder.embed_tokens.weight"
+
+
+class T5Tokenizer:
+    """Cuts text into T5's pieces and says which characters each one stands for.
+
+    Args:
+        tokenizer: A fast tokenizer of transformers.
+        limit: Most tokens of one text, the end token included.
+    """
+
+    def __init__(self, tokenizer: Any, limit: int) -> None:  # noqa: ANN401
+        self._tokenizer = tokenizer
+        self.limit = limit
+
+    def tokens(self, text: str) -> tuple[TextToken, ...]:
+        """Return the text's tokens in order, at most `limit`; the last ends the text.
+
+        Spans leave out white space. The end token stands for no character; an empty text has only
+        that one.
+        """
+        encoded = self._tokenizer(
+            text,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            truncation=True,
+            max_length=self.limit,
+        )
+        rows = zip(
+            encoded["input_ids"],
+            encoded["offset_mapping"],
+            encoded["special_tokens_mask"],
+            strict=True,
+        )
+        end = (len(text), len(text))
+        return tuple(_token(text, index, end if added else span) for index, span, added in rows)
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Return the pieces of the text that T5 cannot spell, each once, in order."""
+        unknown = (
+            text[token.start : token.end]
+            for token in self.tokens(text)
+            if token.index == self._tokenizer.unk_token_id
+        )
+        return tuple(dict.fromkeys(unknown))
+
+
+def _token(text: str, index: int, span: tuple[int, int]) -> TextToken:
+    """Make a token; a piece's span may begin with the space before the word."""
+    start, end = span
+    while start < end and text[start].isspace():
+        start += 1
+    return TextToken(index=index, start=start, end=end)
+
+
+class T5TextEncoder(nn.Module):
+    """Encodes segments with T5; same interface as `text.TextEncoder`.
+
+    Args:
+        model: A `transformers.T5EncoderModel`.
+        tokenizer: What cuts its texts.
+
+    Paper: sec. 8
+    """
+
+    def __init__(self, model: Any, tokenizer: T5Tokenizer) -> None:  # noqa: ANN401
+        super().__init__()
+        self.model: Any = model
+        self.tokenizer = tokenizer
+
+    @property
+    def width(self) -> int:
+        """E, channels of a text token."""
+        return int(self.model.config.d_model)
+
+    def tokens(self, text: str) -> tuple[TextToken, ...]:
+        """Return the tokens of one text; see `T5Tokenizer.tokens`."""
+        return self.tokenizer.tokens(text)
+
+    def forward(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode segments, each on its own.
+
+        Args:
+            texts: N texts, at least one; tokens past the tokenizer's limit are left out.
+
+        Returns:
+            Embeddings of shape NLE and valid_NL, True where a token is real.
+        """
+        rows = [[token.index for token in self.tokens(text)] for text in texts]
+        longest = max(len(row) for row in rows)
+        pad = int(self.model.config.pad_token_id)
+        padded = [row + [pad] * (longest - len(row)) for row in rows]
+        device = self.model.get_input_embeddings().weight.device
+        # Not from the ids: a text may hold the pad token's own id.
+        valid = [[i < len(row) for i in range(longest)] for row in rows]
+        valid_NL = torch.tensor(valid, device=device)
+        encoded = self.model(
+            input_ids=torch.tensor(padded, device=device), attention_mask=valid_NL.long()
+        )
+        encoded_NLE: torch.Tensor = encoded.last_hidden_state
+        return encoded_NLE, valid_NL
+
+
+def load_t5(source: Path | str, *, limit: int = 256, offline: bool = False) -> T5TextEncoder:
+    """Load a T5 encoder in float32 on the CPU.
+
+    Args:
+        source: A folder, or `hf:OWNER/REPO[@REVISION]`, fetched into the cache if it is not there.
+        limit: Most tokens of one segment, the end token included; >= 1.
+        offline: True: nothing is downloaded.
+
+    Raises:
+        WeightsError: A file is missing or damaged, or does not hold a T5 encoder.
+        NetworkError: A download failed, or would be needed and is forbidden.
+
+    Paper: sec. 8 (T5)
+    """
+    if isinstance(source, str) and source.startswith("hf:"):
+        files = [fetch_weights(f"{source}/{name}", offline=offline) for name in FILE_NAMES]
+        folder = files[0].parent
+    else:
+        folder = Path(source)
+    for name in FILE_NAMES:
+        if not (folder / name).is_file():
+            raise WeightsError(f"no T5 in {folder}: {name} is missing", hint=_HINT)
+    model = _load_model(folder)
+    return T5TextEncoder(model, _load_tokenizer(folder, model.config.vocab_size, limit))
+
+
+def _load_tokenizer(folder: Path, rows: int, limit: int) -> T5Tokenizer:
+    import transformers
+
+    library: Any = transformers  # Only part of it is typed.
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = library.PreTrainedTokenizerFast(
+            tokenizer_file=str(path), eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+        )
+    # The tokenizers library raises bare Exception for a file that it cannot read.
+    except Exception as error:
+        raise WeightsError(f"tokenizer {path} is damaged: {error}", hint=_HINT) from error
+    if len(tokenizer) > rows:
+        raise WeightsError(
+            f"{path} has {len(tokenizer)} tokens, but the model beside it only {rows}", hint=_HINT
+        )
+    return T5Tokenizer(tokenizer, limit)
+
+
+def _load_model(folder: Path) -> Any:  # noqa: ANN401
+    import transformers
+
+    library: Any = transformers
+    config = _read_config(folder / "config.json")
+    try:
+        # Random weights that are thrown away at once would cost seconds.
+        with torch.device("meta"):
+            model = library.T5EncoderModel(library.T5Config(**config))
+    # What transformers raises for a value that it refuses differs from version to version.
+    except Exception as error:
+        raise WeightsError(f"{folder / 'config.json'} is no T5: {error}", hint=_HINT) from error
+    tensors = _encoder_tensors(folder / "model.safetensors", model)
+    model.load_state_dict(tensors, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} is damaged: {error}", hint=_HINT) from error
+    if not isinstance(config, dict) or config.get("model_type") != "t5":
+        raise WeightsError(f"{path} does not describe a T5 model", hint=_HINT)
+    return config
+
+
+def _encoder_tensors(path: Path, model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the encoder's tensors in float32; the decoder's, if any, are left out."""
+    tensors, _ = read_weights(path)
+    if _EMBEDDING not in tensors and _TIED in tensors:
+        tensors[_EMBEDDING] = tensors[_TIED]
+    if _EMBEDDING in tensors:
+        tensors[_TIED] = tensors[_EMBEDDING]
+    expected = model.state_dict()
+    missing = sorted(set(expected) - set(tensors))
+    if missing:
+        raise WeightsError(
+            f"{path} is no T5 encoder: {len(missing)} of {len(expected)} tensors are missing, "
+            f"first {missing[0]}",
+            hint=_HINT,
+        )
+    for name, tensor in expected.items():
+        if tensors[name].shape != tensor.shape:
+            raise WeightsError(
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}, "
+                f"config.json says {tuple(tensor.shape)}",
+                hint=_HINT,
+            )
+    return {name: tensors[name].float() for name in expected}
