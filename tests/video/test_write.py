@@ -2,6 +2,7 @@
 
 import errno
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
@@ -34,6 +35,7 @@ COPIED = {
     "edge_mediabunny_rotate-buck-bunny.mp4": "aac",
     "edge_moviepy_video_with_failing_audio.mp4": "mp3",
 }
+LONG = ("flower.mp4", "edge_mimetype_flv.flv", "edge_moviepy_video_with_failing_audio.mp4")
 CONVERTED = ["edge_mimetype_3gp.3gp", "edge_mjpeg_pcm_u8_face.avi", "elf.webm"]
 
 
@@ -107,8 +109,10 @@ def test_small_and_uneven_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
 
 
 @oracle.needs_clips
-@pytest.mark.parametrize("name", COPIED)
-@pytest.mark.parametrize("start_s", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("name", "start_s"),
+    [*itertools.product(COPIED, (0.0, 0.5)), *itertools.product(LONG, (2.0, 3.75))],
+)
 def test_sound_is_copied_packet_for_packet(tmp_path: Path, name: str, start_s: float) -> None:
     source = oracle.CLIPS / name
     clip, _ = read_clip(source, RULES, start_s=start_s)

@@ -138,7 +138,7 @@ class ClipPlan:
         if self.held_frames:
             lines.append(
                 f"The used part is shorter than the shortest clip: its last frame is held for "
-                f"{self.held_frames} more frames."
+                f"{self.held_frames} more frame{'s' * (self.held_frames > 1)}."
             )
         if self.dropped_s is None:
             lines.append("Dropped: whatever comes after that.")

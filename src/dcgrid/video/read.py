@@ -92,7 +92,7 @@ def read_clip(
     kept: list[torch.Tensor] = []
     for timed in picked:
         kept.append(render(timed))
-        if on_frame is not None:
+        if on_frame is not None and len(kept) <= plan.num_frames:
             on_frame(len(kept), plan.num_frames)
     if not kept:
         raise _start_past_end(info.path, plan.start_s, tally.end_s)
