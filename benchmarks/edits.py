@@ -1,0 +1,130 @@
+"""Make edits as `dcgrid edit` makes them: three at once, the same functions from text to frames.
+
+Letters: T frames, H W height/width, C the 3 colours; B C T H W as in dcgrid/models/base.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dcgrid.models.base import Backbone, CellText, ModelSpec, TokenPlaces
+from dcgrid.models.native.backbone import NativeBackbone
+from dcgrid.pipelines.choose import rank_tries
+from dcgrid.pipelines.fill import FillSettings, fill_grid
+from dcgrid.pipelines.job import MAX_EDITS, EditJob, resolve_edits
+from dcgrid.pipelines.progress import Progress
+from dcgrid.prompts.segments import Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditSettings:
+    """How edits are sampled."""
+
+    seed: int = 0
+    """Seed of the noise."""
+    num_inference_steps: int | None = None
+    """Sampling steps; None: the recipe's."""
+    guidance_scale: float | None = None
+    """Weight of the text; None: the recipe's."""
+
+
+class CellSized:
+    """A backbone whose results stay at the size of a cell: `upsample` does nothing.
+
+    Truth is rendered on the clip that the model was given, so the edit must have its size.
+    """
+
+    def __init__(self, backbone: NativeBackbone) -> None:
+        self._backbone = backbone
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Facts about the model, with no upsampler."""
+        return replace(self._backbone.spec, upsample=1)
+
+    def encode(self, video_BCTHW: Tensor) -> Tensor:
+        """Encode, as the model does."""
+        return self._backbone.encode(video_BCTHW)
+
+    def decode(self, latents_BCFYX: Tensor) -> Tensor:
+        """Decode, as the model does."""
+        return self._backbone.decode(latents_BCFYX)
+
+    def encode_text(
+        self, prompts: Sequence[Prompt], visible_BKS: Sequence[Sequence[Sequence[bool]]]
+    ) -> CellText:
+        """Encode text, as the model does."""
+        return self._backbone.encode_text(prompts, visible_BKS)
+
+    def velocity(
+        self,
+        cells_BKCFYX: Tensor,
+        time_BKF: Tensor,
+        text: CellText,
+        places: TokenPlaces,
+        route_KA: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the velocity, as the model does."""
+        return self._backbone.velocity(cells_BKCFYX, time_BKF, text, places, route_KA)
+
+    def upsample(self, video_BCTHW: Tensor) -> Tensor:
+        """Return the clips as they are."""
+        return video_BCTHW
+
+
+def group_effects(effects: Sequence[str]) -> list[tuple[str, ...]]:
+    """Split effects into runs of at most three, as even as can be, in their order.
+
+    >>> group_effects(["rain", "snow", "fog", "night"])
+    [('rain', 'snow'), ('fog', 'night')]
+    """
+    runs = -(-len(effects) // MAX_EDITS)
+    sizes = [len(effects) // runs + (run < len(effects) % runs) for run in range(runs)]
+    starts = [sum(sizes[:run]) for run in range(runs)]
+    return [tuple(effects[s : s + size]) for s, size in zip(starts, sizes, strict=True)]
+
+
+def edit_clip(
+    backbone: Backbone,
+    given_THWC: Tensor,
+    effects: Sequence[str],
+    settings: EditSettings,
+    device: torch.device,
+    progress: Progress,
+) -> dict[str, Tensor]:
+    """Edit a clip, a grid for every three effects; where a grid tries one twice, the best is taken.
+
+    Args:
+        backbone: The model, adapter and all; wrap it in `CellSized` to leave out the upsampler.
+        given_THWC: The clip, uint8, at the model's size.
+        effects: Names of effects.
+        settings: Seed and sampler.
+        device: Where the model is.
+        progress: Told of stages and steps.
+
+    Returns:
+        For each effect the clip that `dcgrid edit` would deliver, uint8.
+    """
+    edits: dict[str, Tensor] = {}
+    for names in group_effects(effects):
+        job = EditJob(
+            input=Path(),
+            effects=names,
+            seed=settings.seed,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+        )
+        grid = resolve_edits(job)
+        fill = FillSettings(seed=settings.seed, device=device)
+        cells = {
+            one.cell: one.frames_THWC
+            for one in fill_grid(backbone, given_THWC, grid, fill, progress)
+        }
+        for edit, tries in zip(grid.edits, grid.tries, strict=True):
+            tries_NTHWC = torch.stack([cells[cell] for cell in tries])
+            best, _ = rank_tries(given_THWC, tries_NTHWC)[0]
+            edits[edit.name] = tries_NTHWC[best]
+    return edits

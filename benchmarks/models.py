@@ -1,0 +1,115 @@
+"""Load the model that is measured: as `dcgrid edit` does, from a folder in training, or its codec.
+
+Letters: see dcgrid/models/base.py; THWC is a clip as uint8.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.progress import Silent
+from dcgrid.adapters.files import load_adapter
+from dcgrid.adapters.merge import merge_adapters
+from dcgrid.errors import UsageError
+from dcgrid.models.loading import FILL_NAME, load_backbone, model_spec, weight_files
+from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.models.native.backbone import NativeBackbone, NativeParts
+from dcgrid.models.native.config import PRESETS
+from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.text import TextEncoder, WordTokenizer
+from dcgrid.models.native.upsampler import Upsampler
+from dcgrid.models.weights import load_weights
+from dcgrid.pipelines.fill import to_frames, to_model_range
+from dcgrid.pipelines.job import EditJob
+from dcgrid.pipelines.models import adapter_reference, load_model
+from dcgrid.runtime import device as runtime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelChoice:
+    """Which model, and where it runs."""
+
+    model: str = "mini"
+    """Name of the model."""
+    adapter: str = "default"
+    """As `dcgrid edit --adapter`; with a folder of weights "default" is the fill.safetensors in
+    it."""
+    weights_dir: Path | None = None
+    """Folder of weight files; None: the package's own."""
+    device: str = "auto"
+    """As `dcgrid edit --device`."""
+    dtype: str = "auto"
+    """As `dcgrid edit --dtype`."""
+
+    def place(self) -> tuple[torch.device, torch.dtype]:
+        """Return where the model goes and its number format."""
+        device = runtime.choose_device(self.device)
+        return device, runtime.choose_dtype(self.dtype, device)
+
+
+def load_choice(choice: ModelChoice, *, adapter: str | None = None) -> NativeBackbone:
+    """Load a model with its adapter merged into it.
+
+    Args:
+        choice: What to load.
+        adapter: In place of `choice.adapter`; "none" is the bare base.
+
+    Raises:
+        WeightsError: Weights are missing, damaged or of the wrong shape.
+        AdapterError: The adapter is damaged or for another model.
+    """
+    device, dtype = choice.place()
+    wanted = adapter or choice.adapter
+    if choice.weights_dir is None:
+        job = EditJob(input=Path(), model=choice.model, adapter=wanted)
+        return load_model(job, device, dtype, Silent()).backbone
+    backbone = load_backbone(
+        choice.model, device=device, dtype=dtype, weights_dir=choice.weights_dir
+    )
+    if wanted != "none":
+        path = choice.weights_dir / FILL_NAME if wanted == "default" else Path(wanted)
+        load_adapter(backbone.network, path, base=backbone.spec.name)
+        merge_adapters(backbone.network)
+    return backbone
+
+
+def has_adapter(choice: ModelChoice) -> bool:
+    """Return True if the choice has an adapter that can be left away."""
+    if choice.weights_dir is not None:
+        return choice.adapter != "none"
+    job = EditJob(input=Path(), model=choice.model, adapter=choice.adapter)
+    return adapter_reference(job) != "none"
+
+
+def load_codec(choice: ModelChoice) -> NativeBackbone:
+    """Load a model of which only the autoencoder is trained; `encode` and `decode` may be used.
+
+    Raises:
+        UsageError: No such model.
+        WeightsError: The autoencoder's file is missing, damaged or of the wrong shape.
+    """
+    spec, config = model_spec(choice.model), PRESETS[choice.model]
+    files = weight_files(choice.model, choice.weights_dir)
+    if not files:
+        return load_choice(choice, adapter="none")
+    if config.text is None:
+        raise UsageError(f"model {choice.model!r} has no weights to measure")
+    parts = NativeParts(
+        autoencoder=Autoencoder(config.autoencoder),
+        dit=DiT(config.dit),
+        text=TextEncoder(config.text, WordTokenizer(())),
+        upsampler=Upsampler(config.upsampler),
+    )
+    load_weights(files["autoencoder"], parts.autoencoder)
+    device, dtype = choice.place()
+    for module in parts.modules():
+        module.to(device)
+    return NativeBackbone(spec, parts, dtype)
+
+
+def codec_pass(backbone: NativeBackbone, frames_THWC: Tensor) -> Tensor:
+    """Return what the codec leaves of a clip: encoded, decoded, as uint8 again."""
+    video_BCTHW = to_model_range(frames_THWC).to(backbone.device)
+    return to_frames(backbone.decode(backbone.encode(video_BCTHW)))

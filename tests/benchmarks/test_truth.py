@@ -1,0 +1,231 @@
+"""The truth benchmark on the model for tests: its figures against numpy, its clips, its errors."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import clips as bench_clips
+from benchmarks.edits import CellSized, EditSettings, edit_clip, group_effects
+from benchmarks.figures import MOST_DB, compare
+from benchmarks.progress import Silent
+from benchmarks.truth.__main__ import main
+from benchmarks.truth.measure import order_effects, render_truth
+from dcgrid.cli.main import main as dcgrid_main
+from dcgrid.models.loading import load_backbone
+from dcgrid.pipelines.edit import frames_sha256
+from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
+from dcgrid.train.world.sources import TRAINING_CLIPS
+
+SHARED = Path(__file__).parents[2] / ".." / "shared" / "clips"
+TINY = ["--model", "tiny", "--dtype", "fp32", "--steps", "2", "--device", "cpu"]
+
+
+def numpy_psnr(first: np.ndarray, second: np.ndarray) -> float:
+    return 10 * np.log10(255**2 / np.mean((first.astype(float) - second.astype(float)) ** 2))
+
+
+def numpy_figures(clip: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """The four figures by their definitions, written with reshape and loops of numpy."""
+
+    def areas(frames: np.ndarray, side: int) -> np.ndarray:
+        t, h, w, c = frames.shape
+        cut = frames[:, : h // side * side, : w // side * side].astype(float)
+        return cut.reshape(t, h // side, side, w // side, side, c)
+
+    def low(frames: np.ndarray) -> np.ndarray:
+        return areas(frames, 8).mean((2, 4))
+
+    def motion(frames: np.ndarray) -> float:
+        return float(np.mean(np.diff(frames.astype(float), axis=0) ** 2))
+
+    def detail(frames: np.ndarray) -> float:
+        return float(areas(frames, 4).var((2, 4)).mean())
+
+    return {
+        "psnr": numpy_psnr(clip, truth),
+        "low_pass_psnr": numpy_psnr(low(clip), low(truth)),
+        "motion": motion(clip) / motion(truth),
+        "detail": detail(clip) / detail(truth),
+    }
+
+
+def measured(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("shape", [(5, 32, 48, 3), (2, 35, 41, 3)])
+def test_figures_are_what_their_words_say(shape: tuple[int, ...]):
+    rng = np.random.default_rng(3)
+    truth = rng.integers(0, 256, shape, dtype=np.uint8)
+    clip = np.clip(truth * 0.7 + rng.normal(0, 9, shape), 0, 255).astype(np.uint8)
+    found = compare(torch.from_numpy(clip), torch.from_numpy(truth))
+    for name, value in numpy_figures(clip, truth).items():
+        assert getattr(found, name) == pytest.approx(value, rel=1e-9), name
+
+
+def test_equal_clips_and_still_clips_have_finite_or_no_figures():
+    still = torch.full((3, 16, 16, 3), 40, dtype=torch.uint8)
+    found = compare(still, still)
+    assert found.psnr == found.low_pass_psnr == MOST_DB
+    assert math.isnan(found.motion)
+    assert found.as_json()["motion"] is None
+    with pytest.raises(ValueError, match="differ"):
+        compare(still, still[:2])
+
+
+def test_truth_is_the_rendered_effect_as_a_picture_file_holds_it():
+    clip = torch.randint(0, 256, (5, 32, 48, 3), generator=torch.Generator().manual_seed(1))
+    frames = clip.to(torch.uint8)
+    floats = torch.from_numpy(frames.numpy().transpose(3, 0, 1, 2) / np.float32(255))
+    wanted = render_effect("night", floats, generator=torch.Generator()).numpy()
+    truth = render_truth(frames, "night", fps=12.0).numpy()
+    np.testing.assert_array_equal(truth, np.rint(wanted * 255).transpose(1, 2, 3, 0))
+    # One roll is always the same, another is another.
+    rain = render_truth(frames, "rain", fps=12.0)
+    assert torch.equal(rain, render_truth(frames, "rain", fps=12.0))
+    assert not torch.equal(rain, render_truth(frames, "rain", fps=12.0, luck=2))
+
+
+def test_effects_are_grouped_in_threes_and_each_is_measured_once():
+    order = order_effects(EFFECT_NAMES)
+    assert sorted(order) == sorted(EFFECT_NAMES)
+    assert set(order[: len(DETERMINISTIC)]) == DETERMINISTIC
+    groups = group_effects(order)
+    assert [name for group in groups for name in group] == list(order)
+    assert all(1 <= len(group) <= 3 for group in groups)
+
+
+def test_figures_of_a_run_are_those_of_numpy(clip: Path, capsys: pytest.CaptureFixture[str]):
+    """Ceiling, unedited and means are worked out again with numpy; edits: see the next test."""
+    effects = ["night", "fog", "rain"]
+    result = measured([str(clip), *TINY, "--effects", *effects], capsys)
+    assert result["model"] == "tiny"
+    scores = {score["effect"]: score for score in result["scores"]}
+    assert set(scores) == set(effects)
+
+    backbone = load_backbone("tiny")
+    given = bench_clips.read_bench_clip(clip, backbone.spec).frames_THWC
+    for effect in effects:
+        figures = scores[effect]["figures"]
+        truth = render_truth(given, effect, backbone.spec.fps).numpy()
+        for name, value in numpy_figures(given.numpy(), truth).items():
+            assert figures["unedited"][name] == pytest.approx(value, abs=1e-4)
+        video = torch.from_numpy(truth.transpose(3, 0, 1, 2)[None] / np.float32(127.5) - 1)
+        decoded = backbone.decode(backbone.encode(video))[0].numpy().transpose(1, 2, 3, 0)
+        passed = np.clip(np.rint((decoded.astype(float) + 1) * 127.5), 0, 255)
+        assert figures["ceiling"]["psnr"] == pytest.approx(numpy_psnr(passed, truth), abs=1e-2)
+        assert ("another roll" in figures) == (effect == "rain")
+        # `tiny` has no adapter, so there is nothing to leave away.
+        assert "no adapter" not in figures
+
+    fixed = [scores[name]["figures"]["edit"]["psnr"] for name in ("night", "fog")]
+    assert result["means"]["deterministic"]["edit"]["psnr"] == pytest.approx(
+        np.mean(fixed), abs=1e-3
+    )
+    every = [score["figures"]["edit"]["psnr"] for score in scores.values()]
+    assert result["means"]["all"]["edit"]["psnr"] == pytest.approx(np.mean(every), abs=1e-3)
+
+
+def test_edits_are_those_of_the_command_before_they_are_enlarged(clip: Path):
+    """Same pixels as in the manifest of `dcgrid edit`; without the upsampler, what it was given."""
+    effects = ["fog", "night", "noir"]
+    wanted = [word for name in effects for word in ("--effect", name)]
+    options = ["--model", "tiny", "--dtype", "fp32", "--num-inference-steps", "2", "--seed", "5"]
+    assert dcgrid_main(["edit", str(clip), *wanted, *options, "--device", "cpu", "--quiet"]) == 0
+    manifest = json.loads(next(clip.parent.glob("*.json")).read_text())
+
+    backbone = load_backbone("tiny")
+    enlarge, before = backbone.upsample, []
+    backbone.upsample = lambda video: before.append(video.clone()) or enlarge(video)
+    given = bench_clips.read_bench_clip(clip, backbone.spec).frames_THWC
+    settings = EditSettings(seed=5, num_inference_steps=2)
+    cpu = torch.device("cpu")
+    whole = edit_clip(backbone, given, effects, settings, cpu, Silent())
+    for output in manifest["outputs"]:
+        assert frames_sha256(whole[output["edit"]]) == output["frames_sha256"]
+    cells = edit_clip(CellSized(backbone), given, effects, settings, cpu, Silent())
+    for name, video in zip(effects, before, strict=True):
+        pixels = np.clip(np.rint((video[0].numpy().astype(float) + 1) * 127.5), 0, 255)
+        assert cells[name].shape == given.shape
+        assert np.abs(cells[name].numpy() - pixels.transpose(1, 2, 3, 0)).max() <= 1
+
+
+def test_the_same_call_gives_the_same_figures_and_another_seed_others(
+    clip: Path, capsys: pytest.CaptureFixture[str]
+):
+    arguments = [str(clip), *TINY, "--effects", "night", "--duration", "0.4"]
+    first = measured(arguments, capsys)
+    assert measured(arguments, capsys) == first
+    other = measured([*arguments, "--seed", "1"], capsys)
+    both = measured([*arguments, "--seeds", "2"], capsys)
+    values = [run["scores"][0]["figures"]["edit"]["psnr"] for run in (first, other, both)]
+    assert values[0] != values[1]
+    assert values[2] == pytest.approx((values[0] + values[1]) / 2, abs=1e-3)
+
+
+def test_clips_that_training_saw_are_refused(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert not set(bench_clips.HELD_OUT) & set(TRAINING_CLIPS)
+    seen = tmp_path / "stream_of_water.webm"  # training has it as .mp4
+    seen.write_bytes(clip.read_bytes())
+    assert main([str(seen), *TINY]) == 2
+    error = capsys.readouterr().err
+    assert "stream_of_water.webm" in error
+    assert "--allow-seen" in error
+    quick = [str(seen), *TINY, "--effects", "noir", "--allow-seen"]
+    assert measured(quick, capsys)["scores"][0]["clip"] == seen.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["no-such-clip.mp4"], 3, "no-such-clip.mp4"),
+        (["CLIP", "--effects", "nigth"], 3, "did you mean 'night'"),
+        (["CLIP", "--effects", "none"], 2, "no effect"),
+        (["CLIP", "--seeds", "0"], 2, "--seeds 0"),
+        (["CLIP", "--weights-dir", "nowhere"], 4, "nowhere"),
+    ],
+)
+def test_mistakes_are_told_with_the_programs_exit_codes(
+    clip: Path, arguments: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]
+):
+    spelled = [str(clip) if word == "CLIP" else word for word in arguments]
+    assert main([*spelled, "--model", "tiny"]) == code
+    assert words in capsys.readouterr().err
+
+
+def test_codec_only_measures_the_clip_and_the_effects(
+    clip: Path, capsys: pytest.CaptureFixture[str]
+):
+    result = measured([str(clip), *TINY, "--codec-only", "--effects", "fog"], capsys)
+    figures = result["codec"][clip.name]
+    assert set(figures) == {"unedited", "fog"}
+    capsys.readouterr()
+    assert main([str(clip), *TINY, "--codec-only", "--effects", "fog"]) == 0
+    table = capsys.readouterr().out
+    assert f"{figures['unedited']['psnr']:.2f}" in table
+    assert f"{figures['fog']['psnr']:.2f}" in table
+
+
+def test_tables_separate_effects_with_chance(clip: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([str(clip), *TINY, "--effects", "rain", "fog", "--duration", "0.4"]) == 0
+    table = capsys.readouterr().out
+    fixed, chance = table.split("Effects with chance in them", 1)
+    assert "fog" in fixed
+    assert "rain" not in fixed
+    assert "rain" in chance
+    assert "Goal:" in fixed
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the clips of ../shared/clips are not here")
+def test_the_held_out_clips_are_there():
+    paths = bench_clips.find_clips([], allow_seen=False)
+    assert [path.name for path in paths] == list(bench_clips.HELD_OUT)
+    assert len(paths) >= 12
