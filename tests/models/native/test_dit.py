@@ -1,0 +1,399 @@
+"""The cell-major DiT against a plain one that holds the whole grid as one picture."""
+
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dcgrid.flow.path import noisy, velocity_target
+from dcgrid.grid.coordinates import grid_positions, token_coordinates
+from dcgrid.grid.layout import GridLayout, TokenShape
+from dcgrid.models.base import CellText, TokenPlaces
+from dcgrid.models.native.config import PAPER, DiTConfig
+from dcgrid.models.native.dit import Block, DiT, velocity_of_mixture
+
+SMALL = DiTConfig(latent_channels=3, width=64, blocks=2, heads=2, text_width=10)
+CONFIGS = {
+    "full": SMALL,
+    "window": replace(SMALL, window=14),
+    "mini": replace(SMALL, prediction="mixture", time_width=24, cell_pitch=8),
+    "self_conditioning": replace(SMALL, self_conditioning=True, heads=4),
+    "long_patches": replace(SMALL, patch=(2, 1, 2)),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One call of a DiT."""
+
+    dit: DiT
+    layout: GridLayout
+    cells_BKCFYX: Tensor
+    time_BKF: Tensor
+    text: CellText
+    estimate_BKCFYX: Tensor | None
+
+    @property
+    def shape(self) -> TokenShape:
+        sizes = zip(self.cells_BKCFYX.shape[3:], self.dit.config.patch, strict=True)
+        frames, rows, cols = (size // patch for size, patch in sizes)
+        return TokenShape(frames=frames, rows=rows, cols=cols)
+
+    def places(self) -> TokenPlaces:
+        pitch = self.dit.config.cell_pitch
+        return TokenPlaces(
+            coordinates_S3=token_coordinates(self.layout, self.shape, pitch and (pitch, pitch)),
+            position_S=grid_positions(self.layout, self.shape),
+        )
+
+    def forward(self) -> Tensor:
+        return self.dit(
+            self.cells_BKCFYX,
+            self.time_BKF,
+            self.text,
+            self.places(),
+            estimate_BKCFYX=self.estimate_BKCFYX,
+        )
+
+
+def build(config: DiTConfig) -> DiT:
+    """Build a DiT in float64 in which every weight counts."""
+    torch.manual_seed(11)
+    dit = DiT(config).double().requires_grad_(False)
+    for name, parameter in dit.named_parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=1.2 / parameter.shape[-1] ** 0.5)
+        else:
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        if "modulation" in name:
+            parameter.mul_(0.5)
+    return dit
+
+
+def make_case(config: DiTConfig, layout: str = "2x2") -> Case:
+    """Draw two grids: the given cell at time 0, the others at times of their own."""
+    grid = GridLayout.parse(layout)
+    with torch.random.fork_rng(devices=[]):
+        dit = build(config)
+        cells = torch.randn(2, grid.count, 3, 4, 4, 6).double()
+        # Binary fractions, so that the embedding of time is exact in both forwards.
+        time = torch.randint(1, 9, (2, grid.count, 4)).double() / 8
+        time[:, :, 1::2] = time[:, :, ::2]
+        time[:, 0] = 0
+        valid = torch.arange(5) < torch.randint(1, 6, (2, grid.count, 1))
+        tokens = torch.randn(2, grid.count, 5, 10).double()
+        estimate = torch.randn_like(cells) if config.self_conditioning else None
+    return Case(
+        dit=dit,
+        layout=grid,
+        cells_BKCFYX=cells,
+        time_BKF=time,
+        text=CellText(tokens_BKLE=tokens, valid_BKL=valid),
+        estimate_BKCFYX=estimate,
+    )
+
+
+# --- the plain forward -------------------------------------------------------------------------
+# One grid, tokens in grid order (f y x), everything a token needs spelled out per token, dense
+# masks, and none of the model's own helpers.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A token of the plain forward: what it holds and where it stands."""
+
+    cell: int
+    where: tuple[slice, slice, slice]
+    """Its patch inside its cell's latents."""
+    place: tuple[int, int, int]
+    """Coordinates for the rotary embedding."""
+    frame: int
+
+
+def tokens_in_grid_order(case: Case) -> list[Token]:
+    shape, layout, config = case.shape, case.layout, case.dit.config
+    p_f, p_y, p_x = config.patch
+    pitch_y, pitch_x = config.cell_pitch or shape.rows, config.cell_pitch or shape.cols
+    tokens = []
+    for f in range(shape.frames):
+        for canvas_y in range(layout.rows * shape.rows):
+            for canvas_x in range(layout.cols * shape.cols):
+                row, y = divmod(canvas_y, shape.rows)
+                col, x = divmod(canvas_x, shape.cols)
+                patch = (slice(f * p_f, (f + 1) * p_f), slice(y * p_y, (y + 1) * p_y),
+                         slice(x * p_x, (x + 1) * p_x))  # fmt: skip
+                place = (f, row * pitch_y + y, col * pitch_x + x)
+                cell = row * layout.cols + col
+                tokens.append(Token(cell=cell, where=patch, place=place, frame=f * p_f))
+    return tokens
+
+
+def plain_forward(case: Case) -> Tensor:
+    return torch.stack([plain_grid(case, b) for b in range(case.cells_BKCFYX.shape[0])])
+
+
+def plain_grid(case: Case, b: int) -> Tensor:
+    dit, config = case.dit, case.dit.config
+    tokens = tokens_in_grid_order(case)
+    cells = case.cells_BKCFYX[b]
+    inputs = cells if case.estimate_BKCFYX is None else torch.cat(
+        [cells, case.estimate_BKCFYX[b]], dim=1)  # fmt: skip
+    stream = torch.stack([inputs[t.cell][(slice(None), *t.where)].reshape(-1) for t in tokens])
+    stream = linear(dit.patch_in, stream)
+    time = torch.stack([case.time_BKF[b, t.cell, t.frame] for t in tokens])
+    table_SD = linear(dit.time_out, F.silu(linear(dit.time_in, plain_time(time))))
+    angles = plain_angles(tokens, config)
+    number = torch.arange(len(tokens))
+    apart = (number[:, None] - number[None, :]).abs()
+    near_SS = apart <= (config.window // 2 if config.window else len(tokens))
+    owner = torch.tensor([t.cell for t in tokens])
+    count, length = case.text.valid_BKL.shape[1:]
+    text_of = torch.arange(count).repeat_interleave(length)
+    readable_ST = (owner[:, None] == text_of[None, :]) & case.text.valid_BKL[b].reshape(-1)
+    words = case.text.tokens_BKLE[b].reshape(count * length, -1)
+    for block in dit.blocks:
+        assert isinstance(block, Block)
+        stream = plain_block(block, stream, table_SD, angles, near_SS, words, readable_ST)
+    shift, scale = linear(dit.modulation, F.silu(table_SD)).chunk(2, dim=1)
+    stream = linear(dit.patch_out, plain_norm(stream) * (1 + scale) + shift)
+    predicted = torch.zeros_like(cells)
+    for token, values in zip(tokens, stream, strict=True):
+        target = predicted[token.cell][(slice(None), *token.where)]
+        target.copy_(values.reshape(target.shape))
+    if config.prediction == "velocity":
+        return predicted
+    velocity = torch.zeros_like(predicted)
+    for token in tokens:
+        index = (token.cell, slice(None), *token.where)
+        t = float(case.time_BKF[b, token.cell, token.frame])
+        power = (1 - t) ** 2 + t**2
+        velocity[index] = (2 * t - 1) / power * cells[index] - predicted[index] / power**0.5
+    return velocity
+
+
+def plain_block(
+    block: Block, stream: Tensor, table: Tensor, angles: Tensor, near: Tensor, words: Tensor,
+    readable: Tensor,
+) -> Tensor:  # fmt: skip
+    mods = linear(block.modulation, F.silu(table)).chunk(6, dim=1)
+    own = block.grid_attention
+    hidden = plain_norm(stream) * (1 + mods[1]) + mods[0]
+    attended = plain_attention(own, hidden, hidden, near, angles)
+    stream = stream + mods[2] * attended
+    hidden = plain_norm(stream) * block.text_norm.weight + block.text_norm.bias
+    stream = stream + plain_attention(block.text_attention, hidden, words, readable, None)
+    hidden = linear(block.mlp_in, plain_norm(stream) * (1 + mods[4]) + mods[3])
+    hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+    return stream + mods[5] * linear(block.mlp_out, hidden)
+
+
+def plain_attention(
+    layer: torch.nn.Module, queries: Tensor, keys: Tensor, may: Tensor, angles: Tensor | None
+) -> Tensor:
+    query, key, value = (
+        linear(projection, source).unflatten(1, (layer.heads, -1)).transpose(0, 1)
+        for projection, source in ((layer.query, queries), (layer.key, keys), (layer.value, keys))
+    )
+    query, key = plain_rms(query, layer.query_norm.gain), plain_rms(key, layer.key_norm.gain)
+    if angles is not None:
+        query, key = turn(query, angles), turn(key, angles)
+    scores = query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])
+    weights = scores.masked_fill(~may, -math.inf).softmax(-1)
+    return linear(layer.out, (weights @ value).transpose(0, 1).flatten(1))
+
+
+def plain_angles(tokens: list[Token], config: DiTConfig) -> Tensor:
+    """Angles of each token: half of the pairs turn with the frame, a quarter with row, column."""
+    pairs = config.width // config.heads // 2
+    rates = []
+    for axis, count in enumerate((pairs // 2, pairs // 4, pairs // 4)):
+        if axis == 0 or config.cell_pitch is None:
+            rates += [(axis, 10_000.0 ** (-i / count)) for i in range(count)]
+        else:
+            slow = count // 4
+            turns = [i + 1 for i in range(count - slow)] + [0.5 ** (i + 1) for i in range(slow)]
+            rates += [(axis, 2 * math.pi * turn / config.cell_pitch) for turn in turns]
+    return torch.tensor([[t.place[axis] * rate for axis, rate in rates] for t in tokens]).double()
+
+
+def turn(heads: Tensor, angles: Tensor) -> Tensor:
+    half = heads.shape[-1] // 2
+    turned = torch.complex(heads[..., :half], heads[..., half:]) * torch.exp(1j * angles)
+    return torch.cat([turned.real, turned.imag], dim=-1)
+
+
+def plain_time(time: Tensor) -> Tensor:
+    rates = [math.exp(-math.log(10_000) * i / 128) for i in range(128)]
+    angles = 1000 * time[:, None] * torch.tensor(rates, dtype=torch.float64)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def plain_norm(stream: Tensor) -> Tensor:
+    centred = stream - stream.mean(1, keepdim=True)
+    return centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
+
+
+def plain_rms(heads: Tensor, gain: Tensor) -> Tensor:
+    return heads / (heads.square().mean(-1, keepdim=True) + 1e-6).sqrt() * gain
+
+
+def linear(layer: torch.nn.Module, rows: Tensor) -> Tensor:
+    return rows @ layer.weight.T + layer.bias
+
+
+# --- tests ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["2x2", "1x3"])
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_cell_major_equals_the_plain_order(name: str, layout: str) -> None:
+    case = make_case(CONFIGS[name], layout)
+    # float64 but for the angles of time and place, which the model computes in float32.
+    torch.testing.assert_close(case.forward(), plain_forward(case), rtol=1e-3, atol=1e-3)
+
+
+def test_the_plain_order_notices_a_text_read_by_the_wrong_cell() -> None:
+    """The comparison above is worth something only if such a mistake is far above rounding."""
+    case = make_case(SMALL)
+    swapped = CellText(
+        tokens_BKLE=case.text.tokens_BKLE.flip(1), valid_BKL=case.text.valid_BKL.flip(1)
+    )
+    apart = (replace(case, text=swapped).forward() - plain_forward(case)).abs()
+    assert apart.amax(dim=(0, 2, 3, 4, 5)).min() > 0.05
+
+
+def test_the_plain_order_notices_a_wrong_place_time_or_window() -> None:
+    case = make_case(SMALL)
+    plain = plain_forward(case)
+    times = replace(case, time_BKF=case.time_BKF.flip(1))
+    windowed = replace(case, dit=build(CONFIGS["window"]))
+    mirrored = replace(case.places(), coordinates_S3=case.places().coordinates_S3.flip(0))
+    moved = case.dit(case.cells_BKCFYX, case.time_BKF, case.text, mirrored)
+    for other in (times.forward(), windowed.forward(), moved):
+        assert (other - plain).abs().max() > 0.05
+
+
+def test_a_cell_reads_its_own_text_only() -> None:
+    """With one block the text comes after the self-attention, so nothing carries it further."""
+    case = make_case(replace(SMALL, blocks=1))
+    tokens = case.text.tokens_BKLE.clone()
+    tokens[:, 2] += 1
+    changed = replace(case, text=replace(case.text, tokens_BKLE=tokens)).forward()
+    same = changed == case.forward()
+    assert same[:, [0, 1, 3]].all()
+    assert not same[:, 2].any()
+
+
+def test_padding_of_the_text_is_never_read() -> None:
+    case = make_case(SMALL)
+    loud = torch.where(case.text.valid_BKL[..., None], case.text.tokens_BKLE, 1e4)
+    changed = replace(case, text=replace(case.text, tokens_BKLE=loud)).forward()
+    assert not case.text.valid_BKL.all()
+    torch.testing.assert_close(changed, case.forward(), rtol=0, atol=1e-12)
+
+
+def test_grids_of_a_batch_do_not_touch() -> None:
+    case = make_case(CONFIGS["mini"])
+    both = case.forward()
+    for b in range(2):
+        alone = replace(
+            case,
+            cells_BKCFYX=case.cells_BKCFYX[b : b + 1],
+            time_BKF=case.time_BKF[b : b + 1],
+            text=CellText(
+                tokens_BKLE=case.text.tokens_BKLE[b : b + 1],
+                valid_BKL=case.text.valid_BKL[b : b + 1],
+            ),
+        )
+        torch.testing.assert_close(alone.forward()[0], both[b], rtol=1e-9, atol=1e-9)
+
+
+def test_without_an_estimate_self_conditioning_reads_zeros() -> None:
+    case = make_case(CONFIGS["self_conditioning"])
+    zeros = replace(case, estimate_BKCFYX=torch.zeros_like(case.cells_BKCFYX))
+    assert torch.equal(replace(case, estimate_BKCFYX=None).forward(), zeros.forward())
+    assert not torch.equal(case.forward(), zeros.forward())
+
+
+@pytest.mark.parametrize("noise_scale", [1.0, 1.9])
+def test_mixture_of_the_truth_is_the_velocity_of_the_path(noise_scale: float) -> None:
+    generator = torch.Generator().manual_seed(4)
+    data, noise = torch.randn(2, 1, 3, 2, 5, 4, 4, generator=generator).double()
+    time = torch.rand(1, 3, 5, generator=generator).double().clamp_min(0.01)
+    time[0, 0, 0] = 1.0
+    noisy_cells = noisy(data, noise, time, noise_scale)
+    t = time[:, :, None, :, None, None]
+    keep = (1 - t) / ((1 - t) ** 2 + t**2)
+    mixture = (data - keep * noisy_cells) * ((1 - t) ** 2 + t**2).sqrt() / t
+    velocity = velocity_of_mixture(noisy_cells, mixture, time)
+    torch.testing.assert_close(velocity, velocity_target(data, noise, noise_scale))
+
+
+def test_mixture_says_data_at_noise_and_changes_nothing_at_data() -> None:
+    noisy_cells, mixture = torch.randn(2, 1, 1, 4, 1, 8, 8).double()
+    at_noise = velocity_of_mixture(noisy_cells, mixture, torch.ones(1, 1, 1).double())
+    torch.testing.assert_close(noisy_cells - at_noise, mixture)
+    near_data = torch.full((1, 1, 1), 1e-9).double()
+    estimate = noisy_cells - near_data[0, 0, 0] * velocity_of_mixture(
+        noisy_cells, mixture, near_data
+    )
+    torch.testing.assert_close(estimate, noisy_cells, rtol=0, atol=1e-7)
+    assert velocity_of_mixture(noisy_cells, mixture, torch.zeros(1, 1, 1).double()).isfinite().all()
+
+
+def test_mixture_has_unit_spread_at_every_time() -> None:
+    generator = torch.Generator().manual_seed(6)
+    data, noise = torch.randn(2, 1, 1, 1, 1, 300, 300, generator=generator).double()
+    for t in (0.05, 0.3, 0.5, 0.8, 1.0):
+        mixed = (1 - t) * data + t * noise
+        power = (1 - t) ** 2 + t**2
+        # v = from_noisy x_t - m / sqrt(power), solved for m with the true velocity.
+        mixture = ((2 * t - 1) / power * mixed - (noise - data)) * power**0.5
+        assert mixture.std().item() == pytest.approx(1, abs=0.02)
+        # What is left to say does not follow from the input.
+        assert (mixture * mixed).mean().item() == pytest.approx(0, abs=0.02)
+
+
+def test_untrained_mini_predicts_the_best_linear_guess() -> None:
+    case = make_case(CONFIGS["mini"])
+    untrained = replace(case, dit=DiT(CONFIGS["mini"]).double()).forward()
+    zero = torch.zeros_like(case.cells_BKCFYX)
+    expected = velocity_of_mixture(case.cells_BKCFYX, zero, case.time_BKF)
+    torch.testing.assert_close(untrained, expected)
+
+
+def test_paper_preset_counts_11_5_billion_and_9216_tokens() -> None:
+    with torch.device("meta"):
+        count = sum(p.numel() for p in DiT(PAPER.dit).parameters())
+    print(f"paper DiT: {count / 1e9:.2f} billion parameters")  # noqa: T201
+    assert abs(count / 11.5e9 - 1) <= 0.05
+    config = PAPER.autoencoder
+    frames = 120 // config.total_stride_T + 1
+    rows, columns = 576 // config.total_stride_HW, 1024 // config.total_stride_HW
+    p_f, p_y, p_x = PAPER.dit.patch
+    assert (frames // p_f) * (rows // p_y) * (columns // p_x) == 9216
+    assert (config.total_stride_T * p_f, config.total_stride_HW * p_y) == (8, 32)
+    assert PAPER.dit.window == 6144
+    assert PAPER.dit.width // PAPER.dit.heads == 128
+
+
+def test_paper_preset_turns_9216_tokens_on_the_meta_device() -> None:
+    """Shapes go through the whole forward of the full preset; no memory is needed."""
+    with torch.device("meta"):
+        dit = DiT(replace(PAPER.dit, blocks=1))
+        cells = torch.empty(1, 1, 32, 16, 36, 64)
+        inputs = torch.cat([cells, cells], dim=2)
+        tokens = dit.patch_in(dit._to_tokens(inputs))
+    assert tokens.shape == (1, 9216, 4096)
+
+
+def test_paper_autoencoder_counts_on_the_meta_device() -> None:
+    from dcgrid.models.native.autoencoder import Autoencoder
+
+    with torch.device("meta"):
+        count = sum(p.numel() for p in Autoencoder(PAPER.autoencoder).parameters())
+    print(f"paper autoencoder: {count / 1e6:.0f} million parameters")  # noqa: T201
+    assert 0.5e9 < count < 1.5e9
