@@ -38,9 +38,7 @@ class Captions:
         clauses = [self._clause(panes.effects[i], generator) for i in chosen]
         return self._grid(clauses, self._slots(panes, generator))
 
-    def clip_row(
-        self, panes: PaneSet, chosen: int, generator: torch.Generator
-    ) -> list[str]:
+    def clip_row(self, panes: PaneSet, chosen: int, generator: torch.Generator) -> list[str]:
         """Return the text of a single clip."""
         slots = self._slots(panes, generator)
         subject = slots.get("subject") or self.layout.slots["subject"]
@@ -61,9 +59,7 @@ class Captions:
             return {}
         return {"subject": panes.subject, "motion": panes.motion}
 
-    def _grid(
-        self, clauses: Sequence[str | None], slots: dict[str, str | None]
-    ) -> list[list[str]]:
+    def _grid(self, clauses: Sequence[str | None], slots: dict[str, str | None]) -> list[list[str]]:
         prompt = render_grid(self.layout, slots, clauses)
         cells = self.layout.rows * self.layout.cols
         return [

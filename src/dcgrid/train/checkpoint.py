@@ -5,15 +5,17 @@ moment leaves the last good one. No pickle is written or read.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dcgrid.errors import WeightsError
+from dcgrid.errors import OutputError, WeightsError
 
 STATE_NAME = "state.safetensors"
 
@@ -32,63 +34,165 @@ class TrainState:
     """Source of all randomness of the run (CPU)."""
     step: int = 0
     """Optimiser steps done."""
+    remember: Callable[[], Mapping[str, torch.Tensor]] = field(default=dict)
+    """Returns what the stage's data source must keep to go on as it would have."""
+    recall: Callable[[Mapping[str, torch.Tensor]], None] = field(default=lambda kept: None)
+    """Takes back what `remember` returned."""
 
 
 def save_state(folder: Path, state: TrainState, facts: Mapping[str, str]) -> None:
-    """Write the state to `folder/state.safetensors`, atomically."""
+    """Write the state to `folder/state.safetensors`, all or nothing.
+
+    Raises:
+        OutputError: The file cannot be written, for example on a full disk; the old one stays.
+    """
     tensors = {f"model.{n}": p.detach() for n, p in state.parameters.items()}
     tensors |= {f"ema.{n}": t for n, t in state.ema.items()}
     for name, parameter in state.parameters.items():
         for key, value in state.optimizer.state.get(parameter, {}).items():
             tensors[f"optim.{key}.{name}"] = torch.as_tensor(value)
+    tensors |= {f"data.{n}": t for n, t in state.remember().items()}
     tensors["rng"] = state.generator.get_state()
+    tensors["rng_torch"] = torch.get_rng_state()
     contiguous = {n: t.contiguous().clone() for n, t in tensors.items()}
+    metadata = {"step": str(state.step), "facts": json.dumps(dict(facts))}
     temporary = folder / f"{STATE_NAME}.tmp"
-    save_file(contiguous, temporary, {"step": str(state.step), "facts": json.dumps(dict(facts))})
-    temporary.replace(folder / STATE_NAME)
+    try:
+        save_file(contiguous, temporary, metadata)
+        temporary.replace(folder / STATE_NAME)
+    except (SafetensorError, OSError) as error:
+        # A full disk comes out of safetensors as an error of its own.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write checkpoint {folder / STATE_NAME}: {error}",
+            hint="the last checkpoint is whole; free some space, then run again with --resume",
+        ) from error
 
 
 def load_state(folder: Path, state: TrainState) -> dict[str, str]:
     """Fill `state` from the folder's checkpoint and return its facts.
 
+    Nothing of `state` is changed if the checkpoint does not fit.
+
     Raises:
         WeightsError: The file is missing, damaged or of another model.
     """
     path = folder / STATE_NAME
+    tensors, step, facts = _read(path)
+    _check(path, state, tensors)
+    try:
+        _fill(state, tensors)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+    state.step = step
+    return facts
+
+
+def read_step(folder: Path) -> int | None:
+    """Return how many steps the folder's checkpoint has behind it; None without one.
+
+    Raises:
+        WeightsError: The checkpoint is damaged.
+    """
+    path = folder / STATE_NAME
+    if not path.exists():
+        return None
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            _fill(state, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+            return _step(file.metadata())
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], int, dict[str, str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata()
+            keys = file.keys()
+            tensors = {key: file.get_tensor(key) for key in keys}
+        step, facts = _step(metadata), json.loads(metadata["facts"])
     except FileNotFoundError as error:
         raise WeightsError(
             f"no checkpoint {path} to resume", hint="run again without --resume"
         ) from error
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"checkpoint {path} is damaged: {error}") from error
-    state.step = int(metadata["step"])
-    facts: dict[str, str] = json.loads(metadata["facts"])
-    return facts
+    except (
+        SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError,
+    ) as error:  # fmt: skip
+        raise _damaged(path, error) from error
+    if not isinstance(facts, dict):
+        raise _damaged(path, "its facts are not a table")
+    return tensors, step, facts
 
 
-def _fill(state: TrainState, tensors: dict[str, torch.Tensor]) -> None:
-    expected = {f"model.{n}" for n in state.parameters}
-    present = {n for n in tensors if n.startswith("model.")}
-    if expected != present:
-        odd = sorted(expected ^ present)[:3]
-        raise WeightsError(f"checkpoint is of another model: {', '.join(odd)} do not match")
+def _step(metadata: Mapping[str, str] | None) -> int:
+    step = int((metadata or {})["step"])
+    if step < 0:
+        raise ValueError(f"step {step} is below 0")
+    return step
+
+
+def _check(path: Path, state: TrainState, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Check names, shapes and types, so that filling cannot stop half way."""
+    expected: dict[str, torch.Tensor] = {f"model.{n}": p for n, p in state.parameters.items()}
+    expected |= {f"ema.{n}": t for n, t in state.ema.items()}
+    present = {n for n in tensors if n.startswith(("model.", "ema."))}
+    odd = sorted(set(expected) ^ present)
+    if odd:
+        raise WeightsError(
+            f"checkpoint {path} is of another model or stage: "
+            f"{len(odd)} names do not match, first {odd[0]}",
+            hint="resume with the options of the run that wrote it, or use another --out",
+        )
+    moments = {n: t for n, t in tensors.items() if n.startswith("optim.")}
+    for name, tensor in moments.items():
+        _, key, owner = name.split(".", 2) if name.count(".") > 1 else ("", "", "")
+        if owner not in state.parameters:
+            raise _damaged(path, f"{name} belongs to no parameter")
+        if key != "step":
+            expected[name] = state.parameters[owner]
+        elif tensor.numel() != 1:
+            raise _damaged(path, f"{name} is not one number")
+    for name, like in expected.items():
+        if tensors[name].shape != like.shape:
+            raise _damaged(path, f"{name} has shape {tuple(tensors[name].shape)}")
+        if not tensors[name].isfinite().all():
+            raise _damaged(path, f"{name} holds numbers that are not finite")
+    if "rng" not in tensors:
+        raise _damaged(path, "it lacks the random state")
+
+
+def _fill(state: TrainState, tensors: Mapping[str, torch.Tensor]) -> None:
+    # The random states first: they are what may still be refused.
+    trial = torch.Generator()
+    trial.set_state(tensors["rng"])
+    if "rng_torch" in tensors:
+        trial.set_state(tensors["rng_torch"])
+        torch.set_rng_state(tensors["rng_torch"])
+    state.recall({n.removeprefix("data."): t for n, t in tensors.items() if n.startswith("data.")})
+    state.generator.set_state(tensors["rng"])
     with torch.no_grad():
         for name, parameter in state.parameters.items():
             parameter.copy_(tensors[f"model.{name}"])
-            moments = {
-                key.split(".")[1]: value
-                for key, value in tensors.items()
-                if key.startswith("optim.") and key.split(".", 2)[2] == name
-            }
-            if moments:
-                state.optimizer.state[parameter] = {
-                    k: v.clone().reshape(()) if k == "step" else v.clone()
-                    for k, v in moments.items()
-                }
-        for name in state.ema:
-            state.ema[name].copy_(tensors[f"ema.{name}"])
-    state.generator.set_state(tensors["rng"])
+        for name, average in state.ema.items():
+            average.copy_(tensors[f"ema.{name}"])
+    moments: dict[str, dict[str, Any]] = {}
+    for full_name, tensor in tensors.items():
+        if full_name.startswith("optim."):
+            _, key, name = full_name.split(".", 2)
+            # The fused optimiser walks memory: moments must lie as their parameter does, which may
+            # be channels last, while files hold plain rows.
+            like = state.parameters[name]
+            laid_out = torch.zeros_like(like).copy_(tensor) if key != "step" else tensor.clone()
+            moments.setdefault(name, {})[key] = laid_out.reshape(
+                () if key == "step" else like.shape
+            )
+    for name, values in moments.items():
+        state.optimizer.state[state.parameters[name]] = values
+
+
+def _damaged(path: Path, why: object) -> WeightsError:
+    return WeightsError(
+        f"checkpoint {path} is damaged: {why}",
+        hint="run again without --resume to begin anew, or put back a copy of the file",
+    )

@@ -42,11 +42,15 @@ class AutoencoderStage:
         self.decoder_only = decoder_only
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """All weights, or those of the decoder when latents must stay as they are."""
-        frozen = ("encoder.", "linear.to_latents") if self.decoder_only else ()
+        """All deep weights, or those of the decoder when latents must stay as they are.
+
+        The linear path stays as it was fitted: it is the best there is, and steps could only
+        shake it.
+        """
+        frozen = ("linear.", "encoder.") if self.decoder_only else ("linear.",)
         named = dict(self.model.named_parameters())
         for name, parameter in named.items():
-            parameter.requires_grad_(not name.startswith(frozen) if frozen else True)
+            parameter.requires_grad_(not name.startswith(frozen))
         return {n: p for n, p in named.items() if p.requires_grad}
 
     def loss(
@@ -62,8 +66,7 @@ class AutoencoderStage:
             restored = self.model.reconstruct(latents)
         error = restored.float() - video
         squared = error.pow(2).mean()
-        mean, log_variance = mean.float(), log_variance.float()
-        kl = 0.5 * (mean.pow(2) + log_variance.exp() - 1 - log_variance).mean()
+        kl = self._divergence(video, mean, log_variance)
         total = (
             weights["squared"] * squared
             + weights["absolute"] * error.abs().mean()
@@ -74,13 +77,26 @@ class AutoencoderStage:
         return total, {"psnr": float(psnr), "kl": float(kl.detach())}
 
 
+    def _divergence(
+        self, video: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor
+    ) -> torch.Tensor:
+        """KL from a unit normal around the linear latents (around 0 without a linear path)."""
+        center = torch.zeros_like(mean)
+        if self.model.linear is not None:
+            with torch.no_grad():
+                center = self.model.linear.encode(video)
+        away, log_variance = (mean - center).float(), log_variance.float()
+        return 0.5 * (away.pow(2) + log_variance.exp() - 1 - log_variance).mean()
+
+
 def error_of_differences(error_BCTHW: torch.Tensor) -> torch.Tensor:
-    """Mean absolute error of the differences between neighbours: keeps edges and streaks."""
-    return (
-        error_BCTHW.diff(dim=2).abs().mean()
-        + error_BCTHW.diff(dim=3).abs().mean()
-        + error_BCTHW.diff(dim=4).abs().mean()
-    )
+    """Mean absolute error of the differences between neighbours: keeps edges and streaks.
+
+    A clip of one frame has none in time.
+    """
+    axes = [axis for axis in (2, 3, 4) if error_BCTHW.shape[axis] > 1]
+    differences = [error_BCTHW.diff(dim=axis).abs().mean() for axis in axes]
+    return sum(differences, error_BCTHW.new_zeros(()))
 
 
 @torch.no_grad()

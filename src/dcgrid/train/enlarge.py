@@ -66,4 +66,5 @@ def _halve(video_BCTHW: torch.Tensor, factor: int) -> torch.Tensor:
 def _enlarge(video_BCTHW: torch.Tensor, factor: int) -> torch.Tensor:
     frames = video_BCTHW.transpose(1, 2).flatten(0, 1)
     large = F.interpolate(frames, scale_factor=factor, mode="bicubic", align_corners=False)
-    return large.unflatten(0, (video_BCTHW.shape[0], -1)).transpose(1, 2)
+    clips: torch.Tensor = large.unflatten(0, (video_BCTHW.shape[0], -1)).transpose(1, 2)
+    return clips

@@ -9,6 +9,7 @@ Letters: B batch, K cells, C channels, F Y X latent frames/rows/columns.
 Paper: sec. 3.1 (flow matching), sec. 3.3 (Grid-Fill), sec. 8.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -84,6 +85,14 @@ class GridStage:
         loss = flow_loss(velocity, target, batch.fill_BKF)
         return loss, _late_error(velocity.detach() - target, time_BKF)
 
+    def remember(self) -> dict[str, torch.Tensor]:
+        """Return what the stock of panes was rendered from; see `PanePool.remember`."""
+        return self.pool.remember()
+
+    def recall(self, kept: Mapping[str, torch.Tensor]) -> None:
+        """Put back the stock of panes; see `PanePool.recall`."""
+        self.pool.recall(kept)
+
     def _batch(self, phase: Phase, generator: torch.Generator) -> Batch:
         knobs = self.recipe.loss
         fresh = 1 if chance(generator) < knobs["fresh"] else 0
@@ -142,9 +151,10 @@ def _late_error(error_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> dict[str,
 def token_places(cells_BKCFYX: torch.Tensor, layout: GridLayout, dit: DiT) -> TokenPlaces:
     """Return where the tokens of these cells stand."""
     patch, pitch = dit.config.patch, dit.config.cell_pitch
+    pitch_YX = None if pitch is None else (pitch, pitch)
     frames, rows, columns = cells_BKCFYX.shape[3:]
     shape = TokenShape(frames=frames // patch[0], rows=rows // patch[1], cols=columns // patch[2])
     return TokenPlaces(
-        coordinates_S3=token_coordinates(layout, shape, pitch and (pitch, pitch)),
+        coordinates_S3=token_coordinates(layout, shape, pitch_YX),
         position_S=grid_positions(layout, shape),
     )

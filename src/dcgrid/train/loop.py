@@ -7,15 +7,16 @@ callback; nothing is printed here.
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from dcgrid.errors import DeviceError
 from dcgrid.train.checkpoint import TrainState, load_state, save_state
+from dcgrid.train.interrupt import HeldInterrupts
 from dcgrid.train.settings import OptimSettings, Phase, TrainRecipe
 
 
@@ -29,6 +30,17 @@ class Stage(Protocol):
         self, phase: Phase, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Draw a batch and return its loss and figures for the log."""
+
+
+@runtime_checkable
+class RemembersData(Protocol):
+    """A stage whose data depends on more than the random state: on what it drew before."""
+
+    def remember(self) -> Mapping[str, torch.Tensor]:
+        """Return what a checkpoint must hold for the data to go on as it would have."""
+
+    def recall(self, kept: Mapping[str, torch.Tensor]) -> None:
+        """Take back what `remember` returned, or nothing from a checkpoint without it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +75,13 @@ def train(
 ) -> TrainState:
     """Run a stage to its last step and return its state (averaged weights in `ema`).
 
+    An interrupt (Ctrl-C, SIGTERM) waits for the end of the step, so that what is saved is a whole
+    number of steps; a second one does not wait and saves nothing.
+
     Raises:
-        DeviceError: The loss became NaN or infinite; the last good checkpoint stays.
+        DeviceError: The loss or its gradient became NaN or infinite; the last checkpoint stays.
+        OutputError: A checkpoint or the log cannot be written.
+        WeightsError: With `resume`: there is no checkpoint, or it does not fit.
         KeyboardInterrupt: After the state is saved.
     """
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -74,17 +91,17 @@ def train(
     facts = {"stage": recipe.stage}
     log = _Log(options, state.step)
     saved_s = time.monotonic()
-    try:
-        while state.step < recipe.optim.steps:
+    with HeldInterrupts() as interrupts:
+        while state.step < recipe.optim.steps and not interrupts.pending:
             figures = _step(stage, recipe, state)
-            log.add(state.step, recipe.optim.steps, figures, on_progress)
+            try:
+                log.add(state.step, recipe.optim.steps, figures, on_progress)
+            except KeyboardInterrupt:
+                interrupts.pending = True  # the step is whole: save as for any interrupt
             if time.monotonic() - saved_s > options.save_every_s:
                 save_state(options.folder, state, facts)
                 saved_s = time.monotonic()
-    except KeyboardInterrupt:
         save_state(options.folder, state, facts)
-        raise
-    save_state(options.folder, state, facts)
     return state
 
 
@@ -116,13 +133,16 @@ def _new_state(stage: Stage, recipe: TrainRecipe) -> TrainState:
         weight_decay=optim.weight_decay,
         fused=True,
     )
-    averaged = (
-        {n: p.detach().clone() for n, p in parameters.items()} if optim.ema_decay else {}
+    averaged = {n: p.detach().clone() for n, p in parameters.items()} if optim.ema_decay else {}
+    state = TrainState(
+        parameters=parameters,
+        optimizer=optimizer,
+        ema=averaged,
+        generator=torch.Generator().manual_seed(recipe.seed),
     )
-    generator = torch.Generator().manual_seed(recipe.seed)
-    return TrainState(
-        parameters=parameters, optimizer=optimizer, ema=averaged, generator=generator
-    )
+    if isinstance(stage, RemembersData):
+        state.remember, state.recall = stage.remember, stage.recall
+    return state
 
 
 def _step(stage: Stage, recipe: TrainRecipe, state: TrainState) -> dict[str, float]:
@@ -131,18 +151,25 @@ def _step(stage: Stage, recipe: TrainRecipe, state: TrainState) -> dict[str, flo
         group["lr"] = learning_rate(recipe.optim, state.step)
     loss, figures = stage.loss(phase_at(recipe, state.step), state.generator)
     value = float(loss.detach())
-    if not math.isfinite(value):
-        raise DeviceError(
-            f"the loss is {value} at step {state.step}; the last checkpoint is whole",
-            hint="lower optim.learning_rate in the recipe and run again with --resume",
-        )
+    _require_finite("loss", value, state.step)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(state.parameters.values(), recipe.optim.clip_norm)
+    # A finite loss can have an infinite gradient: stepping would spoil the weights, and the next
+    # checkpoint with them.
+    _require_finite("gradient's norm", float(norm), state.step)
     state.optimizer.step()
     state.step += 1
     _average(state, recipe.optim.ema_decay)
     return {"loss": value, "grad_norm": float(norm), **figures}
+
+
+def _require_finite(what: str, value: float, step: int) -> None:
+    if not math.isfinite(value):
+        raise DeviceError(
+            f"the {what} is {value} at step {step}; the last checkpoint is whole",
+            hint="lower optim.learning_rate in the recipe and run again with --resume",
+        )
 
 
 @torch.no_grad()

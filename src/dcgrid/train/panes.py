@@ -2,12 +2,14 @@
 
 Cells are encoded alone, so a grid is put together in latent space and the same pane serves many
 grids. `PanePool.draw` keeps a rolling stock: each step renders a little that is new and reuses the
-rest. All chance comes from one generator, so a seed fixes the run.
+rest. All chance comes from one generator, so a seed fixes the run. A checkpoint keeps no pixels,
+only the random state that each set of the stock was rendered from: a resumed run renders a set
+again when it is drawn.
 
 Letters: V panes of a set, C channels, F Y X latent frames/rows/columns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +39,16 @@ class PaneSet:
     """What it does."""
 
 
+@dataclass(slots=True, kw_only=True)
+class _Kept:
+    """One set of the stock."""
+
+    origin: torch.Tensor
+    """Random state from which it was rendered."""
+    panes: PaneSet | None
+    """None: known from a checkpoint only, not rendered again yet."""
+
+
 class PanePool:
     """A rolling stock of pane sets of one shape."""
 
@@ -46,22 +58,54 @@ class PanePool:
         self.world = world
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.effects = tuple(effects)
-        self._stock: dict[tuple[int, tuple[int, int]], list[PaneSet]] = {}
+        self._stock: dict[tuple[int, tuple[int, int]], list[_Kept]] = {}
 
     def draw(self, phase: Phase, generator: torch.Generator, *, fresh: int) -> list[PaneSet]:
         """Draw a batch of sets of one size; `fresh` of them are rendered now."""
         size = phase.sizes[pick(len(phase.sizes), generator)]
         stock = self._stock.setdefault((phase.frames, size), [])
         wanted = max(fresh, phase.batch - len(stock))
-        stock.extend(self._render(phase.frames, size, generator) for _ in range(wanted))
+        for _ in range(wanted):
+            origin = generator.get_state()
+            panes = self._render(phase.frames, size, generator)
+            stock.append(_Kept(origin=origin, panes=panes))
         del stock[:-STOCK]
         newest = stock[-fresh:] if fresh else []
         older = [stock[pick(len(stock), generator)] for _ in range(phase.batch - len(newest))]
-        return newest + older
+        return [self._panes_of(kept, phase.frames, size) for kept in newest + older]
 
-    def _render(
-        self, frames: int, size: tuple[int, int], generator: torch.Generator
-    ) -> PaneSet:
+    def remember(self) -> dict[str, torch.Tensor]:
+        """Return how the stock was made: random states, N x bytes for each shape, oldest first."""
+        return {
+            f"stock.{frames}.{height}.{width}": torch.stack([kept.origin for kept in stock])
+            for (frames, (height, width)), stock in self._stock.items()
+            if stock
+        }
+
+    def recall(self, kept: Mapping[str, torch.Tensor]) -> None:
+        """Put back the stock that `remember` told of; its sets are rendered when drawn.
+
+        Raises:
+            ValueError: The names or states are not those of a stock.
+        """
+        stocks: dict[tuple[int, tuple[int, int]], list[_Kept]] = {}
+        for name, origins in kept.items():
+            frames, height, width = (int(number) for number in name.split(".")[1:])
+            for origin in origins:
+                torch.Generator().set_state(origin)  # refuses what is no random state
+            stocks[frames, (height, width)] = [
+                _Kept(origin=origin.clone(), panes=None) for origin in origins
+            ]
+        self._stock = stocks
+
+    def _panes_of(self, kept: _Kept, frames: int, size: tuple[int, int]) -> PaneSet:
+        if kept.panes is None:
+            again = torch.Generator()
+            again.set_state(kept.origin)
+            kept.panes = self._render(frames, size, again)
+        return kept.panes
+
+    def _render(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> PaneSet:
         drawn = self.world.draw(frames, size, generator)
         names = [self.effects[pick(len(self.effects), generator)] for _ in range(PANES - 1)]
         if chance(generator) < 0.25:

@@ -5,17 +5,18 @@ Later stages read earlier parts from the same folder.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from dcgrid.adapters.attach import attach_adapter
 from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.reading import hash_tensors
 from dcgrid.adapters.spec import AdapterSpec
-from dcgrid.errors import WeightsError
+from dcgrid.errors import OutputError, WeightsError
 from dcgrid.models.loading import FILL_NAME, load_text_encoder
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import PRESETS, NativeConfig
@@ -29,6 +30,7 @@ from dcgrid.train.checkpoint import TrainState
 from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
 from dcgrid.train.enlarge import UpsamplerStage
 from dcgrid.train.grids import GridStage
+from dcgrid.train.lock import run_lock
 from dcgrid.train.loop import LoopOptions, Progress, train
 from dcgrid.train.panes import PanePool
 from dcgrid.train.settings import TrainRecipe
@@ -72,12 +74,44 @@ class Reporter:
 
 
 def run_stage(job: TrainJob, reporter: Reporter) -> Path:
-    """Train one stage and return the weight file it made."""
+    """Train one stage and return the weight file it made.
+
+    Raises:
+        WeightsError: The world, an earlier stage's weights or the checkpoint is missing or damaged.
+        OutputError: Another run works in the folder, or a file cannot be written.
+        DeviceError: The loss became NaN or infinite.
+        KeyboardInterrupt: After the state is saved.
+    """
+    for stage, missing in missing_parts(job):
+        raise WeightsError(
+            f"stage {job.recipe.stage} needs {missing}, which is not there",
+            hint=f"dcgrid train --stage {stage} --model {job.model} --out {job.out}",
+        )
     torch.manual_seed(job.recipe.seed)
     started = time.monotonic()
-    path = _RUNNERS[job.recipe.stage](job, PRESETS[job.model], reporter)
+    with run_lock(job.loop.folder):
+        try:
+            path = _RUNNERS[job.recipe.stage](job, PRESETS[job.model], reporter)
+        except SafetensorError as error:
+            # Readers name their own trouble, so this is a file that could not be written.
+            raise OutputError(
+                f"cannot write the weights in {job.out}: {error}",
+                hint="nothing is lost: free some space, then run again with --resume",
+            ) from error
     reporter.say(f"{path} after {(time.monotonic() - started) / 60:.1f} minutes")
     return path
+
+
+def missing_parts(job: TrainJob) -> list[tuple[str, Path]]:
+    """Return the weight files that a stage needs and does not find, each after its stage."""
+    parts = _DECODER_ONLY if job.decoder_only else _EARLIER[job.recipe.stage]
+    files = [(stage, job.out / f"{part}.safetensors") for stage, part in parts]
+    return [(stage, path) for stage, path in files if not path.is_file()]
+
+
+def captions_of(subjects: Iterable[str]) -> tuple[str, ...]:
+    """Return every word that captions with these subjects can hold."""
+    return _captions().vocabulary([*subjects, "scene", "camera move"])
 
 
 def facts_of(job: TrainJob, state: TrainState) -> dict[str, str]:
@@ -115,23 +149,19 @@ def _run_autoencoder(job: TrainJob, config: NativeConfig, reporter: Reporter) ->
 def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     """Train transformer and text encoder together; two files."""
     world = WorldClips(WorldStore(job.store))
-    captions = _captions()
-    subjects = world.store.names["sprites"]
-    words = captions.vocabulary([name for name in subjects] + ["scene", "camera move"])
+    words = captions_of(world.store.names["sprites"])
     if config.text is None:
         raise WeightsError(f"{job.model} has no text encoder of its own to train")
     text, dit = TextEncoder(config.text, WordTokenizer(words)), DiT(config.dit)
     trained = {f"text.{n}": p for n, p in text.named_parameters()}
     trained |= {f"dit.{n}": p for n, p in dit.named_parameters()}
     pool = PanePool(world, _autoencoder(job, config))
-    stage = GridStage((dit, text), pool, captions, job.recipe, trained)
+    stage = GridStage((dit, text), pool, _captions(), job.recipe, trained)
     state = train(stage, job.recipe, job.loop, reporter.progress)
     final, facts = averaged(state), facts_of(job, state)
     for part, extra in (("text", {"vocabulary": list(words)}), ("dit", {})):
         tensors = {n.removeprefix(f"{part}."): t for n, t in final.items() if n.startswith(part)}
-        save_weights(
-            job.out / f"{part}.safetensors", tensors, {**facts, **extra}, torch.bfloat16
-        )
+        save_weights(job.out / f"{part}.safetensors", tensors, {**facts, **extra}, torch.bfloat16)
     return job.out / "dit.safetensors"
 
 
@@ -188,6 +218,14 @@ def _captions() -> Captions:
     return Captions([load_effect(name) for name in EFFECT_NAMES], load_layout("edit-2x2"))
 
 
+_DECODER_ONLY = (("autoencoder", "autoencoder"),)
+_EARLIER = {
+    "autoencoder": (),
+    "base": _DECODER_ONLY,
+    "upsampler": _DECODER_ONLY,
+    "fill": (*_DECODER_ONLY, ("base", "text"), ("base", "dit")),
+}
+"""Stage and part of the weight files that each stage reads."""
 _RUNNERS: dict[str, Callable[[TrainJob, NativeConfig, Reporter], Path]] = {
     "autoencoder": _run_autoencoder,
     "base": _run_base,

@@ -1,7 +1,7 @@
 """Clips of the procedural world: subjects with a motion, in front of something, drawn at random.
 
-`WorldClips.draw` gives one clip with the words for it. Three kinds, by `MIX`: real footage, a camera
-move over a photograph, an animated subject composed onto either.
+`WorldClips.draw` gives one clip with the words for it. Three kinds, by `MIX`: real footage, a
+camera move over a photograph, an animated subject composed onto either.
 """
 
 import re
@@ -48,9 +48,7 @@ class WorldClips:
         self.store = store
         self._cache: dict[str, torch.Tensor] = {}
 
-    def draw(
-        self, frames: int, size: tuple[int, int], generator: torch.Generator
-    ) -> WorldClip:
+    def draw(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> WorldClip:
         """Draw a clip of `frames` frames and `size` (height, width) pixels."""
         kinds = [k for k in MIX if k == "photo" or self.store.names[_STORED[k]]]
         weights = torch.tensor([MIX[k] for k in kinds])
@@ -61,7 +59,9 @@ class WorldClips:
             )
         if kind == "photo":
             return WorldClip(
-                clip_CTHW=self._photo(frames, size, generator), subject="scene", motion="camera move"
+                clip_CTHW=self._photo(frames, size, generator),
+                subject="scene",
+                motion="camera move",
             )
         return self._sprite(frames, size, generator)
 
@@ -79,7 +79,9 @@ class WorldClips:
         self, frames: int, size: tuple[int, int], generator: torch.Generator
     ) -> torch.Tensor:
         _, photo_CHW = self._get("photos", generator)
-        return _color_jitter(camera_move(photo_CHW.float() / 255, frames, size, generator), generator)
+        return _color_jitter(
+            camera_move(photo_CHW.float() / 255, frames, size, generator), generator
+        )
 
     def _footage(
         self, frames: int, size: tuple[int, int], generator: torch.Generator
@@ -97,9 +99,7 @@ class WorldClips:
             cropped = cropped.flip(-1)
         return _color_jitter(cropped, generator)
 
-    def _sprite(
-        self, frames: int, size: tuple[int, int], generator: torch.Generator
-    ) -> WorldClip:
+    def _sprite(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> WorldClip:
         use_footage = bool(self.store.names["footage"]) and chance(generator) < 0.3
         background = self._footage if use_footage else self._photo
         name, sprite_TCHW = self._get("sprites", generator)

