@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,42 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from dcgrid.errors import WeightsError
+from dcgrid.errors import OutputError, WeightsError
 
 
 def save_weights(
     path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any], dtype: torch.dtype
 ) -> None:
-    """Write tensors (floating ones as `dtype`) and facts (JSON) to `path`, atomically."""
+    """Write tensors and facts to `path`, atomically: it holds all of them or what it held before.
+
+    Args:
+        path: The file; its folder is made if need be.
+        tensors: By name. Matrices and larger ones of floats are stored as `dtype`, others as is.
+        facts: What JSON can hold.
+        dtype: Precision of the stored matrices.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
     stored = {
         name: (t.to(dtype) if t.is_floating_point() and t.ndim > 1 else t).detach().contiguous()
         for name, t in tensors.items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"facts": json.dumps(dict(facts))}
     temporary = path.with_suffix(".tmp")
-    save_file(stored, temporary, {"facts": json.dumps(dict(facts))})
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(stored, temporary, metadata)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"cannot write weights {path}: {error}",
+            hint="free some space, or choose another folder",
+        ) from error
+    finally:
+        # Gone already if it took its place.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def load_weights(path: Path, module: nn.Module) -> dict[str, Any]:
