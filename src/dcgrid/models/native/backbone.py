@@ -13,6 +13,7 @@ from torch import nn
 from dcgrid.models.base import CellText, ModelSpec, TokenPlaces
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.t5 import T5TextEncoder
 from dcgrid.models.native.text import TextEncoder
 from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.prompts.segments import Prompt
@@ -24,7 +25,7 @@ class NativeParts:
 
     autoencoder: Autoencoder
     dit: DiT
-    text: TextEncoder
+    text: TextEncoder | T5TextEncoder
     upsampler: Upsampler
 
     def modules(self) -> tuple[nn.Module, ...]:
@@ -117,7 +118,9 @@ class NativeBackbone:
             yield
 
 
-def encode_rows(encoder: TextEncoder, rows: Sequence[Sequence[str]], cells: int) -> CellText:
+def encode_rows(
+    encoder: TextEncoder | T5TextEncoder, rows: Sequence[Sequence[str]], cells: int
+) -> CellText:
     """Encode the segments that each cell reads and lay them side by side, padded.
 
     Args:

@@ -258,7 +258,8 @@ class DiT(nn.Module):
             estimate_BKCFYX: Earlier estimate of the clean latents (self-conditioning); None: zeros.
 
         Returns:
-            Velocity, shape BKCFYX; zero where the time is 0 for a model that predicts a mixture.
+            Velocity, shape BKCFYX. Where the time is 0 there is no noise to point to: a model that
+            predicts a mixture says about -x there, and samplers and losses do not read it.
         """
         inputs = cells_BKCFYX
         if self.config.self_conditioning:
