@@ -62,7 +62,10 @@ class AutoencoderStage:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             mean, log_variance = self.model.moments(video)
             noise = torch.randn(mean.shape, generator=generator)
-            latents = mean + noise * (0.5 * log_variance).exp()
+            # Besides the posterior's own noise, some in proportion to each channel's scale: the
+            # decoder will read what a transformer made, not what an encoder made.
+            spread = (0.5 * log_variance).exp() + weights["latent_noise"] * self._scale()
+            latents = mean + noise * spread
             restored = self.model.reconstruct(latents)
         error = restored.float() - video
         squared = error.pow(2).mean()
@@ -76,6 +79,9 @@ class AutoencoderStage:
         psnr = 10 * torch.log10(4 / error.detach().pow(2).mean((1, 2, 3, 4))).mean()
         return total, {"psnr": float(psnr), "kl": float(kl.detach())}
 
+
+    def _scale(self) -> torch.Tensor:
+        return self.model.latent_scale.reshape(1, -1, 1, 1, 1)
 
     def _divergence(
         self, video: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor

@@ -130,6 +130,11 @@ def averaged(state: TrainState) -> dict[str, torch.Tensor]:
 
 
 def _run_autoencoder(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
+    """Fit the linear path and the scale of latents, then train what is deep.
+
+    Without a deep encoder the latents are final once fitted, so the file is written at once and
+    later stages can start while the decoder still trains.
+    """
     path = job.out / "autoencoder.safetensors"
     world = WorldClips(WorldStore(job.store))
     model = Autoencoder(config.autoencoder)
@@ -137,10 +142,14 @@ def _run_autoencoder(job: TrainJob, config: NativeConfig, reporter: Reporter) ->
         load_weights(path, model)
     elif not job.resume:
         fit_linear_path(model, world, job.recipe.phases[0], job.recipe, reporter.say)
+        if not config.autoencoder.deep_encoder:
+            measure_latents(model, world, job.recipe.phases[-1], job.recipe)
+            facts = {"model": job.model, "stage": "autoencoder", "steps": "0"}
+            save_weights(path, model.state_dict(), facts, torch.bfloat16)
     stage = AutoencoderStage(model, world, job.recipe, decoder_only=job.decoder_only)
     state = train(stage, job.recipe, job.loop, reporter.progress)
     model.load_state_dict(averaged(state), strict=False)
-    if not job.decoder_only:
+    if config.autoencoder.deep_encoder and not job.decoder_only:
         measure_latents(model, world, job.recipe.phases[-1], job.recipe)
     save_weights(path, model.state_dict(), facts_of(job, state), torch.bfloat16)
     return path

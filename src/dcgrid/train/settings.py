@@ -29,7 +29,7 @@ _PIXEL_KEYS = ("squared", "absolute", "differences", "effect_share")
 _GRID_KEYS = ("noise_scale", "time_shift", "text_masking", "single_share", "fresh")
 LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "autoencoder": (*_PIXEL_KEYS, "kl", "fit_batches"),
+        "autoencoder": (*_PIXEL_KEYS, "kl", "latent_noise", "fit_batches"),
         "base": _GRID_KEYS,
         "upsampler": _PIXEL_KEYS,
         "fill": (*_GRID_KEYS, "edit_share", "rank", "dropout"),

@@ -22,6 +22,16 @@ from torch import nn
 from dcgrid.models.native.config import AutoencoderConfig
 
 
+DEEP_SHARE = 0.1
+"""What the deep networks say counts this much beside the linear path: what a linear codec leaves is
+about a tenth of the picture, and a network whose whole range is ten times that only adds noise
+(measured: docs/decisions/0002)."""
+
+
+LINEAR_LOG_VARIANCE = -8.0
+"""Log variance of latents at the start of training, or always without a deep encoder."""
+
+
 class CausalConv(nn.Module):
     """A 3D convolution that pads time at the front only, with copies of the first frame."""
 
@@ -290,19 +300,23 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        self.encoder = Encoder(config) if config.deep_encoder else None
         self.decoder = Decoder(config)
         self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
         self.register_buffer("latent_scale", torch.ones(config.latent_channels))
         self.linear = None
         if config.linear_path:
             self.linear = LinearPath(config)
-            for head in (self.encoder.head.conv, self.decoder.head.conv):
-                nn.init.zeros_(head.weight)
-                nn.init.zeros_(head.bias)  # type: ignore[arg-type]
-            # A log variance of 0 would drown the linear latents from the first step on.
-            with torch.no_grad():
-                self.encoder.head.conv.bias[config.latent_channels :] = -8.0  # type: ignore[index]
+            for deep in (self.encoder, self.decoder):
+                if deep is not None:
+                    nn.init.zeros_(deep.head.conv.weight)
+                    nn.init.zeros_(deep.head.conv.bias)  # type: ignore[arg-type]
+            if self.encoder is not None:
+                # A log variance of 0 would drown the linear latents from the first step on.
+                with torch.no_grad():
+                    self.encoder.head.conv.bias[config.latent_channels :] = LINEAR_LOG_VARIANCE  # type: ignore[index]
+        elif self.encoder is None:
+            raise ValueError("an autoencoder needs a deep encoder or a linear path")
 
     def moments(self, video_BCTHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and log variance (clamped to [-20, 4]) of raw latents, each BCFYX.
@@ -317,16 +331,23 @@ class Autoencoder(nn.Module):
                 f"clip of {frames} x {height} x {width} does not fit strides "
                 f"{stride_T} (plus one frame), {stride_HW}, {stride_HW}"
             )
+        if self.encoder is None:
+            mean = self._linear_latents(video_BCTHW)
+            return mean, torch.full_like(mean, LINEAR_LOG_VARIANCE)
         mean, log_variance = self.encoder(video_BCTHW).chunk(2, dim=1)
         if self.linear is not None:
-            mean = mean + self.linear.encode(video_BCTHW)
+            mean = DEEP_SHARE * mean + self._linear_latents(video_BCTHW)
         return mean, log_variance.clamp(-20.0, 4.0)
+
+    def _linear_latents(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
+        assert self.linear is not None
+        return self.linear.encode(video_BCTHW)
 
     def reconstruct(self, latents_BCFYX: torch.Tensor) -> torch.Tensor:
         """Decode raw latents to clips, BCTHW, not clamped (training needs the gradient)."""
         video: torch.Tensor = self.decoder(latents_BCFYX)
         if self.linear is not None:
-            video = video + self.linear.decode(latents_BCFYX)
+            video = DEEP_SHARE * video + self.linear.decode(latents_BCFYX)
         return video
 
     def encode(self, video_BCTHW: torch.Tensor) -> torch.Tensor:

@@ -34,6 +34,8 @@ class AutoencoderConfig:
     linear_path: bool = False
     """True: a linear codec (fitted in closed form) beside the deep one, which learns what is left.
     Differs: docs/decisions/0002."""
+    deep_encoder: bool = True
+    """False: the linear path alone encodes, and depth is in the decoder only."""
 
     @property
     def total_stride_T(self) -> int:  # noqa: N802
@@ -149,8 +151,8 @@ MINI = NativeConfig(
     autoencoder=AutoencoderConfig(
         base_channels=64,
         multipliers=(1, 2, 2),
-        encoder_blocks=(1, 1, 2),
-        decoder_blocks=(2, 2, 2),
+        encoder_blocks=(0, 0, 0),
+        decoder_blocks=(2, 3, 3),
         stride_T=(2, 2, 1),
         stride_HW=(2, 1, 1),
         latent_channels=32,
@@ -158,6 +160,7 @@ MINI = NativeConfig(
         padding="zeros",
         adaptive_norm=False,
         linear_path=True,
+        deep_encoder=False,
     ),
     dit=DiTConfig(
         latent_channels=32,
