@@ -225,7 +225,7 @@ def test_one_frame_is_held_and_told(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_a_huge_picture_is_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "wall.mp4"
-    frames(path, 6, size=(7680, 4320))
+    frames(path, 2, size=(7680, 4320))
     assert main(["edit", str(path), *EDIT]) == 0
     assert "Scaled: 7680x4320" in capsys.readouterr().err
 
@@ -261,6 +261,7 @@ def test_missing_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (("job", "keep"), "some"),
         (("machine", "threads"), 0),
         (("machine", "dtype"), None),
+        (("machine", "device"), 3),
         (("model", "weights"), []),
         (("outputs", 0, "cell"), 1.5),
     ],

@@ -127,6 +127,18 @@ def test_rerun_reaches_the_same_pixels_from_the_manifest_alone(
         assert torch.equal(decoded(one), decoded(other))
 
 
+def test_rerun_stays_on_the_device_and_dtype_of_the_first_run(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = run(replace(job(clip), device="auto", dtype="auto")).files[-1]
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    recorded = read_manifest(manifest).machine
+    prepared, _ = prepare_rerun(RerunJob(manifest=manifest))
+    assert (prepared.job.device, prepared.job.dtype) == (recorded["device"], recorded["dtype"])
+    prepared, _ = prepare_rerun(RerunJob(manifest=manifest, device="cuda"))
+    assert prepared.job.device == "cuda"
+
+
 def test_rerun_refuses_another_input(clip: Path) -> None:
     manifest = run(job(clip)).files[-1]
     clip.write_bytes(clip.read_bytes() + b"\0")

@@ -23,6 +23,12 @@ def rerun(
         ),
     ] = None,
     out: OutOption = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", help="auto, cpu, cuda, cuda:N or mps.", show_default="the first run's"
+        ),
+    ] = "",
     dry_run: DryRunOption = False,
     offline: OfflineOption = False,
     force: Annotated[
@@ -43,7 +49,9 @@ def rerun(
     """
     from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 
-    job = RerunJob(manifest=manifest, input=input_, out=out, force=force, offline=offline)
+    job = RerunJob(
+        manifest=manifest, input=input_, out=out, device=device, force=force, offline=offline
+    )
     with Output(format_=format_, quiet=quiet) as output:
         prepared, first = prepare_rerun(job)
         version = first.versions.get("dcgrid", "?")

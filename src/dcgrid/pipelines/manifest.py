@@ -189,6 +189,7 @@ def _check(manifest: RunManifest) -> None:
         "machine.threads": isinstance(manifest.machine.get("threads"), int)
         and 1 <= manifest.machine["threads"] <= 4096,
         "machine.dtype": isinstance(manifest.machine.get("dtype"), str),
+        "machine.device": isinstance(manifest.machine.get("device"), str),
         "model.weights": isinstance(manifest.model.get("weights"), dict),
     }
     wrong = [name for name, fits in checks.items() if not fits]

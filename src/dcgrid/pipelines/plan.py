@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _MIB = 1024 * 1024
 # Measured on `mini`, see memory_estimate_bytes.
-_BASE_BYTES = 700 * _MIB
-_BYTES_PER_PIXEL = 700
+_BASE_BYTES = 350 * _MIB
+_BYTES_PER_PIXEL = 1100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

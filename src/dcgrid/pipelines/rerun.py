@@ -28,6 +28,8 @@ class RerunJob:
     """Where the input is now; None: where it was, or beside the manifest."""
     out: Path | None = None
     """Folder, or file name for a single result; None: beside the manifest."""
+    device: str = ""
+    """Device to run on; empty: the first run's."""
     force: bool = False
     """True: go on where input, weights or pixels differ, and replace files."""
     offline: bool = False
@@ -61,6 +63,7 @@ def prepare_rerun(rerun: RerunJob) -> tuple[PreparedEdit, RunManifest]:
         out=rerun.out or rerun.manifest.parent,
         force=rerun.force,
         offline=rerun.offline,
+        device=rerun.device or manifest.machine["device"],
         dtype=manifest.machine["dtype"],
     )
     grid = manifest.grid

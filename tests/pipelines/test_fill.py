@@ -1,0 +1,191 @@
+"""fill_grid with a backbone that records what it is asked and answers with plain arithmetic."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dcgrid.models.base import CellText, TokenPlaces
+from dcgrid.models.loading import TINY_SPEC
+from dcgrid.pipelines.fill import FillSettings, fill_grid, to_frames, to_model_range
+from dcgrid.pipelines.job import EditJob, ResolvedEdits, resolve_edits
+from dcgrid.prompts import Prompt
+
+CPU = torch.device("cpu")
+
+
+class Quiet:
+    def start(self, stage: str, total: int | None = None) -> None: ...
+
+    def update(self, done: int, total: int | None = None) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+    def warn(self, line: str) -> None: ...
+
+
+class Recorder:
+    """Latents are 8x8 averages; the velocity points at (clip + push of the text) from anywhere."""
+
+    def __init__(self, own_clause_only: bool = True) -> None:
+        self.spec = replace(TINY_SPEC, own_clause_only=own_clause_only, upsample=1)
+        self.read: list[list[str]] = []
+        self.velocity_calls: list[tuple[Tensor, Tensor]] = []
+        self.places: TokenPlaces | None = None
+        self.decoded: list[Tensor] = []
+
+    def encode(self, video_BCTHW: Tensor) -> Tensor:
+        pooled = torch.nn.functional.avg_pool3d(video_BCTHW[:, :, ::4], (1, 8, 8))
+        return torch.cat([pooled, pooled[:, :1]], dim=1)
+
+    def decode(self, latents_BCFYX: Tensor) -> Tensor:
+        self.decoded.append(latents_BCFYX)
+        video = latents_BCFYX[:, :3].repeat_interleave(8, 3).repeat_interleave(8, 4)
+        return torch.cat([video[:, :, :1], video[:, :, 1:].repeat_interleave(4, 2)], dim=2)
+
+    def upsample(self, video_BCTHW: Tensor) -> Tensor:
+        return video_BCTHW
+
+    def encode_text(
+        self, prompts: Sequence[Prompt], visible_BKS: Sequence[Sequence[Sequence[bool]]]
+    ) -> CellText:
+        prompt = prompts[0]
+        rows = []
+        for visible_S in visible_BKS[0]:
+            seen = zip(prompt.segments, visible_S, strict=True)
+            rows.append(" ".join(prompt.segment_text(one) for one, visible in seen if visible))
+        self.read.append(rows)
+        # The push of a text: -0.2 for the unconditional branch, else by what is asked for.
+        push = [{"": -0.2}.get(row, 0.3 if "rain" in row else 0.1) for row in rows]
+        tokens = torch.tensor(push).reshape(1, len(rows), 1, 1)
+        return CellText(tokens_BKLE=tokens, valid_BKL=torch.ones(1, len(rows), 1).bool())
+
+    def velocity(
+        self,
+        cells_BKCFYX: Tensor,
+        time_BKF: Tensor,
+        text: CellText,
+        places: TokenPlaces,
+        route_KA: Tensor | None = None,
+    ) -> Tensor:
+        assert route_KA is None
+        self.velocity_calls.append((cells_BKCFYX.clone(), time_BKF.clone()))
+        self.places = places
+        target = cells_BKCFYX[:, :1] + text.tokens_BKLE[..., None, None]
+        time = time_BKF.clamp_min(1e-3)[:, :, None, :, None, None]
+        return (cells_BKCFYX - target) / time
+
+
+def grid(**values: object) -> ResolvedEdits:
+    settings = {"effects": ("rain",), "num_inference_steps": 4, **values}
+    return resolve_edits(EditJob(input=Path("x.mp4"), **settings))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def given_THWC() -> Tensor:
+    """Five frames of 32x48, constant over 8x8 blocks, so that Recorder's codec loses nothing."""
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randint(60, 180, (1, 4, 6, 3), generator=generator, dtype=torch.uint8)
+    return blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).repeat(5, 1, 1, 1)
+
+
+def test_pixels_survive_the_way_to_the_model_and_back(given_THWC: Tensor) -> None:
+    video_BCTHW = to_model_range(given_THWC)
+    assert video_BCTHW.shape == (1, 3, 5, 32, 48)
+    assert video_BCTHW.abs().max() <= 1
+    assert torch.equal(to_frames(video_BCTHW), given_THWC)
+    assert to_frames(torch.tensor([-9.0, 9.0]).reshape(1, 1, 2, 1, 1)).flatten().tolist() == [
+        0,
+        255,
+    ]
+
+
+def test_filled_cells_come_out_where_the_velocity_points(given_THWC: Tensor) -> None:
+    backbone = Recorder()
+    filled = fill_grid(
+        backbone, given_THWC, grid(guidance_scale=1.0), FillSettings(seed=1, device=CPU), Quiet()
+    )
+    assert [one.cell for one in filled] == [1, 2, 3]
+    for one in filled:
+        brighter = given_THWC.float() + 0.3 * 127.5
+        assert (one.frames_THWC.float() - brighter).abs().max() <= 1
+    # Only painted cells are decoded, and without guidance nothing is asked twice.
+    assert len(backbone.decoded) == 3
+    assert len(backbone.velocity_calls) == 4
+
+
+def test_the_given_cell_is_always_shown_clean_at_time_0(given_THWC: Tensor) -> None:
+    backbone = Recorder()
+    fill_grid(backbone, given_THWC, grid(), FillSettings(seed=1, device=CPU), Quiet())
+    clean = backbone.encode(to_model_range(given_THWC))
+    for cells_BKCFYX, time_BKF in backbone.velocity_calls:
+        assert torch.equal(cells_BKCFYX[:, 0], clean)
+        assert (time_BKF[:, 0] == 0).all()
+        assert (time_BKF[:, 1:] > 0).all()
+
+
+def test_each_edit_is_guided_by_its_own_scale(given_THWC: Tensor) -> None:
+    edits = grid(effects=("rain", "fog"))
+    scales = (3.0, 1.0)
+    edits = replace(
+        edits,
+        edits=tuple(
+            replace(edit, guidance_scale=scale, negative="", num_inference_steps=4)
+            for edit, scale in zip(edits.edits, scales, strict=True)
+        ),
+    )
+    backbone = Recorder()
+    filled = fill_grid(backbone, given_THWC, edits, FillSettings(seed=1, device=CPU), Quiet())
+    # v = v_u + g (v_c - v_u) moves the target from -0.2 by g times the way to the text's push.
+    pushes = {0: -0.2 + 3.0 * (0.3 + 0.2), 1: -0.2 + 1.0 * (0.1 + 0.2)}
+    for one in filled:
+        push = pushes[edits.edit_of_cell[one.cell] or 0]
+        wanted = (given_THWC.float() + push * 127.5).clamp(0, 255)
+        assert (one.frames_THWC.float() - wanted).abs().max() <= 1
+    assert len(backbone.velocity_calls) == 8
+
+
+def test_a_narrow_model_reads_its_own_clause_only(given_THWC: Tensor) -> None:
+    edits = grid(effects=("rain", "fog", "night"), guidance_scale=1.0)
+    clauses = [edit.clause for edit in edits.edits]
+    for narrow in (True, False):
+        backbone = Recorder(own_clause_only=narrow)
+        fill_grid(backbone, given_THWC, edits, FillSettings(seed=0, device=CPU), Quiet())
+        for cell, text in enumerate(backbone.read[0]):
+            assert "grid illustrates" in text
+            seen = [index for index, clause in enumerate(clauses) if clause in text]
+            own = [] if cell == 0 else [cell - 1]
+            assert seen == (own if narrow else [0, 1, 2])
+
+
+def test_each_cell_is_steered_away_from_its_own_edits_negative(given_THWC: Tensor) -> None:
+    edits = grid(effects=("rain",), prompt="made of glass", guidance_scale=2.0)
+    backbone = Recorder()
+    fill_grid(backbone, given_THWC, edits, FillSettings(seed=0, device=CPU), Quiet())
+    negative = edits.edits[0].negative
+    assert negative
+    assert backbone.read[1] == ["", negative, "", negative]
+
+
+def test_tokens_stand_where_their_cells_stand(given_THWC: Tensor) -> None:
+    backbone = Recorder()
+    fill_grid(backbone, given_THWC, grid(), FillSettings(seed=0, device=CPU), Quiet())
+    assert backbone.places is not None
+    # Two latent frames of 4x6 latents make 2x2x3 tokens a cell; cells abut in this model.
+    starts = backbone.places.coordinates_S3[::12].tolist()
+    assert starts == [[0, 0, 0], [0, 0, 3], [0, 2, 0], [0, 2, 3]]
+    assert sorted(backbone.places.position_S.tolist()) == list(range(48))
+
+
+def test_noise_follows_the_seed_alone(given_THWC: Tensor) -> None:
+    first: dict[int, Tensor] = {}
+    for seed in (5, 5, 6):
+        backbone = Recorder()
+        fill_grid(backbone, given_THWC, grid(), FillSettings(seed=seed, device=CPU), Quiet())
+        start = backbone.velocity_calls[0][0][:, 1:]
+        assert torch.equal(first.setdefault(seed, start), start)
+        assert start.std() == pytest.approx(TINY_SPEC.noise_scale, rel=0.15)
+    assert not torch.equal(first[5], first[6])
