@@ -1,0 +1,266 @@
+"""`dcgrid train`: make the weights of a native model, one stage at a time."""
+
+import shlex
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dcgrid import hub
+from dcgrid.cli.options import DryRunOption, FormatOption, QuietOption
+from dcgrid.cli.output import Format, Output
+from dcgrid.errors import OutputError, UsageError
+from dcgrid.recipes import shipped_dir
+
+if TYPE_CHECKING:
+    import rich.progress
+
+    from dcgrid.train.loop import Progress
+    from dcgrid.train.run import TrainJob
+
+_NOTE_EVERY_S = 30.0
+"""Seconds between lines about progress where there is no terminal for a moving bar."""
+
+
+class Stage(StrEnum):
+    """Stages in the order in which they are run."""
+
+    AUTOENCODER = "autoencoder"
+    BASE = "base"
+    UPSAMPLER = "upsampler"
+    FILL = "fill"
+
+
+def train(
+    stage: Annotated[
+        Stage | None, typer.Option("--stage", help="What to train; they build on one another.")
+    ] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="Native model to train.")] = "mini",
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--recipe", help="Training recipe.", show_default="the shipped one"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Folder of weights and checkpoints.", show_default="./runs/MODEL"
+        ),
+    ] = None,
+    world: Annotated[
+        Path | None,
+        typer.Option(
+            "--world", help="Folder of the world's pictures.", show_default="in the cache folder"
+        ),
+    ] = None,
+    clips: Annotated[
+        Path | None,
+        typer.Option(
+            "--clips",
+            help="With --fetch-world: folder of real footage.",
+            show_default="WORLD/clips",
+        ),
+    ] = None,
+    fetch_world: Annotated[
+        bool, typer.Option("--fetch-world", help="Download and build the world's pictures.")
+    ] = False,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Steps to train.", show_default="the recipe's"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")
+    ] = False,
+    decoder_only: Annotated[
+        bool,
+        typer.Option(
+            "--decoder-only", help="Stage autoencoder: keep the encoder and so the latents."
+        ),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Begin anew over an earlier checkpoint.")
+    ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="CPU threads.", show_default="one a core"),
+    ] = None,
+    dry_run: DryRunOption = False,
+    format_: FormatOption = Format.TEXT,
+    quiet: QuietOption = False,
+) -> None:
+    """Make the weights of a native model: --fetch-world once, then the stages in their order.
+
+    Stopping is safe at any time: Ctrl-C saves, and --resume goes on as if nothing had happened.
+    """
+    store = world or hub.cache_dir() / "world"
+    if fetch_world == (stage is not None):
+        raise UsageError(
+            "give either --stage or --fetch-world",
+            hint="dcgrid train --fetch-world, then dcgrid train --stage autoencoder",
+        )
+    with Output(format_=format_, quiet=quiet) as output:
+        if stage is None:
+            if clips is not None and not clips.is_dir():
+                raise UsageError(f"--clips: there is no folder {clips}")
+            _fetch_world(store, clips or store / "clips", output)
+            return
+        from dcgrid.train.run import TrainJob
+        from dcgrid.train.settings import load_train_recipe, with_steps
+
+        path = recipe or shipped_dir() / "train" / f"{stage}.toml"
+        settings = with_steps(load_train_recipe(path, model), steps)
+        if settings.stage != stage.value:
+            raise UsageError(
+                f"{path} is a recipe of stage {settings.stage}, not {stage}",
+                hint=f"dcgrid train --stage {settings.stage} --recipe {path}",
+            )
+        if decoder_only and stage is not Stage.AUTOENCODER:
+            raise UsageError(f"--decoder-only is for stage autoencoder, not {stage}")
+        job = TrainJob(
+            recipe=settings,
+            model=model,
+            out=out or Path("runs") / model,
+            store=store,
+            resume=resume,
+            decoder_only=decoder_only,
+        )
+        _carry_out(job, output, threads=threads, dry_run=dry_run, force=force)
+
+
+def _fetch_world(store: Path, clips: Path, output: Output) -> None:
+    """Download the sources below the store's folder and build the store."""
+    from dcgrid.train.world.sources import fetch_sources
+    from dcgrid.train.world.store import WorldStore, build_store
+
+    output.start("fetching pictures")
+    fetch_sources(store / "raw", output.note)
+    output.start("building the world")
+    build_store(store / "raw", clips, store, output.note)
+    counts = {kind: len(names) for kind, names in WorldStore(store).names.items()}
+    summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    output.result([f"{store}: {summary}"], {"world": str(store), **counts})
+
+
+def _carry_out(
+    job: "TrainJob", output: Output, *, threads: int | None, dry_run: bool, force: bool
+) -> None:
+    """Plan a run; unless it is a dry run, train and print the result."""
+    import torch
+
+    from dcgrid.train.checkpoint import STATE_NAME
+    from dcgrid.train.plan import plan_stage
+    from dcgrid.train.run import run_stage
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    plan = plan_stage(job)
+    if dry_run:
+        output.result(plan.lines(), {"dry_run": True, **plan.as_json()})
+        return
+    checkpoint = job.loop.folder / STATE_NAME
+    if checkpoint.exists() and not job.resume and not force:
+        raise OutputError(
+            f"{checkpoint} is from an earlier run of this stage",
+            hint="go on from it with --resume, or begin anew over it with --force",
+        )
+    for line in plan.lines():
+        output.note(line)
+    with _TrainBar(job, output) as bar:
+        try:
+            path = run_stage(job, bar.reporter())
+        except KeyboardInterrupt:
+            bar.stop()
+            output.note(f"stopped and saved; to go on: {_resume_command()}")
+            raise
+    output.result([f"wrote {path}"], {"file": str(path), **bar.summary()})
+
+
+def _resume_command() -> str:
+    """Return the command line of this process with --resume in it."""
+    words = [word for word in sys.argv[1:] if word not in ("--resume", "--force", "-f")]
+    return shlex.join(["dcgrid", *words, "--resume"])
+
+
+class _TrainBar:
+    """Shows progress with loss, seconds a step and time left; lines instead without a terminal."""
+
+    def __init__(self, job: "TrainJob", output: Output) -> None:
+        self._output = output
+        self._stage, self._steps = job.recipe.stage, job.recipe.optim.steps
+        self._last: Progress | None = None
+        self._started_s = time.monotonic()
+        self._noted_s = self._started_s
+        self._bars: rich.progress.Progress | None = None
+        self._task: rich.progress.TaskID | None = None
+
+    def __enter__(self) -> "_TrainBar":
+        """Put up the bar where a person can see it."""
+        if self._output.quiet or not sys.stderr.isatty():
+            return self
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bars
+
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bars.add_task(self._stage, total=self._steps, state="")
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the bar down."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the bar down; nothing if there is none."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def reporter(self) -> Any:  # noqa: ANN401 - its module loads torch
+        """Return what `run_stage` reports to."""
+        from dcgrid.train.run import Reporter
+
+        return Reporter(say=self._say, progress=self._show)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the last figures and the whole time as JSON values."""
+        seconds = round(time.monotonic() - self._started_s, 1)
+        if self._last is None:
+            return {"stage": self._stage, "steps": self._steps, "seconds": seconds}
+        return {
+            "stage": self._stage,
+            "steps": self._last.step,
+            "seconds": seconds,
+            **self._last.figures,
+        }
+
+    def _say(self, line: str) -> None:
+        if self._bars is not None:
+            self._bars.console.print(line, markup=False, highlight=False)
+        else:
+            self._output.note(line)
+
+    def _show(self, progress: "Progress") -> None:
+        self._last = progress
+        left_s = (progress.steps - progress.step) * progress.seconds_per_step
+        state = ", ".join(
+            [
+                *(f"{name} {value:.4g}" for name, value in progress.figures.items()),
+                f"{progress.seconds_per_step:.3g} s/step",
+                f"{left_s / 60:.0f} min left",
+            ]
+        )
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, completed=progress.step, state=state)
+        elif time.monotonic() - self._noted_s > _NOTE_EVERY_S or progress.step == progress.steps:
+            self._noted_s = time.monotonic()
+            self._output.note(f"{self._stage} {progress.step}/{progress.steps}: {state}")

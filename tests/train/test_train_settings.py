@@ -1,0 +1,152 @@
+"""Training recipes: the shipped ones hold the paper's numbers, wrong ones end in RecipeError."""
+
+import random
+import tomllib
+
+import pytest
+
+from dcgrid.errors import RecipeError, UsageError
+from dcgrid.recipes import shipped_dir
+from dcgrid.train.loop import learning_rate, phase_at
+from dcgrid.train.settings import STAGES, OptimSettings, load_train_recipe, with_steps
+
+FOLDER = shipped_dir() / "train"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("model", ["mini", "paper"])
+def test_every_shipped_recipe_loads(stage, model):
+    recipe = load_train_recipe(FOLDER / f"{stage}.toml", model)
+    assert recipe.stage == stage
+    assert recipe.phases[-1].until == 1.0
+    assert recipe.optim.steps > 0
+
+
+def test_base_has_the_numbers_of_the_paper():
+    recipe = load_train_recipe(FOLDER / "base.toml", "paper")
+    optim = recipe.optim
+    assert (optim.learning_rate, optim.betas) == (1e-4, (0.9, 0.99))
+    assert (optim.weight_decay, optim.eps) == (0.01, 1e-8)
+    assert (optim.warmup_steps, optim.steps, optim.cooldown) == (10_000, 822_000, 0.0)
+    assert recipe.precision == "bf16"
+    frames = [phase.frames for phase in recipe.phases]
+    assert (frames[0], frames[-1]) == (17, 121)
+    assert frames == sorted(frames)
+    assert recipe.phases[-1].sizes == ((576, 1024), (1024, 576))
+
+
+def test_fill_has_the_numbers_of_the_paper():
+    recipe = load_train_recipe(FOLDER / "fill.toml", "paper")
+    optim = recipe.optim
+    assert (optim.learning_rate, optim.betas, optim.weight_decay) == (1e-4, (0.9, 0.99), 0.01)
+    assert (optim.clip_norm, optim.steps) == (0.05, 3900)
+    assert (optim.warmup_steps, optim.cooldown) == (0, 0.0)
+    loss = recipe.loss
+    assert (loss["rank"], loss["dropout"]) == (8, 0.5)
+    assert (loss["noise_scale"], loss["text_masking"]) == (1.9, 0.6)
+
+
+def test_a_model_overrides_single_keys_only():
+    shared = tomllib.loads((FOLDER / "base.toml").read_text())
+    recipe = load_train_recipe(FOLDER / "base.toml", "mini")
+    assert recipe.optim.learning_rate == shared["mini"]["optim"]["learning_rate"]
+    assert recipe.optim.betas == tuple(shared["optim"]["betas"])
+    assert recipe.loss["single_share"] == shared["loss"]["single_share"]
+    assert recipe.loss["time_shift"] == shared["mini"]["loss"]["time_shift"]
+
+
+def test_with_steps_changes_nothing_else():
+    recipe = load_train_recipe(FOLDER / "fill.toml", "mini")
+    assert with_steps(recipe, None) is recipe
+    assert with_steps(recipe, 7).optim.steps == 7
+    assert with_steps(recipe, 7).optim.learning_rate == recipe.optim.learning_rate
+
+
+WRONG = [
+    ("learning_rate = 1e-4", 'learning_rate = "fast"', "optim.learning_rate"),
+    ("learning_rate = 1e-4", "learning_rate = 0", "optim.learning_rate"),
+    ("learning_rate = 1e-4", "learning_rate = nan", "optim.learning_rate"),
+    ("learning_rate = 1e-4", "learning_rte = 1e-4", "learning_rate?"),
+    ("steps = 3900", "steps = 1.5", "optim.steps"),
+    ("steps = 3900", "steps = true", "optim.steps"),
+    ("steps = 3900", "", "optim.steps is missing"),
+    ("betas = [0.9, 0.99]", "betas = [0.9]", "optim.betas"),
+    ("clip_norm = 0.05", "clip_norm = [1]", "optim.clip_norm"),
+    ("until = 1.0", "until = 0.5", "end at 1.0"),
+    ("batch = 1", "batch = 0", "phases[0].batch"),
+    ("sizes = [[288, 512], [512, 288]]", "sizes = [288, 512]", "phases[0].sizes"),
+    ("rank = 8", "rank = 8\nrnak = 8", "rank?"),
+    ("rank = 8", "", "loss.rank is missing"),
+    ("rank = 8", 'rank = "8"', "loss.rank"),
+    ('precision = "bf16"', 'precision = "fp8"', "recipe.precision"),
+    ("[mini.loss]", "[minni.loss]", "mini?"),
+    ('stage = "fill"', 'stage = "full"', "recipe.stage"),
+    ('stage = "fill"', "", "recipe.stage is missing"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "told"), WRONG)
+def test_a_wrong_recipe_names_the_place(tmp_path, old, new, told):
+    text = (FOLDER / "fill.toml").read_text()
+    assert old in text
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(RecipeError) as caught:
+        load_train_recipe(path, "paper")
+    assert told in f"{caught.value.message} {caught.value.hint}"
+    assert str(path) in caught.value.message
+
+
+def test_missing_unreadable_and_foreign_files(tmp_path):
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "huge.toml").write_bytes(b"#" * 300_000)
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 5000)
+    for name in ("nowhere.toml", "binary.toml", "huge.toml", "deep.toml", "."):
+        with pytest.raises(RecipeError):
+            load_train_recipe(tmp_path / name, "mini")
+    with pytest.raises(UsageError, match="minni"):
+        load_train_recipe(FOLDER / "base.toml", "minni")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_mutated_recipes_load_or_raise_a_recipe_error(tmp_path, stage):
+    content = (FOLDER / f"{stage}.toml").read_bytes()
+    chance, path, refused = random.Random(stage), tmp_path / "mutated.toml", 0
+    for _ in range(150):
+        mutated = bytearray(content)
+        for _ in range(chance.randint(1, 4)):
+            place = chance.randrange(len(mutated))
+            if chance.random() < 0.3:
+                del mutated[place : place + chance.randint(1, 30)]
+            else:
+                mutated[place] = chance.choice(b'0123456789-."[]{}=ab\n\x00\xff')
+        path.write_bytes(mutated)
+        try:
+            load_train_recipe(path, chance.choice(["mini", "paper"]))
+        except RecipeError as error:
+            refused += 1
+            assert str(path) in error.message
+    assert refused > 30
+
+
+def test_learning_rate_warms_up_stays_and_cools_down():
+    optim = OptimSettings(learning_rate=1.0, steps=100, warmup_steps=10, cooldown=0.2)
+    rates = [learning_rate(optim, step) for step in range(100)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert rates[10:81] == [1.0] * 71
+    assert rates[80:] == pytest.approx([(100 - i) / 20 for i in range(80, 100)])
+    assert rates[-1] > 0
+
+
+def test_learning_rate_of_the_paper_is_constant_after_warm_up():
+    optim = load_train_recipe(FOLDER / "base.toml", "paper").optim
+    assert learning_rate(optim, 0) == pytest.approx(1e-8)
+    assert learning_rate(optim, 4_999) == pytest.approx(0.5e-4)
+    assert learning_rate(optim, 9_999) == learning_rate(optim, 821_999) == 1e-4
+
+
+def test_phases_follow_one_another():
+    recipe = with_steps(load_train_recipe(FOLDER / "base.toml", "paper"), 100)
+    frames = [phase_at(recipe, step).frames for step in range(100)]
+    assert frames == [17] * 40 + [65] * 30 + [121] * 30
+    assert phase_at(recipe, 100).frames == 121
