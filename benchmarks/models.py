@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.progress import Silent
-from dcgrid.adapters.files import load_adapter
-from dcgrid.adapters.merge import merge_adapters
+from dcgrid.adapters.fold import fold_adapter
+from dcgrid.adapters.reading import hash_tensors
 from dcgrid.errors import UsageError
 from dcgrid.models.loading import FILL_NAME, load_backbone, model_spec, weight_files
 from dcgrid.models.native.autoencoder import Autoencoder
@@ -70,8 +70,8 @@ def load_choice(choice: ModelChoice, *, adapter: str | None = None) -> NativeBac
     )
     if wanted != "none":
         path = choice.weights_dir / FILL_NAME if wanted == "default" else Path(wanted)
-        load_adapter(backbone.network, path, base=backbone.spec.name)
-        merge_adapters(backbone.network)
+        base_hash = hash_tensors(backbone.network.state_dict())
+        fold_adapter(backbone.network, path, base=backbone.spec.name, base_hash=base_hash)
     return backbone
 
 

@@ -14,7 +14,7 @@ from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add what says which model is measured, and how it samples."""
+    """Add what says which model is measured, and where it runs."""
     parser.add_argument("--model", default="mini", help="name of the model (mini)")
     parser.add_argument(
         "--weights-dir", type=Path, help="folder of weight files in place of the package's"
@@ -22,11 +22,24 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", default="default", help="Grid-Fill adapter, as for edit")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
+
+
+def add_sampler_options(parser: argparse.ArgumentParser) -> None:
+    """Add how edits are sampled."""
     parser.add_argument("--steps", type=int, help="sampling steps (the recipe's)")
     parser.add_argument("--guidance", type=float, help="weight of the text (the recipe's)")
     parser.add_argument("--seed", type=int, default=0, help="first seed (0)")
-    parser.add_argument("--duration", type=float, help="seconds of each clip (the model's default)")
+
+
+def add_clip_options(parser: argparse.ArgumentParser, duration: float | None = None) -> None:
+    """Add where clips are and how much of them is used."""
     parser.add_argument("--clips-dir", type=Path, default=CLIPS_DIR, help="where named clips are")
+    parser.add_argument(
+        "--duration",
+        type=float,
+        default=duration,
+        help=f"seconds of a clip ({duration or 'as many as edit takes'})",
+    )
 
 
 def model_choice(options: argparse.Namespace) -> ModelChoice:

@@ -40,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
         default=["all"],
         help="names of effects, or all, deterministic, chance, none (all)",
     )
+    shared.add_clip_options(parser)
     shared.add_model_options(parser)
+    shared.add_sampler_options(parser)
     parser.add_argument("--seeds", type=int, default=1, help="seeds to average over (1)")
     parser.add_argument("--no-base", action="store_true", help="skip the base without the adapter")
     parser.add_argument("--codec-only", action="store_true", help="measure only the autoencoder")

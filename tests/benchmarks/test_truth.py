@@ -14,8 +14,12 @@ from benchmarks.figures import MOST_DB, compare
 from benchmarks.progress import Silent
 from benchmarks.truth.__main__ import main
 from benchmarks.truth.measure import order_effects, render_truth
+from dcgrid.adapters.attach import attach_adapter
+from dcgrid.adapters.files import save_adapter
+from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main as dcgrid_main
 from dcgrid.models.loading import load_backbone
+from dcgrid.models.weights import save_weights
 from dcgrid.pipelines.edit import frames_sha256
 from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
 from dcgrid.train.world.sources import TRAINING_CLIPS
@@ -181,6 +185,59 @@ def test_clips_that_training_saw_are_refused(
     assert "--allow-seen" in error
     quick = [str(seen), *TINY, "--effects", "noir", "--allow-seen"]
     assert measured(quick, capsys)["scores"][0]["clip"] == seen.name
+
+
+def save_tiny(folder: Path) -> None:
+    """Write the random weights of `tiny` as files, with an adapter that changes much."""
+    backbone = load_backbone("tiny")
+    parts, words = backbone.parts, backbone.parts.text.tokenizer.vocabulary
+    for name in ("autoencoder", "text", "dit", "upsampler"):
+        facts = {"vocabulary": list(words)} if name == "text" else {}
+        tensors = getattr(parts, name).state_dict()
+        save_weights(folder / f"{name}.safetensors", tensors, facts, torch.float32)
+    spec = AdapterSpec(
+        name="fill", stage="fill", rank=2, alpha=2.0, targets=("query", "mlp_in"), base="tiny"
+    )
+    attach_adapter(parts.dit, spec)
+    for name, weight in parts.dit.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(len(name)))
+    save_adapter(parts.dit, spec, folder / "fill.safetensors")
+
+
+def test_a_folder_of_weights_is_measured_with_and_without_its_adapter(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save_tiny(folder)
+    arguments = [str(clip), *TINY, "--effects", "night", "--duration", "0.4"]
+    inside = measured(arguments, capsys)["scores"][0]["figures"]
+    both = measured([*arguments, "--weights-dir", str(folder)], capsys)
+    figures = both["scores"][0]["figures"]
+    # The base of the folder is the model for tests itself, so its row must be that one's edit.
+    assert figures["no adapter"] == inside["edit"]
+    assert figures["edit"]["psnr"] != figures["no adapter"]["psnr"]
+    assert both["means"]["all"]["no adapter"] == figures["no adapter"]
+    assert set(both["weights"]) == {"autoencoder", "text", "dit", "upsampler", "fill"}
+    bare = measured([*arguments, "--weights-dir", str(folder), "--adapter", "none"], capsys)
+    assert bare["scores"][0]["figures"]["edit"] == figures["no adapter"]
+    skipped = measured([*arguments, "--weights-dir", str(folder), "--no-base"], capsys)
+    assert set(skipped["scores"][0]["figures"]) == {"edit", "ceiling", "unedited"}
+
+
+def test_codec_only_needs_nothing_but_the_autoencoder(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save_tiny(folder)
+    for path in folder.glob("*.safetensors"):
+        if path.stem != "autoencoder":
+            path.unlink()
+    arguments = [str(clip), *TINY, "--codec-only", "--effects", "none"]
+    inside = measured(arguments, capsys)["codec"]
+    assert measured([*arguments, "--weights-dir", str(folder)], capsys)["codec"] == inside
 
 
 @pytest.mark.parametrize(

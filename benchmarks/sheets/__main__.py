@@ -1,0 +1,100 @@
+"""`python -m benchmarks.sheets clips|effects|table`: pictures and pages of docs/. See make.py."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import options as shared
+from benchmarks.clips import find_clips, read_bench_clip
+from benchmarks.models import load_choice
+from benchmarks.sheets.credits import SHEET_CLIPS, Credit, credit_of, credits_page
+from benchmarks.sheets.effects_page import PREVIEWS, effects_page
+from benchmarks.sheets.make import SHEET_EFFECTS, write_page, write_previews, write_sheet
+from dcgrid.errors import UsageError
+from dcgrid.recipes import effect_names, list_effects
+
+DOCS = Path(__file__).parents[2] / "docs"
+PREVIEW_CLIP = "asl_book.mkv"
+"""The clip of the previews: one person, clear of the background, with light on her hair."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    options = _parser().parse_args(arguments)
+    commands = {"clips": _clips, "effects": _effects, "table": _table}
+    return shared.run_command(lambda: commands[options.command](options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sheets", description="Make the pictures and pages of docs/."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    clips = commands.add_parser("clips", help="contact sheets of real clips, with their credits")
+    clips.add_argument("clips", nargs="*", help="names of clips that have a credit (all of them)")
+    clips.add_argument("--effects", nargs="+", default=list(SHEET_EFFECTS))
+    effects = commands.add_parser("effects", help="a preview of every effect, and effects.md")
+    effects.add_argument("--effects", nargs="+", help="names of effects (all)")
+    table = commands.add_parser("table", help="effects.md alone, without a model")
+    for command in (clips, effects):
+        shared.add_clip_options(command)
+        shared.add_model_options(command)
+        shared.add_sampler_options(command)
+    for command in (effects, table):
+        command.add_argument("--clip", default=PREVIEW_CLIP, help="the clip of the previews")
+    for command in (clips, effects, table):
+        command.add_argument("--docs", type=Path, default=DOCS, help="folder of the pages")
+    return parser
+
+
+def _clips(options: argparse.Namespace) -> None:
+    names = options.clips or [credit.clip for credit in SHEET_CLIPS]
+    chosen = [_credit(Path(name).name) for name in names]
+    effects = shared.choose_effects(options.effects)
+    paths = find_clips(names, options.clips_dir, allow_seen=False)
+    backbone = load_choice(shared.model_choice(options))
+    folder, settings = options.docs / "pictures", shared.edit_settings(options)
+    for credit, path in zip(chosen, paths, strict=True):
+        clip = read_bench_clip(path, backbone.spec, options.duration)
+        picture = folder / "clips" / credit.picture
+        write_sheet(picture, backbone, clip, effects, settings)
+        print(picture)
+    write_page(folder / "CREDITS.md", credits_page(effects, _credit(PREVIEW_CLIP)))
+
+
+def _effects(options: argparse.Namespace) -> None:
+    preview = _credit(Path(options.clip).name)
+    # All shipped recipes, and not only those that training can render.
+    effects = options.effects or effect_names()
+    path = find_clips([options.clip], options.clips_dir, allow_seen=False)[0]
+    backbone = load_choice(shared.model_choice(options))
+    clip = read_bench_clip(path, backbone.spec, options.duration)
+    folder, settings = options.docs / PREVIEWS, shared.edit_settings(options)
+    for written in write_previews(folder, backbone, clip, effects, settings):
+        print(written)
+    write_page(options.docs / "effects.md", effects_page(list_effects(), options.docs, preview))
+
+
+def _table(options: argparse.Namespace) -> None:
+    preview = _credit(Path(options.clip).name)
+    write_page(options.docs / "effects.md", effects_page(list_effects(), options.docs, preview))
+
+
+def _credit(clip: str) -> Credit:
+    """Return the credit of a clip.
+
+    Raises:
+        UsageError: It has none, so pictures of it may not be passed on.
+    """
+    credit = credit_of(clip)
+    if credit is None:
+        raise UsageError(
+            f"{clip} is not among the clips whose licence lets pictures of it be passed on",
+            hint="see benchmarks/sheets/credits.py",
+        )
+    return credit
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""How long an edit takes and where the time goes. Start at measure.py."""
