@@ -93,6 +93,21 @@ def test_every_frame_reaches_its_own_latent(autoencoder: Autoencoder) -> None:
     assert (clip.grad[:, :, -stride:].abs().amax(dim=(0, 1, 3, 4)) > 0).all()
 
 
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_every_latent_reaches_all_of_its_own_frames(name: str) -> None:
+    # The decoder alone: norms and the linear path would carry latents to their frames as well.
+    config = replace(CONFIGS[name], adaptive_norm=False, linear_path=False, deep_encoder=True)
+    decoder = build(config).decoder
+    latents = torch.randn(1, config.latent_channels, 3, 2, 2).requires_grad_()
+    stride = config.total_stride_T
+    for frame, pixels in enumerate(decoder(latents).unbind(dim=2)):
+        grad = torch.autograd.grad(pixels.square().sum(), latents, retain_graph=True)[0]
+        reached = grad.abs().amax(dim=(0, 1, 3, 4)) > 0
+        own = -(-frame // stride)
+        assert reached[own]
+        assert not reached[own + 1 :].any()
+
+
 @pytest.mark.parametrize("latent_frames", [1, 2, 3])
 def test_sizes_follow_the_strides(autoencoder: Autoencoder, latent_frames: int) -> None:
     clip = clip_for(autoencoder, latent_frames, batch=2)
