@@ -245,3 +245,18 @@ def test_a_fresh_deep_path_leaves_the_fitted_linear_one_alone() -> None:
     torch.testing.assert_close(mean, fresh.linear.encode(clip))
     torch.testing.assert_close(fresh.reconstruct(mean), fresh.linear.decode(mean))
     assert (log_variance == -8).all()
+
+
+def test_mini_encodes_with_its_linear_path_alone() -> None:
+    autoencoder = build(CONFIGS["mini"])
+    assert autoencoder.encoder is None
+    assert autoencoder.linear is not None
+    clip = clip_for(autoencoder)
+    mean, log_variance = autoencoder.moments(clip)
+    torch.testing.assert_close(mean, autoencoder.linear.encode(clip))
+    assert (log_variance == -8).all()
+
+
+def test_an_autoencoder_that_could_not_encode_is_refused() -> None:
+    with pytest.raises(ValueError, match="linear path"):
+        Autoencoder(replace(CONFIGS["mini"], linear_path=False))

@@ -21,12 +21,10 @@ from torch import nn
 
 from dcgrid.models.native.config import AutoencoderConfig
 
-
 DEEP_SHARE = 0.1
 """What the deep networks say counts this much beside the linear path: what a linear codec leaves is
 about a tenth of the picture, and a network whose whole range is ten times that only adds noise
-(measured: docs/decisions/0002)."""
-
+(docs/decisions/0002)."""
 
 LINEAR_LOG_VARIANCE = -8.0
 """Log variance of latents at the start of training, or always without a deep encoder."""
