@@ -35,7 +35,7 @@ class TrainState:
     step: int = 0
     """Optimiser steps done."""
     remember: Callable[[], Mapping[str, torch.Tensor]] = field(default=dict)
-    """Returns what the stage's data source must keep to go on as it would have."""
+    """Returns what the stage must keep to go on as it would have."""
     recall: Callable[[Mapping[str, torch.Tensor]], None] = field(default=lambda kept: None)
     """Takes back what `remember` returned."""
 
@@ -59,6 +59,7 @@ def save_state(folder: Path, state: TrainState, facts: Mapping[str, str]) -> Non
     temporary = folder / f"{STATE_NAME}.tmp"
     try:
         save_file(contiguous, temporary, metadata)
+        temporary.chmod(0o644)  # safetensors makes files for the owner's eyes only
         temporary.replace(folder / STATE_NAME)
     except (SafetensorError, OSError) as error:
         # A full disk comes out of safetensors as an error of its own.
@@ -68,6 +69,13 @@ def save_state(folder: Path, state: TrainState, facts: Mapping[str, str]) -> Non
             f"cannot write checkpoint {folder / STATE_NAME}: {error}",
             hint="the last checkpoint is whole; free some space, then run again with --resume",
         ) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the half-written files that a kill left; nobody else may be writing there."""
+    for pattern in (f"{STATE_NAME}.tmp", ".tmp??????"):  # ours, and safetensors' own
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def load_state(folder: Path, state: TrainState) -> dict[str, str]:

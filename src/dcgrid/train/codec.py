@@ -5,7 +5,7 @@ First the linear path is fitted in closed form, then the deep networks learn wha
 Differs: docs/decisions/0002 (the paper does not say how its autoencoder was trained).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -30,28 +30,55 @@ def draw_pixels(
     return torch.stack(clips) * 2 - 1
 
 
+def trained_names(model: Autoencoder, *, decoder_only: bool) -> frozenset[str]:
+    """Return the names of the parameters that the stage trains.
+
+    The linear path stays as it was fitted: it is the best there is, and steps could only shake it.
+    """
+    frozen = ("linear.", "encoder.") if decoder_only else ("linear.",)
+    names = (name for name, _ in model.named_parameters())
+    return frozenset(name for name in names if not name.startswith(frozen))
+
+
 class AutoencoderStage:
     """The loss of the autoencoder."""
 
     def __init__(
         self, model: Autoencoder, world: WorldClips, recipe: TrainRecipe, *, decoder_only: bool
     ) -> None:
-        self.model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.model: Autoencoder = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.world = world
         self.recipe = recipe
         self.decoder_only = decoder_only
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """All deep weights, or those of the decoder when latents must stay as they are.
+        """All deep weights, or those of the decoder when latents must stay as they are."""
+        names = trained_names(self.model, decoder_only=self.decoder_only)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in names)
+        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
 
-        The linear path stays as it was fitted: it is the best there is, and steps could only
-        shake it.
+    def remember(self) -> dict[str, torch.Tensor]:
+        """Return what is fitted or loaded and not trained: without it a checkpoint is no model."""
+        return {f"fixed.{name}": tensor.detach() for name, tensor in self._fixed().items()}
+
+    def recall(self, kept: Mapping[str, torch.Tensor]) -> None:
+        """Put back what `remember` returned; nothing from a checkpoint of before it did.
+
+        Raises:
+            ValueError: Names or shapes are not the model's.
         """
-        frozen = ("linear.", "encoder.") if self.decoder_only else ("linear.",)
-        named = dict(self.model.named_parameters())
-        for name, parameter in named.items():
-            parameter.requires_grad_(not name.startswith(frozen))
-        return {n: p for n, p in named.items() if p.requires_grad}
+        fixed = self._fixed()
+        shapes = {f"fixed.{name}": tensor.shape for name, tensor in fixed.items()}
+        if kept and shapes != {name: tensor.shape for name, tensor in kept.items()}:
+            raise ValueError("what is not trained does not fit the model")
+        with torch.no_grad():
+            for name, tensor in kept.items():
+                fixed[name.removeprefix("fixed.")].copy_(tensor)
+
+    def _fixed(self) -> dict[str, torch.Tensor]:
+        frozen = {n: p for n, p in self.model.named_parameters() if not p.requires_grad}
+        return {**frozen, **dict(self.model.named_buffers())}
 
     def loss(
         self, phase: Phase, generator: torch.Generator
@@ -78,7 +105,6 @@ class AutoencoderStage:
         )
         psnr = 10 * torch.log10(4 / error.detach().pow(2).mean((1, 2, 3, 4))).mean()
         return total, {"psnr": float(psnr), "kl": float(kl.detach())}
-
 
     def _scale(self) -> torch.Tensor:
         return self.model.latent_scale.reshape(1, -1, 1, 1, 1)

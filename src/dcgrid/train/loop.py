@@ -33,11 +33,11 @@ class Stage(Protocol):
 
 
 @runtime_checkable
-class RemembersData(Protocol):
-    """A stage whose data depends on more than the random state: on what it drew before."""
+class Remembers(Protocol):
+    """A stage that depends on more than what it trains: on fitted weights, or on earlier data."""
 
     def remember(self) -> Mapping[str, torch.Tensor]:
-        """Return what a checkpoint must hold for the data to go on as it would have."""
+        """Return what a checkpoint must hold beside those for the run to go on as it would have."""
 
     def recall(self, kept: Mapping[str, torch.Tensor]) -> None:
         """Take back what `remember` returned, or nothing from a checkpoint without it."""
@@ -140,7 +140,7 @@ def _new_state(stage: Stage, recipe: TrainRecipe) -> TrainState:
         ema=averaged,
         generator=torch.Generator().manual_seed(recipe.seed),
     )
-    if isinstance(stage, RemembersData):
+    if isinstance(stage, Remembers):
         state.remember, state.recall = stage.remember, stage.recall
     return state
 

@@ -91,11 +91,11 @@ class PanePool:
         stocks: dict[tuple[int, tuple[int, int]], list[_Kept]] = {}
         for name, origins in kept.items():
             frames, height, width = (int(number) for number in name.split(".")[1:])
-            for origin in origins:
-                torch.Generator().set_state(origin)  # refuses what is no random state
-            stocks[frames, (height, width)] = [
-                _Kept(origin=origin.clone(), panes=None) for origin in origins
-            ]
+            # Copies: torch crashes on a random state that is a row of a larger tensor.
+            states = [origin.clone() for origin in origins]
+            for state in states:
+                torch.Generator().set_state(state)  # refuses what is no random state
+            stocks[frames, (height, width)] = [_Kept(origin=s, panes=None) for s in states]
         self._stock = stocks
 
     def _panes_of(self, kept: _Kept, frames: int, size: tuple[int, int]) -> PaneSet:

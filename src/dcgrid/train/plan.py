@@ -21,6 +21,7 @@ from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.train.checkpoint import STATE_NAME, read_step
+from dcgrid.train.codec import trained_names
 from dcgrid.train.panes import PANES, STOCK
 from dcgrid.train.run import FILL_TARGETS, TrainJob, captions_of, missing_parts
 from dcgrid.train.settings import Phase
@@ -182,9 +183,11 @@ def _parameters(job: TrainJob, config: NativeConfig) -> tuple[dict[str, int], di
     stage = job.recipe.stage
     if stage == "autoencoder":
         model = Autoencoder(config.autoencoder)
-        kept = [p for n, p in model.named_parameters() if job.decoder_only and _encodes(n)]
-        frozen = {"encoder": _count(kept)} if job.decoder_only else {}
-        return {"autoencoder": _count(model.parameters()) - _count(kept)}, frozen
+        trains = trained_names(model, decoder_only=job.decoder_only)
+        counts = {True: 0, False: 0}
+        for name, parameter in model.named_parameters():
+            counts[name in trains] += parameter.numel()
+        return {"autoencoder": counts[True]}, {"autoencoder": counts[False]}
     frozen = {"autoencoder": _count(Autoencoder(config.autoencoder).parameters())}
     if stage == "upsampler":
         return {"upsampler": _count(Upsampler(config.upsampler).parameters())}, frozen
@@ -197,10 +200,6 @@ def _parameters(job: TrainJob, config: NativeConfig) -> tuple[dict[str, int], di
         {"fill LoRA": sum(rank * sum(shapes[n]) for n in find_targets(dit, FILL_TARGETS))},
         {**frozen, **networks},
     )
-
-
-def _encodes(name: str) -> bool:
-    return name.startswith(("encoder.", "linear.to_latents"))
 
 
 def _text_count(job: TrainJob, config: NativeConfig) -> dict[str, int]:

@@ -26,7 +26,7 @@ from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.models.weights import load_weights, save_weights
 from dcgrid.recipes import load_effect, load_layout
 from dcgrid.train.captions import Captions
-from dcgrid.train.checkpoint import TrainState
+from dcgrid.train.checkpoint import TrainState, remove_leftovers
 from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
 from dcgrid.train.enlarge import UpsamplerStage
 from dcgrid.train.grids import GridStage
@@ -90,6 +90,7 @@ def run_stage(job: TrainJob, reporter: Reporter) -> Path:
     torch.manual_seed(job.recipe.seed)
     started = time.monotonic()
     with run_lock(job.loop.folder):
+        remove_leftovers(job.loop.folder)
         try:
             path = _RUNNERS[job.recipe.stage](job, PRESETS[job.model], reporter)
         except SafetensorError as error:
@@ -138,8 +139,8 @@ def _run_autoencoder(job: TrainJob, config: NativeConfig, reporter: Reporter) ->
     path = job.out / "autoencoder.safetensors"
     world = WorldClips(WorldStore(job.store))
     model = Autoencoder(config.autoencoder)
-    if job.decoder_only:
-        load_weights(path, model)
+    if job.decoder_only or (job.resume and path.is_file()):
+        load_weights(path, model)  # resumed: the checkpoint then says it exactly
     elif not job.resume:
         fit_linear_path(model, world, job.recipe.phases[0], job.recipe, reporter.say)
         if not config.autoencoder.deep_encoder:

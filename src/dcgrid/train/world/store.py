@@ -80,6 +80,7 @@ def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     temporary = path.with_suffix(".tmp")
     try:
         save_file(tensors, temporary)
+        temporary.chmod(0o644)  # safetensors makes files for the owner's eyes only
         temporary.replace(path)
     except (SafetensorError, OSError) as error:
         with suppress(OSError):

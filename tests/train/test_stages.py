@@ -1,0 +1,318 @@
+"""Every stage end to end on the `tiny` preset, and what each may and may not change."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dcgrid.adapters.files import hash_tensors, load_adapter, read_adapter
+from dcgrid.errors import OutputError, RecipeError, WeightsError
+from dcgrid.models.loading import load_backbone
+from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.models.native.config import PRESETS
+from dcgrid.models.weights import load_weights, read_weights
+from dcgrid.train import run as stages
+from dcgrid.train.checkpoint import STATE_NAME, read_step
+from dcgrid.train.grids import GridStage
+from dcgrid.train.lock import run_lock
+from dcgrid.train.loop import LoopOptions
+from dcgrid.train.plan import plan_stage
+
+PARTS = ("autoencoder", "upsampler", "text", "dit", "fill")
+
+
+@pytest.fixture
+def trained(run_tiny, tmp_path):
+    """Folder with the weights of all four stages, a few steps each."""
+    for stage in ("autoencoder", "upsampler", "base", "fill"):
+        run_tiny(stage, tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def tensors_of(folder, part):
+    return read_weights(folder / f"{part}.safetensors")[0]
+
+
+def same_tensors(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+def test_four_stages_make_a_model_that_loads(trained):
+    backbone = load_backbone("tiny", weights_dir=trained)
+    report = load_adapter(
+        backbone.parts.dit,
+        trained / "fill.safetensors",
+        base="tiny",
+        base_hash=hash_tensors(backbone.parts.dit.state_dict()),
+    )
+    assert report.matched == report.total > 0
+    assert report.mean_delta > 0
+    assert backbone.unknown_words("dog face in heavy rain zyzzyva") == ("zyzzyva",)
+    _, facts = read_weights(trained / "dit.safetensors")
+    assert (facts["stage"], facts["steps"], facts["model"]) == ("base", "4", "tiny")
+
+
+def test_no_temporary_and_no_lock_is_left(trained):
+    files = {path.name for path in trained.rglob("*") if path.is_file()}
+    assert files == {*(f"{part}.safetensors" for part in PARTS), STATE_NAME, "log.jsonl"}
+
+
+def test_weights_are_bf16_and_latents_have_unit_power(trained, tiny_store):
+    tensors = tensors_of(trained, "autoencoder")
+    kinds = {t.dtype for n, t in tensors.items() if t.ndim > 1}
+    assert kinds == {torch.bfloat16}
+    assert tensors["latent_scale"].min() > 0
+    assert tensors["latent_mean"].dtype == torch.float32
+
+
+def test_fill_trains_the_adapter_only(run_tiny, trained):
+    before = {part: (trained / f"{part}.safetensors").read_bytes() for part in PARTS[:-1]}
+    spec, tensors = read_adapter(trained / "fill.safetensors")
+    assert all(".lora_" in name for name in tensors)
+    (trained / "fill.safetensors").unlink()
+    run_tiny("fill", trained)
+    assert before == {p: (trained / f"{p}.safetensors").read_bytes() for p in PARTS[:-1]}
+    from safetensors import safe_open
+
+    with safe_open(trained / "fill" / STATE_NAME, "pt") as file:
+        names = file.keys()
+        learnt = [n for n in names if n.startswith("model.")]
+    assert learnt
+    assert all(".lora_A." in n or ".lora_B." in n for n in learnt)
+    assert (spec.rank, spec.dropout, spec.base) == (4, 0.5, "tiny")
+
+
+def test_base_in_memory_is_bit_identical_after_fill(run_tiny, trained, monkeypatch):
+    """The network that the adapter sat on, not only its file."""
+    seen = {}
+
+    class Watched(GridStage):
+        def __init__(self, networks, *rest):
+            super().__init__(networks, *rest)
+            seen["dit"], seen["text"] = networks
+            seen["before"] = {
+                n: p.detach().clone()
+                for net in networks
+                for n, p in net.named_parameters()
+                if ".lora_" not in n
+            }
+
+    monkeypatch.setattr(stages, "GridStage", Watched)
+    monkeypatch.setattr(stages, "save_adapter", lambda *_: None)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_, **__: module)
+    run_tiny("fill", trained)
+    after = {
+        n: p
+        for net in (seen["dit"], seen["text"])
+        for n, p in net.named_parameters()
+        if ".lora_" not in n
+    }
+    assert seen["before"]
+    assert all(torch.equal(seen["before"][n], after[n]) for n in seen["before"])
+    lora = [p for n, p in seen["dit"].named_parameters() if ".lora_B." in n]
+    assert any(p.any() for p in lora)
+
+
+def test_decoder_only_keeps_the_latents(run_tiny, trained):
+    before = tensors_of(trained, "autoencoder")
+    run_tiny("autoencoder", trained, decoder_only=True)
+    after = tensors_of(trained, "autoencoder")
+    kept = ("encoder.", "linear.to_latents", "latent_")
+    for name in before:
+        assert torch.equal(before[name], after[name]) or not name.startswith(kept)
+    assert any(not torch.equal(before[n], after[n]) for n in before if n.startswith("decoder."))
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "upsampler", "base", "fill"])
+@pytest.mark.parametrize("steps", [10])
+def test_stopped_and_resumed_equals_uninterrupted(run_tiny, tmp_path, monkeypatch, stage, steps):
+    """Also the pane stock and dropout, which the run's own generator does not hold."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    earlier = {"autoencoder": (), "fill": ("autoencoder", "base")}.get(stage, ("autoencoder",))
+    for needed in earlier:
+        run_tiny(needed, whole)
+    if earlier:
+        shutil.copytree(whole, parts)
+    run_tiny(stage, whole, steps=steps)
+
+    class Stop(Exception):  # noqa: N818 - stands for a kill
+        pass
+
+    name = "AutoencoderStage" if stage == "autoencoder" else "GridStage"
+    name = "UpsamplerStage" if stage == "upsampler" else name
+    original = getattr(stages, name)
+    for at in (2, 4, 7):
+        calls = []
+
+        class Dying(original):
+            def loss(self, phase, generator, calls=calls, at=at):
+                calls.append(1)
+                if len(calls) > at:
+                    raise Stop
+                return super().loss(phase, generator)
+
+        monkeypatch.setattr(stages, name, Dying)
+        monkeypatch.setattr(
+            stages.TrainJob,
+            "loop",
+            property(
+                lambda job: LoopOptions(
+                    folder=job.out / job.recipe.stage, resume=job.resume, save_every_s=0.0
+                )
+            ),
+        )
+        shutil.rmtree(parts / stage, ignore_errors=True)
+        with pytest.raises(Stop):
+            run_tiny(stage, parts, steps=steps)
+        monkeypatch.undo()
+        assert read_step(parts / stage) == at
+        run_tiny(stage, parts, steps=steps, resume=True)
+        for part in {"base": ("dit", "text")}.get(stage, (stage,)):
+            assert same_tensors(tensors_of(whole, part), tensors_of(parts, part)), (part, at)
+
+
+def test_a_checkpoint_without_the_stock_still_resumes(run_tiny, trained):
+    """As those of before the stock was remembered."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    path = trained / "base" / STATE_NAME
+    with safe_open(path, "pt") as file:
+        metadata, names = file.metadata(), file.keys()
+        tensors = {n: file.get_tensor(n) for n in names}
+    dropped = [n for n in tensors if n.startswith("data.") or n == "rng_torch"]
+    assert len(dropped) > 1
+    save_file({n: t for n, t in tensors.items() if n not in dropped}, path, metadata)
+    run_tiny("base", trained, steps=6, resume=True)
+    assert read_step(trained / "base") == 6
+
+
+def test_loss_goes_down_on_a_fixed_batch(run_tiny, trained, monkeypatch):
+    losses = []
+
+    class Fixed(GridStage):
+        def loss(self, phase, generator):
+            loss, figures = super().loss(phase, torch.Generator().manual_seed(9))
+            losses.append(float(loss.detach()))
+            return loss, figures
+
+    monkeypatch.setattr(stages, "GridStage", Fixed)
+    run_tiny("base", trained, steps=60, rate="5e-3")
+    # The first half has clips of one frame: another batch.
+    assert losses[-1] < 0.7 * losses[30]
+
+
+def test_autoencoder_loss_goes_down(run_tiny, tmp_path):
+    _, reports = run_tiny("autoencoder", tmp_path, steps=80, rate="3e-3")
+    assert reports[-1].figures["psnr"] > reports[-2].figures["psnr"] - 1
+    model = Autoencoder(PRESETS["tiny"].autoencoder)
+    load_weights(tmp_path / "autoencoder.safetensors", model)
+    assert reports[-1].figures["loss"] < reports[0].figures["loss"] + 0.05
+
+
+@pytest.mark.parametrize(("stage", "told"), [("base", "autoencoder"), ("fill", "autoencoder")])
+def test_missing_earlier_part(run_tiny, tmp_path, stage, told):
+    with pytest.raises(WeightsError, match=r"autoencoder\.safetensors") as caught:
+        run_tiny(stage, tmp_path / "empty")
+    assert f"--stage {told}" in caught.value.hint
+    assert not (tmp_path / "empty").exists()
+
+
+def test_fill_without_base_names_base(run_tiny, tmp_path):
+    run_tiny("autoencoder", tmp_path)
+    with pytest.raises(WeightsError, match=r"text\.safetensors") as caught:
+        run_tiny("fill", tmp_path)
+    assert "--stage base" in caught.value.hint
+
+
+def test_missing_and_damaged_world(recipe_of, tmp_path, tiny_store):
+    from dcgrid.train.world.store import WorldStore
+
+    with pytest.raises(WeightsError, match="photos") as caught:
+        WorldStore(tmp_path / "nowhere")
+    assert "make world" in caught.value.hint
+    shutil.copytree(tiny_store, tmp_path / "store")
+    (tmp_path / "store" / "footage.safetensors").unlink()
+    assert WorldStore(tmp_path / "store").names["footage"] == []
+    (tmp_path / "store" / "sprites.safetensors").write_bytes(b"\x10" * 40)
+    with pytest.raises(WeightsError, match=r"sprites\.safetensors is damaged"):
+        WorldStore(tmp_path / "store")
+
+
+def test_one_run_a_folder(run_tiny, trained, tmp_path):
+    with run_lock(trained / "base"):
+        assert (trained / "base" / "lock").read_text() == f"{os.getpid()}\n"
+        with pytest.raises(OutputError, match=f"process {os.getpid()}"):
+            run_tiny("base", trained)
+        run_tiny("upsampler", trained)
+    assert not (trained / "base" / "lock").exists()
+    run_tiny("base", trained)
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path):
+    code = (
+        "import os, signal, sys, pathlib\n"
+        "from dcgrid.train.lock import run_lock\n"
+        "with run_lock(pathlib.Path(sys.argv[1])):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, check=False)
+    assert done.returncode == -9
+    assert (tmp_path / "lock").exists()
+    with run_lock(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_folder(tmp_path):
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(OutputError), run_lock(tmp_path / "run"):
+        pass
+
+
+def test_shapes_that_do_not_fit_are_told(run_tiny, recipe_of, tmp_path, tiny_store):
+    from dcgrid.train.settings import load_train_recipe
+
+    path = recipe_of("base")
+    text = path.read_text()
+    for old, new, told in (
+        ("frames = 5", "frames = 4", "4 n [+] 1 frames"),
+        ("[32, 48]", "[32, 40]", "multiples of 16"),
+    ):
+        path.write_text(text.replace(old, new))
+        job = stages.TrainJob(
+            recipe=load_train_recipe(path, "tiny"), model="tiny", out=tmp_path, store=tiny_store
+        )
+        with pytest.raises(RecipeError, match=told):
+            plan_stage(job)
+
+
+def test_plan_counts_what_the_stages_train(run_tiny, recipe_of, trained, tiny_store):
+    from safetensors import safe_open
+
+    from dcgrid.train.settings import load_train_recipe
+
+    for stage in ("autoencoder", "upsampler", "base", "fill"):
+        job = stages.TrainJob(
+            recipe=load_train_recipe(recipe_of(stage), "tiny"),
+            model="tiny",
+            out=trained,
+            store=tiny_store,
+            resume=True,
+        )
+        plan = plan_stage(job)
+        with safe_open(trained / stage / STATE_NAME, "pt") as file:
+            names = file.keys()
+            counts = [file.get_tensor(n).numel() for n in names if n.startswith("model.")]
+        assert sum(plan.trained.values()) == sum(counts), stage
+        assert plan.steps_done == 4
+        assert plan.seconds == 0.0
+        assert plan.missing == ()
+        state = (trained / stage / STATE_NAME).stat().st_size
+        assert state < plan.disk_bytes + 60_000 + 200 * 5056
+        assert any(f"from step {2}" in line for line in plan.lines())
