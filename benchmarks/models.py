@@ -3,7 +3,8 @@
 Letters: see dcgrid/models/base.py; THWC is a clip as uint8.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +14,13 @@ from benchmarks.progress import Silent
 from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.reading import hash_tensors
 from dcgrid.errors import UsageError
-from dcgrid.models.loading import FILL_NAME, load_backbone, model_spec, weight_files
+from dcgrid.models.loading import (
+    FILL_NAME,
+    PART_NAMES,
+    load_text_encoder,
+    model_spec,
+    weight_files,
+)
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.backbone import NativeBackbone, NativeParts
 from dcgrid.models.native.config import PRESETS
@@ -49,12 +56,16 @@ class ModelChoice:
         return device, runtime.choose_dtype(self.dtype, device)
 
 
-def load_choice(choice: ModelChoice, *, adapter: str | None = None) -> NativeBackbone:
+def load_choice(
+    choice: ModelChoice, *, adapter: str | None = None, parts: Sequence[str] = PART_NAMES
+) -> NativeBackbone:
     """Load a model with its adapter merged into it.
 
     Args:
         choice: What to load.
         adapter: In place of `choice.adapter`; "none" is the bare base.
+        parts: Parts that a folder of weights must have; others are left untrained, for a model
+            that is still in the making.
 
     Raises:
         WeightsError: Weights are missing, damaged or of the wrong shape.
@@ -65,9 +76,7 @@ def load_choice(choice: ModelChoice, *, adapter: str | None = None) -> NativeBac
     if choice.weights_dir is None:
         job = EditJob(input=Path(), model=choice.model, adapter=wanted)
         return load_model(job, device, dtype, Silent()).backbone
-    backbone = load_backbone(
-        choice.model, device=device, dtype=dtype, weights_dir=choice.weights_dir
-    )
+    backbone = load_parts(choice, parts)
     if wanted != "none":
         path = choice.weights_dir / FILL_NAME if wanted == "default" else Path(wanted)
         base_hash = hash_tensors(backbone.network.state_dict())
@@ -84,16 +93,26 @@ def has_adapter(choice: ModelChoice) -> bool:
 
 
 def load_codec(choice: ModelChoice) -> NativeBackbone:
-    """Load a model of which only the autoencoder is trained; `encode` and `decode` may be used.
+    """Load a model for `encode` and `decode` alone; only its autoencoder must be there.
 
     Raises:
         UsageError: No such model.
         WeightsError: The autoencoder's file is missing, damaged or of the wrong shape.
     """
+    if not weight_files(choice.model, choice.weights_dir):
+        return load_choice(choice, adapter="none")
+    return load_parts(choice, ("autoencoder",))
+
+
+def load_parts(choice: ModelChoice, names: Sequence[str]) -> NativeBackbone:
+    """Load some parts of a model from their weight files; the others have fresh weights.
+
+    Raises:
+        UsageError: No such model.
+        WeightsError: A file of those parts is missing, damaged or of the wrong shape.
+    """
     spec, config = model_spec(choice.model), PRESETS[choice.model]
     files = weight_files(choice.model, choice.weights_dir)
-    if not files:
-        return load_choice(choice, adapter="none")
     if config.text is None:
         raise UsageError(f"model {choice.model!r} has no weights to measure")
     parts = NativeParts(
@@ -102,7 +121,10 @@ def load_codec(choice: ModelChoice) -> NativeBackbone:
         text=TextEncoder(config.text, WordTokenizer(())),
         upsampler=Upsampler(config.upsampler),
     )
-    load_weights(files["autoencoder"], parts.autoencoder)
+    if "text" in names:
+        parts = replace(parts, text=load_text_encoder(choice.model, files["text"]))
+    for name in set(names) - {"text"}:
+        load_weights(files[name], getattr(parts, name))
     device, dtype = choice.place()
     for module in parts.modules():
         module.to(device)

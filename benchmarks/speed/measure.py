@@ -133,7 +133,7 @@ def time_network(backbone: NativeBackbone, clip: BenchClip) -> NetworkSpeed:
 def _product(backbone: NativeBackbone) -> tuple[Callable[[], object], int]:
     """Return a linear layer to time, repeated so that it lasts, and its operations."""
     rows, inputs, outputs = _PRODUCT
-    repeats = 20
+    repeats = 4
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(rows, inputs, generator=generator).to(backbone.device, backbone.dtype)
     right = torch.randn(outputs, inputs, generator=generator).to(backbone.device, backbone.dtype)

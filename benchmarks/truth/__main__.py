@@ -18,6 +18,9 @@ from dcgrid.errors import UsageError
 from dcgrid.models.loading import weight_digests
 from dcgrid.runtime import device as runtime
 
+MEASURED = ("autoencoder", "text", "dit")
+"""Parts that scores depend on; clips are compared before they are enlarged."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
@@ -59,9 +62,9 @@ def _truth(options: argparse.Namespace) -> None:
         raise UsageError("no effect to measure", hint="name one, or add --codec-only")
     choice = shared.model_choice(options)
     paths = find_clips(options.clips, options.clips_dir, allow_seen=options.allow_seen)
-    models = {EDIT: load_choice(choice)}
+    models = {EDIT: load_choice(choice, parts=MEASURED)}
     if has_adapter(choice) and not options.no_base:
-        models[BARE] = load_choice(choice, adapter="none")
+        models[BARE] = load_choice(choice, adapter="none", parts=MEASURED)
     settings = shared.edit_settings(options)
     scores: list[Score] = []
     for number, path in enumerate(paths, start=1):

@@ -15,6 +15,7 @@ from dcgrid.errors import DcgridError
 TINY = ["--model", "tiny", "--dtype", "fp32", "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_stages_and_start_up_add_up_to_the_process(clip: Path, capsys: pytest.CaptureFixture[str]):
     assert main([str(clip), *TINY, "--duration", "0.4", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -30,8 +31,9 @@ def test_stages_and_start_up_add_up_to_the_process(clip: Path, capsys: pytest.Ca
     assert [path.name for path in clip.parent.iterdir()] == [clip.name]
 
 
-def test_operations_are_those_of_the_network(clip: Path):
+def test_operations_are_those_of_the_network(clip: Path, monkeypatch: pytest.MonkeyPatch):
     """Counted by hand: 5 frames of 32x48 are 2 x 2 x 3 tokens a cell, four cells."""
+    monkeypatch.setattr(measure, "REPEATS", 1)
     backbone = load_choice(ModelChoice(model="tiny", dtype="fp32", device="cpu"))
     speed = measure.time_network(backbone, read_bench_clip(clip, backbone.spec, 0.42))
     assert speed.tokens == 4 * 2 * 2 * 3
