@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-base", action="store_true", help="skip the base without the adapter")
     parser.add_argument("--codec-only", action="store_true", help="measure only the autoencoder")
     parser.add_argument("--allow-seen", action="store_true", help="take clips that training saw")
+    parser.add_argument("--brief", action="store_true", help="print means alone")
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
     return parser
 
@@ -75,7 +76,8 @@ def _truth(options: argparse.Namespace) -> None:
         facts = {"seeds": seeds, "means": summary(scores), "scores": [s.as_json() for s in scores]}
         print(json.dumps({**_facts(options, choice), **facts}, indent=1))
     else:
-        print(f"{_line(options, choice)} {_counted(seeds, 'seed')}.\n\n{truth_report(scores)}")
+        tables = truth_report(scores, brief=options.brief)
+        print(f"{_line(options, choice)} {_counted(seeds, 'seed')}.\n\n{tables}")
 
 
 def _codec(options: argparse.Namespace) -> None:

@@ -16,15 +16,20 @@ _CHANCE = (EDIT, BARE, REROLL, UNEDITED)
 _CHANCE_FIGURES = ("psnr", "low_pass_psnr", "motion", "detail")
 
 
-def truth_report(scores: Sequence[Score]) -> str:
-    """Return all tables as text."""
+def truth_report(scores: Sequence[Score], *, brief: bool = False) -> str:
+    """Return all tables as text.
+
+    Args:
+        scores: What was measured.
+        brief: True: means alone, without a row for each clip and effect.
+    """
     fixed = [score for score in scores if score.is_deterministic]
     chance = [score for score in scores if not score.is_deterministic]
     parts = []
     if fixed:
-        parts += [_fixed_tables(fixed), _goal(fixed)]
+        parts += [_fixed_tables(fixed, brief), _goal(fixed)]
     if chance:
-        parts.append(_chance_tables(chance))
+        parts.append(_chance_tables(chance, brief))
     if fixed and chance:
         parts.append(
             "All effects together, PSNR in dB (those with chance in them have no single truth, so "
@@ -75,9 +80,10 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
     }
 
 
-def _fixed_tables(scores: Sequence[Score]) -> str:
+def _fixed_tables(scores: Sequence[Score], brief: bool) -> str:
     """Return the deterministic effects: each clip and effect, then means both ways, then one."""
-    rows = [_fixed_row(f"{score.clip} {score.effect}", [score]) for score in scores]
+    single = [] if brief else scores
+    rows = [_fixed_row(f"{score.clip} {score.effect}", [score]) for score in single]
     rows += [_fixed_row(f"mean of {name}", group) for name, group in _groups(scores, _clip)]
     rows += [_fixed_row(f"mean of {name}", group) for name, group in _groups(scores, _effect)]
     rows.append(_fixed_row("mean", scores))
@@ -101,7 +107,7 @@ def _goal(scores: Sequence[Score]) -> str:
     )
 
 
-def _chance_tables(scores: Sequence[Score]) -> str:
+def _chance_tables(scores: Sequence[Score], brief: bool) -> str:
     """Return the effects with chance in them, a table for each figure, means over the clips."""
     titles = {
         "psnr": "PSNR in dB",
@@ -114,9 +120,9 @@ def _chance_tables(scores: Sequence[Score]) -> str:
         "against\n'another roll': the same effect rendered with other luck and passed through the "
         "codec."
     )
-    tables = [note]
+    tables, single = [note], [] if brief else scores
     for figure in _CHANCE_FIGURES:
-        rows = [_chance_row(f"{s.clip} {s.effect}", [s], figure) for s in scores]
+        rows = [_chance_row(f"{s.clip} {s.effect}", [s], figure) for s in single]
         rows += [
             _chance_row(f"mean of {name}", group, figure)
             for name, group in _groups(scores, _effect)

@@ -283,6 +283,16 @@ def test_tables_separate_effects_with_chance(clip: Path, capsys: pytest.CaptureF
     assert "rain" not in fixed
     assert "rain" in chance
     assert "Goal:" in fixed
+    assert f"{clip.name} fog" in fixed
+    assert f"{clip.name} rain" in chance
+    arguments = [str(clip), *TINY, "--effects", "rain", "fog", "--duration", "0.4", "--brief"]
+    assert main(arguments) == 0
+    brief = capsys.readouterr().out
+    # Short tables are the long ones less the rows of single clips and effects.
+    long_rows = {" ".join(line.split()) for line in table.splitlines()}
+    short_rows = [" ".join(line.split()) for line in brief.splitlines()]
+    assert set(short_rows) < long_rows
+    assert not [row for row in short_rows if row.startswith(clip.name)]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the clips of ../shared/clips are not here")
