@@ -32,8 +32,9 @@ _LIBRARY_BYTES = 500_000_000
 _PIXEL_VALUES = 180
 """Numbers kept for the backward pass, a pixel of a batch, by convolutional stages; counted on
 mini's autoencoder (0.95 GB of memory of its own in all with 4 clips of 17 x 96 x 96)."""
-_TOKEN_WIDTHS = 24
-"""Widths D kept for the backward pass, a token and block: norms, modulation, q k v, MLP."""
+_TOKEN_WIDTHS = 60
+"""Widths D that a step needs, a token and block: norms, modulation, q k v, MLP and their gradients;
+fits the 2.4 GB that mini's base takes with 4 grids of 17 x 96 x 96 cells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,98 @@
+"""Captions: what a cell of a training grid reads is what the same cell reads in `edit`."""
+
+import pytest
+import torch
+
+from dcgrid.models.native.text import WordTokenizer
+from dcgrid.recipes import effect_names, load_effect, load_layout
+from dcgrid.train.captions import Captions
+from dcgrid.train.panes import PaneSet
+from dcgrid.train.world.clips import MOTIONS
+from dcgrid.train.world.effects import EFFECT_NAMES
+
+
+@pytest.fixture(scope="module")
+def captions():
+    return Captions([load_effect(n) for n in EFFECT_NAMES], load_layout("edit-2x2"))
+
+
+def panes(*effects):
+    return PaneSet(
+        latents_VCFYX=torch.zeros(len(effects), 1, 1, 1, 1),
+        effects=effects,
+        subject="dog face",
+        motion="gesture",
+    )
+
+
+def clauses_of(effect):
+    recipe = load_effect(effect)
+    return {recipe.clause, *recipe.phrases}
+
+
+def test_each_cell_reads_the_global_text_and_its_own_clause_only(captions):
+    effects = ("", "rain", "night", "noir", "snow")
+    generator = torch.Generator().manual_seed(0)
+    seen = set()
+    for _ in range(60):
+        chosen = torch.randperm(5, generator=generator)[:4].tolist()
+        rows = captions.grid_rows(panes(*effects), chosen, generator)
+        assert len(rows) == 4
+        shared = set(rows[0]) & set(rows[1])
+        assert len(shared) == 1, "one global segment"
+        assert shared < set(rows[2])
+        assert shared < set(rows[3])
+        for place, (pane, row) in enumerate(zip(chosen, rows, strict=True)):
+            own = " ".join(text for text in row if text not in shared)
+            cell = captions.layout.cells[place]
+            assert f"[{cell}]" in own
+            others = [c for c in captions.layout.cells if c != cell]
+            assert not any(f"[{other}]" in own for other in others)
+            whole = " ".join(row).lower()
+            for other, effect in enumerate(effects):
+                if not effect:
+                    continue
+                told = any(
+                    clause.lower().rstrip(".") in own.lower() for clause in clauses_of(effect)
+                )
+                assert told == (other == pane), (own, effect)
+                assert other == pane or load_effect(effect).clause.lower() not in whole
+            if not effects[pane]:
+                assert captions.layout.slots["scene"] in own
+            seen.add("dog face" in whole)
+    assert seen == {True, False}, "the subject is named sometimes"
+
+
+def test_single_clips_have_one_text(captions):
+    generator = torch.Generator().manual_seed(1)
+    texts = {captions.clip_row(panes("", "rain"), 1, generator)[0] for _ in range(40)}
+    assert all(any(t.endswith(c) for c in clauses_of("rain")) for t in texts)
+    assert any(t.startswith("dog face gesture") for t in texts)
+    assert len(texts) > 5
+    assert "rain" not in captions.clip_row(panes("", "rain"), 0, generator)[0]
+
+
+def test_same_generator_same_captions(captions):
+    rows = [
+        captions.grid_rows(panes("", "fog", "rain", "noir"), [0, 1, 2, 3], generator)
+        for generator in (torch.Generator().manual_seed(7), torch.Generator().manual_seed(7))
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_every_rendered_effect_is_shipped_and_the_other_way_round():
+    assert sorted(EFFECT_NAMES) == sorted(effect_names())
+
+
+def test_vocabulary_covers_every_shipped_phrase_and_caption(captions):
+    tokenizer = WordTokenizer(captions.vocabulary(["dog face", "hot air balloon"]))
+    for name in effect_names():
+        effect = load_effect(name)
+        for text in (effect.clause, effect.negative, effect.title, *effect.phrases):
+            assert tokenizer.unknown_words(text) == (), (name, text)
+    for text in (*MOTIONS, "dog face", "hot air balloon", *captions.layout.slots.values()):
+        assert tokenizer.unknown_words(text) == ()
+    generator = torch.Generator().manual_seed(3)
+    rows = captions.grid_rows(panes("", "rain", "night", "fog"), [3, 1, 0, 2], generator)
+    assert all(tokenizer.unknown_words(text) == () for row in rows for text in row)
+    assert tokenizer.unknown_words("zeppelin") == ("zeppelin",)

@@ -1,0 +1,219 @@
+"""Panes and grids: what is drawn, what is given, and what the loss covers."""
+
+import pytest
+import torch
+
+from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.models.native.config import PRESETS
+from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.text import TextEncoder, WordTokenizer
+from dcgrid.recipes import load_effect, load_layout
+from dcgrid.train import panes as panes_module
+from dcgrid.train.captions import Captions
+from dcgrid.train.grids import GridStage
+from dcgrid.train.panes import PANES, PanePool
+from dcgrid.train.settings import Phase, load_train_recipe
+from dcgrid.train.world.clips import WorldClips
+from dcgrid.train.world.effects import EFFECT_NAMES
+from dcgrid.train.world.store import WorldStore
+
+PHASE = Phase(until=1.0, frames=5, sizes=((32, 32), (32, 48)), batch=3)
+TINY = PRESETS["tiny"]
+
+
+@pytest.fixture
+def pool(tiny_store):
+    torch.manual_seed(2)
+    return PanePool(WorldClips(WorldStore(tiny_store)), Autoencoder(TINY.autoencoder))
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_pane_set_is_a_clip_and_effects_on_it(pool):
+    for panes in pool.draw(PHASE, seeded(0), fresh=3):
+        assert panes.effects[0] == ""
+        assert set(panes.effects[1:]) <= set(EFFECT_NAMES)
+        assert panes.latents_VCFYX.shape[:3] == (PANES, 4, 2)
+        assert panes.latents_VCFYX.dtype == torch.float32
+        assert not panes.latents_VCFYX.requires_grad
+        plain = panes.latents_VCFYX[0]
+        assert all(not torch.equal(plain, pane) for pane in panes.latents_VCFYX[1:])
+
+
+def test_sets_of_a_batch_have_one_shape_and_sizes_vary(pool):
+    generator, shapes = seeded(1), set()
+    for _ in range(8):
+        (shape,) = {p.latents_VCFYX.shape for p in pool.draw(PHASE, generator, fresh=0)}
+        shapes.add(shape[3:])
+    assert shapes == {(4, 4), (4, 6)}
+
+
+def test_words_are_those_of_the_world(pool):
+    generator, subjects = seeded(2), set()
+    for _ in range(25):
+        subjects |= {p.subject for p in pool.draw(PHASE, generator, fresh=2)}
+    assert subjects == {"scene", "dog face", "hot air balloon"}
+
+
+def test_the_stock_is_reused_and_rolls(pool, monkeypatch):
+    monkeypatch.setattr(panes_module, "STOCK", 4)
+    one_size, generator = Phase(until=1.0, frames=1, sizes=((32, 32),), batch=3), seeded(3)
+    first = pool.draw(one_size, generator, fresh=0)
+    again = pool.draw(one_size, generator, fresh=0)
+    assert {id(p) for p in again} <= {id(p) for p in (*first, *again)}
+    assert len(pool.remember()["stock.1.32.32"]) == 3
+    drawn = [pool.draw(one_size, generator, fresh=1) for _ in range(6)]
+    assert len(pool.remember()["stock.1.32.32"]) == 4
+    # What is rendered now comes first, so that it is seen at least once.
+    assert len({id(batch[0]) for batch in drawn}) == 6
+
+
+def test_a_recalled_stock_gives_the_same_sets(pool, tiny_store):
+    generator = seeded(4)
+    for _ in range(5):
+        pool.draw(PHASE, generator, fresh=1)
+    kept, random_state = pool.remember(), generator.get_state()
+    torch.manual_seed(2)
+    other = PanePool(WorldClips(WorldStore(tiny_store)), Autoencoder(TINY.autoencoder))
+    other.recall(kept)
+    again = torch.Generator()
+    again.set_state(random_state)
+    for _ in range(6):
+        for one, two in zip(
+            pool.draw(PHASE, generator, fresh=1), other.draw(PHASE, again, fresh=1), strict=True
+        ):
+            assert torch.equal(one.latents_VCFYX, two.latents_VCFYX)
+            assert (one.effects, one.subject, one.motion) == (two.effects, two.subject, two.motion)
+    assert all(torch.equal(t, other.remember()[n]) for n, t in pool.remember().items())
+
+
+def test_a_stock_that_is_none_is_refused(pool):
+    with pytest.raises((ValueError, RuntimeError)):
+        pool.recall({"stock.5.32": torch.zeros(1, 5056, dtype=torch.uint8)})
+    with pytest.raises((ValueError, RuntimeError)):
+        pool.recall({"stock.5.32.32": torch.zeros(1, 8, dtype=torch.uint8)})
+    assert pool.remember() == {}
+
+
+@pytest.fixture
+def stage_of(pool, recipe_of):
+    """Return a maker of grid stages; knobs of the loss may be set."""
+
+    def make(name, **knobs):
+        recipe = load_train_recipe(recipe_of(name), "tiny")
+        recipe.loss.update(knobs)
+        captions = Captions([load_effect(n) for n in EFFECT_NAMES], load_layout("edit-2x2"))
+        torch.manual_seed(6)
+        words = captions.vocabulary(["dog face", "scene", "camera move"])
+        text, dit = TextEncoder(TINY.text, WordTokenizer(words)), DiT(TINY.dit)
+        for parameter in dit.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.02)
+        return GridStage((dit, text), pool, captions, recipe, dict(dit.named_parameters()))
+
+    return make
+
+
+def test_base_gives_nothing_and_draws_singles_and_grids(stage_of):
+    stage, generator, counts = stage_of("base", single_share=0.5), seeded(5), set()
+    for _ in range(12):
+        batch = stage._batch(PHASE, generator)
+        assert batch.fill_BKF.all()
+        assert len(batch.rows) == PHASE.batch * batch.layout.count
+        counts.add(batch.layout.count)
+    assert counts == {1, 4}
+
+
+def test_fill_as_edit_gives_the_clip_as_it_is_in_the_first_cell(stage_of, monkeypatch):
+    stage, generator = stage_of("fill", edit_share=1.0, text_masking=0.0), seeded(6)
+    drawn = []
+    original = stage.pool.draw
+
+    def draw(*arguments, **options):
+        drawn.append(original(*arguments, **options))
+        return drawn[-1]
+
+    monkeypatch.setattr(stage.pool, "draw", draw)
+    for _ in range(6):
+        batch = stage._batch(PHASE, generator)
+        assert batch.fill_BKF[:, 0].logical_not().all()
+        assert batch.fill_BKF[:, 1:].all()
+        for cells, panes in zip(batch.cells_BKCFYX, drawn[-1], strict=True):
+            assert torch.equal(cells[0], panes.latents_VCFYX[0])
+            assert not any(torch.equal(cell, panes.latents_VCFYX[0]) for cell in cells[1:])
+
+
+def test_fill_of_the_paper_gives_one_to_all_but_one(stage_of):
+    stage, generator, given = stage_of("fill", edit_share=0.0), seeded(7), set()
+    for _ in range(20):
+        fill_BK = stage._batch(PHASE, generator).fill_BKF[..., 0]
+        given |= {tuple((~fill_K).tolist()) for fill_K in fill_BK}
+    assert {sum(pattern) for pattern in given} == {1, 2, 3}
+    assert len(given) > 8
+
+
+def test_text_masking_at_its_ends(stage_of):
+    generator = seeded(8)
+    assert stage_of("base", text_masking=1.0)._batch(PHASE, generator).rows == [[""]] * len(
+        stage_of("base", text_masking=1.0)._batch(PHASE, seeded(8)).rows
+    )
+    rows = stage_of("base", text_masking=0.0)._batch(PHASE, generator).rows
+    assert all(text for row in rows for text in row)
+
+
+def test_given_cells_are_clean_at_time_0_and_out_of_the_loss(stage_of, monkeypatch):
+    stage = stage_of("fill", edit_share=1.0)
+    seen = {}
+
+    class Recorder(torch.nn.Module):
+        config = TINY.dit
+
+        def forward(self, noised, time_BKF, text, places):
+            seen["noised"], seen["time"] = noised, time_BKF
+            return noised * seen["factor_K"][None, :, None, None, None, None]
+
+    stage.dit = Recorder()
+    clean = {}
+    original = stage._batch
+
+    def batch(phase, generator):
+        clean["batch"] = original(phase, generator)
+        return clean["batch"]
+
+    monkeypatch.setattr(stage, "_batch", batch)
+    losses = []
+    for factors in ([1.0, 1, 1, 1], [-50.0, 1, 1, 1], [1.0, 1, -50, 1]):
+        seen["factor_K"] = torch.tensor(factors)
+        stage.pool._stock.clear()
+        losses.append(float(stage.loss(PHASE, seeded(9))[0]))
+        assert (seen["time"][:, 0] == 0).all()
+        assert (seen["time"][:, 1:] > 0).all()
+        assert torch.equal(seen["noised"][:, 0], clean["batch"].cells_BKCFYX[:, 0])
+        assert not torch.equal(seen["noised"][:, 1], clean["batch"].cells_BKCFYX[:, 1])
+    assert losses[0] == losses[1], "whatever is said about a given cell costs nothing"
+    assert losses[2] > 2 * losses[0]
+
+
+def test_loss_of_a_perfect_guess_is_zero(stage_of, monkeypatch):
+    """The target is rebuilt from the noise that the seed fixes, not from the stage's own code."""
+    stage = stage_of("base", noise_scale=1.5, single_share=0.0)
+    guess = {}
+    original = torch.randn
+
+    def randn(*shape, **options):
+        guess["noise"] = original(*shape, **options)
+        return guess["noise"]
+
+    class Perfect(torch.nn.Module):
+        config = TINY.dit
+
+        def forward(self, noised, time_BKF, text, places):
+            time = time_BKF[:, :, None, :, None, None]
+            data = (noised - time * 1.5 * guess["noise"]) / (1 - time)
+            return 1.5 * guess["noise"] - data
+
+    stage.dit = Perfect()
+    monkeypatch.setattr(torch, "randn", randn)
+    assert float(stage.loss(PHASE, seeded(10))[0]) < 1e-4
