@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dcgrid import hub
 from dcgrid.cli.options import (
     DeviceOption,
     DryRunOption,
@@ -19,84 +20,95 @@ from dcgrid.cli.options import (
     Rate,
 )
 from dcgrid.cli.output import Format, Output
+from dcgrid.pipelines.job import EditJob
+from dcgrid.pipelines.plan import prepare_edit
 
 if TYPE_CHECKING:
     from dcgrid.pipelines.edit import EditResult
     from dcgrid.pipelines.plan import PreparedEdit
 
-DEFAULT_SEED = 0
+_Input = Annotated[Path, typer.Argument(metavar="INPUT", help="The video to edit.")]
+_Effects = Annotated[
+    list[str] | None,
+    typer.Option("--effect", "-e", help="Effect, see `dcgrid recipes list`; up to three times."),
+]
+_Prompt = Annotated[
+    str, typer.Option("--prompt", "-p", help="The edit in your own words; counts as one.")
+]
+_Subject = Annotated[
+    str, typer.Option("--subject", help='Who or what the video shows, e.g. "a cat".')
+]
+_Motion = Annotated[str, typer.Option("--motion", help='What the subject does, e.g. "jump".')]
+_Layout = Annotated[str, typer.Option("--layout", help="Grid layout: name or path of a recipe.")]
+_Model = Annotated[
+    str, typer.Option("--model", "-m", help="Name of the model, see `dcgrid doctor`.")
+]
+_Adapter = Annotated[
+    str,
+    typer.Option(
+        "--adapter",
+        help="Grid-Fill adapter: a file, hf:OWNER/REPO@REVISION/FILE, default, or none.",
+    ),
+]
+_Seed = Annotated[int, typer.Option("--seed", help="Seed of the noise: same seed, same pixels.")]
+_Steps = Annotated[
+    int | None,
+    typer.Option("--num-inference-steps", help="Sampling steps.", show_default="the recipe's"),
+]
+_Guidance = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance-scale",
+        help="Weight of the text; 1 is no guidance.",
+        show_default="the recipe's",
+    ),
+]
+_Start = Annotated[
+    float | None,
+    typer.Option("--start", help="Seconds into the video to begin at.", show_default="0"),
+]
+_Duration = Annotated[
+    float | None,
+    typer.Option("--duration", help="Seconds to edit.", show_default="the model's"),
+]
+_Fps = Annotated[
+    Rate, typer.Option("--fps", help="Frame rate of the result: the model's or the input's.")
+]
+_Dtype = Annotated[
+    Dtype, typer.Option("--dtype", help="Number format; auto is bf16 where it is fast.")
+]
+_Keep = Annotated[
+    Keep, typer.Option("--keep", help="Spare cells repeat an edit: write the best, or all.")
+]
+_SaveGrid = Annotated[
+    bool, typer.Option("--save-grid", help="Write the whole grid as a video too.")
+]
+_ContactSheet = Annotated[
+    bool, typer.Option(help="Write a picture of the clip and its edits (PNG).")
+]
 
 
 def edit(
-    input_: Annotated[Path, typer.Argument(metavar="INPUT", help="The video to edit.")],
-    effect: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--effect", "-e", help="Effect, see `dcgrid recipes list`; up to three times."
-        ),
-    ] = None,
-    prompt: Annotated[
-        str, typer.Option("--prompt", "-p", help="The edit in your own words; counts as one.")
-    ] = "",
-    subject: Annotated[
-        str, typer.Option("--subject", help='Who or what the video shows, e.g. "a cat".')
-    ] = "",
-    motion: Annotated[
-        str, typer.Option("--motion", help='What the subject does, e.g. "jump".')
-    ] = "",
-    layout: Annotated[
-        str, typer.Option("--layout", help="Grid layout: name or path of a recipe.")
-    ] = "edit-2x2",
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Name of the model, see `dcgrid doctor`.")
-    ] = "mini",
-    adapter: Annotated[
-        str,
-        typer.Option(
-            "--adapter",
-            help="Grid-Fill adapter: a file, hf:OWNER/REPO@REVISION/FILE, default, or none.",
-        ),
-    ] = "default",
-    seed: Annotated[
-        int, typer.Option("--seed", help="Seed of the noise: same seed, same pixels.")
-    ] = DEFAULT_SEED,
-    num_inference_steps: Annotated[
-        int | None,
-        typer.Option("--num-inference-steps", help="Sampling steps.", show_default="the recipe's"),
-    ] = None,
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option(
-            "--guidance-scale",
-            help="Weight of the text; 1 is no guidance.",
-            show_default="the recipe's",
-        ),
-    ] = None,
-    start: Annotated[
-        float | None,
-        typer.Option("--start", help="Seconds into the video to begin at.", show_default="0"),
-    ] = None,
-    duration: Annotated[
-        float | None,
-        typer.Option("--duration", help="Seconds to edit.", show_default="the model's"),
-    ] = None,
-    fps: Annotated[
-        Rate, typer.Option("--fps", help="Frame rate of the result: the model's or the input's.")
-    ] = Rate.MODEL,
+    input_: _Input,
+    effect: _Effects = None,
+    prompt: _Prompt = "",
+    subject: _Subject = "",
+    motion: _Motion = "",
+    layout: _Layout = "edit-2x2",
+    model: _Model = "mini",
+    adapter: _Adapter = "default",
+    seed: _Seed = 0,
+    num_inference_steps: _Steps = None,
+    guidance_scale: _Guidance = None,
+    start: _Start = None,
+    duration: _Duration = None,
+    fps: _Fps = Rate.MODEL,
     device: DeviceOption = "auto",
-    dtype: Annotated[
-        Dtype, typer.Option("--dtype", help="Number format; auto is bf16 where it is fast.")
-    ] = Dtype.AUTO,
+    dtype: _Dtype = Dtype.AUTO,
     out: OutOption = None,
-    keep: Annotated[
-        Keep, typer.Option("--keep", help="Spare cells repeat an edit: write the best, or all.")
-    ] = Keep.BEST,
-    save_grid: Annotated[
-        bool, typer.Option("--save-grid", help="Write the whole grid as a video too.")
-    ] = False,
-    contact_sheet: Annotated[
-        bool, typer.Option(help="Write a picture of the clip and its edits (PNG).")
-    ] = True,
+    keep: _Keep = Keep.BEST,
+    save_grid: _SaveGrid = False,
+    contact_sheet: _ContactSheet = True,
     dry_run: DryRunOption = False,
     offline: OfflineOption = False,
     force: ForceOption = False,
@@ -109,10 +121,6 @@ def edit(
     the edit (input.rain.mp4), with a contact sheet (.png) and a manifest (.json) from which
     `dcgrid rerun` makes the same pixels again.
     """
-    from dcgrid import hub
-    from dcgrid.pipelines.job import EditJob
-    from dcgrid.pipelines.plan import prepare_edit
-
     job = EditJob(
         input=input_,
         effects=tuple(effect or ()),
@@ -137,9 +145,8 @@ def edit(
         offline=offline,
         force=force,
     )
-    prepared = prepare_edit(job, hub.config_dir() / "recipes")
     with Output(format_=format_, quiet=quiet) as output:
-        carry_out(prepared, output, dry_run=dry_run)
+        carry_out(prepare_edit(job, hub.config_dir() / "recipes"), output, dry_run=dry_run)
 
 
 def carry_out(prepared: "PreparedEdit", output: Output, *, dry_run: bool) -> None:

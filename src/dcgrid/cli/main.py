@@ -1,7 +1,5 @@
 """The entry point: registers the commands and holds the only try/except of the program."""
 
-import importlib
-import importlib.util
 import os
 import signal
 import sys
@@ -14,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dcgrid import __version__
-from dcgrid.cli import doctor, edit, recipes, rerun
+from dcgrid.cli import doctor, edit, recipes, rerun, train
 from dcgrid.cli.errors import INTERRUPTED, report
 
 app = typer.Typer(
@@ -27,9 +25,7 @@ app.command()(edit.edit)
 app.command()(rerun.rerun)
 app.add_typer(recipes.app, name="recipes")
 app.command()(doctor.doctor)
-# Training is a part of its own, which a slim installation may lack.
-if importlib.util.find_spec("dcgrid.cli.train") is not None:
-    app.command("train")(importlib.import_module("dcgrid.cli.train").train)
+app.command()(train.train)
 
 
 @app.callback(invoke_without_command=True)
