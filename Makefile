@@ -61,5 +61,22 @@ demo: $(CLIP)
 	@echo "Look at $(DEMO_OUT)/bigbuckbunny.$(EFFECT).png (before and after) and play $(DEMO_OUT)/bigbuckbunny.$(EFFECT).mp4"
 	@echo "Clip: Big Buck Bunny (c) 2008 Blender Foundation, CC-BY-3.0, www.bigbuckbunny.org"
 
+# The pictures that training draws from (docs/training.md). WORLD=DIR puts them elsewhere than
+# into the user's cache; CLIPS is the folder of real footage, left out if it is not there.
+.PHONY: world weights
+CLIPS ?= ../shared/clips
+RUN ?= runs/mini
+IN_WORLD = $(if $(WORLD),--world $(WORLD))
+
+world: $(STAMP)
+	$(BIN)/dcgrid train --fetch-world $(IN_WORLD) $(if $(wildcard $(CLIPS)),--clips $(CLIPS))
+
+# All four stages of mini into RUN; hours. Interrupted, it goes on where it was.
+weights: world
+	set -e; for stage in autoencoder base upsampler fill; do \
+	  if test -e $(RUN)/$$stage/state.safetensors; then go=--resume; else go=; fi; \
+	  $(BIN)/dcgrid train --stage $$stage --out $(RUN) $(IN_WORLD) $$go; \
+	done
+
 clean:
 	rm -rf $(VENV) $(DEMO_OUT)
