@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dcgrid.errors import OutputError, UsageError, WeightsError
-from dcgrid.models import weights
 from dcgrid.models.loading import (
     list_models,
     load_backbone,
@@ -78,11 +77,12 @@ def test_a_failed_write_leaves_the_old_file_alone(
 ) -> None:
     before = path.read_bytes()
 
-    def run_out_of_space(tensors: object, target: Path, metadata: object) -> None:
-        target.write_bytes(b"half of it")
+    def run_out_of_space(target: Path, content: bytes) -> int:
+        with target.open("wb") as stream:
+            stream.write(content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "save_file", run_out_of_space)
+    monkeypatch.setattr(Path, "write_bytes", run_out_of_space)
     with pytest.raises(OutputError, match="No space left"):
         save_weights(path, small_module().state_dict(), {}, torch.float32)
     assert path.read_bytes() == before

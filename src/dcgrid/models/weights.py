@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from dcgrid.errors import OutputError, WeightsError
@@ -37,7 +37,8 @@ def save_weights(
     temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(stored, temporary, metadata)
+        # Not safetensors' own save_file: it makes files that only their owner can read.
+        temporary.write_bytes(save(stored, metadata))
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(
