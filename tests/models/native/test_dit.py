@@ -20,6 +20,7 @@ CONFIGS = {
     "full": SMALL,
     "window": replace(SMALL, window=14),
     "mini": replace(SMALL, prediction="mixture", time_width=24, cell_pitch=8),
+    "peers": replace(SMALL, cell_attention=True, place_embedding=True),
     "self_conditioning": replace(SMALL, self_conditioning=True, heads=4),
     "long_patches": replace(SMALL, patch=(2, 1, 2)),
 }
@@ -111,6 +112,8 @@ class Token:
     place: tuple[int, int, int]
     """Coordinates for the rotary embedding."""
     frame: int
+    inside: tuple[int, int, int]
+    """Frame, row, column inside its cell, in tokens."""
 
 
 def tokens_in_grid_order(case: Case) -> list[Token]:
@@ -127,7 +130,9 @@ def tokens_in_grid_order(case: Case) -> list[Token]:
                          slice(x * p_x, (x + 1) * p_x))  # fmt: skip
                 place = (f, row * pitch_y + y, col * pitch_x + x)
                 cell = row * layout.cols + col
-                tokens.append(Token(cell=cell, where=patch, place=place, frame=f * p_f))
+                tokens.append(
+                    Token(cell=cell, where=patch, place=place, frame=f * p_f, inside=(f, y, x))
+                )
     return tokens
 
 
@@ -143,9 +148,12 @@ def plain_grid(case: Case, b: int) -> Tensor:
         [cells, case.estimate_BKCFYX[b]], dim=1)  # fmt: skip
     stream = torch.stack([inputs[t.cell][(slice(None), *t.where)].reshape(-1) for t in tokens])
     stream = linear(dit.patch_in, stream)
+    if dit.place_in is not None:
+        stream = stream + linear(dit.place_in, plain_places(tokens, case.shape))
     time = torch.stack([case.time_BKF[b, t.cell, t.frame] for t in tokens])
     table_SD = linear(dit.time_out, F.silu(linear(dit.time_in, plain_time(time))))
     angles = plain_angles(tokens, config)
+    same_SS = torch.tensor([[t.inside == u.inside for u in tokens] for t in tokens])
     number = torch.arange(len(tokens))
     apart = (number[:, None] - number[None, :]).abs()
     near_SS = apart <= (config.window // 2 if config.window else len(tokens))
@@ -156,7 +164,9 @@ def plain_grid(case: Case, b: int) -> Tensor:
     words = case.text.tokens_BKLE[b].reshape(count * length, -1)
     for block in dit.blocks:
         assert isinstance(block, Block)
-        stream = plain_block(block, stream, table_SD, angles, near_SS, words, readable_ST)
+        stream = plain_block(
+            block, stream, table_SD, angles, (near_SS, same_SS), words, readable_ST
+        )
     shift, scale = linear(dit.modulation, F.silu(table_SD)).chunk(2, dim=1)
     stream = linear(dit.patch_out, plain_norm(stream) * (1 + scale) + shift)
     predicted = torch.zeros_like(cells)
@@ -175,13 +185,16 @@ def plain_grid(case: Case, b: int) -> Tensor:
 
 
 def plain_block(
-    block: Block, stream: Tensor, table: Tensor, angles: Tensor, near: Tensor, words: Tensor,
-    readable: Tensor,
+    block: Block, stream: Tensor, table: Tensor, angles: Tensor, may: tuple[Tensor, Tensor],
+    words: Tensor, readable: Tensor,
 ) -> Tensor:  # fmt: skip
     mods = linear(block.modulation, F.silu(table)).chunk(6, dim=1)
     own = block.grid_attention
     hidden = plain_norm(stream) * (1 + mods[1]) + mods[0]
-    attended = plain_attention(own, hidden, hidden, near, angles)
+    attended = plain_attention(own, hidden, hidden, may[0], angles)
+    if block.cell_attention is not None:
+        peers = block.cell_attention
+        attended = attended + plain_attention(peers, hidden, hidden, may[1], None, sharpness=4)
     stream = stream + mods[2] * attended
     hidden = plain_norm(stream) * block.text_norm.weight + block.text_norm.bias
     stream = stream + plain_attention(block.text_attention, hidden, words, readable, None)
@@ -191,8 +204,9 @@ def plain_block(
 
 
 def plain_attention(
-    layer: torch.nn.Module, queries: Tensor, keys: Tensor, may: Tensor, angles: Tensor | None
-) -> Tensor:
+    layer: torch.nn.Module, queries: Tensor, keys: Tensor, may: Tensor, angles: Tensor | None,
+    sharpness: float = 1,
+) -> Tensor:  # fmt: skip
     query, key, value = (
         linear(projection, source).unflatten(1, (layer.heads, -1)).transpose(0, 1)
         for projection, source in ((layer.query, queries), (layer.key, keys), (layer.value, keys))
@@ -200,9 +214,20 @@ def plain_attention(
     query, key = plain_rms(query, layer.query_norm.gain), plain_rms(key, layer.key_norm.gain)
     if angles is not None:
         query, key = turn(query, angles), turn(key, angles)
-    scores = query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])
+    scores = sharpness * (query @ key.transpose(1, 2)) / math.sqrt(query.shape[-1])
     weights = scores.masked_fill(~may, -math.inf).softmax(-1)
     return linear(layer.out, (weights @ value).transpose(0, 1).flatten(1))
+
+
+def plain_places(tokens: list[Token], shape: TokenShape) -> Tensor:
+    """Sines, then cosines, of four octaves of frame / 8 and of the middle of row and column."""
+    rows = []
+    for token in tokens:
+        f, y, x = token.inside
+        spots = (f / 8, (y + 0.5) / shape.rows, (x + 0.5) / shape.cols)
+        angles = [math.pi * spot * 2**octave for spot in spots for octave in range(4)]
+        rows.append([math.sin(a) for a in angles] + [math.cos(a) for a in angles])
+    return torch.tensor(rows).double()
 
 
 def plain_angles(tokens: list[Token], config: DiTConfig) -> Tensor:

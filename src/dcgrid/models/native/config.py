@@ -78,6 +78,11 @@ class DiTConfig:
     """True: the input carries the model's last estimate of the clean latents beside the noisy."""
     prediction: str = "velocity"
     """What the last layer predicts: "velocity" (paper) or "mixture" (docs/decisions/0003)."""
+    cell_attention: bool = False
+    """True: each block also lets a token see the tokens at the same place of all cells.
+    Differs: docs/decisions/0007."""
+    place_embedding: bool = False
+    """True: tokens are told where in their cell they stand. Differs: docs/decisions/0007."""
     time_width: int | None = None
     """Channels of the embedded flow time; None: D."""
     cell_pitch: int | None = None
@@ -169,6 +174,8 @@ MINI = NativeConfig(
         heads=2,
         text_width=128,
         prediction="mixture",
+        cell_attention=True,
+        place_embedding=True,
         time_width=64,
         cell_pitch=16,
     ),
@@ -190,7 +197,14 @@ TINY = NativeConfig(
         linear_path=True,
     ),
     dit=DiTConfig(
-        latent_channels=4, width=32, blocks=2, heads=2, text_width=16, prediction="mixture"
+        latent_channels=4,
+        width=32,
+        blocks=2,
+        heads=2,
+        text_width=16,
+        prediction="mixture",
+        cell_attention=True,
+        place_embedding=True,
     ),
     text=TextConfig(width=16, blocks=1, heads=2, limit=16),
     upsampler=UpsamplerConfig(width=4, blocks=1),

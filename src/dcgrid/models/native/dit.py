@@ -29,6 +29,11 @@ from dcgrid.models.native.attention import (
 )
 from dcgrid.models.native.config import DiTConfig
 
+PEER_SHARPNESS = 4.0
+"""Factor on the scores of cell attention: normed queries and keys alone could not choose one of
+four peers for certain."""
+PLACE_CHANNELS = 24
+"""Sines and cosines, 4 rates, 3 axes."""
 TIME_CHANNELS = 256
 """Width of the sinusoidal embedding of flow time."""
 
@@ -92,6 +97,45 @@ class GridAttention(nn.Module):
         return rearrange(tokens_BSD, "b s (n p) -> b n s p", n=self.heads)
 
 
+class CellAttention(nn.Module):
+    """Attention over the K tokens at the same place of all cells.
+
+        cell 0   cell 1   cell 2   cell 3
+        . a .    . b .    . c .    . d .      b looks at a, b, c, d and nowhere else
+
+    What a copy of another cell needs, without a search over the whole grid.
+
+    Differs: docs/decisions/0007.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        narrow = config.width // 4
+        self.query = CellLinear(config.width, narrow)
+        self.key = CellLinear(config.width, narrow)
+        self.value = CellLinear(config.width, config.width)
+        self.out = CellLinear(config.width, config.width)
+        self.query_norm = HeadNorm(narrow // config.heads)
+        self.key_norm = HeadNorm(narrow // config.heads)
+
+    def forward(self, tokens_BSD: torch.Tensor, context: _Context) -> torch.Tensor:
+        """Return what each token takes from its peers, BSD."""
+        cells, heads = context.shape.cells, self.heads
+        query, key, value = (
+            rearrange(project(tokens_BSD), "b (k s) (n p) -> (b s n) k p", k=cells, n=heads)
+            for project in (self.query, self.key, self.value)
+        )
+        scale = PEER_SHARPNESS * query.shape[-1] ** -0.5
+        # Plain products: there are many small ones here, and few keys to each.
+        scores = (self.query_norm(query) * scale) @ self.key_norm(key).transpose(1, 2)
+        taken = scores.float().softmax(-1).to(value.dtype) @ value
+        batch = tokens_BSD.shape[0]
+        merged = rearrange(taken, "(b s n) k p -> b (k s) (n p)", b=batch, n=heads)
+        out: torch.Tensor = self.out(merged)
+        return out
+
+
 class TextAttention(nn.Module):
     """Cross-attention of each cell to the text that it may read."""
 
@@ -136,6 +180,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
         self.grid_attention = GridAttention(config)
+        self.cell_attention = CellAttention(config) if config.cell_attention else None
         self.text_norm = nn.LayerNorm(width)
         self.text_attention = TextAttention(config)
         self.mlp_in = nn.Linear(width, config.mlp_ratio * width)
@@ -147,6 +192,8 @@ class Block(nn.Module):
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation.chunk(6, dim=-1)
         normed = _modulate(_plain_norm(tokens_BSD), shift_1, scale_1, context)
         attended = self.grid_attention(normed, context)
+        if self.cell_attention is not None:
+            attended = attended + self.cell_attention(normed, context)
         tokens_BSD = tokens_BSD + _per_frame(gate_1, attended, context)
         tokens_BSD = tokens_BSD + self.text_attention(self.text_norm(tokens_BSD), context)
         normed = _modulate(_plain_norm(tokens_BSD), shift_2, scale_2, context)
@@ -212,6 +259,23 @@ def velocity_of_mixture(
     return from_noisy * noisy_BKCFYX - mixture_BKCFYX * power.rsqrt()
 
 
+def place_features(shape: _Shape, device: torch.device) -> torch.Tensor:
+    """Return where in its cell each token of one cell stands, shape (F Y X) PLACE_CHANNELS.
+
+    Sines and cosines of rows and columns over the cell's height and width, so that the left edge
+    is the left edge in cells of every size, and of latent frames.
+    """
+    axes = (
+        torch.arange(shape.frames, device=device) / 8,
+        (torch.arange(shape.rows, device=device) + 0.5) / shape.rows,
+        (torch.arange(shape.columns, device=device) + 0.5) / shape.columns,
+    )
+    grid_S3 = torch.cartesian_prod(*axes).reshape(-1, 3)
+    rates = math.pi * 2.0 ** torch.arange(PLACE_CHANNELS // 6, device=device)
+    angles = (grid_S3[:, :, None] * rates).flatten(1)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
 class DiT(nn.Module):
     """Predicts the velocity of every cell of a grid.
 
@@ -225,6 +289,7 @@ class DiT(nn.Module):
         inputs = config.latent_channels * (2 if config.self_conditioning else 1)
         volume = math.prod(config.patch)
         self.patch_in = nn.Linear(inputs * volume, width)
+        self.place_in = nn.Linear(PLACE_CHANNELS, width) if config.place_embedding else None
         time_width = config.time_width or width
         self.time_in = nn.Linear(TIME_CHANNELS, time_width)
         self.time_out = nn.Linear(time_width, time_width)
@@ -268,6 +333,10 @@ class DiT(nn.Module):
             inputs = torch.cat([cells_BKCFYX, estimate_BKCFYX], dim=2)
         tokens_BSD = self.patch_in(self._to_tokens(inputs))
         context = self._context(cells_BKCFYX, time_BKF, text, places, route_KA)
+        if self.place_in is not None:
+            features = place_features(context.shape, tokens_BSD.device)
+            placed = self.place_in(features.to(self.place_in.weight.dtype))
+            tokens_BSD = tokens_BSD + placed.repeat(context.shape.cells, 1).to(tokens_BSD.dtype)
         for block in self.blocks:
             tokens_BSD = block(tokens_BSD, context)
         shift_UD, scale_UD = self.modulation(F.silu(context.time_UD)).chunk(2, dim=-1)
