@@ -30,8 +30,13 @@ class Quiet:
 class Recorder:
     """Latents are 8x8 averages; the velocity points at (clip + push of the text) from anywhere."""
 
-    def __init__(self, own_clause_only: bool = True) -> None:
-        self.spec = replace(TINY_SPEC, own_clause_only=own_clause_only, upsample=1)
+    def __init__(self, own_clause_only: bool = True, negative_text: bool = True) -> None:
+        self.spec = replace(
+            TINY_SPEC,
+            own_clause_only=own_clause_only,
+            negative_text=negative_text,
+            upsample=1,
+        )
         self.read: list[list[str]] = []
         self.velocity_calls: list[tuple[Tensor, Tensor]] = []
         self.places: TokenPlaces | None = None
@@ -168,6 +173,9 @@ def test_each_cell_is_steered_away_from_its_own_edits_negative(given_THWC: Tenso
     negative = edits.edits[0].negative
     assert negative
     assert backbone.read[1] == ["", negative, "", negative]
+    unlearned = Recorder(negative_text=False)
+    fill_grid(unlearned, given_THWC, edits, FillSettings(seed=0, device=CPU), Quiet())
+    assert unlearned.read[1] == ["", "", "", ""]
 
 
 def test_tokens_stand_where_their_cells_stand(given_THWC: Tensor) -> None:

@@ -48,6 +48,9 @@ class ModelSpec:
     own_clause_only: bool
     """True: a cell reads the global text and its own clause, whatever the layout says; for models
     too small to tell the clauses of other cells from their own."""
+    negative_text: bool
+    """True: guidance steers away from an edit's negative text. False: from no text at all, for
+    models that saw only dropped text in training."""
     cell_pitch: tuple[int, int] | None
     """Token rows and columns from one cell to the next; None: cells abut."""
     upsample: int

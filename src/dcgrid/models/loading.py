@@ -41,6 +41,7 @@ MINI_SPEC = ModelSpec(
     text_limit=48,
     per_cell_time=True,
     own_clause_only=True,
+    negative_text=False,
     cell_pitch=(16, 16),
     upsample=2,
     license="Apache-2.0",

@@ -165,7 +165,7 @@ def _guided_velocity(
     scales = {cell: grid.edits[index].guidance_scale for cell, index in _painted(grid)}
     if all(scale == 1 for scale in scales.values()):
         return steered(text)
-    away = backbone.encode_text([grid.negative_prompt], [_negative_rows(grid)])
+    away = backbone.encode_text([grid.negative_prompt], [_negative_rows(backbone.spec, grid)])
     conditional, unconditional = steered(text), steered(away)
     masks = {
         scale: torch.tensor([scales.get(cell) == scale for cell in range(layout.count)])
@@ -201,8 +201,9 @@ def _painted(grid: ResolvedEdits) -> list[tuple[int, int]]:
     return [(cell, index) for cell, index in enumerate(grid.edit_of_cell) if index is not None]
 
 
-def _negative_rows(grid: ResolvedEdits) -> tuple[tuple[bool, ...], ...]:
-    """Return visible_KS of the negative text: each cell reads that of its own edit."""
+def _negative_rows(spec: ModelSpec, grid: ResolvedEdits) -> tuple[tuple[bool, ...], ...]:
+    """Return visible_KS of the negative text: each cell reads that of its own edit, or nothing."""
     return tuple(
-        tuple(owner == index for owner in grid.negative_owners) for index in grid.edit_of_cell
+        tuple(spec.negative_text and owner == index for owner in grid.negative_owners)
+        for index in grid.edit_of_cell
     )
