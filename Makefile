@@ -10,6 +10,8 @@ TORCH ?= torch==2.13.0
 CACHE := $(VENV)/cache
 CLIP := $(CACHE)/bigbuckbunny.mp4
 DEMO_OUT ?= demo
+# Real clips for pictures, benchmarks and training; not in the repository.
+CLIPS ?= ../shared/clips
 EFFECT ?= rain
 
 .PHONY: setup demo test test-slow docs bench lint format clean
@@ -38,9 +40,16 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The pages under docs/ that commands write.
+# The pages under docs/ that commands write; with the real clips at hand also the pictures.
 docs: $(STAMP)
 	$(BIN)/python -m dcgrid.cli.reference > docs/cli.md.part && mv docs/cli.md.part docs/cli.md
+ifneq ($(wildcard $(CLIPS)),)
+	$(BIN)/python -m benchmarks.sheets effects
+	$(BIN)/python -m benchmarks.sheets clips
+else
+	$(BIN)/python -m benchmarks.sheets table
+	@echo "No clips at $(CLIPS): the pictures under docs/pictures stay as they are."
+endif
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.truth
@@ -64,7 +73,6 @@ demo: $(CLIP)
 # The pictures that training draws from (docs/training.md). WORLD=DIR puts them elsewhere than
 # into the user's cache; CLIPS is the folder of real footage, left out if it is not there.
 .PHONY: world weights
-CLIPS ?= ../shared/clips
 RUN ?= runs/mini
 IN_WORLD = $(if $(WORLD),--world $(WORLD))
 
