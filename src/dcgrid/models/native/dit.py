@@ -323,8 +323,7 @@ class DiT(nn.Module):
             estimate_BKCFYX: Earlier estimate of the clean latents (self-conditioning); None: zeros.
 
         Returns:
-            Velocity, shape BKCFYX. Where the time is 0 there is no noise to point to: a model that
-            predicts a mixture says about -x there, and samplers and losses do not read it.
+            Velocity, shape BKCFYX. Where the time is 0 it means nothing; samplers do not read it.
         """
         inputs = cells_BKCFYX
         if self.config.self_conditioning:
