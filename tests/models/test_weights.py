@@ -3,6 +3,7 @@
 import json
 import random
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -236,3 +237,16 @@ def test_an_unknown_model_is_named_with_the_nearest() -> None:
         model_spec("mimi")
     assert "mini" in caught.value.hint
     assert {spec.name for spec in list_models()} >= {"mini", "tiny"}
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda t: t.fill_(float("nan")), lambda t: t.to(torch.int32)], ids=["nan", "integer"]
+)
+def test_numbers_that_no_weights_are_are_refused(
+    path: Path, spoil: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    tensors = small_module().state_dict()
+    tensors["0.weight"] = spoil(tensors["0.weight"].clone())
+    save_weights(path, tensors, {}, torch.float32)
+    with pytest.raises(WeightsError, match=r"0\.weight holds numbers"):
+        load_weights(path, small_module())

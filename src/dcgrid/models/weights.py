@@ -55,7 +55,8 @@ def load_weights(path: Path, module: nn.Module) -> dict[str, Any]:
     """Load a weight file into a module and return the file's facts.
 
     Raises:
-        WeightsError: The file is missing, damaged, or its names or shapes are not the module's.
+        WeightsError: The file is missing, damaged, or its names, shapes or numbers cannot be the
+            module's.
     """
     tensors, facts = read_weights(path)
     expected = module.state_dict()
@@ -70,6 +71,12 @@ def load_weights(path: Path, module: nn.Module) -> dict[str, Any]:
             raise WeightsError(
                 f"{path}: {name} has shape {tuple(tensor.shape)}, "
                 f"the model wants {tuple(expected[name].shape)}"
+            )
+        alike = tensor.is_floating_point() == expected[name].is_floating_point()
+        if not alike or not tensor.isfinite().all():
+            raise WeightsError(
+                f"{path}: {name} holds numbers that no weights are ({tensor.dtype})",
+                hint="install dcgrid again, or fetch the weights anew",
             )
     module.load_state_dict(tensors)
     return facts

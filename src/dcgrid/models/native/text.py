@@ -25,7 +25,7 @@ PAD, UNKNOWN, EMPTY = 0, 1, 2
 _RESERVED = 3
 _WORD = re.compile(r"[^\W_]+")
 """Letters and digits of any script, so that a word in another one is unknown and not silence."""
-_ENDINGS = ("'s", "s", "es", "ed", "d", "ing", "ly", "y", "er")
+_ENDINGS = ("s", "es", "ed", "ing", "ly", "y", "er")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +69,13 @@ class WordTokenizer:
         """Return a word's id, or that of the same word with or without a common ending."""
         if word in self._index:
             return self._index[word]
-        stems = [word] + [word[: -len(e)] for e in _ENDINGS if word.endswith(e)]
-        for stem in stems:
-            if len(stem) < 3:
-                continue
-            for form in (stem, stem + "e", *(stem + e for e in _ENDINGS)):
-                if form in self._index:
-                    return self._index[form]
+        stems = [word[: -len(e)] for e in _ENDINGS if word.endswith(e)]
+        forms = [form for stem in stems for form in (stem, stem + "e")]
+        forms += [word + ending for ending in _ENDINGS]
+        for form in forms:
+            # Short stems are other words: "thing" is not "the" with an ending.
+            if len(form) > 3 and form in self._index:
+                return self._index[form]
         return UNKNOWN
 
 
