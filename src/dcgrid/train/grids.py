@@ -82,7 +82,8 @@ class GridStage:
             text = encode_rows(self.text, batch.rows, batch.layout.count)
             velocity = self.dit(noised, time_BKF, text, places).float()
         target = velocity_target(batch.cells_BKCFYX, noise, knobs["noise_scale"])
-        loss = flow_loss(velocity, target, batch.fill_BKF)
+        root_C = self._channel_weights().sqrt().reshape(-1, 1, 1, 1)
+        loss = flow_loss(velocity * root_C, target * root_C, batch.fill_BKF)
         return loss, _late_error(velocity.detach() - target, time_BKF)
 
     def remember(self) -> dict[str, torch.Tensor]:
@@ -92,6 +93,16 @@ class GridStage:
     def recall(self, kept: Mapping[str, torch.Tensor]) -> None:
         """Put back the stock of panes; see `PanePool.recall`."""
         self.pool.recall(kept)
+
+    def _channel_weights(self) -> torch.Tensor:
+        """Return the weight of each latent channel in the loss, mean 1, shape C.
+
+        An error counts in pixels as the square of its channel's scale; `pixel_weight` leads from
+        the plain loss (0) to that (1).
+        """
+        share = self.recipe.loss["pixel_weight"]
+        power_C = self.pool.autoencoder.latent_scale.square()
+        return 1 - share + share * power_C / power_C.mean()
 
     def _batch(self, phase: Phase, generator: torch.Generator) -> Batch:
         knobs = self.recipe.loss
