@@ -12,7 +12,8 @@ from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.models.base import CellText, TokenPlaces
 from dcgrid.models.native.config import DiTConfig
-from dcgrid.models.native.dit import Block, DiT, velocity_of_mixture
+from dcgrid.models.native.dit import Block, DiT
+from dcgrid.models.native.signals import velocity_of_mixture
 
 SMALL = DiTConfig(latent_channels=3, width=64, blocks=2, heads=2, text_width=10)
 CONFIGS = {
@@ -145,6 +146,10 @@ def plain_grid(case: Case, b: int) -> Tensor:
     cells = case.cells_BKCFYX[b]
     inputs = cells if case.estimate_BKCFYX is None else torch.cat(
         [cells, case.estimate_BKCFYX[b]], dim=1)  # fmt: skip
+    if config.prediction == "mixture":
+        t_KF = case.time_BKF[b]
+        gain_KF = (1 - t_KF) / ((1 - t_KF) ** 2 + t_KF**2)
+        inputs = inputs * gain_KF[:, None, :, None, None]
     stream = torch.stack([inputs[t.cell][(slice(None), *t.where)].reshape(-1) for t in tokens])
     stream = linear(dit.patch_in, stream)
     if dit.place_in is not None:

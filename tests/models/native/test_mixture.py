@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dcgrid.flow.path import noisy, velocity_target
-from dcgrid.models.native.dit import velocity_of_mixture
+from dcgrid.models.native.signals import velocity_of_mixture
 
 
 @pytest.mark.parametrize("noise_scale", [1.0, 1.9])

@@ -28,14 +28,18 @@ from dcgrid.models.native.attention import (
     rotate,
 )
 from dcgrid.models.native.config import DiTConfig
+from dcgrid.models.native.signals import (
+    PLACE_CHANNELS,
+    TIME_CHANNELS,
+    embed_time,
+    linear_guess,
+    place_features,
+    velocity_of_mixture,
+)
 
 PEER_SHARPNESS = 4.0
 """Factor on the scores of cell attention: normed queries and keys alone could not choose one of
 four peers for certain."""
-PLACE_CHANNELS = 24
-"""Sines and cosines, 4 rates, 3 axes."""
-TIME_CHANNELS = 256
-"""Width of the sinusoidal embedding of flow time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,11 @@ class _Shape:
     frames: int
     rows: int
     columns: int
+
+    @property
+    def token_size(self) -> tuple[int, int, int]:
+        """Tokens of one cell along time, rows, columns."""
+        return self.frames, self.rows, self.columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,53 +238,6 @@ def _modulate(
     return rearrange(split * scale + shift, "b k f n d -> b (k f n) d")
 
 
-def embed_time(time_U: torch.Tensor) -> torch.Tensor:
-    """Return sinusoids of flow times (scaled by 1000), shape U TIME_CHANNELS."""
-    half = TIME_CHANNELS // 2
-    rates = torch.exp(-math.log(10_000) * torch.arange(half, device=time_U.device) / half)
-    angle = 1000 * time_U.float()[:, None] * rates[None, :]
-    return torch.cat([angle.cos(), angle.sin()], dim=1)
-
-
-def velocity_of_mixture(
-    noisy_BKCFYX: torch.Tensor, mixture_BKCFYX: torch.Tensor, time_BKF: torch.Tensor
-) -> torch.Tensor:
-    """Return the velocity for a network that predicts data near noise and noise near data.
-
-    For data and noise of unit spread, the best linear guess of the data is a x_t; the network
-    predicts what is left, brought to unit spread:
-
-        x0 = a x_t + b m      a = (1-t) / ((1-t)^2 + t^2)      b = t / sqrt((1-t)^2 + t^2)
-
-    So at t = 1 it says the data itself, as an edit that copies a given cell wants, at t = 0 it can
-    change nothing, and a velocity's error is 1 to 1.4 times the network's at every time.
-
-    Differs: docs/decisions/0003 (the paper predicts the velocity).
-    """
-    time = rearrange(time_BKF, "b k f -> b k 1 f 1 1")
-    power = (1 - time).square() + time.square()
-    # v = (x_t - x0) / t, divided by hand so that t = 0 is no special case.
-    from_noisy = (2 * time - 1) / power
-    return from_noisy * noisy_BKCFYX - mixture_BKCFYX * power.rsqrt()
-
-
-def place_features(shape: _Shape, device: torch.device) -> torch.Tensor:
-    """Return where in its cell each token of one cell stands, shape (F Y X) PLACE_CHANNELS.
-
-    Sines and cosines of rows and columns over the cell's height and width, so that the left edge
-    is the left edge in cells of every size, and of latent frames.
-    """
-    axes = (
-        torch.arange(shape.frames, device=device) / 8,
-        (torch.arange(shape.rows, device=device) + 0.5) / shape.rows,
-        (torch.arange(shape.columns, device=device) + 0.5) / shape.columns,
-    )
-    grid_S3 = torch.cartesian_prod(*axes).reshape(-1, 3)
-    rates = math.pi * 2.0 ** torch.arange(PLACE_CHANNELS // 6, device=device)
-    angles = (grid_S3[:, :, None] * rates).flatten(1)
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
 class DiT(nn.Module):
     """Predicts the velocity of every cell of a grid.
 
@@ -326,6 +288,8 @@ class DiT(nn.Module):
             Velocity, shape BKCFYX. Where the time is 0 it means nothing; samplers do not read it.
         """
         inputs = cells_BKCFYX
+        if self.config.prediction == "mixture":
+            inputs = linear_guess(cells_BKCFYX, time_BKF)
         if self.config.self_conditioning:
             if estimate_BKCFYX is None:
                 estimate_BKCFYX = torch.zeros_like(cells_BKCFYX)
@@ -333,7 +297,7 @@ class DiT(nn.Module):
         tokens_BSD = self.patch_in(self._to_tokens(inputs))
         context = self._context(cells_BKCFYX, time_BKF, text, places, route_KA)
         if self.place_in is not None:
-            features = place_features(context.shape, tokens_BSD.device)
+            features = place_features(context.shape.token_size, tokens_BSD.device)
             placed = self.place_in(features.to(self.place_in.weight.dtype))
             tokens_BSD = tokens_BSD + placed.repeat(context.shape.cells, 1).to(tokens_BSD.dtype)
         for block in self.blocks:

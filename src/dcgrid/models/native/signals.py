@@ -1,0 +1,81 @@
+"""What surrounds the transformer: embedded times and places, and the mixture that `mini` predicts.
+
+Letters: B batch, K cells, C channels, F Y X latent or token frames/rows/columns, S tokens,
+U distinct times.
+"""
+
+import math
+
+import torch
+from einops import rearrange
+
+PLACE_CHANNELS = 24
+"""Sines and cosines, 4 rates, 3 axes."""
+TIME_CHANNELS = 256
+"""Width of the sinusoidal embedding of flow time."""
+
+
+def embed_time(time_U: torch.Tensor) -> torch.Tensor:
+    """Return sinusoids of flow times (scaled by 1000), shape U TIME_CHANNELS."""
+    half = TIME_CHANNELS // 2
+    rates = torch.exp(-math.log(10_000) * torch.arange(half, device=time_U.device) / half)
+    angle = 1000 * time_U.float()[:, None] * rates[None, :]
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+def place_features(size_FYX: tuple[int, int, int], device: torch.device) -> torch.Tensor:
+    """Return where in its cell each token of one cell stands, shape (F Y X) PLACE_CHANNELS.
+
+    Sines and cosines of rows and columns over the cell's height and width, so that the left edge
+    is the left edge in cells of every size, and of latent frames.
+    """
+    frames, rows, columns = size_FYX
+    axes = (
+        torch.arange(frames, device=device) / 8,
+        (torch.arange(rows, device=device) + 0.5) / rows,
+        (torch.arange(columns, device=device) + 0.5) / columns,
+    )
+    grid_S3 = torch.cartesian_prod(*axes).reshape(-1, 3)
+    rates = math.pi * 2.0 ** torch.arange(PLACE_CHANNELS // 6, device=device)
+    angles = (grid_S3[:, :, None] * rates).flatten(1)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def linear_guess(noisy_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> torch.Tensor:
+    """Return the best linear guess of the data, a x_t; see `velocity_of_mixture`.
+
+    This is what a network that predicts a mixture is shown: clean cells as they are, and of noise
+    only as much as says something. At t = 1 it sees nothing of it, and there the best prediction
+    does not depend on the noise.
+
+    Differs: docs/decisions/0003.
+    """
+    time, power = _spread(time_BKF)
+    return noisy_BKCFYX * ((1 - time) / power)
+
+
+def velocity_of_mixture(
+    noisy_BKCFYX: torch.Tensor, mixture_BKCFYX: torch.Tensor, time_BKF: torch.Tensor
+) -> torch.Tensor:
+    """Return the velocity for a network that predicts data near noise and noise near data.
+
+    For data and noise of unit spread, the best linear guess of the data is a x_t; the network
+    predicts what is left, brought to unit spread:
+
+        x0 = a x_t + b m      a = (1-t) / ((1-t)^2 + t^2)      b = t / sqrt((1-t)^2 + t^2)
+
+    So at t = 1 it says the data itself, as an edit that copies a given cell wants, at t = 0 it can
+    change nothing, and a velocity's error is 1 to 1.4 times the network's at every time.
+
+    Differs: docs/decisions/0003 (the paper predicts the velocity).
+    """
+    time, power = _spread(time_BKF)
+    # v = (x_t - x0) / t, divided by hand so that t = 0 is no special case.
+    from_noisy = (2 * time - 1) / power
+    return from_noisy * noisy_BKCFYX - mixture_BKCFYX * power.rsqrt()
+
+
+def _spread(time_BKF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return t and (1-t)^2 + t^2, shaped to broadcast over latents."""
+    time = rearrange(time_BKF, "b k f -> b k 1 f 1 1")
+    return time, (1 - time).square() + time.square()
