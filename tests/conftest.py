@@ -1,5 +1,6 @@
 """Clips that many tests need, made once, and a home for config and cache of their own."""
 
+import signal
 from fractions import Fraction
 from pathlib import Path
 
@@ -54,3 +55,10 @@ def clip(shared_clip: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "input.mp4"
     copy.write_bytes(shared_clip.read_bytes())
     return copy
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_reach_children() -> None:
+    """A shell that runs the tests in the background ignores Ctrl-C, and children inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
