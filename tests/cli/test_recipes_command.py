@@ -88,7 +88,7 @@ def test_check_finds_the_shipped_recipes_in_order():
 
 def test_check_shows_all_problems_and_raises(tmp_path):
     good = recipes.shipped_dir() / "effects" / "snow.toml"
-    bad = own_effect(tmp_path, ("title =", "titel ="), ("= 12", "= 0"))
+    bad = own_effect(tmp_path, ("title =", "titel ="), ("steps = 1", "steps = 0"))
     stdout, error = run("check", str(good), str(bad))
     assert f"{good}: ok" in stdout
     assert "key 'titel' is unknown; did you mean 'title'?" in stdout

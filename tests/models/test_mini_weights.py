@@ -1,0 +1,92 @@
+"""The weights in the package: their size, that they load, and that the adapter makes the edit."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from dcgrid.models.loading import model_spec, weight_files, weights_folder
+from dcgrid.pipelines.fill import FillSettings, fill_grid
+from dcgrid.pipelines.job import EditJob, resolve_edits
+from dcgrid.pipelines.models import load_model
+from dcgrid.train.world.effects import render_effect
+
+CPU = torch.device("cpu")
+
+
+class Silent:
+    """A progress that says nothing."""
+
+    def start(self, stage: str, total: int) -> None: ...
+
+    def update(self, done: int, total: int = 0) -> None: ...
+
+    def note(self, line: str) -> None: ...
+
+    def warn(self, line: str) -> None: ...
+
+
+def scene() -> Tensor:
+    """A bright ball that moves over stripes and a gradient, 9 frames, uint8 THWC."""
+    rows, cols = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
+    stripes = 0.15 * torch.sin(cols / 9)
+    frames = []
+    for index in range(9):
+        ball = ((rows - 70) ** 2 + (cols - 30 - 7 * index) ** 2 < 22**2).float()
+        back = torch.stack([0.3 + rows / 400 + stripes, 0.5 + stripes, 0.7 - rows / 300])
+        frames.append(back * (1 - ball) + ball * torch.tensor([0.9, 0.6, 0.2])[:, None, None])
+    return (torch.stack(frames).clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).contiguous()
+
+
+def psnr(frames_THWC: Tensor, truth_CTHW: Tensor) -> float:
+    error = frames_THWC.float().permute(3, 0, 1, 2) / 255 - truth_CTHW
+    return -10 * math.log10(float(error.square().mean()))
+
+
+def edited(adapter: str, clip_THWC: Tensor) -> Tensor:
+    """Return the clip at night, at cell size."""
+    job = EditJob(input=Path(), effects=("night",), adapter=adapter)
+    backbone = load_model(job, CPU, torch.float32, Silent()).backbone
+    backbone.upsample = lambda video_BCTHW: video_BCTHW  # type: ignore[method-assign]
+    grid = resolve_edits(job)
+    cells = fill_grid(backbone, clip_THWC, grid, FillSettings(seed=0, device=CPU), Silent())
+    return cells[0].frames_THWC
+
+
+def test_all_parts_are_there_as_safetensors_within_40_million_bytes() -> None:
+    files = weight_files("mini")
+    assert set(files) == {"autoencoder", "text", "dit", "upsampler", "fill"}
+    for path in files.values():
+        with safe_open(path, "pt") as file:
+            assert len(file.keys()) > 0
+    everything = [path for path in weights_folder("mini").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in everything) <= 40_000_000
+    assert model_spec("mini").license == "Apache-2.0"
+
+
+def test_the_adapter_makes_the_edit() -> None:
+    clip_THWC = scene()
+    pixels_CTHW = clip_THWC.permute(3, 0, 1, 2).float() / 255
+    truth_CTHW = render_effect("night", pixels_CTHW, generator=torch.Generator())
+    unedited = psnr(clip_THWC, truth_CTHW)
+    with_adapter = psnr(edited("default", clip_THWC), truth_CTHW)
+    without = psnr(edited("none", clip_THWC), truth_CTHW)
+    assert with_adapter > max(unedited, without) + 3
+    assert with_adapter > 20
+
+
+def test_words_that_were_never_seen_are_named() -> None:
+    job = EditJob(input=Path(), prompt="x", adapter="none")
+    backbone = load_model(job, CPU, torch.float32, Silent()).backbone
+    assert backbone.unknown_words("a zebra in the rain") == ("zebra",)
+
+
+@pytest.mark.parametrize("part", ["autoencoder", "dit", "text", "upsampler"])
+def test_stored_matrices_are_half_precision(part: str) -> None:
+    with safe_open(weight_files("mini")[part], "pt") as file:
+        names = list(file.keys())
+        tensors = [file.get_tensor(name) for name in names]
+    assert all(t.dtype == torch.bfloat16 for t in tensors if t.ndim > 1)
