@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import torch
+from av.video.frame import VideoFrame
 
 from dcgrid.errors import InputVideoError, UsageError
 from dcgrid.video import color
@@ -169,17 +170,28 @@ class _Renderer:
         self.is_see_through = False
         self._last: TimedFrame | None = None
         self._rendered = torch.empty(0)
+        self._turns: dict[int, color.Turn] = {}
 
     def __call__(self, timed: TimedFrame) -> torch.Tensor:
         """Return the frame as RGB, uint8, shape (H, W, 3)."""
         if timed is not self._last:
-            turn = color.frame_turn(timed.frame)
+            turn = self._turn(timed.frame)
             with reading(self.info.path):
                 opaque, is_see_through = color.flatten(timed.frame)
                 self._rendered = color.render_frame(opaque, self.info.sar, turn, self.cell)
             self.is_see_through |= is_see_through
             self._last = timed
         return self._rendered
+
+    def _turn(self, frame: VideoFrame) -> color.Turn:
+        """Return how to turn a frame; the matrix is read once for each rotation that is met.
+
+        PyAV ties a frame whose side data was looked at into a cycle, so looking at each would
+        keep 8K frames in memory until the collector runs.
+        """
+        if frame.rotation not in self._turns:
+            self._turns[frame.rotation] = color.frame_turn(frame)
+        return self._turns[frame.rotation]
 
 
 def _checked_start(start_s: float | None) -> float:
