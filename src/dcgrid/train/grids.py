@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from einops import repeat
 from torch import nn
 
 from dcgrid.flow.path import flow_loss, noisy, velocity_target
 from dcgrid.flow.schedule import TrainingTimes
 from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
+from dcgrid.grid.masks import flow_times, spread_over_frames
 from dcgrid.models.base import TokenPlaces
 from dcgrid.models.native.backbone import encode_rows
 from dcgrid.models.native.dit import DiT
@@ -74,7 +74,7 @@ class GridStage:
         knobs = self.recipe.loss
         batch = self._batch(phase, generator)
         times = TrainingTimes(shift=knobs["time_shift"]).draw(len(batch.cells_BKCFYX), generator)
-        time_BKF = torch.where(batch.fill_BKF, times[:, None, None], 0.0)
+        time_BKF = flow_times(times, batch.fill_BKF)
         noise = torch.randn(batch.cells_BKCFYX.shape, generator=generator)
         noised = noisy(batch.cells_BKCFYX, noise, time_BKF, knobs["noise_scale"])
         places = token_places(batch.cells_BKCFYX, batch.layout, self.dit)
@@ -125,7 +125,7 @@ class GridStage:
         fill_BK = ~torch.tensor(given)
         return Batch(
             cells_BKCFYX=cells_BKCFYX,
-            fill_BKF=repeat(fill_BK, "b k -> b k f", f=cells_BKCFYX.shape[3]),
+            fill_BKF=spread_over_frames(fill_BK, cells_BKCFYX.shape[3]),
             rows=rows,
             layout=layout,
         )
