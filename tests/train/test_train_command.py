@@ -115,6 +115,7 @@ def test_paper_can_be_planned(tmp_path, capsys):
         (["--stage", "base", "--model", "minni"], 2, "did you mean mini?"),
         (["--stage", "base", "--decoder-only"], 2, "--decoder-only"),
         (["--stage", "base", "--steps", "0"], 2, "--steps"),
+        (["--stage", "base", "--device", "gpu"], 2, "unknown device 'gpu'"),
         (["--stage", "base", "--recipe", "nowhere.toml"], 3, "nowhere.toml"),
         (["--stage", "base", "--world", "nowhere", "--out", "{out}"], 4, "autoencoder.safetensors"),
         (["--stage", "autoencoder", "--world", "nowhere", "--out", "{out}"], 4, "make world"),
@@ -129,6 +130,12 @@ def test_what_cannot_be_ends_in_one_error(tmp_path, capsys, arguments, code, tol
     assert captured.err.count("error: ") == 1
     assert told in captured.err
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_device_that_is_not_there(tmp_path, capsys):
+    assert main(["train", "--stage", "base", "--device", "cuda", "--out", str(tmp_path)]) == 5
+    assert "not on this machine" in capsys.readouterr().err
 
 
 def test_recipe_of_another_stage(command, recipe_of):

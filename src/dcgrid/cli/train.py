@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dcgrid import hub
-from dcgrid.cli.options import DryRunOption, FormatOption, QuietOption
+from dcgrid.cli.options import DeviceOption, DryRunOption, FormatOption, QuietOption
 from dcgrid.cli.output import Format, Output
 from dcgrid.errors import OutputError, UsageError
 from dcgrid.recipes import shipped_dir
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from dcgrid.train.loop import Progress
     from dcgrid.train.run import TrainJob
+    from dcgrid.train.settings import TrainRecipe
 
 _NOTE_EVERY_S = 30.0
 """Seconds between lines about progress where there is no terminal for a moving bar."""
@@ -34,58 +35,66 @@ class Stage(StrEnum):
     FILL = "fill"
 
 
+StageOption = Annotated[
+    Stage | None, typer.Option("--stage", help="What to train; they build on one another.")
+]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="Native model to train.")]
+RecipeOption = Annotated[
+    Path | None, typer.Option("--recipe", help="Training recipe.", show_default="the shipped one")
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", help="Folder of weights and checkpoints.", show_default="./runs/MODEL"
+    ),
+]
+WorldOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--world", help="Folder of the world's pictures.", show_default="in the cache folder"
+    ),
+]
+ClipsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--clips", help="With --fetch-world: folder of real footage.", show_default="WORLD/clips"
+    ),
+]
+FetchOption = Annotated[
+    bool, typer.Option("--fetch-world", help="Download and build the world's pictures.")
+]
+StepsOption = Annotated[
+    int | None, typer.Option("--steps", min=1, help="Steps to train.", show_default="the recipe's")
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")
+]
+DecoderOption = Annotated[
+    bool,
+    typer.Option("--decoder-only", help="Stage autoencoder: keep the encoder and so the latents."),
+]
+AnewOption = Annotated[
+    bool, typer.Option("--force", "-f", help="Begin anew over an earlier checkpoint.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default="one a core")
+]
+
+
 def train(
-    stage: Annotated[
-        Stage | None, typer.Option("--stage", help="What to train; they build on one another.")
-    ] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="Native model to train.")] = "mini",
-    recipe: Annotated[
-        Path | None,
-        typer.Option("--recipe", help="Training recipe.", show_default="the shipped one"),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", help="Folder of weights and checkpoints.", show_default="./runs/MODEL"
-        ),
-    ] = None,
-    world: Annotated[
-        Path | None,
-        typer.Option(
-            "--world", help="Folder of the world's pictures.", show_default="in the cache folder"
-        ),
-    ] = None,
-    clips: Annotated[
-        Path | None,
-        typer.Option(
-            "--clips",
-            help="With --fetch-world: folder of real footage.",
-            show_default="WORLD/clips",
-        ),
-    ] = None,
-    fetch_world: Annotated[
-        bool, typer.Option("--fetch-world", help="Download and build the world's pictures.")
-    ] = False,
-    steps: Annotated[
-        int | None,
-        typer.Option("--steps", min=1, help="Steps to train.", show_default="the recipe's"),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")
-    ] = False,
-    decoder_only: Annotated[
-        bool,
-        typer.Option(
-            "--decoder-only", help="Stage autoencoder: keep the encoder and so the latents."
-        ),
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Begin anew over an earlier checkpoint.")
-    ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, help="CPU threads.", show_default="one a core"),
-    ] = None,
+    stage: StageOption = None,
+    model: ModelOption = "mini",
+    recipe: RecipeOption = None,
+    out: OutOption = None,
+    world: WorldOption = None,
+    clips: ClipsOption = None,
+    fetch_world: FetchOption = False,
+    steps: StepsOption = None,
+    resume: ResumeOption = False,
+    decoder_only: DecoderOption = False,
+    force: AnewOption = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
     dry_run: DryRunOption = False,
     format_: FormatOption = Format.TEXT,
     quiet: QuietOption = False,
@@ -106,27 +115,35 @@ def train(
                 raise UsageError(f"--clips: there is no folder {clips}")
             _fetch_world(store, clips or store / "clips", output)
             return
-        from dcgrid.train.run import TrainJob
-        from dcgrid.train.settings import load_train_recipe, with_steps
-
-        path = recipe or shipped_dir() / "train" / f"{stage}.toml"
-        settings = with_steps(load_train_recipe(path, model), steps)
-        if settings.stage != stage.value:
-            raise UsageError(
-                f"{path} is a recipe of stage {settings.stage}, not {stage}",
-                hint=f"dcgrid train --stage {settings.stage} --recipe {path}",
-            )
         if decoder_only and stage is not Stage.AUTOENCODER:
             raise UsageError(f"--decoder-only is for stage autoencoder, not {stage}")
+        from dcgrid.runtime.device import choose_device
+        from dcgrid.train.run import TrainJob
+
         job = TrainJob(
-            recipe=settings,
+            recipe=_read_recipe(stage, recipe, model, steps),
             model=model,
             out=out or Path("runs") / model,
             store=store,
             resume=resume,
             decoder_only=decoder_only,
+            device=choose_device(device),
         )
         _carry_out(job, output, threads=threads, dry_run=dry_run, force=force)
+
+
+def _read_recipe(stage: Stage, recipe: Path | None, model: str, steps: int | None) -> "TrainRecipe":
+    """Read the recipe of a stage, by default the shipped one."""
+    from dcgrid.train.settings import load_train_recipe, with_steps
+
+    path = recipe or shipped_dir() / "train" / f"{stage}.toml"
+    settings = with_steps(load_train_recipe(path, model), steps)
+    if settings.stage != stage.value:
+        raise UsageError(
+            f"{path} is a recipe of stage {settings.stage}, not {stage}",
+            hint=f"dcgrid train --stage {settings.stage} --recipe {path}",
+        )
+    return settings
 
 
 def _fetch_world(store: Path, clips: Path, output: Output) -> None:

@@ -54,6 +54,8 @@ def save_state(folder: Path, state: TrainState, facts: Mapping[str, str]) -> Non
     tensors |= {f"data.{n}": t for n, t in state.remember().items()}
     tensors["rng"] = state.generator.get_state()
     tensors["rng_torch"] = torch.get_rng_state()
+    if torch.cuda.is_initialized():
+        tensors["rng_cuda"] = torch.cuda.get_rng_state()
     contiguous = {n: t.contiguous().clone() for n, t in tensors.items()}
     metadata = {"step": str(state.step), "facts": json.dumps(dict(facts))}
     temporary = folder / f"{STATE_NAME}.tmp"
@@ -177,6 +179,8 @@ def _fill(state: TrainState, tensors: Mapping[str, torch.Tensor]) -> None:
     if "rng_torch" in tensors:
         trial.set_state(tensors["rng_torch"])
         torch.set_rng_state(tensors["rng_torch"])
+    if "rng_cuda" in tensors and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(tensors["rng_cuda"])
     state.recall({n.removeprefix("data."): t for n, t in tensors.items() if n.startswith("data.")})
     state.generator.set_state(tensors["rng"])
     with torch.no_grad():
@@ -191,7 +195,10 @@ def _fill(state: TrainState, tensors: Mapping[str, torch.Tensor]) -> None:
             # The fused optimiser walks memory: moments must lie as their parameter does, which may
             # be channels last, while files hold plain rows.
             like = state.parameters[name]
-            laid_out = torch.zeros_like(like).copy_(tensor) if key != "step" else tensor.clone()
+            if key == "step":
+                laid_out = tensor.to(like.device, copy=True)
+            else:
+                laid_out = torch.zeros_like(like).copy_(tensor)
             moments.setdefault(name, {})[key] = laid_out.reshape(
                 () if key == "step" else like.shape
             )

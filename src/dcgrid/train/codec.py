@@ -86,9 +86,10 @@ class AutoencoderStage:
         """Squared and absolute error, error of the differences in space and time, and KL."""
         weights = self.recipe.loss
         video = draw_pixels(self.world, phase, weights["effect_share"], generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+        bf16 = self.recipe.precision == "bf16"
+        with torch.autocast(video.device.type, torch.bfloat16, enabled=bf16):
             mean, log_variance = self.model.moments(video)
-            noise = torch.randn(mean.shape, generator=generator)
+            noise = torch.randn(mean.shape, generator=generator).to(mean.device)
             # Besides the posterior's own noise, some in proportion to each channel's scale: the
             # decoder will read what a transformer made, not what an encoder made.
             spread = (0.5 * log_variance).exp() + weights["latent_noise"] * self._scale()
@@ -143,7 +144,8 @@ def fit_linear_path(
     if model.linear is None:
         return
     generator = torch.Generator().manual_seed(recipe.seed + 1)
-    count, total, outer = 0, torch.zeros(()), torch.zeros(())
+    count = 0
+    total, outer = torch.zeros((), device=world.device), torch.zeros((), device=world.device)
     for _ in range(int(recipe.loss["fit_batches"])):
         video = draw_pixels(world, phase, recipe.loss["effect_share"], generator)
         blocks_NP = model.linear.blocks(video).flatten(0, 3)
@@ -159,7 +161,7 @@ def fit_linear_path(
 def measure_latents(
     model: Autoencoder, world: WorldClips, phase: Phase, recipe: TrainRecipe
 ) -> None:
-    """Set `latent_mean` and `latent_scale` from drawn clips.
+    """Set `latent_mean`, `latent_scale` and `latent_spread` from drawn clips.
 
     The scale of a channel is the root of its spread, not the spread: channels that carry much of
     the picture stay the larger ones, so that an error in latents costs about what it costs in
@@ -177,3 +179,4 @@ def measure_latents(
     common = (spread_C / scale_C).pow(2).mean().sqrt()
     model.latent_mean.copy_(stacked_CN.mean(dim=1))
     model.latent_scale.copy_(scale_C * common)
+    model.latent_spread.copy_(spread_C / (scale_C * common))

@@ -40,7 +40,8 @@ class UpsamplerStage:
         weights = self.recipe.loss
         full = draw_pixels(self.world, phase, weights["effect_share"], generator)
         small = _halve(full, self.model.factor)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+        bf16 = self.recipe.precision == "bf16"
+        with torch.autocast(full.device.type, torch.bfloat16, enabled=bf16):
             with torch.no_grad():
                 restored = self.autoencoder.decode(self.autoencoder.encode(small)).float()
             enlarged = self.model(restored).float()

@@ -73,12 +73,14 @@ class GridStage:
         """Return the flow-matching loss over painted cells. Paper: sec. 3.1, 3.3."""
         knobs = self.recipe.loss
         batch = self._batch(phase, generator)
+        device = batch.cells_BKCFYX.device
         times = TrainingTimes(shift=knobs["time_shift"]).draw(len(batch.cells_BKCFYX), generator)
-        time_BKF = flow_times(times, batch.fill_BKF)
-        noise = torch.randn(batch.cells_BKCFYX.shape, generator=generator)
+        time_BKF = flow_times(times.to(device), batch.fill_BKF)
+        noise = torch.randn(batch.cells_BKCFYX.shape, generator=generator).to(device)
         noised = noisy(batch.cells_BKCFYX, noise, time_BKF, knobs["noise_scale"])
         places = token_places(batch.cells_BKCFYX, batch.layout, self.dit)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+        bf16 = self.recipe.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             text = encode_rows(self.text, batch.rows, batch.layout.count)
             velocity = self.dit(noised, time_BKF, text, places).float()
         target = velocity_target(batch.cells_BKCFYX, noise, knobs["noise_scale"])
@@ -125,7 +127,7 @@ class GridStage:
         fill_BK = ~torch.tensor(given)
         return Batch(
             cells_BKCFYX=cells_BKCFYX,
-            fill_BKF=spread_over_frames(fill_BK, cells_BKCFYX.shape[3]),
+            fill_BKF=spread_over_frames(fill_BK, cells_BKCFYX.shape[3]).to(cells_BKCFYX.device),
             rows=rows,
             layout=layout,
         )
@@ -166,6 +168,6 @@ def token_places(cells_BKCFYX: torch.Tensor, layout: GridLayout, dit: DiT) -> To
     frames, rows, columns = cells_BKCFYX.shape[3:]
     shape = TokenShape(frames=frames // patch[0], rows=rows // patch[1], cols=columns // patch[2])
     return TokenPlaces(
-        coordinates_S3=token_coordinates(layout, shape, pitch_YX),
-        position_S=grid_positions(layout, shape),
+        coordinates_S3=token_coordinates(layout, shape, pitch_YX).to(cells_BKCFYX.device),
+        position_S=grid_positions(layout, shape).to(cells_BKCFYX.device),
     )

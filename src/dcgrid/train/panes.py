@@ -124,5 +124,6 @@ class PanePool:
 
     @torch.no_grad()
     def _encode(self, clips: Sequence[torch.Tensor]) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return self.autoencoder.encode(torch.stack(list(clips)) * 2 - 1).float()
+        video_VCTHW = torch.stack(list(clips)) * 2 - 1
+        with torch.autocast(video_VCTHW.device.type, torch.bfloat16):
+            return self.autoencoder.encode(video_VCTHW).float()

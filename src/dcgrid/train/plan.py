@@ -80,6 +80,7 @@ class TrainPlan:
             "memory_bytes": self.memory_bytes,
             "disk_bytes": self.disk_bytes,
             "seconds": self.seconds,
+            "device": str(self.job.device),
             "out": str(self.job.out),
             "world": str(self.job.store),
             "missing": list(self.missing),
@@ -88,8 +89,9 @@ class TrainPlan:
     def lines(self) -> list[str]:
         """Return the plan as a person reads it."""
         recipe, left = self.job.recipe, self.job.recipe.optim.steps - self.steps_done
+        where = f"{recipe.precision} on {self.job.device}"
         lines = [
-            f"stage     {recipe.stage} of {self.job.model}, {recipe.precision}",
+            f"stage     {recipe.stage} of {self.job.model}, {where}",
             f"trained   {_counts(self.trained)}",
             f"frozen    {_counts(self.frozen)}",
             f"steps     {recipe.optim.steps}, {self.steps_done} done, {max(left, 0)} to go",

@@ -6,7 +6,7 @@ Later stages read earlier parts from the same folder.
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -38,7 +38,7 @@ from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.effects import EFFECT_NAMES
 from dcgrid.train.world.store import WorldStore
 
-FILL_TARGETS = ("query", "key", "value", "out", "mlp_in", "mlp_out", "modulation")
+FILL_TARGETS = ("query", "key", "value", "out", "gate", "mlp_in", "mlp_out", "modulation")
 """Layers that the Grid-Fill LoRA acts on: all of attention, MLP and modulation."""
 
 
@@ -58,6 +58,8 @@ class TrainJob:
     """Go on from the last checkpoint."""
     decoder_only: bool = False
     """Stage `autoencoder`: keep encoder and latents as they are."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where clips are rendered and networks trained."""
 
     @property
     def loop(self) -> LoopOptions:
@@ -137,8 +139,8 @@ def _run_autoencoder(job: TrainJob, config: NativeConfig, reporter: Reporter) ->
     later stages can start while the decoder still trains.
     """
     path = job.out / "autoencoder.safetensors"
-    world = WorldClips(WorldStore(job.store))
-    model = Autoencoder(config.autoencoder)
+    world = WorldClips(WorldStore(job.store), job.device)
+    model = Autoencoder(config.autoencoder).to(job.device)
     if job.decoder_only or (job.resume and path.is_file()):
         load_weights(path, model)  # resumed: the checkpoint then says it exactly
     elif not job.resume:
@@ -158,19 +160,28 @@ def _run_autoencoder(job: TrainJob, config: NativeConfig, reporter: Reporter) ->
 
 def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     """Train transformer and text encoder together; two files."""
-    world = WorldClips(WorldStore(job.store))
+    world = WorldClips(WorldStore(job.store), job.device)
     words = captions_of(world.store.names["sprites"])
     if config.text is None:
         raise WeightsError(f"{job.model} has no text encoder of its own to train")
-    text, dit = TextEncoder(config.text, WordTokenizer(words)), DiT(config.dit)
+    text = TextEncoder(config.text, WordTokenizer(words)).to(job.device)
+    dit = DiT(config.dit).to(job.device)
     trained = {f"text.{n}": p for n, p in text.named_parameters()}
     trained |= {f"dit.{n}": p for n, p in dit.named_parameters()}
-    pool = PanePool(world, _autoencoder(job, config))
+    autoencoder = _autoencoder(job, config)
+    pool = PanePool(world, autoencoder)
+    if config.dit.prediction == "mixture":
+        dit.latent_spread.copy_(autoencoder.latent_spread)
     stage = GridStage((dit, text), pool, _captions(), job.recipe, trained)
     state = train(stage, job.recipe, job.loop, reporter.progress)
     final, facts = averaged(state), facts_of(job, state)
+    fixed = {f"dit.{n}": t for n, t in dit.named_buffers()}
     for part, extra in (("text", {"vocabulary": list(words)}), ("dit", {})):
-        tensors = {n.removeprefix(f"{part}."): t for n, t in final.items() if n.startswith(part)}
+        tensors = {
+            name.removeprefix(f"{part}."): tensor
+            for name, tensor in (final | fixed).items()
+            if name.startswith(part)
+        }
         save_weights(job.out / f"{part}.safetensors", tensors, {**facts, **extra}, torch.bfloat16)
     return job.out / "dit.safetensors"
 
@@ -178,8 +189,8 @@ def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
 def _run_fill(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     """Train the Grid-Fill LoRA on the frozen base. Paper: sec. 3.3."""
     knobs = job.recipe.loss
-    text = load_text_encoder(job.model, job.out / "text.safetensors")
-    dit = DiT(config.dit)
+    text = load_text_encoder(job.model, job.out / "text.safetensors").to(job.device)
+    dit = DiT(config.dit).to(job.device)
     load_weights(job.out / "dit.safetensors", dit)
     dit.requires_grad_(False)
     text.requires_grad_(False)
@@ -196,9 +207,9 @@ def _run_fill(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
         recipe="fill.toml",
     )
     attach_adapter(dit, spec, seed=job.recipe.seed)
-    dit.train()
+    dit.to(job.device).train()
     trained = {n: p for n, p in dit.named_parameters() if p.requires_grad}
-    pool = PanePool(WorldClips(WorldStore(job.store)), _autoencoder(job, config))
+    pool = PanePool(WorldClips(WorldStore(job.store), job.device), _autoencoder(job, config))
     stage = GridStage((dit, text), pool, _captions(), job.recipe, trained)
     state = train(stage, job.recipe, job.loop, reporter.progress)
     dit.load_state_dict(averaged(state), strict=False)
@@ -209,8 +220,8 @@ def _run_fill(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
 
 def _run_upsampler(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     path = job.out / "upsampler.safetensors"
-    model = Upsampler(config.upsampler)
-    world = WorldClips(WorldStore(job.store))
+    model = Upsampler(config.upsampler).to(job.device)
+    world = WorldClips(WorldStore(job.store), job.device)
     stage = UpsamplerStage(model, _autoencoder(job, config), world, job.recipe)
     state = train(stage, job.recipe, job.loop, reporter.progress)
     model.load_state_dict(averaged(state))
@@ -221,7 +232,7 @@ def _run_upsampler(job: TrainJob, config: NativeConfig, reporter: Reporter) -> P
 def _autoencoder(job: TrainJob, config: NativeConfig) -> Autoencoder:
     model = Autoencoder(config.autoencoder)
     load_weights(job.out / "autoencoder.safetensors", model)
-    return model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
+    return model.to(job.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
 
 
 def _captions() -> Captions:

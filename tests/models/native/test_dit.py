@@ -12,7 +12,7 @@ from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.models.base import CellText, TokenPlaces
 from dcgrid.models.native.config import DiTConfig
-from dcgrid.models.native.dit import Block, DiT
+from dcgrid.models.native.dit import Block, DiT, PeerHead, TextPool
 from dcgrid.models.native.signals import velocity_of_mixture
 
 SMALL = DiTConfig(latent_channels=3, width=64, blocks=2, heads=2, text_width=10)
@@ -21,6 +21,8 @@ CONFIGS = {
     "window": replace(SMALL, window=14),
     "mini": replace(SMALL, prediction="mixture", time_width=24, cell_pitch=8),
     "peers": replace(SMALL, cell_attention=True, place_embedding=True),
+    "text": replace(SMALL, text_modulation=True, time_width=24),
+    "peer_head": replace(SMALL, peer_head=True, patch=(1, 2, 2), prediction="mixture"),
     "self_conditioning": replace(SMALL, self_conditioning=True, heads=4),
     "long_patches": replace(SMALL, patch=(2, 1, 2)),
 }
@@ -71,6 +73,8 @@ def build(config: DiTConfig) -> DiT:
             parameter.add_(0.2 * torch.randn_like(parameter))
         if "modulation" in name:
             parameter.mul_(0.5)
+    if config.prediction == "mixture":
+        dit.latent_spread.copy_(torch.tensor([2.5, 1.0, 0.5]))
     return dit
 
 
@@ -147,15 +151,19 @@ def plain_grid(case: Case, b: int) -> Tensor:
     inputs = cells if case.estimate_BKCFYX is None else torch.cat(
         [cells, case.estimate_BKCFYX[b]], dim=1)  # fmt: skip
     if config.prediction == "mixture":
-        t_KF = case.time_BKF[b]
-        gain_KF = (1 - t_KF) / ((1 - t_KF) ** 2 + t_KF**2)
-        inputs = inputs * gain_KF[:, None, :, None, None]
-    stream = torch.stack([inputs[t.cell][(slice(None), *t.where)].reshape(-1) for t in tokens])
-    stream = linear(dit.patch_in, stream)
+        t_K1F = case.time_BKF[b][:, None]
+        s_C1 = dit.latent_spread[:, None]
+        gain_KCF = s_C1**2 * (1 - t_K1F) / (s_C1**2 * (1 - t_K1F) ** 2 + t_K1F**2)
+        inputs = inputs * gain_KCF[..., None, None]
+    patches = torch.stack([inputs[t.cell][(slice(None), *t.where)].reshape(-1) for t in tokens])
+    stream = linear(dit.patch_in, patches)
     if dit.place_in is not None:
         stream = stream + linear(dit.place_in, plain_places(tokens, case.shape))
     time = torch.stack([case.time_BKF[b, t.cell, t.frame] for t in tokens])
     table_SD = linear(dit.time_out, F.silu(linear(dit.time_in, plain_time(time))))
+    if dit.text_pool is not None:
+        pooled = [plain_pool(dit.text_pool, case.text, b, t.cell) for t in tokens]
+        table_SD = table_SD + torch.stack(pooled)
     angles = plain_angles(tokens, config)
     same_SS = torch.tensor([[t.inside == u.inside for u in tokens] for t in tokens])
     number = torch.arange(len(tokens))
@@ -172,7 +180,10 @@ def plain_grid(case: Case, b: int) -> Tensor:
             block, stream, table_SD, angles, (near_SS, same_SS), words, readable_ST
         )
     shift, scale = linear(dit.modulation, F.silu(table_SD)).chunk(2, dim=1)
-    stream = linear(dit.patch_out, plain_norm(stream) * (1 + scale) + shift)
+    hidden = plain_norm(stream) * (1 + scale) + shift
+    stream = linear(dit.patch_out, hidden)
+    if dit.peer_head is not None:
+        stream = stream + plain_head(dit.peer_head, hidden, patches, same_SS)
     predicted = torch.zeros_like(cells)
     for token, values in zip(tokens, stream, strict=True):
         target = predicted[token.cell][(slice(None), *token.where)]
@@ -181,11 +192,27 @@ def plain_grid(case: Case, b: int) -> Tensor:
         return predicted
     velocity = torch.zeros_like(predicted)
     for token in tokens:
-        index = (token.cell, slice(None), *token.where)
         t = float(case.time_BKF[b, token.cell, token.frame])
-        power = (1 - t) ** 2 + t**2
-        velocity[index] = (2 * t - 1) / power * cells[index] - predicted[index] / power**0.5
+        for channel, s in enumerate(dit.latent_spread.tolist()):
+            at = (token.cell, channel, *token.where)
+            power = (s * (1 - t)) ** 2 + t**2
+            guess = (t - s**2 * (1 - t)) / power * cells[at]
+            velocity[at] = guess - predicted[at] * s / power**0.5
     return velocity
+
+
+def plain_pool(pool: TextPool, text: CellText, b: int, cell: int) -> Tensor:
+    words = text.tokens_BKLE[b, cell][text.valid_BKL[b, cell]]
+    weights = linear(pool.score, words).squeeze(1).exp()
+    return linear(pool.out, (weights[:, None] * words).sum(0, keepdim=True) / weights.sum())[0]
+
+
+def plain_head(head: PeerHead, hidden: Tensor, patches: Tensor, same: Tensor) -> Tensor:
+    query = plain_rms(linear(head.query, hidden), head.query_norm.gain)
+    key = plain_rms(linear(head.key, hidden), head.key_norm.gain)
+    scores = 4 * (query @ key.T) / math.sqrt(query.shape[1])
+    taken = scores.masked_fill(~same, -math.inf).softmax(-1) @ linear(head.value, patches)
+    return linear(head.out, linear(head.gate, hidden) * taken)
 
 
 def plain_block(
@@ -317,7 +344,7 @@ def test_a_cell_reads_its_own_text_only() -> None:
 
 
 def test_padding_of_the_text_is_never_read() -> None:
-    case = make_case(SMALL)
+    case = make_case(CONFIGS["text"])
     loud = torch.where(case.text.valid_BKL[..., None], case.text.tokens_BKLE, 1e4)
     changed = replace(case, text=replace(case.text, tokens_BKLE=loud)).forward()
     assert not case.text.valid_BKL.all()
@@ -350,6 +377,6 @@ def test_without_an_estimate_self_conditioning_reads_zeros() -> None:
 def test_untrained_mini_predicts_the_best_linear_guess() -> None:
     case = make_case(CONFIGS["mini"])
     untrained = replace(case, dit=DiT(CONFIGS["mini"]).double()).forward()
-    zero = torch.zeros_like(case.cells_BKCFYX)
-    expected = velocity_of_mixture(case.cells_BKCFYX, zero, case.time_BKF)
+    zero, ones = torch.zeros_like(case.cells_BKCFYX), torch.ones(3).double()
+    expected = velocity_of_mixture(case.cells_BKCFYX, zero, case.time_BKF, ones)
     torch.testing.assert_close(untrained, expected)

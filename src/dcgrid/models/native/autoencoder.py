@@ -287,13 +287,15 @@ class Autoencoder(nn.Module):
     """Causal video autoencoder with normalised latents.
 
     `latent_mean` and `latent_scale` (one number a channel, measured after training) bring latents
-    to zero mean and a spread near 1; they are stored with the weights.
+    to zero mean and a spread near 1; `latent_spread` is the spread that is left. They are stored
+    with the weights.
 
     Paper: sec. 8, Table 4.
     """
 
     latent_mean: torch.Tensor
     latent_scale: torch.Tensor
+    latent_spread: torch.Tensor
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -302,6 +304,7 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(config)
         self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
         self.register_buffer("latent_scale", torch.ones(config.latent_channels))
+        self.register_buffer("latent_spread", torch.ones(config.latent_channels))
         self.linear = None
         if config.linear_path:
             self.linear = LinearPath(config)

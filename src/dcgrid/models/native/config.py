@@ -81,6 +81,11 @@ class DiTConfig:
     cell_attention: bool = False
     """True: each block also lets a token see the tokens at the same place of all cells.
     Differs: docs/decisions/0007."""
+    text_modulation: bool = False
+    """True: the modulation of a cell depends on its text, too. Differs: docs/decisions/0008."""
+    peer_head: bool = False
+    """True: the output also reads the input tokens at the same place of all cells.
+    Differs: docs/decisions/0007."""
     place_embedding: bool = False
     """True: tokens are told where in their cell they stand. Differs: docs/decisions/0007."""
     time_width: int | None = None
@@ -175,8 +180,10 @@ MINI = NativeConfig(
         text_width=128,
         prediction="mixture",
         cell_attention=True,
+        text_modulation=True,
+        peer_head=True,
         place_embedding=True,
-        time_width=64,
+        time_width=96,
         cell_pitch=16,
     ),
     text=TextConfig(width=128, blocks=2, heads=2, limit=48),
@@ -204,6 +211,8 @@ TINY = NativeConfig(
         text_width=16,
         prediction="mixture",
         cell_attention=True,
+        text_modulation=True,
+        peer_head=True,
         place_embedding=True,
     ),
     text=TextConfig(width=16, blocks=1, heads=2, limit=16),

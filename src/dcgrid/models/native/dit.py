@@ -62,10 +62,10 @@ class _Context:
     """What every block reads beside the tokens."""
 
     shape: _Shape
-    time_UD: torch.Tensor
-    """Embedded distinct flow times."""
-    time_index_BKF: torch.Tensor
-    """Row of `time_UD` for each cell and frame."""
+    condition_UD: torch.Tensor
+    """Embedded distinct flow times; with text modulation, of every cell and with its text."""
+    condition_index_BKF: torch.Tensor
+    """Row of `condition_UD` for each cell and frame."""
     cosine_SP: torch.Tensor
     sine_SP: torch.Tensor
     position_S: torch.Tensor
@@ -179,6 +179,72 @@ class TextAttention(nn.Module):
         return out
 
 
+class TextPool(nn.Module):
+    """One vector for the text that a cell reads: a weighted mean of its tokens, projected.
+
+    Differs: docs/decisions/0008.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.score = nn.Linear(config.text_width, 1)
+        self.out = nn.Linear(config.text_width, config.time_width or config.width)
+
+    def forward(self, text_BKLE: torch.Tensor, valid_BKL: torch.Tensor) -> torch.Tensor:
+        """Return a vector for each cell, BKD."""
+        score_BKL = self.score(text_BKLE).squeeze(-1).float()
+        share_BKL = score_BKL.masked_fill(~valid_BKL, float("-inf")).softmax(-1)
+        pooled_BKE = torch.einsum("bkl,bkle->bke", share_BKL.to(text_BKLE.dtype), text_BKLE)
+        out: torch.Tensor = self.out(pooled_BKE)
+        return out
+
+
+class PeerHead(nn.Module):
+    """What a cell's output takes straight from the input tokens at the same place of all cells.
+
+        out = project( gate(hidden) * sum over cells k of share_k * value(input_k) )
+
+    A change of tone is a product of the given clip and a factor that depends on effect and place.
+    The input comes here unspoilt by norms and by what the blocks need their width for.
+
+    Differs: docs/decisions/0007.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        width, patch = config.width, config.latent_channels * math.prod(config.patch)
+        narrow = width // 4
+        self.query = nn.Linear(width, narrow)
+        self.key = nn.Linear(width, narrow)
+        self.value = nn.Linear(patch, width)
+        self.gate = nn.Linear(width, width)
+        self.out = nn.Linear(width, patch)
+        self.query_norm = HeadNorm(narrow)
+        self.key_norm = HeadNorm(narrow)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self, hidden_BSD: torch.Tensor, patches_BSD: torch.Tensor, context: _Context
+    ) -> torch.Tensor:
+        """Return what to add to the output patches, BSD."""
+        cells = context.shape.cells
+        query = self.query_norm(_by_place(self.query(hidden_BSD), cells))
+        key = self.key_norm(_by_place(self.key(hidden_BSD), cells))
+        value = _by_place(self.value(patches_BSD), cells)
+        scores = (query * (PEER_SHARPNESS * query.shape[-1] ** -0.5)) @ key.transpose(1, 2)
+        taken = scores.float().softmax(-1).to(value.dtype) @ value
+        batch = hidden_BSD.shape[0]
+        taken_BSD = rearrange(taken, "(b s) k d -> b (k s) d", b=batch)
+        out: torch.Tensor = self.out(taken_BSD * self.gate(hidden_BSD))
+        return out
+
+
+def _by_place(tokens_BSD: torch.Tensor, cells: int) -> torch.Tensor:
+    """Bring the tokens at one place of all cells together."""
+    return rearrange(tokens_BSD, "b (k s) d -> (b s) k d", k=cells)
+
+
 class Block(nn.Module):
     """Self-attention, text attention and MLP, modulated by flow time (AdaLN-zero)."""
 
@@ -197,7 +263,7 @@ class Block(nn.Module):
 
     def forward(self, tokens_BSD: torch.Tensor, context: _Context) -> torch.Tensor:
         """Return tokens of the same shape."""
-        modulation = self.modulation(F.silu(context.time_UD))
+        modulation = self.modulation(F.silu(context.condition_UD))
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation.chunk(6, dim=-1)
         normed = _modulate(_plain_norm(tokens_BSD), shift_1, scale_1, context)
         attended = self.grid_attention(normed, context)
@@ -222,7 +288,7 @@ def _per_frame(
 ) -> torch.Tensor:
     """Multiply tokens by the factor of their (cell, frame); no per-token copy is ever made."""
     shape = context.shape
-    factor = factor_UD[context.time_index_BKF][:, :, :, None]
+    factor = factor_UD[context.condition_index_BKF][:, :, :, None]
     split = rearrange(tokens_BSD, "b (k f n) d -> b k f n d", k=shape.cells, f=shape.frames)
     return rearrange(split * factor.to(split.dtype), "b k f n d -> b (k f n) d")
 
@@ -231,18 +297,33 @@ def _modulate(
     tokens_BSD: torch.Tensor, shift_UD: torch.Tensor, scale_UD: torch.Tensor, context: _Context
 ) -> torch.Tensor:
     shape = context.shape
-    index = context.time_index_BKF
+    index = context.condition_index_BKF
     split = rearrange(tokens_BSD, "b (k f n) d -> b k f n d", k=shape.cells, f=shape.frames)
     scale = (1 + scale_UD[index][:, :, :, None]).to(split.dtype)
     shift = shift_UD[index][:, :, :, None].to(split.dtype)
     return rearrange(split * scale + shift, "b k f n d -> b (k f n) d")
 
 
+def _with_text(
+    time_UD: torch.Tensor, index_BKF: torch.Tensor, text_BKD: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a row for every (cell, distinct time), and where each cell and frame finds its own."""
+    batch, cells, _ = text_BKD.shape
+    rows = time_UD + rearrange(text_BKD, "b k d -> (b k) 1 d").to(time_UD.dtype)
+    first_BK = torch.arange(batch * cells, device=index_BKF.device).reshape(batch, cells, 1)
+    return rows.flatten(0, 1), index_BKF + first_BK * len(time_UD)
+
+
 class DiT(nn.Module):
     """Predicts the velocity of every cell of a grid.
 
+    `latent_spread` (one number a channel, with the weights) is that of the latents it is trained
+    on; only the prediction "mixture" needs it.
+
     Paper: sec. 8, Table 5.
     """
+
+    latent_spread: torch.Tensor
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -258,6 +339,10 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.modulation = nn.Linear(time_width, 2 * width)
         self.patch_out = nn.Linear(width, config.latent_channels * volume)
+        self.text_pool = TextPool(config) if config.text_modulation else None
+        self.peer_head = PeerHead(config) if config.peer_head else None
+        if config.prediction == "mixture":
+            self.register_buffer("latent_spread", torch.ones(config.latent_channels))
         for layer in (self.modulation, self.patch_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -289,12 +374,13 @@ class DiT(nn.Module):
         """
         inputs = cells_BKCFYX
         if self.config.prediction == "mixture":
-            inputs = linear_guess(cells_BKCFYX, time_BKF)
+            inputs = linear_guess(cells_BKCFYX, time_BKF, self.latent_spread)
         if self.config.self_conditioning:
             if estimate_BKCFYX is None:
                 estimate_BKCFYX = torch.zeros_like(cells_BKCFYX)
             inputs = torch.cat([cells_BKCFYX, estimate_BKCFYX], dim=2)
-        tokens_BSD = self.patch_in(self._to_tokens(inputs))
+        patches_BSD = self._to_tokens(inputs)
+        tokens_BSD = self.patch_in(patches_BSD)
         context = self._context(cells_BKCFYX, time_BKF, text, places, route_KA)
         if self.place_in is not None:
             features = place_features(context.shape.token_size, tokens_BSD.device)
@@ -302,12 +388,16 @@ class DiT(nn.Module):
             tokens_BSD = tokens_BSD + placed.repeat(context.shape.cells, 1).to(tokens_BSD.dtype)
         for block in self.blocks:
             tokens_BSD = block(tokens_BSD, context)
-        shift_UD, scale_UD = self.modulation(F.silu(context.time_UD)).chunk(2, dim=-1)
+        shift_UD, scale_UD = self.modulation(F.silu(context.condition_UD)).chunk(2, dim=-1)
         tokens_BSD = _modulate(_plain_norm(tokens_BSD), shift_UD, scale_UD, context)
-        predicted = self._to_cells(self.patch_out(tokens_BSD), context.shape)
+        out_BSD = self.patch_out(tokens_BSD)
+        if self.peer_head is not None:
+            out_BSD = out_BSD + self.peer_head(tokens_BSD, patches_BSD, context)
+        predicted = self._to_cells(out_BSD, context.shape)
         if self.config.prediction == "velocity":
             return predicted.to(cells_BKCFYX.dtype)
-        return velocity_of_mixture(cells_BKCFYX, predicted.to(cells_BKCFYX.dtype), time_BKF)
+        mixture = predicted.to(cells_BKCFYX.dtype)
+        return velocity_of_mixture(cells_BKCFYX, mixture, time_BKF, self.latent_spread)
 
     def _context(
         self,
@@ -322,6 +412,10 @@ class DiT(nn.Module):
         times_U, index_BKF = torch.unique(time_BKF[:, :, :: patch[0]], return_inverse=True)
         cosine_SP, sine_SP = rotary_tables(places.coordinates_S3, self.frequencies)
         embedded = embed_time(times_U).to(self.time_in.weight.dtype)
+        condition_UD = self.time_out(F.silu(self.time_in(embedded)))
+        if self.text_pool is not None:
+            pooled_BKD = self.text_pool(text.tokens_BKLE, text.valid_BKL)
+            condition_UD, index_BKF = _with_text(condition_UD, index_BKF, pooled_BKD)
         return _Context(
             shape=_Shape(
                 cells=cells,
@@ -329,8 +423,8 @@ class DiT(nn.Module):
                 rows=rows // patch[1],
                 columns=columns // patch[2],
             ),
-            time_UD=self.time_out(F.silu(self.time_in(embedded))),
-            time_index_BKF=index_BKF,
+            condition_UD=condition_UD,
+            condition_index_BKF=index_BKF,
             cosine_SP=cosine_SP,
             sine_SP=sine_SP,
             position_S=places.position_S,

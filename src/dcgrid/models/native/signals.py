@@ -41,7 +41,9 @@ def place_features(size_FYX: tuple[int, int, int], device: torch.device) -> torc
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def linear_guess(noisy_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> torch.Tensor:
+def linear_guess(
+    noisy_BKCFYX: torch.Tensor, time_BKF: torch.Tensor, spread_C: torch.Tensor
+) -> torch.Tensor:
     """Return the best linear guess of the data, a x_t; see `velocity_of_mixture`.
 
     This is what a network that predicts a mixture is shown: clean cells as they are, and of noise
@@ -50,32 +52,38 @@ def linear_guess(noisy_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> torch.Te
 
     Differs: docs/decisions/0003.
     """
-    time, power = _spread(time_BKF)
-    return noisy_BKCFYX * ((1 - time) / power)
+    time, spread, power = _powers(time_BKF, spread_C)
+    return noisy_BKCFYX * (spread.square() * (1 - time) / power)
 
 
 def velocity_of_mixture(
-    noisy_BKCFYX: torch.Tensor, mixture_BKCFYX: torch.Tensor, time_BKF: torch.Tensor
+    noisy_BKCFYX: torch.Tensor,
+    mixture_BKCFYX: torch.Tensor,
+    time_BKF: torch.Tensor,
+    spread_C: torch.Tensor,
 ) -> torch.Tensor:
     """Return the velocity for a network that predicts data near noise and noise near data.
 
-    For data and noise of unit spread, the best linear guess of the data is a x_t; the network
-    predicts what is left, brought to unit spread:
+    For data of spread s (one number a channel) and noise of unit spread, the best linear guess of
+    the data is a x_t; the network predicts what is left, brought to unit spread:
 
-        x0 = a x_t + b m      a = (1-t) / ((1-t)^2 + t^2)      b = t / sqrt((1-t)^2 + t^2)
+        x0 = a x_t + b m      p = s^2 (1-t)^2 + t^2      a = s^2 (1-t) / p      b = s t / sqrt(p)
 
     So at t = 1 it says the data itself, as an edit that copies a given cell wants, at t = 0 it can
-    change nothing, and a velocity's error is 1 to 1.4 times the network's at every time.
+    change nothing, and at every time all channels ask about equally much of it.
 
     Differs: docs/decisions/0003 (the paper predicts the velocity).
     """
-    time, power = _spread(time_BKF)
+    time, spread, power = _powers(time_BKF, spread_C)
     # v = (x_t - x0) / t, divided by hand so that t = 0 is no special case.
-    from_noisy = (2 * time - 1) / power
-    return from_noisy * noisy_BKCFYX - mixture_BKCFYX * power.rsqrt()
+    from_noisy = (time - spread.square() * (1 - time)) / power
+    return from_noisy * noisy_BKCFYX - mixture_BKCFYX * spread * power.rsqrt()
 
 
-def _spread(time_BKF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return t and (1-t)^2 + t^2, shaped to broadcast over latents."""
+def _powers(
+    time_BKF: torch.Tensor, spread_C: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return t, s and p, shaped to broadcast over latents."""
     time = rearrange(time_BKF, "b k f -> b k 1 f 1 1")
-    return time, (1 - time).square() + time.square()
+    spread = rearrange(spread_C, "c -> c 1 1 1")
+    return time, spread, (spread * (1 - time)).square() + time.square()

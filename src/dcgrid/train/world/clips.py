@@ -42,10 +42,14 @@ def pick(count: int, generator: torch.Generator) -> int:
 
 
 class WorldClips:
-    """Draws clips from a store; the same generator state draws the same clip."""
+    """Draws clips from a store; the same generator state draws the same clip.
 
-    def __init__(self, store: WorldStore) -> None:
+    Chance is drawn on the CPU, pictures are rendered on `device`.
+    """
+
+    def __init__(self, store: WorldStore, device: torch.device | None = None) -> None:
         self.store = store
+        self.device = device or torch.device("cpu")
         self._cache: dict[str, torch.Tensor] = {}
 
     def draw(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> WorldClip:
@@ -69,10 +73,10 @@ class WorldClips:
         names = self.store.names[kind]
         name = names[pick(len(names), generator)]
         if kind == "sprites":
-            return name, self.store.get(kind, name)
+            return name, self.store.get(kind, name).to(self.device)
         key = f"{kind}/{name}"
         if key not in self._cache:
-            self._cache[key] = self.store.get(kind, name)
+            self._cache[key] = self.store.get(kind, name).to(self.device)
         return name, self._cache[key]
 
     def _photo(
@@ -137,7 +141,7 @@ def _random_crop(
 def _color_jitter(clip_CTHW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Vary exposure, contrast and white balance, as cameras do."""
     draw = torch.rand(5, generator=generator) * 2 - 1
-    gains = (1 + 0.12 * draw[:3]).reshape(3, 1, 1, 1)
+    gains = (1 + 0.12 * draw[:3]).reshape(3, 1, 1, 1).to(clip_CTHW.device)
     gamma = float(torch.exp(0.25 * draw[3]))
     contrast = 1 + 0.15 * float(draw[4])
     return ((clip_CTHW.clamp_min(1e-4) ** gamma - 0.5) * contrast + 0.5).mul(gains).clamp(0, 1)
