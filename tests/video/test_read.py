@@ -206,6 +206,18 @@ def test_hdr_is_announced(tmp_path: Path) -> None:
 
 
 @oracle.needs_ffmpeg
+def test_hdr_grey_comes_out_as_it_looks(tmp_path: Path) -> None:
+    """A file whose every pixel is reference white in HLG: a bright white, not the brightest."""
+    path = tmp_path / "hdr.mkv"
+    lavfi(path, "-pix_fmt", "yuv420p10le", "-c:v", "ffv1", "-colorspace", "bt2020nc",
+          "-color_trc", "arib-std-b67", "-color_primaries", "bt2020", "-color_range", "tv",
+          source="color=0xBFBFBF:size=64x48:rate=10:duration=0.5")  # fmt: skip
+    clip, _ = read_clip(path, RULES)
+    assert clip.frames_THWC.float().mean().item() == pytest.approx(226, abs=3)
+    assert clip.frames_THWC.float().std().item() < 1
+
+
+@oracle.needs_ffmpeg
 def test_transparency_is_put_over_black(tmp_path: Path) -> None:
     path = tmp_path / "a.mov"
     half = "color=white:size=64x48:rate=10:duration=0.5,format=rgba,colorchannelmixer=aa=0.5"

@@ -15,6 +15,8 @@ from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
+from dcgrid.video.hdr import HLG, PQ, to_standard
+
 # AVColorSpace of a frame -> matrix of swscale. 5 and 6 are both bt601; 10 is bt2020 with constant
 # luminance, for which the plain bt2020 matrix is the nearest that swscale has.
 _MATRICES = {
@@ -33,7 +35,7 @@ _MATRIX_NAMES = {
     Colorspace.SMPTE240M: "smpte240m",
     Colorspace.BT2020: "bt2020",
 }
-_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+_HDR_TRANSFERS = {16: PQ, 18: HLG}
 _HD_HEIGHT = 720
 _EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BICUBIC
 # Above this many times the cell's pixels, crop first: a 1x8000 strip must not become a wall.
@@ -163,10 +165,16 @@ def to_rgb(frame: VideoFrame, size: tuple[int, int] | None = None) -> VideoFrame
     """Convert a frame without transparency to rgb24 with its own matrix and range.
 
     Args:
-        frame: A decoded frame of any format, from `flatten`.
+        frame: A decoded frame of any format, from `flatten`; HDR is brought to standard range.
         size: Stored height and width in pixels to scale to; None: as it is.
     """
-    return _reformat(frame, "rgb24", size)
+    transfer = frame_coding(frame).hdr
+    if not transfer:
+        return _reformat(frame, "rgb24", size)
+    deep_HWC = _reformat(frame, "rgb48le", size).to_ndarray().astype("float32")
+    signal_HWC = torch.from_numpy(deep_HWC) / 65_535
+    shown_HWC = to_standard(signal_HWC, transfer, int(frame.color_primaries))
+    return VideoFrame.from_ndarray((shown_HWC * 255).round().byte().numpy(), format="rgb24")
 
 
 def _reformat(frame: VideoFrame, name: str, size: tuple[int, int] | None) -> VideoFrame:

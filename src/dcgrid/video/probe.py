@@ -154,7 +154,7 @@ def _warnings(
         name = coding.text.split()[0]
         found.append(f"The file does not say its colour matrix; {name} is taken (by its height).")
     if coding.hdr:
-        found.append(f"The file is HDR ({coding.hdr}); colours are read without tone mapping.")
+        found.append(f"The file is HDR ({coding.hdr}); it is brought to standard range.")
     if not turn.is_exact:
         found.append("The file asks for a slanted rotation; the nearest quarter turn is taken.")
     if first.interlaced_frame:
