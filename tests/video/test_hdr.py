@@ -10,6 +10,7 @@ import torch
 
 from dcgrid.video.hdr import HLG, KNEE, PQ, REFERENCE_WHITE, roll_off, to_light, to_standard
 
+
 # BT.2408, table 1: nits and signal in percent of reference levels; BT.2100: ends of the ranges.
 @pytest.mark.parametrize(
     ("transfer", "signal", "nits", "rel"),

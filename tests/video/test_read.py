@@ -327,3 +327,56 @@ def test_progress_is_reported(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     read_clip(path, RULES, on_frame=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 17) for done in range(1, 18)]
+
+
+INTERLACED = ("testsrc2=size=64x48:rate=50:duration=0.4", "-vf", "interlace=scan=tff:lowpass=off,setfield=tff",
+              "-c:v", "libx264", "-qp", "0", "-flags", "+ilme+ildct")  # fmt: skip
+
+
+@oracle.needs_ffmpeg
+def test_interlaced_frames_are_made_whole_as_ffmpeg_makes_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    source, *options = INTERLACED
+    lavfi(path, *options, source=source)
+    times, ours = zip(*decode_all(path), strict=True)
+    whole = tmp_path / "whole.mkv"
+    oracle.run("ffmpeg", "-v", "error", "-i", path, "-vf", "bwdif=mode=send_frame", "-c:v",
+               "libx264", "-qp", "0", whole)  # fmt: skip
+    theirs_THWC = oracle.frames(whole, (48, 64), count=10, matrix="bt601")
+    combed_THWC = oracle.frames(path, (48, 64), count=10, matrix="bt601")
+    ours_THWC = np.stack([frame_HWC.numpy() for frame_HWC in ours]).astype(int)
+    assert len(ours_THWC) == 10
+    # The matrices that turn them to RGB are not the same build; the comb is what counts.
+    assert np.abs(ours_THWC - combed_THWC).mean() > 4 * np.abs(ours_THWC - theirs_THWC).mean()
+    assert np.abs(ours_THWC - theirs_THWC).mean() < 0.3
+    assert times == pytest.approx([0.04 * i for i in range(10)])
+    assert any("interlaced" in line for line in probe(path).warnings)
+
+
+@oracle.needs_ffmpeg
+def test_interlaced_video_is_read_from_the_middle(tmp_path: Path) -> None:
+    """The filter gives frames one later than it takes them; their times must not notice."""
+    path = tmp_path / "a.mkv"
+    source, *options = INTERLACED
+    lavfi(path, *options, "-g", "3", source=source)
+    every = list(decode_all(path))
+    tally = DecodeTally()
+    later = list(decode_frames(path, start_s=0.21, tally=tally))
+    assert later[0].time_s <= 0.21
+    assert [f.time_s for f in later] == pytest.approx([t for t, _ in every][-len(later) :])
+    assert tally.reached_end
+    assert tally.frames == len(later)
+
+
+@oracle.needs_ffmpeg
+def test_a_size_that_changes_in_the_middle_of_interlaced_video(tmp_path: Path) -> None:
+    parts = []
+    for i, size in enumerate(("64x48", "96x64")):
+        part = tmp_path / f"{i}.ts"
+        source, *options = INTERLACED
+        lavfi(part, *options, source=source.replace("64x48", size))
+        parts.append(part.read_bytes())
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(parts))
+    shapes = [tuple(frame_HWC.shape[:2]) for _, frame_HWC in decode_all(path)]
+    assert shapes == [(48, 64)] * 10 + [(64, 96)] * 10

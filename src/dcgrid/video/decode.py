@@ -17,6 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from dcgrid.errors import InputVideoError
+from dcgrid.video.deinterlace import Deinterlacer
 from dcgrid.video.source import CHECK_HINT, DECODE_ERRORS, open_container, reading, video_stream
 
 # Native decoders drop the alpha layer of VP8 and VP9; libvpx keeps it.
@@ -31,7 +32,7 @@ class TimedFrame:
     """A decoded frame and when it is on display."""
 
     frame: VideoFrame
-    """As the decoder gave it: not rotated, any pixel format."""
+    """As the decoder gave it (interlaced ones made whole): not rotated, any pixel format."""
     time_s: float
     """Seconds after the first frame of the stream."""
     end_s: float
@@ -50,6 +51,8 @@ class DecodeTally:
     """Time of the first frame on the container's own clock."""
     end_s: float = 0.0
     """End of the last frame taken, in seconds after the first frame."""
+    interlaced: bool = False
+    """True: a frame was interlaced and has been made whole."""
     reached_end: bool = False
     """True: the file was read to its end."""
 
@@ -146,31 +149,45 @@ def _from_seek(
 def _raw_frames(
     container: InputContainer, stream: VideoStream, path: Path, tally: DecodeTally
 ) -> Iterator[VideoFrame]:
-    """Yield every frame that can be decoded; damage is counted, not raised."""
+    """Yield every frame that can be decoded, interlaced ones as whole pictures, and count them."""
+    whole = Deinterlacer()
     with reading(path):
-        decoder = make_decoder(stream)
-        packets = container.demux(stream)
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                break
-            except DECODE_ERRORS:
-                tally.damaged += 1
-                break
-            try:
-                frames = decoder.decode(packet if packet.size else None)
-            except av.error.EOFError:
-                break
-            except DECODE_ERRORS:
-                tally.damaged += 1
-                continue
-            for frame in frames:
+        for frame in _coded_frames(container, stream, tally):
+            tally.interlaced |= bool(frame.interlaced_frame)
+            for ready in whole.push(frame):
                 tally.frames += 1
-                if not frame.time_base and stream.time_base:  # frames flushed at the end
-                    frame.time_base = stream.time_base
-                yield frame
+                yield ready
+        for ready in whole.flush():
+            tally.frames += 1
+            yield ready
         tally.reached_end = True
+
+
+def _coded_frames(
+    container: InputContainer, stream: VideoStream, tally: DecodeTally
+) -> Iterator[VideoFrame]:
+    """Yield every frame as the decoder gives it; damage is counted, not raised."""
+    decoder = make_decoder(stream)
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except DECODE_ERRORS:
+            tally.damaged += 1
+            return
+        try:
+            frames = decoder.decode(packet if packet.size else None)
+        except av.error.EOFError:
+            return
+        except DECODE_ERRORS:
+            tally.damaged += 1
+            continue
+        for frame in frames:
+            if not frame.time_base and stream.time_base:  # frames flushed at the end
+                frame.time_base = stream.time_base
+            yield frame
 
 
 def _stamp(frame: VideoFrame) -> float | None:

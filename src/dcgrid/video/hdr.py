@@ -70,11 +70,11 @@ def to_light(signal_HWC: torch.Tensor, transfer: str) -> torch.Tensor:
 def roll_off(light: torch.Tensor) -> torch.Tensor:
     """Bring light (1 is reference white) into [0, 1]: straight to the knee, then ever flatter.
 
-        1 |            ___-----  PEAK
-          |       _--
-     KNEE |    /
-          |  /
-          +-----------------------  light
+       1 |            ___-----  PEAK
+         |       _--
+    KNEE |    /
+         |  /
+         +-----------------------  light
     """
     above = (light - KNEE).clamp_min(0) / (1 - KNEE)
     most = (PEAK / REFERENCE_WHITE - KNEE) / (1 - KNEE)

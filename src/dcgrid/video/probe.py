@@ -5,7 +5,7 @@ Headers lie about length and rate, so both come from the packets; long files are
 
 import itertools
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 from dcgrid.errors import InputVideoError
 from dcgrid.video import color
 from dcgrid.video.clip import SourceInfo
-from dcgrid.video.decode import decode_frames, frame_interval_s
+from dcgrid.video.decode import DecodeTally, decode_frames, frame_interval_s
 from dcgrid.video.source import DECODE_ERRORS, audio_stream, open_container, reading, video_stream
 
 # Enough to see the rate and its variation; reading packets costs a fraction of decoding them.
@@ -52,7 +52,8 @@ def probe(path: Path | str) -> SourceInfo:
         InputVideoError: It is missing, empty, not a video, or has no frame that can be decoded.
     """
     path = Path(path)
-    frames = decode_frames(path)
+    tally = DecodeTally()
+    frames = decode_frames(path, tally=tally)
     try:
         first = next(frames).frame
     except StopIteration:  # decode_frames raises before this can happen
@@ -62,7 +63,11 @@ def probe(path: Path | str) -> SourceInfo:
     with open_container(path) as container:
         stream = video_stream(container, path)
         with reading(path):
-            return _describe(path, container, stream, first)
+            info = _describe(path, container, stream, first)
+    if tally.interlaced:
+        told = "The file is interlaced; its frames are made whole (bwdif)."
+        return replace(info, warnings=(*info.warnings, told))
+    return info
 
 
 def _describe(
@@ -93,7 +98,7 @@ def _describe(
         color=coding.text,
         has_alpha=color.has_alpha(first),
         origin_s=origin,
-        warnings=_warnings(coding, turn, first, stream.sample_aspect_ratio)
+        warnings=_warnings(coding, turn, stream.sample_aspect_ratio)
         + _length_warning(stream, stamps),
     )
 
@@ -145,9 +150,7 @@ def _duration_s(container: InputContainer, stream: VideoStream, stamps: _Stamps)
     return None
 
 
-def _warnings(
-    coding: color.Coding, turn: color.Turn, first: VideoFrame, sar: Fraction | None
-) -> tuple[str, ...]:
+def _warnings(coding: color.Coding, turn: color.Turn, sar: Fraction | None) -> tuple[str, ...]:
     """Say what is odd about the picture."""
     found = []
     if coding.is_guessed and not coding.is_rgb:
@@ -157,8 +160,6 @@ def _warnings(
         found.append(f"The file is HDR ({coding.hdr}); it is brought to standard range.")
     if not turn.is_exact:
         found.append("The file asks for a slanted rotation; the nearest quarter turn is taken.")
-    if first.interlaced_frame:
-        found.append("The file is interlaced; combing is left as it is.")
     if sar and color.sane_sar(sar) != sar:
         found.append(f"The file's pixel shape {sar} is absurd; square pixels are taken.")
     return tuple(found)
