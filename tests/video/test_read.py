@@ -329,8 +329,9 @@ def test_progress_is_reported(tmp_path: Path) -> None:
     assert seen == [(done, 17) for done in range(1, 18)]
 
 
-INTERLACED = ("testsrc2=size=64x48:rate=50:duration=0.4", "-vf", "interlace=scan=tff:lowpass=off,setfield=tff",
-              "-c:v", "libx264", "-qp", "0", "-flags", "+ilme+ildct")  # fmt: skip
+COMBED = "interlace=scan=tff:lowpass=off,setfield=tff"
+INTERLACED = ("testsrc2=size=64x48:rate=50:duration=0.4", "-vf", COMBED, "-c:v", "libx264",
+              "-qp", "0", "-flags", "+ilme+ildct")  # fmt: skip
 
 
 @oracle.needs_ffmpeg

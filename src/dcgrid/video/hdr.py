@@ -1,7 +1,7 @@
 """High dynamic range to standard: light in nits, gamut, a curve for highlights, gamma.
 
-Phones record HLG or PQ with wide primaries; read as if they were ordinary video, such clips look grey
-and pale. Read `to_standard`.
+Phones record HLG or PQ with wide primaries; read as if they were ordinary video, such clips look
+grey and pale. Read `to_standard`.
 
 Sources: ITU-R BT.2100 (PQ and HLG), BT.2408 (reference white), BT.1886 (gamma of displays).
 """
@@ -10,7 +10,7 @@ import torch
 
 PQ, HLG = "PQ", "HLG"
 REFERENCE_WHITE = 203.0
-"""Nits of a white sheet of paper in HDR video (BT.2408); it becomes a bright white, not the brightest."""
+"""Nits of a white sheet of paper in HDR video (BT.2408); it becomes a white, not the brightest."""
 PEAK = 1000.0
 """Nits of the brightest light that is told apart from white: the nominal peak of HLG."""
 KNEE = 0.5
@@ -70,11 +70,11 @@ def to_light(signal_HWC: torch.Tensor, transfer: str) -> torch.Tensor:
 def roll_off(light: torch.Tensor) -> torch.Tensor:
     """Bring light (1 is reference white) into [0, 1]: straight to the knee, then ever flatter.
 
-       1 |            ___-----  PEAK
-         |       _--
-    KNEE |    /
-         |  /
-         +-----------------------  light
+    1   |            ___-----  PEAK
+        |       _--
+    KNEE|    /
+        |  /
+        +-----------------------  light
     """
     above = (light - KNEE).clamp_min(0) / (1 - KNEE)
     most = (PEAK / REFERENCE_WHITE - KNEE) / (1 - KNEE)
