@@ -12,7 +12,8 @@ from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.models.base import CellText, TokenPlaces
 from dcgrid.models.native.config import DiTConfig
-from dcgrid.models.native.dit import Block, DiT, PeerHead, TextPool
+from dcgrid.models.native.dit import Block, DiT
+from dcgrid.models.native.layers import PeerHead, TextPool
 from dcgrid.models.native.signals import velocity_of_mixture
 
 SMALL = DiTConfig(latent_channels=3, width=64, blocks=2, heads=2, text_width=10)

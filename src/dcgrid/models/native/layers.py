@@ -1,0 +1,225 @@
+"""What tokens read: the whole grid, the same place of other cells, their cell's text.
+
+Letters: B batch, K cells, S tokens, D width, N heads, P head width, L text tokens, E text width,
+U distinct flow times, A adapters. Tokens are cell-major, b (k f y x) d.
+
+Paper: sec. 8, Table 5.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from dcgrid.models.linear import CellLinear
+from dcgrid.models.native.attention import HeadNorm, attend, attend_in_window, rotate
+from dcgrid.models.native.config import DiTConfig
+
+PEER_SHARPNESS = 4.0
+"""Factor on the scores of cell attention: normed queries and keys alone could not choose one of
+four peers for certain."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridShape:
+    """Size of a batch of grids in cells and tokens."""
+
+    cells: int
+    frames: int
+    rows: int
+    columns: int
+
+    @property
+    def token_size(self) -> tuple[int, int, int]:
+        """Tokens of one cell along time, rows, columns."""
+        return self.frames, self.rows, self.columns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What every block reads beside the tokens."""
+
+    shape: GridShape
+    condition_UD: torch.Tensor
+    """Embedded distinct flow times; with text modulation, of every cell and with its text."""
+    condition_index_BKF: torch.Tensor
+    """Row of `condition_UD` for each cell and frame."""
+    cosine_SP: torch.Tensor
+    sine_SP: torch.Tensor
+    position_S: torch.Tensor
+    text_BKLE: torch.Tensor
+    valid_BKL: torch.Tensor
+    route_KA: torch.Tensor | None
+
+
+class GridAttention(nn.Module):
+    """Self-attention over all tokens of the grid; only the queries can be routed."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.window = config.window
+        self.query = CellLinear(config.width, config.width)
+        self.key = CellLinear(config.width, config.width)
+        self.value = CellLinear(config.width, config.width)
+        self.out = CellLinear(config.width, config.width)
+        self.query_norm = HeadNorm(config.width // config.heads)
+        self.key_norm = HeadNorm(config.width // config.heads)
+
+    def forward(self, tokens_BSD: torch.Tensor, context: Context) -> torch.Tensor:
+        """Return the attended tokens, BSD."""
+        query = self._split(self.query(tokens_BSD, context.route_KA))
+        key = self._split(self.key(tokens_BSD))
+        value = self._split(self.value(tokens_BSD))
+        query = rotate(self.query_norm(query), context.cosine_SP, context.sine_SP)
+        key = rotate(self.key_norm(key), context.cosine_SP, context.sine_SP)
+        if self.window is None:
+            attended = attend(query, key, value)
+        else:
+            attended = attend_in_window(query, key, value, context.position_S, self.window // 2)
+        out: torch.Tensor = self.out(rearrange(attended, "b n s p -> b s (n p)"))
+        return out
+
+    def _split(self, tokens_BSD: torch.Tensor) -> torch.Tensor:
+        return rearrange(tokens_BSD, "b s (n p) -> b n s p", n=self.heads)
+
+
+class CellAttention(nn.Module):
+    """Attention over the K tokens at the same place of all cells.
+
+        cell 0   cell 1   cell 2   cell 3
+        . a .    . b .    . c .    . d .      b looks at a, b, c, d and nowhere else
+
+    What a copy of another cell needs, without a search over the whole grid.
+
+    Differs: docs/decisions/0007.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        narrow = config.width // 4
+        self.query = CellLinear(config.width, narrow)
+        self.key = CellLinear(config.width, narrow)
+        self.value = CellLinear(config.width, config.width)
+        self.out = CellLinear(config.width, config.width)
+        self.query_norm = HeadNorm(narrow // config.heads)
+        self.key_norm = HeadNorm(narrow // config.heads)
+
+    def forward(self, tokens_BSD: torch.Tensor, context: Context) -> torch.Tensor:
+        """Return what each token takes from its peers, BSD."""
+        cells, heads = context.shape.cells, self.heads
+        query, key, value = (
+            _by_place(project(tokens_BSD), cells, heads)
+            for project in (self.query, self.key, self.value)
+        )
+        taken = _take(self.query_norm(query), self.key_norm(key), value)
+        merged = rearrange(taken, "(b s n) k p -> b (k s) (n p)", b=tokens_BSD.shape[0], n=heads)
+        out: torch.Tensor = self.out(merged)
+        return out
+
+
+class TextAttention(nn.Module):
+    """Cross-attention of each cell to the text that it may read."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.query = CellLinear(config.width, config.width)
+        self.key = CellLinear(config.text_width, config.width)
+        self.value = CellLinear(config.text_width, config.width)
+        self.out = CellLinear(config.width, config.width)
+        self.query_norm = HeadNorm(config.width // config.heads)
+        self.key_norm = HeadNorm(config.width // config.heads)
+
+    def forward(self, tokens_BSD: torch.Tensor, context: Context) -> torch.Tensor:
+        """Return what each token reads in its cell's text, BSD."""
+        cells = context.shape.cells
+        query = rearrange(
+            self.query(tokens_BSD), "b (k s) (n p) -> (b k) n s p", k=cells, n=self.heads
+        )
+        text = context.text_BKLE.to(tokens_BSD.dtype)
+        key, value = (
+            rearrange(project(text), "b k l (n p) -> (b k) n l p", n=self.heads)
+            for project in (self.key, self.value)
+        )
+        attended = attend(
+            self.query_norm(query),
+            self.key_norm(key),
+            value,
+            rearrange(context.valid_BKL, "b k l -> (b k) l"),
+        )
+        out: torch.Tensor = self.out(rearrange(attended, "(b k) n s p -> b (k s) (n p)", k=cells))
+        return out
+
+
+class TextPool(nn.Module):
+    """One vector for the text that a cell reads: a weighted mean of its tokens, projected.
+
+    Differs: docs/decisions/0008.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.score = nn.Linear(config.text_width, 1)
+        self.out = nn.Linear(config.text_width, config.time_width or config.width)
+
+    def forward(self, text_BKLE: torch.Tensor, valid_BKL: torch.Tensor) -> torch.Tensor:
+        """Return a vector for each cell, BKD."""
+        score_BKL = self.score(text_BKLE).squeeze(-1).float()
+        share_BKL = score_BKL.masked_fill(~valid_BKL, float("-inf")).softmax(-1)
+        pooled_BKE = torch.einsum("bkl,bkle->bke", share_BKL.to(text_BKLE.dtype), text_BKLE)
+        out: torch.Tensor = self.out(pooled_BKE)
+        return out
+
+
+class PeerHead(nn.Module):
+    """What a cell's output takes straight from the input tokens at the same place of all cells.
+
+        out = project( gate(hidden) * sum over cells k of share_k * value(input_k) )
+
+    A change of tone is a product of the given clip and a factor that depends on effect and place.
+    The input comes here unspoilt by norms and by what the blocks need their width for.
+
+    Differs: docs/decisions/0007.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        width, patch = config.width, config.latent_channels * math.prod(config.patch)
+        narrow = width // 4
+        self.query = nn.Linear(width, narrow)
+        self.key = nn.Linear(width, narrow)
+        self.value = nn.Linear(patch, width)
+        self.gate = nn.Linear(width, width)
+        self.out = nn.Linear(width, patch)
+        self.query_norm = HeadNorm(narrow)
+        self.key_norm = HeadNorm(narrow)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self, hidden_BSD: torch.Tensor, patches_BSD: torch.Tensor, context: Context
+    ) -> torch.Tensor:
+        """Return what to add to the output patches, BSD."""
+        cells = context.shape.cells
+        query = self.query_norm(_by_place(self.query(hidden_BSD), cells))
+        key = self.key_norm(_by_place(self.key(hidden_BSD), cells))
+        taken = _take(query, key, _by_place(self.value(patches_BSD), cells))
+        taken_BSD = rearrange(taken, "(b s) k d -> b (k s) d", b=hidden_BSD.shape[0])
+        out: torch.Tensor = self.out(taken_BSD * self.gate(hidden_BSD))
+        return out
+
+
+def _by_place(tokens_BSD: torch.Tensor, cells: int, heads: int = 1) -> torch.Tensor:
+    """Bring the tokens at one place of all cells together, (B S N) K P."""
+    return rearrange(tokens_BSD, "b (k s) (n p) -> (b s n) k p", k=cells, n=heads)
+
+
+def _take(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Attend over the few tokens of one place; all (B S N) K P, queries and keys normed."""
+    # Plain products: there are many small ones here, and few keys to each.
+    scores = (query * (PEER_SHARPNESS * query.shape[-1] ** -0.5)) @ key.transpose(1, 2)
+    return scores.float().softmax(-1).to(value.dtype) @ value
