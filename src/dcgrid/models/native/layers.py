@@ -222,4 +222,5 @@ def _take(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.
     """Attend over the few tokens of one place; all (B S N) K P, queries and keys normed."""
     # Plain products: there are many small ones here, and few keys to each.
     scores = (query * (PEER_SHARPNESS * query.shape[-1] ** -0.5)) @ key.transpose(1, 2)
-    return scores.float().softmax(-1).to(value.dtype) @ value
+    taken: torch.Tensor = scores.float().softmax(-1).to(value.dtype) @ value
+    return taken
