@@ -77,6 +77,16 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return _DTYPES[name]
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return a context in which products on a device run in a number format; float32: as they are.
+
+    Args:
+        device: Where the tensors are.
+        dtype: From `choose_dtype`.
+    """
+    return torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """Return the short name of a dtype: fp32, bf16 or fp16; torch's own name for others."""
     return next((short for short, known in _DTYPES.items() if known == dtype), str(dtype))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import WorldClips, chance, pick
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
@@ -86,8 +87,7 @@ class AutoencoderStage:
         """Squared and absolute error, error of the differences in space and time, and KL."""
         weights = self.recipe.loss
         video = draw_pixels(self.world, phase, weights["effect_share"], generator)
-        bf16 = self.recipe.precision == "bf16"
-        with torch.autocast(video.device.type, torch.bfloat16, enabled=bf16):
+        with autocast(video.device, choose_dtype(self.recipe.precision, video.device)):
             mean, log_variance = self.model.moments(video)
             noise = torch.randn(mean.shape, generator=generator).to(mean.device)
             # Besides the posterior's own noise, some in proportion to each channel's scale: the
@@ -144,11 +144,10 @@ def fit_linear_path(
     if model.linear is None:
         return
     generator = torch.Generator().manual_seed(recipe.seed + 1)
-    count = 0
-    total, outer = torch.zeros((), device=world.device), torch.zeros((), device=world.device)
+    count, total, outer = 0, torch.zeros(()), torch.zeros(())
     for _ in range(int(recipe.loss["fit_batches"])):
         video = draw_pixels(world, phase, recipe.loss["effect_share"], generator)
-        blocks_NP = model.linear.blocks(video).flatten(0, 3)
+        blocks_NP = model.linear.blocks(video).flatten(0, 3).cpu()  # not every GPU has doubles
         count += blocks_NP.shape[0]
         total = total + blocks_NP.double().sum(0)
         outer = outer + (blocks_NP.T @ blocks_NP).double()

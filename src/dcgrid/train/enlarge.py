@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.upsampler import Upsampler
+from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.codec import draw_pixels, error_of_differences
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import WorldClips
@@ -40,8 +41,7 @@ class UpsamplerStage:
         weights = self.recipe.loss
         full = draw_pixels(self.world, phase, weights["effect_share"], generator)
         small = _halve(full, self.model.factor)
-        bf16 = self.recipe.precision == "bf16"
-        with torch.autocast(full.device.type, torch.bfloat16, enabled=bf16):
+        with autocast(full.device, choose_dtype(self.recipe.precision, full.device)):
             with torch.no_grad():
                 restored = self.autoencoder.decode(self.autoencoder.encode(small)).float()
             enlarged = self.model(restored).float()

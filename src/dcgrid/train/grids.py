@@ -24,6 +24,7 @@ from dcgrid.models.base import TokenPlaces
 from dcgrid.models.native.backbone import encode_rows
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder
+from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.captions import Captions
 from dcgrid.train.panes import PanePool, PaneSet
 from dcgrid.train.settings import Phase, TrainRecipe
@@ -79,8 +80,7 @@ class GridStage:
         noise = torch.randn(batch.cells_BKCFYX.shape, generator=generator).to(device)
         noised = noisy(batch.cells_BKCFYX, noise, time_BKF, knobs["noise_scale"])
         places = token_places(batch.cells_BKCFYX, batch.layout, self.dit)
-        bf16 = self.recipe.precision == "bf16"
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with autocast(device, choose_dtype(self.recipe.precision, device)):
             text = encode_rows(self.text, batch.rows, batch.layout.count)
             velocity = self.dit(noised, time_BKF, text, places).float()
         target = velocity_target(batch.cells_BKCFYX, noise, knobs["noise_scale"])

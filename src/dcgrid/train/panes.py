@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.runtime.device import autocast
 from dcgrid.train.settings import Phase
 from dcgrid.train.world.clips import WorldClip, WorldClips, chance, pick
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
@@ -125,5 +126,5 @@ class PanePool:
     @torch.no_grad()
     def _encode(self, clips: Sequence[torch.Tensor]) -> torch.Tensor:
         video_VCTHW = torch.stack(list(clips)) * 2 - 1
-        with torch.autocast(video_VCTHW.device.type, torch.bfloat16):
+        with autocast(video_VCTHW.device, torch.bfloat16):
             return self.autoencoder.encode(video_VCTHW).float()

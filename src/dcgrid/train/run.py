@@ -39,7 +39,7 @@ from dcgrid.train.world.effects import EFFECT_NAMES
 from dcgrid.train.world.store import WorldStore
 
 FILL_TARGETS = ("query", "key", "value", "out", "gate", "mlp_in", "mlp_out", "modulation")
-"""Layers that the Grid-Fill LoRA acts on: all of attention, MLP and modulation."""
+"""Layers that the Grid-Fill LoRA acts on: all of attention, MLP, modulation and peer head."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

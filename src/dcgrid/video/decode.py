@@ -17,7 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from dcgrid.errors import InputVideoError
-from dcgrid.video.deinterlace import Deinterlacer
+from dcgrid.video.deinterlace import whole_frames
 from dcgrid.video.source import CHECK_HINT, DECODE_ERRORS, open_container, reading, video_stream
 
 # Native decoders drop the alpha layer of VP8 and VP9; libvpx keeps it.
@@ -150,16 +150,10 @@ def _raw_frames(
     container: InputContainer, stream: VideoStream, path: Path, tally: DecodeTally
 ) -> Iterator[VideoFrame]:
     """Yield every frame that can be decoded, interlaced ones as whole pictures, and count them."""
-    whole = Deinterlacer()
     with reading(path):
-        for frame in _coded_frames(container, stream, tally):
-            tally.interlaced |= bool(frame.interlaced_frame)
-            for ready in whole.push(frame):
-                tally.frames += 1
-                yield ready
-        for ready in whole.flush():
+        for frame in whole_frames(_coded_frames(container, stream, tally)):
             tally.frames += 1
-            yield ready
+            yield frame
         tally.reached_end = True
 
 
@@ -187,6 +181,7 @@ def _coded_frames(
         for frame in frames:
             if not frame.time_base and stream.time_base:  # frames flushed at the end
                 frame.time_base = stream.time_base
+            tally.interlaced |= bool(frame.interlaced_frame)
             yield frame
 
 

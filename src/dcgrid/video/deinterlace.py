@@ -1,62 +1,49 @@
 """Whole frames from interlaced ones: FFmpeg's bwdif, in the stream of decoded frames.
 
 Older cameras and broadcasts store two half pictures of different moments in one frame; left alone,
-everything that moves gets a comb. Read `Deinterlacer`.
+everything that moves gets a comb. Read `whole_frames`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import av.error
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
 
-class Deinterlacer:
-    """Passes frames on, interlaced ones as whole pictures; one frame in, one frame out.
+def whole_frames(frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+    """Pass frames on, interlaced ones as whole pictures; one frame in, one frame out.
 
     Nothing is built before the first interlaced frame comes. From then on frames come out one later
     than they went in, in their order and with their own times.
+
+    Raises:
+        av.error.FFmpegError: The filter failed.
     """
-
-    def __init__(self) -> None:
-        self._graph: Graph | None = None
-        self._form: tuple[int, int, str] | None = None
-
-    def push(self, frame: VideoFrame) -> Iterator[VideoFrame]:
-        """Take a frame and yield those that are ready.
-
-        Raises:
-            av.error.FFmpegError: The filter failed.
-        """
+    graph, filtered = None, None
+    for frame in frames:
         form = (frame.width, frame.height, frame.format.name)
-        if self._graph is not None and form != self._form:
-            yield from self.flush()
-        if self._graph is None:
-            if not frame.interlaced_frame or not frame.time_base:
-                yield frame
-                return
-            self._graph, self._form = _build(frame), form
-        self._graph.vpush(frame)
-        yield from self._ready()
+        if graph is not None and form != filtered:
+            yield from _through(graph, None)
+            graph = None
+        if graph is None and frame.interlaced_frame and frame.time_base:
+            graph, filtered = _build(frame), form
+        if graph is None:
+            yield frame
+        else:
+            yield from _through(graph, frame)
+    if graph is not None:
+        yield from _through(graph, None)
 
-    def flush(self) -> Iterator[VideoFrame]:
-        """Yield what is left at the end of the stream.
 
-        Raises:
-            av.error.FFmpegError: The filter failed.
-        """
-        if self._graph is not None:
-            self._graph.vpush(None)
-            yield from self._ready()
-            self._graph = None
-
-    def _ready(self) -> Iterator[VideoFrame]:
-        assert self._graph is not None
-        while True:
-            try:
-                yield self._graph.vpull()
-            except (av.error.BlockingIOError, av.error.EOFError):
-                return
+def _through(graph: Graph, frame: VideoFrame | None) -> Iterator[VideoFrame]:
+    """Put a frame into a graph, or None to end it, and yield what is ready."""
+    graph.vpush(frame)
+    while True:
+        try:
+            yield graph.vpull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
 
 
 def _build(frame: VideoFrame) -> Graph:

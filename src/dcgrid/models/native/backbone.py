@@ -3,8 +3,7 @@
 Letters: see models/base.py. Nothing here chooses devices; `loading.load_backbone` does.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from dcgrid.models.native.t5 import T5TextEncoder
 from dcgrid.models.native.text import TextEncoder
 from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.prompts.segments import Prompt
+from dcgrid.runtime.device import autocast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +112,8 @@ class NativeBackbone:
             clips = [self.parts.upsampler(clip) for clip in video_BCTHW.split(1)]
         return torch.cat(clips).float().clamp(-1, 1)
 
-    @contextmanager
-    def _precision(self) -> Iterator[None]:
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32):
-            yield
+    def _precision(self) -> torch.autocast:
+        return autocast(self.device, self.dtype)
 
 
 def encode_rows(
