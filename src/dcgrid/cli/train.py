@@ -93,7 +93,7 @@ def train(
     resume: ResumeOption = False,
     decoder_only: DecoderOption = False,
     force: AnewOption = False,
-    device: DeviceOption = "auto",
+    device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
     dry_run: DryRunOption = False,
     format_: FormatOption = Format.TEXT,
