@@ -6,10 +6,10 @@ from typing import Literal
 import pytest
 import torch
 
+from dcgrid.flow.noise import draw_noise
 from dcgrid.flow.sampler import (
     SampleSettings,
     combine_guidance,
-    draw_noise,
     sample,
     with_guidance,
 )

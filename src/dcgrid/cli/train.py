@@ -69,6 +69,14 @@ StepsOption = Annotated[
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")
 ]
+StartOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--start-from",
+        help="Folder of an earlier edition's weights to start from; the model may have grown since.",
+        show_default="random weights",
+    ),
+]
 DecoderOption = Annotated[
     bool,
     typer.Option("--decoder-only", help="Stage autoencoder: keep the encoder and so the latents."),
@@ -91,6 +99,7 @@ def train(
     fetch_world: FetchOption = False,
     steps: StepsOption = None,
     resume: ResumeOption = False,
+    start_from: StartOption = None,
     decoder_only: DecoderOption = False,
     force: AnewOption = False,
     device: DeviceOption = "cpu",
@@ -117,6 +126,11 @@ def train(
             return
         if decoder_only and stage is not Stage.AUTOENCODER:
             raise UsageError(f"--decoder-only is for stage autoencoder, not {stage}")
+        if start_from is not None and (decoder_only or resume or stage is Stage.UPSAMPLER):
+            raise UsageError(
+                "--start-from is for a new run of stage autoencoder, base or fill",
+                hint="leave out --start-from: with --resume and --decoder-only a run goes on anyway",
+            )
         from dcgrid.runtime.device import choose_device
         from dcgrid.train.run import TrainJob
 
@@ -126,6 +140,7 @@ def train(
             out=out or Path("runs") / model,
             store=store,
             resume=resume,
+            start=start_from,
             decoder_only=decoder_only,
             device=choose_device(device),
         )

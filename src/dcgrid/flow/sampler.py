@@ -41,17 +41,6 @@ class SampleSettings:
     backbones trained with one time for all tokens."""
 
 
-def draw_noise(shape: tuple[int, ...], seed: int, *, device: torch.device | str = "cpu") -> Tensor:
-    """Return standard normal noise, float32: the same numbers on every device.
-
-    Args:
-        shape: B, K, C, F, Y, X.
-        seed: Any integer that torch takes.
-        device: Where the noise goes after it was made on the CPU.
-    """
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
-
-
 def combine_guidance(
     conditional_BKCFYX: Tensor,
     unconditional_BKCFYX: Tensor,
@@ -105,7 +94,7 @@ def sample(
     Args:
         velocity: The model, guidance and text included.
         cells_BKCFYX: Latents; given cells hold video, what filled cells hold is not read.
-        noise_BKCFYX: Standard normal noise, see `draw_noise`.
+        noise_BKCFYX: Standard normal noise, see `flow.noise.draw_noise`.
         fill_K: True where the model paints.
         settings: Schedule, solver, noise scale.
         on_step: Told of each finished step.

@@ -53,6 +53,8 @@ class ModelSpec:
     models that saw only dropped text in training."""
     cell_pitch: tuple[int, int] | None
     """Token rows and columns from one cell to the next; None: cells abut."""
+    noise_motion: tuple[tuple[int, float], ...]
+    """How the last channels of the noise move, see flow/noise.py; empty: all noise is white."""
     upsample: int
     """Factor of the upsampler after decoding; 1 is none."""
     license: str

@@ -15,7 +15,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from dcgrid.flow.sampler import SampleSettings, combine_guidance, draw_noise, sample
+from dcgrid.flow.noise import draw_noise
+from dcgrid.flow.sampler import SampleSettings, combine_guidance, sample
 from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
@@ -80,7 +81,12 @@ def fill_grid(
     latents_BCFYX = backbone.encode(to_model_range(given_THWC).to(settings.device)).float()
     cells_BKCFYX = torch.zeros(1, layout.count, *latents_BCFYX.shape[1:], device=settings.device)
     cells_BKCFYX[:, grid.given] = latents_BCFYX
-    noise_BKCFYX = draw_noise(tuple(cells_BKCFYX.shape), settings.seed, device=settings.device)
+    noise_BKCFYX = draw_noise(
+        tuple(cells_BKCFYX.shape),
+        settings.seed,
+        device=settings.device,
+        motion=backbone.spec.noise_motion,
+    )
     places = token_places(backbone.spec, layout, tuple(latents_BCFYX.shape[2:]))
     progress.start("sampling", grid.num_inference_steps)
     filled_BKCFYX = sample(

@@ -139,8 +139,12 @@ def fit_linear_path(
     phase: Phase,
     recipe: TrainRecipe,
     report: Callable[[str], None],
+    kept: int = 0,
 ) -> None:
-    """Fit the linear codec on blocks of drawn clips (principal components)."""
+    """Fit the linear codec on blocks of drawn clips (principal components).
+
+    The first `kept` channels, of an earlier edition, stay as they are.
+    """
     if model.linear is None:
         return
     generator = torch.Generator().manual_seed(recipe.seed + 1)
@@ -152,19 +156,20 @@ def fit_linear_path(
         total = total + blocks_NP.double().sum(0)
         outer = outer + (blocks_NP.T @ blocks_NP).double()
     mean_P = total / count
-    model.linear.fit(mean_P.float(), outer / count - torch.outer(mean_P, mean_P))
+    model.linear.fit(mean_P.float(), outer / count - torch.outer(mean_P, mean_P), kept)
     report(f"linear path fitted on {count} blocks")
 
 
 @torch.no_grad()
 def measure_latents(
-    model: Autoencoder, world: WorldClips, phase: Phase, recipe: TrainRecipe
+    model: Autoencoder, world: WorldClips, phase: Phase, recipe: TrainRecipe, kept: int = 0
 ) -> None:
     """Set `latent_mean`, `latent_scale` and `latent_spread` from drawn clips.
 
     The scale of a channel is the root of its spread, not the spread: channels that carry much of
     the picture stay the larger ones, so that an error in latents costs about what it costs in
     pixels. A common factor brings the mean square over channels to 1. Differs: docs/decisions/0002.
+    The first `kept` channels, of an earlier edition, keep their numbers, and its common factor holds.
     """
     generator = torch.Generator().manual_seed(recipe.seed + 2)
     latents = []
@@ -176,6 +181,9 @@ def measure_latents(
     spread_C = stacked_CN.std(dim=1).clamp_min(1e-4)
     scale_C = spread_C.sqrt()
     common = (spread_C / scale_C).pow(2).mean().sqrt()
-    model.latent_mean.copy_(stacked_CN.mean(dim=1))
-    model.latent_scale.copy_(scale_C * common)
-    model.latent_spread.copy_(spread_C / (scale_C * common))
+    if kept:
+        earlier_K = model.latent_scale[:kept]
+        common = (earlier_K / model.latent_spread[:kept]).mean().sqrt()
+    model.latent_mean[kept:] = stacked_CN.mean(dim=1)[kept:]
+    model.latent_scale[kept:] = (scale_C * common)[kept:]
+    model.latent_spread[kept:] = (spread_C / (scale_C * common))[kept:]

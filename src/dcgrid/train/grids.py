@@ -4,7 +4,7 @@
 one time, so that it knows panes in context as large video models do; no cell is ever given.
 `fill` trains a LoRA: given cells are clean at time 0 and out of the loss.
 
-Letters: B batch, K cells, C channels, F Y X latent frames/rows/columns.
+Letters: B batch, K cells, C channels, M moving channels of noise, F Y X latent frames/rows/columns.
 
 Paper: sec. 3.1 (flow matching), sec. 3.3 (Grid-Fill), sec. 8.
 """
@@ -39,6 +39,8 @@ class Batch:
 
     cells_BKCFYX: torch.Tensor
     """Clean latents."""
+    luck_BKMFYX: torch.Tensor
+    """The moving noise that each cell's effect was rendered from."""
     fill_BKF: torch.Tensor
     """True where the model paints and the loss counts."""
     rows: list[list[str]]
@@ -75,9 +77,10 @@ class GridStage:
         knobs = self.recipe.loss
         batch = self._batch(phase, generator)
         device = batch.cells_BKCFYX.device
-        times = TrainingTimes(shift=knobs["time_shift"]).draw(len(batch.cells_BKCFYX), generator)
-        time_BKF = flow_times(times.to(device), batch.fill_BKF)
+        time_BKF = flow_times(self._times(batch, generator).to(device), batch.fill_BKF)
         noise = torch.randn(batch.cells_BKCFYX.shape, generator=generator).to(device)
+        if moving := len(self.dit.config.noise_motion):
+            noise[:, :, -moving:] = batch.luck_BKMFYX
         noised = noisy(batch.cells_BKCFYX, noise, time_BKF, knobs["noise_scale"])
         places = token_places(batch.cells_BKCFYX, batch.layout, self.dit)
         with autocast(device, choose_dtype(self.recipe.precision, device)):
@@ -106,16 +109,24 @@ class GridStage:
         power_C = self.pool.autoencoder.latent_scale.square()
         return 1 - share + share * power_C / power_C.mean()
 
+    def _times(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        """Draw a flow time for each grid; some stand at 1, where a single step starts."""
+        grids = len(batch.cells_BKCFYX)
+        times_B = TrainingTimes(shift=self.recipe.loss["time_shift"]).draw(grids, generator)
+        at_noise_B = torch.rand(grids, generator=generator) < self.recipe.loss["noise_share"]
+        return times_B.masked_fill(at_noise_B, 1.0)
+
     def _batch(self, phase: Phase, generator: torch.Generator) -> Batch:
         knobs = self.recipe.loss
         fresh = 1 if chance(generator) < knobs["fresh"] else 0
         sets = self.pool.draw(phase, generator, fresh=fresh)
         single = chance(generator) < knobs["single_share"]
         layout = SINGLE if single else GRID
-        cells, rows, given = [], [], []
+        cells, luck, rows, given = [], [], [], []
         for panes in sets:
             chosen, given_K = self._choose(panes, layout, generator)
             cells.append(panes.latents_VCFYX[chosen])
+            luck.append(panes.luck_VMFYX[chosen])
             given.append(given_K)
             if chance(generator) < knobs["text_masking"]:
                 rows += [[""]] * layout.count
@@ -127,6 +138,7 @@ class GridStage:
         fill_BK = ~torch.tensor(given)
         return Batch(
             cells_BKCFYX=cells_BKCFYX,
+            luck_BKMFYX=torch.stack(luck),
             fill_BKF=spread_over_frames(fill_BK, cells_BKCFYX.shape[3]).to(cells_BKCFYX.device),
             rows=rows,
             layout=layout,

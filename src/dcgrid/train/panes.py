@@ -6,7 +6,7 @@ rest. All chance comes from one generator, so a seed fixes the run. A checkpoint
 only the random state that each set of the stock was rendered from: a resumed run renders a set
 again when it is drawn.
 
-Letters: V panes of a set, C channels, F Y X latent frames/rows/columns.
+Letters: V panes of a set, C channels, M moving channels of noise, F Y X latent frames/rows/columns.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,9 @@ import torch
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.runtime.device import autocast
 from dcgrid.train.settings import Phase
-from dcgrid.train.world.clips import WorldClip, WorldClips, chance, pick
+from dcgrid.train.world.clips import WorldClips, chance, pick
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
+from dcgrid.train.world.luck import RATE, draw_luck
 
 PANES = 5
 """Panes of a set: the clip as it is, and this many less one effects on it."""
@@ -32,6 +33,8 @@ class PaneSet:
 
     latents_VCFYX: torch.Tensor
     """Normalised latents; pane 0 is the clip as it is."""
+    luck_VMFYX: torch.Tensor
+    """The moving noise that each pane's effect was rendered from."""
     effects: tuple[str, ...]
     """Name of each pane's effect; "" for pane 0."""
     subject: str
@@ -111,17 +114,20 @@ class PanePool:
         names = [self.effects[pick(len(self.effects), generator)] for _ in range(PANES - 1)]
         if chance(generator) < 0.25:
             names[1] = names[0]  # users ask for one effect in several cells, too
-        clips = [drawn.clip_CTHW, *(self._with(n, drawn, generator) for n in names)]
+        seconds_T = torch.arange(frames, device=drawn.clip_CTHW.device) / RATE
+        luck = [draw_luck(drawn.clip_CTHW, seconds_T, generator) for _ in range(PANES)]
+        clips = [drawn.clip_CTHW]
+        for name, luck_MFYX in zip(names, luck[1:], strict=True):
+            clips.append(
+                render_effect(name, drawn.clip_CTHW, generator=generator, luck_MFYX=luck_MFYX)
+            )
         return PaneSet(
             latents_VCFYX=self._encode(clips),
+            luck_VMFYX=torch.stack(luck),
             effects=("", *names),
             subject=drawn.subject,
             motion=drawn.motion,
         )
-
-    @staticmethod
-    def _with(name: str, drawn: WorldClip, generator: torch.Generator) -> torch.Tensor:
-        return render_effect(name, drawn.clip_CTHW, generator=generator)
 
     @torch.no_grad()
     def _encode(self, clips: Sequence[torch.Tensor]) -> torch.Tensor:

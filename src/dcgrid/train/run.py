@@ -23,7 +23,7 @@ from dcgrid.models.native.config import PRESETS, NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
-from dcgrid.models.weights import load_weights, save_weights
+from dcgrid.models.weights import load_weights, read_weights, save_weights
 from dcgrid.recipes import load_effect, load_layout
 from dcgrid.train.captions import Captions
 from dcgrid.train.checkpoint import TrainState, remove_leftovers
@@ -34,11 +34,12 @@ from dcgrid.train.lock import run_lock
 from dcgrid.train.loop import LoopOptions, Progress, train
 from dcgrid.train.panes import PanePool
 from dcgrid.train.settings import TrainRecipe
+from dcgrid.train.start import start_adapter_from, start_from
 from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.effects import EFFECT_NAMES
 from dcgrid.train.world.store import WorldStore
 
-FILL_TARGETS = ("query", "key", "value", "out", "gate", "mlp_in", "mlp_out", "modulation")
+FILL_TARGETS = ("query", "key", "value", "out", "gate", "luck", "mlp_in", "mlp_out", "modulation")
 """Layers that the Grid-Fill LoRA acts on: all of attention, MLP, modulation and peer head."""
 
 
@@ -56,6 +57,8 @@ class TrainJob:
     """Folder of the world's pictures."""
     resume: bool = False
     """Go on from the last checkpoint."""
+    start: Path | None = None
+    """Folder of an earlier edition's weights to start from; None: random ones."""
     decoder_only: bool = False
     """Stage `autoencoder`: keep encoder and latents as they are."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -144,9 +147,10 @@ def _run_autoencoder(job: TrainJob, config: NativeConfig, reporter: Reporter) ->
     if job.decoder_only or (job.resume and path.is_file()):
         load_weights(path, model)  # resumed: the checkpoint then says it exactly
     elif not job.resume:
-        fit_linear_path(model, world, job.recipe.phases[0], job.recipe, reporter.say)
+        kept = _start_autoencoder(job, model)
+        fit_linear_path(model, world, job.recipe.phases[0], job.recipe, reporter.say, kept)
         if not config.autoencoder.deep_encoder:
-            measure_latents(model, world, job.recipe.phases[-1], job.recipe)
+            measure_latents(model, world, job.recipe.phases[-1], job.recipe, kept)
             facts = {"model": job.model, "stage": "autoencoder", "steps": "0"}
             save_weights(path, model.state_dict(), facts, torch.bfloat16)
     stage = AutoencoderStage(model, world, job.recipe, decoder_only=job.decoder_only)
@@ -158,6 +162,40 @@ def _run_autoencoder(job: TrainJob, config: NativeConfig, reporter: Reporter) ->
     return path
 
 
+def _start_autoencoder(job: TrainJob, model: Autoencoder) -> int:
+    """Load an earlier edition, if one is named; return how many latent channels stay as they are.
+
+    Raises:
+        WeightsError: The file is missing or damaged, does not fit, or has a deep encoder.
+    """
+    if job.start is None:
+        return 0
+    path = job.start / "autoencoder.safetensors"
+    if model.encoder is not None:
+        raise WeightsError(
+            f"--start-from: {job.model} has a deep encoder, whose latents all change"
+        )
+    start_from(path, model)
+    tensors, _ = read_weights(path)
+    return len(tensors["latent_mean"])
+
+
+def _start_base(
+    folder: Path, words: tuple[str, ...], dit: DiT, text: TextEncoder, reporter: Reporter
+) -> None:
+    """Load the transformer and text encoder of an earlier edition.
+
+    Raises:
+        WeightsError: A file is missing or damaged, does not fit, or is of another vocabulary.
+    """
+    _, facts = read_weights(folder / "text.safetensors")
+    if facts.get("vocabulary") != list(words):
+        raise WeightsError(f"the text encoder in {folder} knows other words than today's captions")
+    start_from(folder / "text.safetensors", text)
+    fresh = start_from(folder / "dit.safetensors", dit)
+    reporter.say(f"started from {folder}; {fresh} tensors are new")
+
+
 def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     """Train transformer and text encoder together; two files."""
     world = WorldClips(WorldStore(job.store), job.device)
@@ -166,6 +204,8 @@ def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
         raise WeightsError(f"{job.model} has no text encoder of its own to train")
     text = TextEncoder(config.text, WordTokenizer(words)).to(job.device)
     dit = DiT(config.dit).to(job.device)
+    if job.start is not None and not job.resume:
+        _start_base(job.start, words, dit, text, reporter)
     trained = {f"text.{n}": p for n, p in text.named_parameters()}
     trained |= {f"dit.{n}": p for n, p in dit.named_parameters()}
     autoencoder = _autoencoder(job, config)
@@ -207,6 +247,9 @@ def _run_fill(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
         recipe="fill.toml",
     )
     attach_adapter(dit, spec, seed=job.recipe.seed)
+    if job.start is not None and not job.resume:
+        fresh = start_adapter_from(job.start / FILL_NAME, dit)
+        reporter.say(f"adapter started from {job.start}; {fresh} layers are new")
     dit.to(job.device).train()
     trained = {n: p for n, p in dit.named_parameters() if p.requires_grad}
     pool = PanePool(WorldClips(WorldStore(job.store), job.device), _autoencoder(job, config))

@@ -26,7 +26,10 @@ MAX_BYTES = 256 * 1024
 """Largest recipe file that is read."""
 
 _PIXEL_KEYS = ("squared", "absolute", "differences", "effect_share")
-_GRID_KEYS = ("noise_scale", "time_shift", "text_masking", "single_share", "fresh", "pixel_weight")
+_GRID_KEYS = (
+    "noise_scale", "time_shift", "noise_share", "text_masking", "single_share", "fresh",
+    "pixel_weight",
+)  # fmt: skip
 LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "autoencoder": (*_PIXEL_KEYS, "kl", "latent_noise", "fit_batches"),

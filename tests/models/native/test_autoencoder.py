@@ -228,6 +228,25 @@ def test_fitted_latents_are_centred_and_not_correlated() -> None:
     assert (spread_C[:-1] >= spread_C[1:]).all()
 
 
+def test_a_linear_path_grows_without_touching_what_it_had() -> None:
+    """Two channels kept, four fitted anew: as good as six fitted together, if the two are best."""
+    path = linear_path()
+    clips = moving_clips(path)
+    rows_MP = path.blocks(clips).flatten(0, 3)
+    mean_P, covariance_PP = rows_MP.mean(0), torch.cov(rows_MP.T, correction=0)
+    path.fit(mean_P, covariance_PP)
+    best_MP = path.to_pixels(path.to_latents(rows_MP))
+    held = path.to_latents.weight[:2].clone(), path.to_pixels.weight[:, :2].clone()
+    for weight in (path.to_latents.weight[2:], path.to_pixels.weight[:, 2:]):
+        weight.normal_()
+    path.fit(mean_P + 0.1, covariance_PP, kept=2)
+    assert torch.equal(path.to_latents.weight[:2], held[0])
+    assert torch.equal(path.to_pixels.weight[:, :2], held[1])
+    torch.testing.assert_close(
+        path.to_pixels(path.to_latents(rows_MP)), best_MP, rtol=1e-3, atol=1e-3
+    )
+
+
 def test_linear_path_keeps_everything_with_as_many_channels_as_pixels() -> None:
     path = linear_path(channels=3 * 4 * 4 * 4)
     clips = moving_clips(path)

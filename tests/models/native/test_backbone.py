@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcgrid.flow.sampler import SampleSettings, draw_noise, sample, with_guidance
+from dcgrid.flow.noise import draw_noise
+from dcgrid.flow.sampler import SampleSettings, sample, with_guidance
 from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape

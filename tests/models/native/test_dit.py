@@ -24,6 +24,13 @@ CONFIGS = {
     "peers": replace(SMALL, cell_attention=True, place_embedding=True),
     "text": replace(SMALL, text_modulation=True, time_width=24),
     "peer_head": replace(SMALL, peer_head=True, patch=(1, 2, 2), prediction="mixture"),
+    "noise": replace(
+        SMALL,
+        peer_head=True,
+        patch=(1, 2, 2),
+        prediction="mixture",
+        noise_motion=((2, 0.0), (-1, 1.5)),
+    ),
     "self_conditioning": replace(SMALL, self_conditioning=True, heads=4),
     "long_patches": replace(SMALL, patch=(2, 1, 2)),
 }
@@ -158,6 +165,11 @@ def plain_grid(case: Case, b: int) -> Tensor:
         inputs = inputs * gain_KCF[..., None, None]
     patches = torch.stack([inputs[t.cell][(slice(None), *t.where)].reshape(-1) for t in tokens])
     stream = linear(dit.patch_in, patches)
+    luck = torch.zeros(())
+    if dit.noise_reader is not None:
+        assert dit.noise_in is not None
+        luck = plain_luck(dit, tokens, cells, case.time_BKF[b])
+        stream = stream + linear(dit.noise_in, luck)
     if dit.place_in is not None:
         stream = stream + linear(dit.place_in, plain_places(tokens, case.shape))
     time = torch.stack([case.time_BKF[b, t.cell, t.frame] for t in tokens])
@@ -184,7 +196,7 @@ def plain_grid(case: Case, b: int) -> Tensor:
     hidden = plain_norm(stream) * (1 + scale) + shift
     stream = linear(dit.patch_out, hidden)
     if dit.peer_head is not None:
-        stream = stream + plain_head(dit.peer_head, hidden, patches, same_SS)
+        stream = stream + plain_head(dit.peer_head, hidden, patches, same_SS, luck)
     predicted = torch.zeros_like(cells)
     for token, values in zip(tokens, stream, strict=True):
         target = predicted[token.cell][(slice(None), *token.where)]
@@ -208,11 +220,45 @@ def plain_pool(pool: TextPool, text: CellText, b: int, cell: int) -> Tensor:
     return linear(pool.out, (weights[:, None] * words).sum(0, keepdim=True) / weights.sum())[0]
 
 
-def plain_head(head: PeerHead, hidden: Tensor, patches: Tensor, same: Tensor) -> Tensor:
+def plain_luck(dit: DiT, tokens: list[Token], cells: Tensor, time_KF: Tensor) -> Tensor:
+    """Sum, latent by latent, over the window around each token, mirrored at the cell's edges."""
+    reader = dit.noise_reader
+    assert reader is not None
+    moving = len(dit.config.noise_motion)
+    spread_M = dit.latent_spread[-moving:]
+    rows, columns = cells.shape[3:]
+    sums = []
+    for token in tokens:
+        f, top, left = token.inside[0], token.where[1].start, token.where[2].start
+        t = time_KF[token.cell, f]
+        share_M = t / ((spread_M * (1 - t)) ** 2 + t**2)
+        total = reader.around.bias
+        for i in range(8):
+            for j in range(4):
+                y, x = mirror(top - 3 + i, rows), mirror(left - 1 + j, columns)
+                noise_M = cells[token.cell, -moving:, f, y, x] * share_M
+                hidden = reader.each.weight[:, :, 0, 0, 0] @ noise_M + reader.each.bias
+                hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+                said = reader.each_out.weight[:, :, 0, 0, 0] @ hidden + reader.each_out.bias
+                total = total + reader.around.weight[:, :, 0, i, j] @ said
+        sums.append(total)
+    return torch.stack(sums)
+
+
+def mirror(index: int, size: int) -> int:
+    index = abs(index)
+    return index if index < size else 2 * (size - 1) - index
+
+
+def plain_head(
+    head: PeerHead, hidden: Tensor, patches: Tensor, same: Tensor, luck: Tensor
+) -> Tensor:
     query = plain_rms(linear(head.query, hidden), head.query_norm.gain)
     key = plain_rms(linear(head.key, hidden), head.key_norm.gain)
     scores = 4 * (query @ key.T) / math.sqrt(query.shape[1])
     taken = scores.masked_fill(~same, -math.inf).softmax(-1) @ linear(head.value, patches)
+    if head.luck is not None:
+        taken = taken + linear(head.luck, luck)
     return linear(head.out, linear(head.gate, hidden) * taken)
 
 
@@ -252,13 +298,20 @@ def plain_attention(
 
 
 def plain_places(tokens: list[Token], shape: TokenShape) -> Tensor:
-    """Sines, then cosines, of four octaves of frame / 8 and of the middle of row and column."""
+    """Sines, then cosines, of four octaves of frame / 8 and of the middle of row and column;
+    then the same of the way from the cell's middle, over twice its shorter side."""
     rows = []
+    twice = 2 * min(shape.rows, shape.cols)
     for token in tokens:
         f, y, x = token.inside
-        spots = (f / 8, (y + 0.5) / shape.rows, (x + 0.5) / shape.cols)
-        angles = [math.pi * spot * 2**octave for spot in spots for octave in range(4)]
-        rows.append([math.sin(a) for a in angles] + [math.cos(a) for a in angles])
+        row = []
+        for spots in (
+            (f / 8, (y + 0.5) / shape.rows, (x + 0.5) / shape.cols),
+            ((y + 0.5 - shape.rows / 2) / twice, (x + 0.5 - shape.cols / 2) / twice),
+        ):
+            angles = [math.pi * spot * 2**octave for spot in spots for octave in range(4)]
+            row += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+        rows.append(row)
     return torch.tensor(rows).double()
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dcgrid.flow.path import noisy, velocity_target
-from dcgrid.models.native.signals import linear_guess, velocity_of_mixture
+from dcgrid.models.native.signals import linear_guess, noise_guess, velocity_of_mixture
 
 SPREAD_C = torch.tensor([3.0, 1.0, 0.4]).double()
 
@@ -63,3 +63,18 @@ def test_the_guess_that_a_network_is_shown_is_the_best_linear_one() -> None:
     velocity = velocity_of_mixture(noisy_cells, nothing, time, SPREAD_C)
     guess = noisy_cells - time[:, :, None, :, None, None] * velocity
     torch.testing.assert_close(linear_guess(noisy_cells, time, SPREAD_C), guess)
+
+
+def test_the_guess_of_the_noise_is_the_best_linear_one() -> None:
+    """What it misses is not correlated with the input; at noise and at data it is exact."""
+    generator = torch.Generator().manual_seed(8)
+    data, noise = torch.randn(2, 1, 1, 3, 1, 300, 300, generator=generator).double()
+    data = data * SPREAD_C.reshape(3, 1, 1, 1)
+    for t in (0.2, 0.6, 0.9):
+        time = torch.full((1, 1, 1), t).double()
+        mixed = (1 - t) * data + t * noise
+        missed = noise_guess(mixed, time, SPREAD_C) - noise
+        assert (missed * mixed).mean((0, 1, 3, 4, 5)).abs().max() < 0.02
+    one, zero = torch.ones(1, 1, 1).double(), torch.zeros(1, 1, 1).double()
+    assert torch.equal(noise_guess(noise, one, SPREAD_C), noise)
+    assert not noise_guess(data, zero, SPREAD_C).any()

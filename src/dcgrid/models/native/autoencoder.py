@@ -270,16 +270,26 @@ class LinearPath(nn.Module):
         return video[:, :, self.stride_T - 1 :]
 
     @torch.no_grad()
-    def fit(self, mean_P: torch.Tensor, covariance_PP: torch.Tensor) -> None:
-        """Set both maps to the principal components of blocks with this mean and covariance."""
-        _, vectors_PP = torch.linalg.eigh(covariance_PP.double())
-        channels = self.to_latents.out_features
-        basis_PC = vectors_PP.flip(1)[:, :channels].to(self.to_latents.weight.dtype)
+    def fit(self, mean_P: torch.Tensor, covariance_PP: torch.Tensor, kept: int = 0) -> None:
+        """Set both maps to the principal components of blocks with this mean and covariance.
+
+        The first `kept` channels stay as they are, with their mean; the others become the principal
+        components of what those leave.
+        """
+        covariance_PP = covariance_PP.double()
         # An orthonormal basis over blocks of P pixels; divided so that latents are of order 1.
-        spread = basis_PC.shape[0] ** 0.5 / 8
-        self.to_latents.weight.copy_(basis_PC.T / spread)
-        self.to_latents.bias.copy_(-(basis_PC.T @ mean_P) / spread)
-        self.to_pixels.weight.copy_(basis_PC * spread)
+        spread = covariance_PP.shape[0] ** 0.5 / 8
+        if kept:
+            mean_P = self.to_pixels.bias.detach().clone()
+            held_PK, _ = torch.linalg.qr(self.to_pixels.weight[:, :kept].double())
+            left_PP = torch.eye(len(held_PK), dtype=torch.double) - held_PK @ held_PK.T
+            covariance_PP = left_PP @ covariance_PP @ left_PP
+        _, vectors_PP = torch.linalg.eigh(covariance_PP)
+        channels = self.to_latents.out_features - kept
+        basis_PC = vectors_PP.flip(1)[:, :channels].to(self.to_latents.weight.dtype)
+        self.to_latents.weight[kept:] = basis_PC.T / spread
+        self.to_latents.bias[kept:] = -(basis_PC.T @ mean_P) / spread
+        self.to_pixels.weight[:, kept:] = basis_PC * spread
         self.to_pixels.bias.copy_(mean_P)
 
 

@@ -6,6 +6,17 @@ and exists for fast tests only.
 
 from dataclasses import dataclass
 
+MOVING_NOISE: tuple[tuple[int, float], ...] = (
+    *3 * ((4, 0.0),),
+    *3 * ((2, 0.0),),
+    *3 * ((1, 0.0),),
+    *3 * ((-2, 0.0),),
+    (-1, 2.4),
+    (-2, 1.0),
+)
+"""How the last channels of `mini`'s noise move (see flow/noise.py): numbers that fall fast, slower
+and slowly, numbers that rise, two smooth fields that rise. Differs: docs/decisions/0009."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoencoderConfig:
@@ -86,6 +97,9 @@ class DiTConfig:
     peer_head: bool = False
     """True: the output also reads the input tokens at the same place of all cells.
     Differs: docs/decisions/0007."""
+    noise_motion: tuple[tuple[int, float], ...] = ()
+    """How the last channels of the noise move, and that the network sees this noise. Empty: noise
+    is white, and seen only where it says something of the data. Differs: docs/decisions/0009."""
     place_embedding: bool = False
     """True: tokens are told where in their cell they stand. Differs: docs/decisions/0007."""
     time_width: int | None = None
@@ -165,7 +179,7 @@ MINI = NativeConfig(
         decoder_blocks=(2, 3, 3),
         stride_T=(2, 2, 1),
         stride_HW=(2, 1, 1),
-        latent_channels=32,
+        latent_channels=48,
         input_patch=4,
         padding="zeros",
         adaptive_norm=False,
@@ -173,7 +187,7 @@ MINI = NativeConfig(
         deep_encoder=False,
     ),
     dit=DiTConfig(
-        latent_channels=32,
+        latent_channels=48,
         width=256,
         blocks=8,
         heads=2,
@@ -182,6 +196,7 @@ MINI = NativeConfig(
         cell_attention=True,
         text_modulation=True,
         peer_head=True,
+        noise_motion=MOVING_NOISE,
         place_embedding=True,
         time_width=96,
         cell_pitch=16,

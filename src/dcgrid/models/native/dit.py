@@ -20,10 +20,12 @@ from dcgrid.models.base import CellText, TokenPlaces
 from dcgrid.models.native.attention import axis_frequencies, rotary_tables
 from dcgrid.models.native.config import DiTConfig
 from dcgrid.models.native.layers import (
+    NOISE_WIDTH,
     CellAttention,
     Context,
     GridAttention,
     GridShape,
+    NoiseReader,
     PeerHead,
     TextAttention,
     TextPool,
@@ -33,6 +35,7 @@ from dcgrid.models.native.signals import (
     TIME_CHANNELS,
     embed_time,
     linear_guess,
+    noise_guess,
     place_features,
     velocity_of_mixture,
 )
@@ -123,6 +126,8 @@ class DiT(nn.Module):
         inputs = config.latent_channels * (2 if config.self_conditioning else 1)
         volume = math.prod(config.patch)
         self.patch_in = nn.Linear(inputs * volume, width)
+        self.noise_reader = NoiseReader(config) if config.noise_motion else None
+        self.noise_in = nn.Linear(NOISE_WIDTH, width) if config.noise_motion else None
         self.place_in = nn.Linear(PLACE_CHANNELS, width) if config.place_embedding else None
         time_width = config.time_width or width
         self.time_in = nn.Linear(TIME_CHANNELS, time_width)
@@ -132,9 +137,14 @@ class DiT(nn.Module):
         self.patch_out = nn.Linear(width, config.latent_channels * volume)
         self.text_pool = TextPool(config) if config.text_modulation else None
         self.peer_head = PeerHead(config) if config.peer_head else None
+        if config.noise_motion and config.prediction != "mixture":
+            raise ValueError("noise that moves needs the spread of latents: prediction mixture")
         if config.prediction == "mixture":
             self.register_buffer("latent_spread", torch.ones(config.latent_channels))
-        for layer in (self.modulation, self.patch_out):
+        quiet = [self.modulation, self.patch_out]
+        if self.noise_in is not None:
+            quiet.append(self.noise_in)
+        for layer in quiet:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         self.frequencies = axis_frequencies(
@@ -173,6 +183,8 @@ class DiT(nn.Module):
         patches_BSD = self._to_tokens(inputs)
         tokens_BSD = self.patch_in(patches_BSD)
         context = self._context(cells_BKCFYX, time_BKF, text, places, route_KA)
+        if self.noise_in is not None:
+            tokens_BSD = tokens_BSD + self.noise_in(context.luck_BSD)
         if self.place_in is not None:
             features = place_features(context.shape.token_size, tokens_BSD.device)
             placed = self.place_in(features.to(self.place_in.weight.dtype))
@@ -222,7 +234,18 @@ class DiT(nn.Module):
             text_BKLE=text.tokens_BKLE,
             valid_BKL=text.valid_BKL,
             route_KA=route_KA,
+            luck_BSD=self._luck(cells_BKCFYX, time_BKF),
         )
+
+    def _luck(self, cells_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> torch.Tensor | None:
+        """Return what the moving noise in the cells says, where the model looks at it."""
+        if self.noise_reader is None:
+            return None
+        moving = len(self.config.noise_motion)
+        last_BKMFYX = cells_BKCFYX[:, :, -moving:]
+        guess = noise_guess(last_BKMFYX, time_BKF, self.latent_spread[-moving:])
+        luck_BSD: torch.Tensor = self.noise_reader(guess)
+        return luck_BSD
 
     def _to_tokens(self, cells_BKCFYX: torch.Tensor) -> torch.Tensor:
         p_f, p_y, p_x = self.config.patch

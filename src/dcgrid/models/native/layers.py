@@ -1,6 +1,6 @@
-"""What tokens read: the whole grid, the same place of other cells, their cell's text.
+"""What tokens read: the whole grid, the same place of other cells, their cell's text, the noise.
 
-Letters: B batch, K cells, S tokens, D width, N heads, P head width, L text tokens, E text width,
+Letters: B batch, K cells, M moving channels of noise, S tokens, D width, N heads, P head width, L text tokens, E text width,
 U distinct flow times, A adapters. Tokens are cell-major, b (k f y x) d.
 
 Paper: sec. 8, Table 5.
@@ -10,12 +10,16 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
 from dcgrid.models.linear import CellLinear
 from dcgrid.models.native.attention import HeadNorm, attend, attend_in_window, rotate
 from dcgrid.models.native.config import DiTConfig
+
+NOISE_WIDTH = 96
+"""Channels in which a token carries what the noise around it says."""
 
 PEER_SHARPNESS = 4.0
 """Factor on the scores of cell attention: normed queries and keys alone could not choose one of
@@ -52,6 +56,8 @@ class Context:
     text_BKLE: torch.Tensor
     valid_BKL: torch.Tensor
     route_KA: torch.Tensor | None
+    luck_BSD: torch.Tensor | None = None
+    """What the noise around each token says, NOISE_WIDTH channels; None: it is not looked at."""
 
 
 class GridAttention(nn.Module):
@@ -175,13 +181,54 @@ class TextPool(nn.Module):
         return out
 
 
+class NoiseReader(nn.Module):
+    """What the moving noise around each token says: where drops are, where smoke is thick.
+
+        noise at each latent -> two small layers -> sum over the latents around the token
+
+    The sum is linear because drops add up; the layers before it turn three numbers of a latent into
+    whether it has a drop and where.
+
+    Differs: docs/decisions/0009.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        _, p_y, p_x = config.patch
+        self.each = nn.Conv3d(len(config.noise_motion), 96, 1)
+        self.each_out = nn.Conv3d(96, 32, 1)
+        # A streak reaches further up and down than sideways.
+        reach_y, reach_x = 3, 1
+        self.pad = (reach_x, reach_x, reach_y, reach_y, 0, 0)
+        self.around = nn.Conv3d(
+            32,
+            NOISE_WIDTH,
+            (1, p_y + 2 * reach_y, p_x + 2 * reach_x),
+            stride=(1, p_y, p_x),
+        )
+
+    def forward(self, noise_BKMFYX: torch.Tensor) -> torch.Tensor:
+        """Return NOISE_WIDTH channels for each token, BSD."""
+        batch = noise_BKMFYX.shape[0]
+        each = self.each_out(F.gelu(self.each(noise_BKMFYX.flatten(0, 1))))
+        around = self.around(_mirrored(each, self.pad))
+        return rearrange(around, "(b k) d f y x -> b (k f y x) d", b=batch)
+
+
+def _mirrored(video_BCFYX: torch.Tensor, pad: tuple[int, ...]) -> torch.Tensor:
+    """Pad with a mirror image, or with the edge where the picture is too small for one."""
+    small = min(video_BCFYX.shape[-2:]) <= max(pad)
+    return F.pad(video_BCFYX, pad, "replicate" if small else "reflect")
+
+
 class PeerHead(nn.Module):
     """What a cell's output takes straight from the input tokens at the same place of all cells.
 
-        out = project( gate(hidden) * sum over cells k of share_k * value(input_k) )
+        out = project( gate(hidden) * (sum over cells k of share_k * value(input_k) + luck) )
 
     A change of tone is a product of the given clip and a factor that depends on effect and place.
-    The input comes here unspoilt by norms and by what the blocks need their width for.
+    The input comes here unspoilt by norms and by what the blocks need their width for, and so does
+    what the noise says of drops (docs/decisions/0009).
 
     Differs: docs/decisions/0007.
     """
@@ -195,10 +242,13 @@ class PeerHead(nn.Module):
         self.value = nn.Linear(patch, width)
         self.gate = nn.Linear(width, width)
         self.out = nn.Linear(width, patch)
+        self.luck = nn.Linear(NOISE_WIDTH, width) if config.noise_motion else None
         self.query_norm = HeadNorm(narrow)
         self.key_norm = HeadNorm(narrow)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for layer in (self.out, self.luck):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def forward(
         self, hidden_BSD: torch.Tensor, patches_BSD: torch.Tensor, context: Context
@@ -209,6 +259,8 @@ class PeerHead(nn.Module):
         key = self.key_norm(_by_place(self.key(hidden_BSD), cells))
         taken = _take(query, key, _by_place(self.value(patches_BSD), cells))
         taken_BSD = rearrange(taken, "(b s) k d -> b (k s) d", b=hidden_BSD.shape[0])
+        if self.luck is not None and context.luck_BSD is not None:
+            taken_BSD = taken_BSD + self.luck(context.luck_BSD)
         out: torch.Tensor = self.out(taken_BSD * self.gate(hidden_BSD))
         return out
 

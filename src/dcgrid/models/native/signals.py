@@ -9,8 +9,8 @@ import math
 import torch
 from einops import rearrange
 
-PLACE_CHANNELS = 24
-"""Sines and cosines, 4 rates, 3 axes."""
+PLACE_CHANNELS = 40
+"""Sines and cosines, 4 rates, 5 axes."""
 TIME_CHANNELS = 256
 """Width of the sinusoidal embedding of flow time."""
 
@@ -26,19 +26,24 @@ def embed_time(time_U: torch.Tensor) -> torch.Tensor:
 def place_features(size_FYX: tuple[int, int, int], device: torch.device) -> torch.Tensor:
     """Return where in its cell each token of one cell stands, shape (F Y X) PLACE_CHANNELS.
 
-    Sines and cosines of rows and columns over the cell's height and width, so that the left edge
-    is the left edge in cells of every size, and of latent frames.
+    Sines and cosines of latent frames; of rows and columns over the cell's height and width, so
+    that the left edge is the left edge in cells of every size; and of their distance from the
+    middle over the shorter side, in which a round light is round in cells of every shape.
     """
     frames, rows, columns = size_FYX
-    axes = (
-        torch.arange(frames, device=device) / 8,
-        (torch.arange(rows, device=device) + 0.5) / rows,
-        (torch.arange(columns, device=device) + 0.5) / columns,
-    )
-    grid_S3 = torch.cartesian_prod(*axes).reshape(-1, 3)
-    rates = math.pi * 2.0 ** torch.arange(PLACE_CHANNELS // 6, device=device)
-    angles = (grid_S3[:, :, None] * rates).flatten(1)
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+    row = torch.arange(rows, device=device) + 0.5
+    column = torch.arange(columns, device=device) + 0.5
+    shares = (torch.arange(frames, device=device) / 8, row / rows, column / columns)
+    short = min(rows, columns)
+    lengths = ((row - rows / 2) / (2 * short), (column - columns / 2) / (2 * short))
+    grid_S3 = torch.cartesian_prod(*shares).reshape(-1, 3)
+    plane_N2 = torch.cartesian_prod(*lengths).reshape(-1, 2)
+    rates = math.pi * 2.0 ** torch.arange(4, device=device)
+    parts = []
+    for places in (grid_S3, plane_N2.repeat(frames, 1)):
+        angles = (places[:, :, None] * rates).flatten(1)
+        parts += [angles.sin(), angles.cos()]
+    return torch.cat(parts, dim=1)
 
 
 def linear_guess(
@@ -54,6 +59,20 @@ def linear_guess(
     """
     time, spread, power = _powers(time_BKF, spread_C)
     return noisy_BKCFYX * (spread.square() * (1 - time) / power)
+
+
+def noise_guess(
+    noisy_BKCFYX: torch.Tensor, time_BKF: torch.Tensor, spread_C: torch.Tensor
+) -> torch.Tensor:
+    """Return the best linear guess of the noise in x_t: the noise itself at t = 1, 0 at t = 0.
+
+    Data of spread s (one number a channel) and noise of unit spread share what x_t holds:
+    t x_t / p with p as in `velocity_of_mixture`.
+
+    Differs: docs/decisions/0009.
+    """
+    time, _, power = _powers(time_BKF, spread_C)
+    return noisy_BKCFYX * (time / power)
 
 
 def velocity_of_mixture(

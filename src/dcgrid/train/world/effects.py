@@ -11,9 +11,10 @@ from types import MappingProxyType
 import torch
 
 from dcgrid.train.world import effects_elements, effects_light, effects_weather
+from dcgrid.train.world.luck import Luck, draw_luck
 
 _ToneRenderer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-_ChanceRenderer = Callable[[torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
+_ChanceRenderer = Callable[[torch.Tensor, Luck], torch.Tensor]
 
 _TONE: MappingProxyType[str, _ToneRenderer] = MappingProxyType(
     {
@@ -51,7 +52,12 @@ DETERMINISTIC: frozenset[str] = frozenset(_TONE)
 
 
 def render_effect(
-    name: str, clip_CTHW: torch.Tensor, *, generator: torch.Generator, fps: float = 12.0
+    name: str,
+    clip_CTHW: torch.Tensor,
+    *,
+    generator: torch.Generator,
+    fps: float = 12.0,
+    luck_MFYX: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Render an effect onto a clip.
 
@@ -60,6 +66,7 @@ def render_effect(
         clip_CTHW: RGB clip, float, in [0, 1], C = 3, at least one frame and 8 pixels a side.
         generator: The only source of chance; the same state gives the same clip.
         fps: Frames per second of the clip; > 0. Speeds are per second.
+        luck_MFYX: Where drops, flakes and puffs are; None: drawn with the generator.
 
     Returns:
         The clip with the effect, same shape, dtype and device, in [0, 1].
@@ -78,5 +85,8 @@ def render_effect(
     if name in _TONE:
         rendered_CTHW = _TONE[name](work_CTHW, seconds_T)
     else:
-        rendered_CTHW = _CHANCE[name](work_CTHW, seconds_T, generator)
+        if luck_MFYX is None:
+            luck_MFYX = draw_luck(work_CTHW, seconds_T, generator)
+        luck = Luck(values_MFYX=luck_MFYX, seconds_T=seconds_T, like=work_CTHW)
+        rendered_CTHW = _CHANCE[name](work_CTHW, luck)
     return rendered_CTHW.clamp(0, 1).to(clip_CTHW.dtype)

@@ -1,19 +1,16 @@
-"""Building blocks of the rendered effects: positions, tone, soft noise, particles.
+"""Building blocks of the rendered effects: positions and tone.
 
-Letters: C channels, T H W pixel frames/height/width, N particles. All lengths are in *units* of the
+Letters: C channels, T H W pixel frames/height/width. All lengths are in *units* of the
 short side of the picture, so that a rain streak or a puff of smoke covers the same share of the
 scene at every resolution.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
-NOISE_ROWS = 48
-"""Samples of a noise field along the short side; noise is soft, so few are enough."""
 
 
 def luma(clip_CTHW: torch.Tensor) -> torch.Tensor:
@@ -97,79 +94,3 @@ def uniform(
     """Draw from [low, high) with the generator and bring the numbers to `like`'s device."""
     drawn = torch.rand(tuple(shape), generator=generator, device=generator.device)
     return (low + (high - low) * drawn).to(device=like.device, dtype=like.dtype)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drift:
-    """How a noise field looks and moves."""
-
-    scale: float
-    """Blobs of the coarsest octave along the short side."""
-    velocity: tuple[float, float]
-    """Down and right, in units per second."""
-    churn: float
-    """How many times a second the pattern renews itself."""
-    octaves: int = 3
-    """Each octave has twice the detail and half the weight."""
-    warp: float = 0.0
-    """How far, in units, the coarsest blobs pull the finer ones into wisps."""
-
-
-def drifting_noise(
-    generator: torch.Generator, seconds_T: torch.Tensor, like: torch.Tensor, drift: Drift
-) -> torch.Tensor:
-    """Render animated fractal noise of shape THW with values around 0.5, within [0, 1]."""
-    tall, wide = extent(like)
-    rows, columns = round(NOISE_ROWS * tall), round(NOISE_ROWS * wide)
-    y = torch.linspace(0, tall, rows, device=like.device)[None, :, None]
-    x = torch.linspace(0, wide, columns, device=like.device)[None, None, :]
-    time = seconds_T[:, None, None]
-    y, x = y - drift.velocity[0] * time, x - drift.velocity[1] * time
-    total, weight_sum = torch.zeros((), device=like.device), 0.0
-    for octave in range(drift.octaves):
-        detail, weight = drift.scale * 2**octave, 0.55**octave
-        shape = (y + x).shape
-        coordinates = torch.stack(
-            ((x * detail).expand(shape), (y * detail).expand(shape),
-             (time * drift.churn * 1.5**octave).expand(shape)), dim=-1)  # fmt: skip
-        layer = _value_noise(generator, coordinates)
-        if octave == 0 and drift.warp:
-            pull = _value_noise(generator, coordinates)
-            y, x = y + (layer - 0.5) * drift.warp, x + (pull - 0.5) * drift.warp
-        total, weight_sum = total + layer * weight, weight_sum + weight
-    fine = functional.interpolate(
-        (total / weight_sum)[None], size=like.shape[-2:], mode="bilinear", align_corners=False
-    )
-    return fine[0]
-
-
-def _value_noise(generator: torch.Generator, coordinates_THW3: torch.Tensor) -> torch.Tensor:
-    """Sample random lattice values, smoothly interpolated, at (x, y, time) in lattice steps."""
-    shifted = coordinates_THW3 - coordinates_THW3.amin(dim=(0, 1, 2))
-    cell = shifted.floor()
-    part = shifted - cell
-    smooth = cell + part * part * (3 - 2 * part)
-    steps = [int(edge) + 2 for edge in shifted.amax(dim=(0, 1, 2)).tolist()]
-    lattice = uniform(generator, (1, 1, steps[2], steps[1], steps[0]), coordinates_THW3, 0, 1)
-    last = torch.tensor([step - 1 for step in steps], device=smooth.device)
-    place = 2 * smooth / last - 1
-    return functional.grid_sample(lattice, place[None], mode="bilinear", align_corners=True)[0, 0]
-
-
-def splat(
-    y_TN: torch.Tensor,
-    x_TN: torch.Tensor,
-    weight_TN: torch.Tensor,
-    radius_N: torch.Tensor,
-    like: torch.Tensor,
-) -> torch.Tensor:
-    """Draw N soft round dots on each frame and return their sum, shape THW.
-
-    Positions and radii (one standard deviation) are in units. A round Gaussian is the product of
-    one along y and one along x, so that a frame is a matrix product over the dots.
-    """
-    tall, wide = extent(like)
-    y_H, x_W = heights(like)[:, 0] * tall, widths(like)[0] * wide
-    rows_THN = torch.exp(-0.5 * ((y_H[None, :, None] - y_TN[:, None]) / radius_N) ** 2)
-    columns_TNW = torch.exp(-0.5 * ((x_W - x_TN[..., None]) / radius_N[:, None]) ** 2)
-    return (rows_THN * weight_TN[:, None]) @ columns_TNW

@@ -1,0 +1,91 @@
+"""Start a stage from the weights of an earlier edition of the same model instead of random ones.
+
+A model grows between editions: latents get channels, layers get inputs, a new layer comes in. What
+an earlier file holds goes to the front of each tensor, the rest of it is zero, so that the model
+does at first what it did; layers that the file lacks start as they always do.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dcgrid.adapters.reading import KEY_PREFIX, read_adapter
+from dcgrid.errors import WeightsError
+from dcgrid.models.weights import read_weights
+
+
+@torch.no_grad()
+def start_from(path: Path, module: nn.Module) -> int:
+    """Load an earlier weight file into a module that may have grown since.
+
+    Returns:
+        How many of the module's tensors the file lacks.
+
+    Raises:
+        WeightsError: The file is missing or damaged, or holds what the module has not, or more of
+            it than the module has.
+    """
+    tensors, _ = read_weights(path)
+    own = module.state_dict()
+    for name, tensor in tensors.items():
+        if name not in own:
+            raise WeightsError(f"{path} holds {name}, which the model does not have")
+        _put(path, name, tensor, own[name])
+    return len(own.keys() - tensors.keys())
+
+
+@torch.no_grad()
+def start_adapter_from(path: Path, module: nn.Module) -> int:
+    """Load an earlier adapter of any rank into one that is attached; see `start_from`.
+
+    An adapter that was wider is cut to the rank of the new one where that costs least, by its
+    singular values. The base need not be the one that it was trained on.
+
+    Returns:
+        How many layers the file has nothing for.
+
+    Raises:
+        WeightsError: See `start_from`.
+        AdapterError: The file is no adapter.
+    """
+    spec, tensors = read_adapter(path)
+    own = module.state_dict()
+    places = {name.rsplit(".lora_A.", 1)[0] for name in own if ".lora_A." in name}
+    found = 0
+    for place in places:
+        down_name = f"{place}.lora_A.{spec.name}.weight"
+        up_name = f"{place}.lora_B.{spec.name}.weight"
+        key = f"{KEY_PREFIX}{place}"
+        if f"{key}.lora_A.weight" not in tensors:
+            continue
+        found += 1
+        down_RD = tensors[f"{key}.lora_A.weight"].float()
+        up_DR = tensors[f"{key}.lora_B.weight"].float() * spec.scale
+        rank = own[down_name].shape[0]
+        if rank < len(down_RD):
+            down_RD, up_DR = _narrowed(down_RD, up_DR, rank)
+        _put(path, down_name, down_RD, own[down_name])
+        _put(path, up_name, up_DR, own[up_name])
+    return len(places) - found
+
+
+def _put(path: Path, name: str, tensor: torch.Tensor, target: torch.Tensor) -> None:
+    """Write a tensor to the front of a larger one (or one of its size); the rest becomes zero."""
+    wider = [have > room for have, room in zip(tensor.shape, target.shape, strict=False)]
+    if tensor.ndim != target.ndim or any(wider):
+        raise WeightsError(
+            f"{path}: {name} has shape {tuple(tensor.shape)}, which does not fit into "
+            f"{tuple(target.shape)}"
+        )
+    target.zero_()
+    target[tuple(slice(0, size) for size in tensor.shape)] = tensor.to(target)
+
+
+def _narrowed(
+    down_RD: torch.Tensor, up_DR: torch.Tensor, rank: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the nearest product B A of a lower rank, its sizes shared evenly."""
+    left, values, right = torch.linalg.svd(up_DR @ down_RD, full_matrices=False)
+    root = values[:rank].sqrt()
+    return root[:, None] * right[:rank], left[:, :rank] * root

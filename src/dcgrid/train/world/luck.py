@@ -1,0 +1,176 @@
+"""Luck: the moving noise from which rain, snow, sparks and smoke are rendered.
+
+A renderer that draws its own random numbers leaves a model nothing to know them by, and its best
+guess is a haze. Here every drop is a function of noise that the model sees, too: of the last
+channels of what sampling starts from (flow/noise.py, docs/decisions/0009).
+
+One number stands for a *block* of BLOCK x BLOCK pixels and STRIDE_T frames. Three channels make a
+*group* of points: how strong the point of a block is (most blocks have none), and where in its
+block it stands, across and down. The noise moves, and the points with it.
+
+Letters: M channels, F Y X latent frames/rows/columns, T H W pixel frames/height/width, N points.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from dcgrid.flow.noise import draw_moving
+from dcgrid.models.native.config import MOVING_NOISE
+
+BLOCK = 8
+"""Pixels a side of a block in a picture of usual size (short side about 108); larger pictures have
+larger blocks, so that a drop covers the same share of them."""
+STRIDE_T = 4
+"""Frames that a number lasts; frame 0 has numbers of its own."""
+RATE = 12.0
+"""Frames per second that STRIDE_T counts in."""
+REACH = 4
+"""Blocks around the picture whose points are drawn, too: their numbers are those inside, mirrored,
+so that rain does not thin out towards an edge."""
+
+FALL_FAST, FALL, FALL_SLOW, RISE = range(0, 12, 3)
+"""First channel of each group of points."""
+SMOOTH, SMOOTH_FINE = 12, 13
+"""Channels that are smooth in space and rise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointLook:
+    """How the points of a group look; lengths in blocks."""
+
+    share: float
+    """Part of the blocks that have a point."""
+    radius: float
+    """One standard deviation across."""
+    length: float = 0.0
+    """Length of the streak; 0: a round dot."""
+    lean: float = 0.0
+    """Blocks to the right for each block down along the streak."""
+    opacity: float = 1.0
+    """Of the strongest points."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Luck:
+    """The moving noise of one clip, and where its blocks and frames are."""
+
+    values_MFYX: torch.Tensor
+    """The noise."""
+    seconds_T: torch.Tensor
+    """Time of the clip's frames."""
+    like: torch.Tensor
+    """A clip of the size to draw in."""
+
+    @property
+    def block(self) -> float:
+        """Pixels a side of a block."""
+        return block_size(self.like)
+
+    def points(self, group: int, look: PointLook) -> torch.Tensor:
+        """Draw a group of points, opacity of shape THW, not clamped."""
+        drawn = [self._points_of(group, look, f, frames_P) for f, frames_P in self._spans()]
+        return torch.cat(drawn)
+
+    def smooth(self, channel: int) -> torch.Tensor:
+        """Return a smooth channel at every pixel and frame, shape THW, standard normal."""
+        rows, columns = self.like.shape[-2:]
+        y_H = torch.arange(rows, device=self.like.device) + 0.5
+        x_W = torch.arange(columns, device=self.like.device) + 0.5
+        drawn = []
+        for f, frames_P in self._spans():
+            field_YX = self.values_MFYX[channel, f]
+            tall, wide = (side * self.block for side in field_YX.shape)
+            shift_P = self._fallen(channel, f, frames_P)
+            y_PH = (y_H[None] - shift_P[:, None]) / tall * 2 - 1
+            x_PHW = (x_W / wide * 2 - 1).expand(len(frames_P), rows, columns)
+            place = torch.stack((x_PHW, y_PH[:, :, None].expand_as(x_PHW)), dim=-1)
+            fields = field_YX.expand(len(frames_P), 1, *field_YX.shape)
+            drawn.append(
+                functional.grid_sample(
+                    fields, place, mode="bilinear", padding_mode="border", align_corners=False
+                )[:, 0]
+            )
+        return torch.cat(drawn)
+
+    def _spans(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield each latent frame with the times of its pixel frames."""
+        last = self.values_MFYX.shape[1] - 1
+        frames_T = self.seconds_T * RATE
+        index_T = (frames_T / STRIDE_T - 1e-4).ceil().clamp(0, last).long()
+        for f in range(last + 1):
+            frames_P = frames_T[index_T == f]
+            if len(frames_P):
+                yield f, frames_P
+
+    def _fallen(self, channel: int, f: int, frames_P: torch.Tensor) -> torch.Tensor:
+        """Return how far down, in pixels, points are from their blocks' place at these times."""
+        middle = STRIDE_T * f - (STRIDE_T - 1) / 2
+        speed = MOVING_NOISE[channel][0] * self.block / STRIDE_T
+        return (frames_P - middle) * speed
+
+    def _points_of(
+        self, group: int, look: PointLook, f: int, frames_P: torch.Tensor
+    ) -> torch.Tensor:
+        """Draw the points of one latent frame, opacity of shape PHW."""
+        padded = functional.pad(
+            self.values_MFYX[None, group : group + 3, f], (REACH,) * 4, "reflect"
+        )
+        strength_YX, across_YX, down_YX = padded[0]
+        over_YX = strength_YX - _threshold(look.share)
+        row_N, column_N = (over_YX > 0).nonzero(as_tuple=True)
+        over_N = over_YX[row_N, column_N]
+        weight_N = look.opacity * (1 - 0.6 * torch.exp(-over_N / 0.4))
+        y_N = (row_N - REACH + _share(down_YX[row_N, column_N])) * self.block
+        x_N = (column_N - REACH + _share(across_YX[row_N, column_N])) * self.block
+        y_PN = y_N + self._fallen(group, f, frames_P)[:, None]
+        return self._splat(y_PN, x_N, weight_N, look)
+
+    def _splat(
+        self, y_PN: torch.Tensor, x_N: torch.Tensor, weight_N: torch.Tensor, look: PointLook
+    ) -> torch.Tensor:
+        """Draw each point as a row of soft dots along its streak; a frame is a matrix product."""
+        y_H = torch.arange(self.like.shape[-2], device=y_PN.device) + 0.5
+        x_W = torch.arange(self.like.shape[-1], device=y_PN.device) + 0.5
+        dots = max(1, math.ceil(look.length * 2))
+        step = look.length / dots
+        tall = self.block * max(look.radius, 0.6 * step)
+        total = torch.zeros((), device=y_PN.device)
+        for dot in range(dots):
+            along = (dot - (dots - 1) / 2) * step * self.block
+            rows_PHN = torch.exp(-0.5 * ((y_H[:, None] - y_PN[:, None] - along) / tall) ** 2)
+            away_NW = x_W - x_N[:, None] - look.lean * along
+            columns_NW = torch.exp(-0.5 * (away_NW / (look.radius * self.block)) ** 2)
+            total = total + (rows_PHN * weight_N) @ columns_NW
+        return total
+
+
+def draw_luck(
+    clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """Draw the moving noise for a clip, MFYX on its device."""
+    frames = math.ceil(float(seconds_T[-1]) * RATE / STRIDE_T - 1e-4) + 1
+    # Mirroring at the edges needs more blocks than it reaches.
+    rows, columns = (
+        max(REACH + 1, math.ceil(side / block_size(clip_CTHW))) for side in clip_CTHW.shape[-2:]
+    )
+    drawn = draw_moving((frames, rows, columns), MOVING_NOISE, generator)
+    return drawn.to(clip_CTHW.device)
+
+
+def block_size(like: torch.Tensor) -> float:
+    """Return the pixels a side of a block for pictures of this size."""
+    return BLOCK * max(1, round(min(like.shape[-2:]) / 108))
+
+
+def _threshold(share: float) -> float:
+    """Return the number that this share of standard normal numbers is above."""
+    return math.sqrt(2) * float(torch.erfinv(torch.tensor(1 - 2 * share)))
+
+
+def _share(normal: torch.Tensor) -> torch.Tensor:
+    """Turn standard normal numbers into even ones in (0, 1)."""
+    return 0.5 * (1 + torch.erf(normal / math.sqrt(2)))

@@ -1,0 +1,127 @@
+"""Luck: points stand where the noise says, move as it moves, and cover the picture to its edges."""
+
+import math
+
+import pytest
+import torch
+
+from dcgrid.flow.noise import draw_moving
+from dcgrid.models.native.config import MOVING_NOISE
+from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
+from dcgrid.train.world.luck import (
+    BLOCK,
+    FALL,
+    FALL_FAST,
+    FALL_SLOW,
+    RISE,
+    SMOOTH,
+    SMOOTH_FINE,
+    Luck,
+    PointLook,
+    draw_luck,
+)
+
+DOT = PointLook(share=0.1, radius=0.12)
+
+
+def make_luck(values_MFYX: torch.Tensor, frames: int, rows: int = 96, columns: int = 96) -> Luck:
+    seconds_T = torch.arange(frames) / 12
+    return Luck(
+        values_MFYX=values_MFYX, seconds_T=seconds_T, like=torch.zeros(3, frames, rows, columns)
+    )
+
+
+def centre(picture_HW: torch.Tensor) -> tuple[float, float]:
+    """Return row and column of the centre of mass, in pixels from the top left corner."""
+    rows = torch.arange(picture_HW.shape[0]) + 0.5
+    columns = torch.arange(picture_HW.shape[1]) + 0.5
+    mass = picture_HW.sum()
+    return (
+        float((picture_HW.sum(1) * rows).sum() / mass),
+        float((picture_HW.sum(0) * columns).sum() / mass),
+    )
+
+
+@pytest.mark.parametrize(("across", "down"), [(0.0, 0.0), (-0.8, 0.0), (0.5, 1.2)])
+def test_a_point_stands_where_its_three_numbers_say(across: float, down: float) -> None:
+    values = torch.full((14, 1, 12, 12), -3.0)
+    values[FALL_SLOW, 0, 5, 6] = 2.0
+    values[FALL_SLOW + 1, 0, 5, 6] = across
+    values[FALL_SLOW + 2, 0, 5, 6] = down
+    luck = make_luck(values, 1)
+    drawn_HW = luck.points(FALL_SLOW, DOT)[0]
+    share = [0.5 * (1 + math.erf(number / math.sqrt(2))) for number in (down, across)]
+    # Frame 0 is the last of the four that its latent frame would have: 1.5 frames after the middle.
+    row, column = centre(drawn_HW)
+    assert row == pytest.approx((5 + share[0] + 1.5 / 4) * BLOCK, abs=0.05)
+    assert column == pytest.approx((6 + share[1]) * BLOCK, abs=0.05)
+    assert 0.9 < drawn_HW.max() <= 1.0
+
+
+@pytest.mark.parametrize("group", [FALL_FAST, FALL, FALL_SLOW, RISE])
+def test_points_move_evenly_within_and_between_latent_frames(group: int) -> None:
+    """One point, followed over 9 frames: 3 latent frames with noise that moves as it should."""
+    speed = MOVING_NOISE[group][0]
+    values = torch.full((14, 3, 12, 12), -3.0)
+    for f in range(3):
+        values[group, f, 5 + speed * (f - 1), 6] = 2.0
+        values[group + 1 : group + 3, f, 5 + speed * (f - 1), 6] = 0.0
+    drawn_THW = make_luck(values, 9).points(group, DOT)
+    ways = [centre(drawn_THW[t]) for t in range(9)]
+    steps = [after[0] - before[0] for before, after in zip(ways[:-1], ways[1:], strict=True)]
+    assert steps == pytest.approx([speed * BLOCK / 4] * 8, abs=0.1)
+
+
+def test_the_smooth_field_is_the_noise_and_moves_evenly() -> None:
+    values = draw_moving((3, 12, 20), MOVING_NOISE, torch.Generator().manual_seed(2))
+    luck = make_luck(values, 9, 96, 160)
+    for channel in (SMOOTH, SMOOTH_FINE):
+        drawn_THW = luck.smooth(channel)
+        assert drawn_THW.shape == (9, 96, 160)
+        up = -MOVING_NOISE[channel][0] * BLOCK // 4
+        inner = drawn_THW[:, 24:-24]
+        for t in range(8):
+            torch.testing.assert_close(
+                inner[t + 1, :-up], inner[t, up:], rtol=0, atol=0.02, msg=f"frame {t}"
+            )
+        blocks = drawn_THW.unfold(1, BLOCK, BLOCK).unfold(2, BLOCK, BLOCK).mean((-1, -2))
+        # Frames 2 and 3 stand around the middle of latent frame 1.
+        seen = blocks[2:4].mean(0)[2:-2]
+        agreement = torch.corrcoef(
+            torch.stack([seen.flatten(), values[channel, 1, 2:-2].flatten()])
+        )
+        assert agreement[0, 1] > 0.95
+
+
+def test_streaks_are_as_dense_at_the_edges_as_inside() -> None:
+    look = PointLook(share=0.2, radius=0.11, length=3.2)
+    total = torch.zeros(96, 96)
+    for seed in range(40):
+        values = draw_moving((2, 12, 12), MOVING_NOISE, torch.Generator().manual_seed(seed))
+        total += make_luck(values, 5).points(FALL_FAST, look).mean(0)
+    bands = total.mean(1).unflatten(0, (6, 16)).mean(1)
+    assert bands.min() > 0.75 * bands.max()
+
+
+def test_a_share_of_the_blocks_has_a_point() -> None:
+    values = draw_moving((1, 60, 60), MOVING_NOISE, torch.Generator().manual_seed(0))
+    luck = make_luck(values, 1, 480, 480)
+    assert luck.block == 4 * BLOCK
+    luck = Luck(values_MFYX=values, seconds_T=torch.zeros(1), like=torch.zeros(3, 1, 96, 96))
+    dots = luck.points(FALL, PointLook(share=0.1, radius=0.05, opacity=1.0))[0]
+    assert (dots > 0.35).float().sum() < 0.2 * 144
+    weight = dots.sum() / (2 * math.pi * (0.05 * BLOCK) ** 2)
+    assert weight / 144 == pytest.approx(0.07, abs=0.03)
+
+
+@pytest.mark.parametrize("name", sorted(set(EFFECT_NAMES) - DETERMINISTIC))
+def test_the_same_luck_gives_the_same_effect_whatever_the_generator(name: str) -> None:
+    clip = torch.rand(3, 5, 96, 96, generator=torch.Generator().manual_seed(1)) * 0.5
+    seconds_T = torch.arange(5) / 12
+    luck = draw_luck(clip, seconds_T, torch.Generator().manual_seed(3))
+    assert luck.shape == (14, 2, 12, 12)
+    first = render_effect(name, clip, generator=torch.Generator().manual_seed(4), luck_MFYX=luck)
+    again = render_effect(name, clip, generator=torch.Generator().manual_seed(5), luck_MFYX=luck)
+    assert torch.equal(first, again)
+    drawn = render_effect(name, clip, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(first, drawn), "without luck it is drawn with the generator, and only that"
