@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dcgrid.flow.noise import draw_noise
 from dcgrid.models.base import Backbone, CellText, ModelSpec, TokenPlaces
 from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.pipelines.choose import rank_tries
 from dcgrid.pipelines.fill import FillSettings, fill_grid
-from dcgrid.pipelines.job import MAX_EDITS, EditJob, resolve_edits
+from dcgrid.pipelines.job import MAX_EDITS, EditJob, ResolvedEdits, resolve_edits
 from dcgrid.pipelines.progress import Progress
 from dcgrid.prompts.segments import Prompt
 
@@ -29,6 +30,17 @@ class EditSettings:
     """Sampling steps; None: the recipe's."""
     guidance_scale: float | None = None
     """Weight of the text; None: the recipe's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeEdit:
+    """One edit, and the chance that it was made with."""
+
+    frames_THWC: Tensor
+    """The clip that `dcgrid edit` would deliver, uint8."""
+    luck_MFYX: Tensor | None
+    """The moving noise of its cell, from which an effect may be rendered; None: all noise is
+    white."""
 
 
 class CellSized:
@@ -94,7 +106,7 @@ def edit_clip(
     settings: EditSettings,
     device: torch.device,
     progress: Progress,
-) -> dict[str, Tensor]:
+) -> dict[str, MadeEdit]:
     """Edit a clip, a grid for every three effects; where a grid tries one twice, the best is taken.
 
     Args:
@@ -106,9 +118,9 @@ def edit_clip(
         progress: Told of stages and steps.
 
     Returns:
-        For each effect the clip that `dcgrid edit` would deliver, uint8.
+        For each effect what `dcgrid edit` would deliver.
     """
-    edits: dict[str, Tensor] = {}
+    edits: dict[str, MadeEdit] = {}
     for names in group_effects(effects):
         job = EditJob(
             input=Path(),
@@ -126,5 +138,23 @@ def edit_clip(
         for edit, tries in zip(grid.edits, grid.tries, strict=True):
             tries_NTHWC = torch.stack([cells[cell] for cell in tries])
             best, _ = rank_tries(given_THWC, tries_NTHWC)[0]
-            edits[edit.name] = tries_NTHWC[best]
+            luck = cell_luck(backbone.spec, given_THWC, grid, settings.seed, tries[best])
+            edits[edit.name] = MadeEdit(frames_THWC=tries_NTHWC[best], luck_MFYX=luck)
     return edits
+
+
+def cell_luck(
+    spec: ModelSpec, given_THWC: Tensor, grid: ResolvedEdits, seed: int, cell: int
+) -> Tensor | None:
+    """Return the moving noise that a cell starts from, MFYX; None if the model's does not move."""
+    if not spec.noise_motion:
+        return None
+    frames, height, width, _ = given_THWC.shape
+    size_FYX = (
+        (frames - 1) // spec.stride_T + 1,
+        height // spec.stride_HW,
+        width // spec.stride_HW,
+    )
+    shape = (1, grid.rows * grid.cols, spec.latent_channels, *size_FYX)
+    noise_BKCFYX = draw_noise(shape, seed, motion=spec.noise_motion)
+    return noise_BKCFYX[0, cell, -len(spec.noise_motion) :]

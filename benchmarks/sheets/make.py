@@ -96,7 +96,8 @@ def write_page(path: Path, text: str) -> None:
 def _edits(
     backbone: NativeBackbone, clip: BenchClip, effects: Sequence[str], settings: EditSettings
 ) -> dict[str, Tensor]:
-    return edit_clip(backbone, clip.frames_THWC, effects, settings, backbone.device, Silent())
+    made = edit_clip(backbone, clip.frames_THWC, effects, settings, backbone.device, Silent())
+    return {name: edit.frames_THWC for name, edit in made.items()}
 
 
 def _write_small(

@@ -7,6 +7,9 @@
     clip ----------------------------------- unedited     against truth
     clip -> effect rendered with other luck -> codec ---- another roll against truth
 
+An effect with chance in it has one right answer too, once the chance is fixed: it is rendered from
+the moving noise that the edit started from (docs/decisions/0009).
+
 Letters: T frames, H W height/width, C the 3 colours.
 """
 
@@ -19,7 +22,7 @@ from einops import rearrange
 from torch import Tensor
 
 from benchmarks.clips import BenchClip
-from benchmarks.edits import CellSized, EditSettings, edit_clip
+from benchmarks.edits import CellSized, EditSettings, MadeEdit, edit_clip
 from benchmarks.figures import Figures, compare, mean_figures
 from benchmarks.models import codec_pass
 from dcgrid.models.native.backbone import NativeBackbone
@@ -28,7 +31,7 @@ from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effec
 
 EDIT, BARE, CEILING, UNEDITED = "edit", "no adapter", "ceiling", "unedited"
 REROLL = "another roll"
-# Of the truth, and of the second rendering that stands beside it.
+# Of the truth where the model has no moving noise, and of the rendering that stands beside it.
 _LUCK, _OTHER_LUCK = 1, 2
 
 
@@ -67,22 +70,36 @@ def order_effects(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(known, key=lambda name: name not in DETERMINISTIC))
 
 
-def render_truth(frames_THWC: Tensor, effect: str, fps: float, luck: int = _LUCK) -> Tensor:
+def render_truth(
+    frames_THWC: Tensor, effect: str, fps: float, luck: int | Tensor = _LUCK
+) -> Tensor:
     """Render an effect on a clip as a picture file would hold it.
 
     Args:
         frames_THWC: The clip, uint8.
         effect: Name of the effect.
         fps: Frames per second of the clip.
-        luck: Seed for effects with chance in them.
+        luck: For effects with chance in them: a seed, or the moving noise MFYX itself.
 
     Returns:
         The clip under the effect, uint8.
     """
     clip_CTHW = rearrange(frames_THWC, "t h w c -> c t h w").float() / 255
-    generator = torch.Generator().manual_seed(luck)
-    rendered_CTHW = render_effect(effect, clip_CTHW, generator=generator, fps=fps)
+    fixed = isinstance(luck, Tensor)
+    rendered_CTHW = render_effect(
+        effect,
+        clip_CTHW,
+        generator=torch.Generator().manual_seed(_LUCK if fixed else luck),
+        fps=fps,
+        luck_MFYX=luck if fixed else None,
+    )
     return rearrange((rendered_CTHW * 255).round().to(torch.uint8), "c t h w -> t h w c")
+
+
+def own_truth(given_THWC: Tensor, effect: str, edit: MadeEdit, fps: float) -> Tensor:
+    """Render the effect with the chance that an edit was made with, uint8."""
+    luck = edit.luck_MFYX
+    return render_truth(given_THWC, effect, fps, _LUCK if luck is None else luck)
 
 
 def measure_clip(
@@ -104,6 +121,7 @@ def measure_clip(
         progress: Told of stages and steps.
     """
     codec, given_THWC = models[EDIT], clip.frames_THWC
+    fps = codec.spec.fps
     made = {
         name: [
             edit_clip(
@@ -120,15 +138,22 @@ def measure_clip(
     }
     scores = []
     for effect in effects:
-        truth_THWC = render_truth(given_THWC, effect, codec.spec.fps)
         figures = {
-            name: mean_figures([compare(edits[effect], truth_THWC) for edits in tries])
+            name: mean_figures(
+                [
+                    compare(
+                        edits[effect].frames_THWC, own_truth(given_THWC, effect, edits[effect], fps)
+                    )
+                    for edits in tries
+                ]
+            )
             for name, tries in made.items()
         }
+        truth_THWC = own_truth(given_THWC, effect, made[EDIT][0][effect], fps)
         figures[CEILING] = compare(codec_pass(codec, truth_THWC), truth_THWC)
         figures[UNEDITED] = compare(given_THWC, truth_THWC)
         if effect not in DETERMINISTIC:
-            other_THWC = render_truth(given_THWC, effect, codec.spec.fps, _OTHER_LUCK)
+            other_THWC = render_truth(given_THWC, effect, fps, _OTHER_LUCK)
             figures[REROLL] = compare(codec_pass(codec, other_THWC), truth_THWC)
         scores.append(Score(clip=clip.path.name, effect=effect, figures=figures))
     return scores

@@ -12,7 +12,7 @@ GOAL_DB, GOAL_GAP_DB = 25.0, 2.0
 ceiling."""
 
 _FIXED = (EDIT, BARE, CEILING, UNEDITED)
-_CHANCE = (EDIT, BARE, REROLL, UNEDITED)
+_CHANCE = (EDIT, BARE, CEILING, REROLL, UNEDITED)
 _CHANCE_FIGURES = ("psnr", "low_pass_psnr", "motion", "detail")
 
 
@@ -32,8 +32,7 @@ def truth_report(scores: Sequence[Score], *, brief: bool = False) -> str:
         parts.append(_chance_tables(chance, brief))
     if fixed and chance:
         parts.append(
-            "All effects together, PSNR in dB (those with chance in them have no single truth, so "
-            "this mean\nsays less than the one over the deterministic effects)\n"
+            "All effects together, PSNR in dB\n"
             + _table(_fixed_head(""), [_fixed_row("mean", scores)])
         )
     return "\n\n".join(parts)
@@ -116,9 +115,9 @@ def _chance_tables(scores: Sequence[Score], brief: bool) -> str:
         "detail": "energy of detail, times the truth's (1 is right)",
     }
     note = (
-        "Effects with chance in them: no single truth, a drop may fall anywhere. Read each column "
-        "against\n'another roll': the same effect rendered with other luck and passed through the "
-        "codec."
+        "Effects with chance in them: the truth is rendered from the noise that the edit started "
+        "from.\n'another roll': the same effect rendered with other luck and passed through the "
+        "codec; an edit\nthat is no better puts its drops elsewhere."
     )
     tables, single = [note], [] if brief else scores
     for figure in _CHANCE_FIGURES:

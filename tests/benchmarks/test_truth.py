@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main as dcgrid_main
 from dcgrid.models.loading import load_backbone
 from dcgrid.models.weights import save_weights
+from dcgrid.pipelines import fill as fill_module
 from dcgrid.pipelines.edit import frames_sha256
 from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
 from dcgrid.train.world.sources import TRAINING_CLIPS
@@ -152,12 +154,35 @@ def test_edits_are_those_of_the_command_before_they_are_enlarged(clip: Path):
     cpu = torch.device("cpu")
     whole = edit_clip(backbone, given, effects, settings, cpu, Silent())
     for output in manifest["outputs"]:
-        assert frames_sha256(whole[output["edit"]]) == output["frames_sha256"]
+        assert frames_sha256(whole[output["edit"]].frames_THWC) == output["frames_sha256"]
     cells = edit_clip(CellSized(backbone), given, effects, settings, cpu, Silent())
     for name, video in zip(effects, before, strict=True):
         pixels = np.clip(np.rint((video[0].numpy().astype(float) + 1) * 127.5), 0, 255)
-        assert cells[name].shape == given.shape
-        assert np.abs(cells[name].numpy() - pixels.transpose(1, 2, 3, 0)).max() <= 1
+        made = cells[name].frames_THWC
+        assert made.shape == given.shape
+        assert np.abs(made.numpy() - pixels.transpose(1, 2, 3, 0)).max() <= 1
+
+
+def test_luck_of_a_cell_is_the_noise_that_it_starts_from(monkeypatch: pytest.MonkeyPatch):
+    """Against the noise that `fill_grid` really draws."""
+    backbone, drawn = load_backbone("tiny"), []
+    motion = ((2, 0.0), (-1, 1.0))
+    sized = CellSized(backbone)
+    spec = replace(backbone.spec, noise_motion=motion)
+    monkeypatch.setattr(CellSized, "spec", property(lambda _: replace(spec, upsample=1)))
+    original = fill_module.sample
+
+    def sample(velocity, cells, noise, *rest):
+        drawn.append(noise)
+        return original(velocity, cells, noise, *rest)
+
+    monkeypatch.setattr(fill_module, "sample", sample)
+    given = torch.randint(0, 255, (5, 32, 48, 3), dtype=torch.uint8)
+    cpu, settings = torch.device("cpu"), EditSettings(seed=4, num_inference_steps=1)
+    made = edit_clip(sized, given, ["fog", "night", "noir"], settings, cpu, Silent())
+    (noise,) = drawn
+    for cell, name in enumerate(["fog", "night", "noir"], start=1):
+        assert torch.equal(made[name].luck_MFYX, noise[0, cell, -2:])
 
 
 def test_the_same_call_gives_the_same_figures_and_another_seed_others(

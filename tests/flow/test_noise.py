@@ -1,5 +1,7 @@
 """Noise that moves: every number standard normal, and where it was a frame ago."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("blur", [0.0, 1.5])
 def test_a_row_is_where_its_speed_brings_it(speed: int, blur: float) -> None:
     (channel_FYX,) = draw_moving((5, 12, 8), [(speed, blur)], seeded())
-    for before, after in zip(channel_FYX[:-1], channel_FYX[1:], strict=True):
+    for before, after in pairwise(channel_FYX):
         if speed >= 0:
             assert torch.equal(after[speed:], before[: 12 - speed])
         else:

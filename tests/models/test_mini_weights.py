@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from dcgrid.flow.noise import draw_moving, draw_noise
 from dcgrid.models.loading import model_spec, weight_files, weights_folder
 from dcgrid.pipelines.fill import FillSettings, fill_grid
 from dcgrid.pipelines.job import EditJob, resolve_edits
@@ -46,9 +47,9 @@ def psnr(frames_THWC: Tensor, truth_CTHW: Tensor) -> float:
     return -10 * math.log10(float(error.square().mean()))
 
 
-def edited(adapter: str, clip_THWC: Tensor) -> Tensor:
-    """Return the clip at night, at cell size."""
-    job = EditJob(input=Path(), effects=("night",), adapter=adapter)
+def edited(adapter: str, clip_THWC: Tensor, effect: str = "night") -> Tensor:
+    """Return the clip under an effect, at cell size."""
+    job = EditJob(input=Path(), effects=(effect,), adapter=adapter)
     backbone = load_model(job, CPU, torch.float32, Silent()).backbone
     backbone.upsample = lambda video_BCTHW: video_BCTHW  # type: ignore[method-assign]
     grid = resolve_edits(job)
@@ -76,6 +77,25 @@ def test_the_adapter_makes_the_edit() -> None:
     without = psnr(edited("none", clip_THWC), truth_CTHW)
     assert with_adapter > max(unedited, without) + 3
     assert with_adapter > 20
+
+
+@pytest.mark.parametrize("effect", ["rain", "snow", "sparks"])
+def test_drops_are_where_the_noise_says(effect: str) -> None:
+    """Nearer to the effect rendered from its own noise than from any other, and not by a little."""
+    clip_THWC = scene()
+    pixels_CTHW = clip_THWC.permute(3, 0, 1, 2).float() / 255
+    motion = model_spec("mini").noise_motion
+    channels = model_spec("mini").latent_channels
+    noise = draw_noise((1, 4, channels, 3, 16, 16), 0, motion=motion)[0, 1, -len(motion) :]
+    edit_THWC = edited("default", clip_THWC, effect)
+
+    def score(luck_MFYX: Tensor) -> float:
+        generator = torch.Generator()
+        truth_CTHW = render_effect(effect, pixels_CTHW, generator=generator, luck_MFYX=luck_MFYX)
+        return psnr(edit_THWC, truth_CTHW)
+
+    others = [draw_moving((3, 16, 16), motion, torch.Generator().manual_seed(s)) for s in range(4)]
+    assert score(noise) > max(score(other) for other in others) + 1.5
 
 
 def test_words_that_were_never_seen_are_named() -> None:

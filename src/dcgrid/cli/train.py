@@ -73,7 +73,7 @@ StartOption = Annotated[
     Path | None,
     typer.Option(
         "--start-from",
-        help="Folder of an earlier edition's weights to start from; the model may have grown since.",
+        help="Folder of an earlier edition's weights to start from.",
         show_default="random weights",
     ),
 ]
@@ -129,7 +129,7 @@ def train(
         if start_from is not None and (decoder_only or resume or stage is Stage.UPSAMPLER):
             raise UsageError(
                 "--start-from is for a new run of stage autoencoder, base or fill",
-                hint="leave out --start-from: with --resume and --decoder-only a run goes on anyway",
+                hint="leave it out: --resume and --decoder-only go on from --out anyway",
             )
         from dcgrid.runtime.device import choose_device
         from dcgrid.train.run import TrainJob

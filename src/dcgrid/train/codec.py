@@ -169,7 +169,7 @@ def measure_latents(
     The scale of a channel is the root of its spread, not the spread: channels that carry much of
     the picture stay the larger ones, so that an error in latents costs about what it costs in
     pixels. A common factor brings the mean square over channels to 1. Differs: docs/decisions/0002.
-    The first `kept` channels, of an earlier edition, keep their numbers, and its common factor holds.
+    The first `kept` channels, of an earlier edition, keep their numbers and its common factor.
     """
     generator = torch.Generator().manual_seed(recipe.seed + 2)
     latents = []

@@ -33,6 +33,7 @@ from dcgrid.train.grids import GridStage
 from dcgrid.train.lock import run_lock
 from dcgrid.train.loop import LoopOptions, Progress, train
 from dcgrid.train.panes import PanePool
+from dcgrid.train.reader import fit_noise_reader
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.start import start_adapter_from, start_from
 from dcgrid.train.world.clips import WorldClips
@@ -182,8 +183,8 @@ def _start_autoencoder(job: TrainJob, model: Autoencoder) -> int:
 
 def _start_base(
     folder: Path, words: tuple[str, ...], dit: DiT, text: TextEncoder, reporter: Reporter
-) -> None:
-    """Load the transformer and text encoder of an earlier edition.
+) -> bool:
+    """Load the transformer and text encoder of an earlier edition; say if it had a noise reader.
 
     Raises:
         WeightsError: A file is missing or damaged, does not fit, or is of another vocabulary.
@@ -194,6 +195,8 @@ def _start_base(
     start_from(folder / "text.safetensors", text)
     fresh = start_from(folder / "dit.safetensors", dit)
     reporter.say(f"started from {folder}; {fresh} tensors are new")
+    tensors, _ = read_weights(folder / "dit.safetensors")
+    return any(name.startswith("noise_reader.") for name in tensors)
 
 
 def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
@@ -204,11 +207,20 @@ def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
         raise WeightsError(f"{job.model} has no text encoder of its own to train")
     text = TextEncoder(config.text, WordTokenizer(words)).to(job.device)
     dit = DiT(config.dit).to(job.device)
+    had_reader = False
     if job.start is not None and not job.resume:
-        _start_base(job.start, words, dit, text, reporter)
+        had_reader = _start_base(job.start, words, dit, text, reporter)
     trained = {f"text.{n}": p for n, p in text.named_parameters()}
     trained |= {f"dit.{n}": p for n, p in dit.named_parameters()}
     autoencoder = _autoencoder(job, config)
+    if not job.resume and not had_reader:
+        fit_noise_reader(
+            dit,
+            autoencoder,
+            int(job.recipe.loss["reader_steps"]),
+            job.recipe.seed + 3,
+            reporter.say,
+        )
     pool = PanePool(world, autoencoder)
     if config.dit.prediction == "mixture":
         dit.latent_spread.copy_(autoencoder.latent_spread)
@@ -248,7 +260,7 @@ def _run_fill(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     )
     attach_adapter(dit, spec, seed=job.recipe.seed)
     if job.start is not None and not job.resume:
-        fresh = start_adapter_from(job.start / FILL_NAME, dit)
+        fresh = start_adapter_from(job.start / FILL_NAME, dit, spec)
         reporter.say(f"adapter started from {job.start}; {fresh} layers are new")
     dit.to(job.device).train()
     trained = {n: p for n, p in dit.named_parameters() if p.requires_grad}

@@ -33,7 +33,7 @@ _GRID_KEYS = (
 LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "autoencoder": (*_PIXEL_KEYS, "kl", "latent_noise", "fit_batches"),
-        "base": _GRID_KEYS,
+        "base": (*_GRID_KEYS, "reader_steps"),
         "upsampler": _PIXEL_KEYS,
         "fill": (*_GRID_KEYS, "edit_share", "rank", "dropout"),
     }

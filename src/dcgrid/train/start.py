@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dcgrid.adapters.reading import KEY_PREFIX, read_adapter
+from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.errors import WeightsError
 from dcgrid.models.weights import read_weights
 
@@ -36,11 +37,16 @@ def start_from(path: Path, module: nn.Module) -> int:
 
 
 @torch.no_grad()
-def start_adapter_from(path: Path, module: nn.Module) -> int:
+def start_adapter_from(path: Path, module: nn.Module, spec: AdapterSpec) -> int:
     """Load an earlier adapter of any rank into one that is attached; see `start_from`.
 
     An adapter that was wider is cut to the rank of the new one where that costs least, by its
     singular values. The base need not be the one that it was trained on.
+
+    Args:
+        path: The earlier adapter.
+        module: The network with the new adapter attached.
+        spec: Of the new adapter.
 
     Returns:
         How many layers the file has nothing for.
@@ -49,7 +55,7 @@ def start_adapter_from(path: Path, module: nn.Module) -> int:
         WeightsError: See `start_from`.
         AdapterError: The file is no adapter.
     """
-    spec, tensors = read_adapter(path)
+    earlier, tensors = read_adapter(path)
     own = module.state_dict()
     places = {name.rsplit(".lora_A.", 1)[0] for name in own if ".lora_A." in name}
     found = 0
@@ -61,7 +67,7 @@ def start_adapter_from(path: Path, module: nn.Module) -> int:
             continue
         found += 1
         down_RD = tensors[f"{key}.lora_A.weight"].float()
-        up_DR = tensors[f"{key}.lora_B.weight"].float() * spec.scale
+        up_DR = tensors[f"{key}.lora_B.weight"].float() * (earlier.scale / spec.scale)
         rank = own[down_name].shape[0]
         if rank < len(down_RD):
             down_RD, up_DR = _narrowed(down_RD, up_DR, rank)

@@ -237,7 +237,8 @@ def plain_luck(dit: DiT, tokens: list[Token], cells: Tensor, time_KF: Tensor) ->
             for j in range(4):
                 y, x = mirror(top - 3 + i, rows), mirror(left - 1 + j, columns)
                 noise_M = cells[token.cell, -moving:, f, y, x] * share_M
-                hidden = reader.each.weight[:, :, 0, 0, 0] @ noise_M + reader.each.bias
+                hidden = reader.each.weight[:, 0, 0, 0, 0] * noise_M.repeat_interleave(6)
+                hidden = hidden + reader.each.bias
                 hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
                 said = reader.each_out.weight[:, :, 0, 0, 0] @ hidden + reader.each_out.bias
                 total = total + reader.around.weight[:, :, 0, i, j] @ said

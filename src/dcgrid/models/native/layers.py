@@ -1,7 +1,8 @@
 """What tokens read: the whole grid, the same place of other cells, their cell's text, the noise.
 
-Letters: B batch, K cells, M moving channels of noise, S tokens, D width, N heads, P head width, L text tokens, E text width,
-U distinct flow times, A adapters. Tokens are cell-major, b (k f y x) d.
+Letters: B batch, K cells, M moving channels of noise, S tokens, D width, N heads, P head width,
+L text tokens, E text width, U distinct flow times, A adapters. Tokens are cell-major,
+b (k f y x) d.
 
 Paper: sec. 8, Table 5.
 """
@@ -20,6 +21,8 @@ from dcgrid.models.native.config import DiTConfig
 
 NOISE_WIDTH = 96
 """Channels in which a token carries what the noise around it says."""
+THRESHOLDS = 6
+"""Heights above which a number of the noise is looked at; learned, spread over [-1, 2] at first."""
 
 PEER_SHARPNESS = 4.0
 """Factor on the scores of cell attention: normed queries and keys alone could not choose one of
@@ -184,10 +187,9 @@ class TextPool(nn.Module):
 class NoiseReader(nn.Module):
     """What the moving noise around each token says: where drops are, where smoke is thick.
 
-        noise at each latent -> two small layers -> sum over the latents around the token
+        each number -> soft thresholds -> mixed at its latent -> sum over the latents around
 
-    The sum is linear because drops add up; the layers before it turn three numbers of a latent into
-    whether it has a drop and where.
+    A drop is there where a number is high, and drops add up: thresholds and sums are all it takes.
 
     Differs: docs/decisions/0009.
     """
@@ -195,8 +197,13 @@ class NoiseReader(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         _, p_y, p_x = config.patch
-        self.each = nn.Conv3d(len(config.noise_motion), 96, 1)
-        self.each_out = nn.Conv3d(96, 32, 1)
+        moving = len(config.noise_motion)
+        self.each = nn.Conv3d(moving, THRESHOLDS * moving, 1, groups=moving)
+        heights = torch.linspace(-1, 2, THRESHOLDS).repeat(moving)
+        with torch.no_grad():
+            self.each.weight.fill_(2.0)
+            self.each.bias.copy_(-2.0 * heights)  # type: ignore[union-attr]
+        self.each_out = nn.Conv3d(THRESHOLDS * moving, 32, 1)
         # A streak reaches further up and down than sideways.
         reach_y, reach_x = 3, 1
         self.pad = (reach_x, reach_x, reach_y, reach_y, 0, 0)

@@ -4,7 +4,6 @@ Every renderer takes an RGB clip of shape CTHW in [0, 1] and the luck of that cl
 clip of the same shape, not yet clamped.
 """
 
-
 import torch
 from torch.nn import functional
 
@@ -24,8 +23,8 @@ from dcgrid.train.world.luck import RISE, SMOOTH, SMOOTH_FINE, Luck, PointLook
 
 WATERLINE = 0.55
 """Where the water begins, as a share of the height."""
-_EMBERS = PointLook(share=0.08, radius=0.11, length=0.5, opacity=1.0)
-_SPARKS = PointLook(share=0.16, radius=0.11, length=1.1, lean=-0.25, opacity=1.0)
+EMBERS = PointLook(share=0.027, radius=0.11, length=0.5, opacity=1.0)
+SPARKS = PointLook(share=0.055, radius=0.11, length=1.1, lean=-0.25, opacity=1.0)
 
 
 def water(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
@@ -89,7 +88,7 @@ def fire_glow(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
     lit = ambient + bright * glow * colour((1.15, 0.52, 0.14), clip_CTHW)
     flame = ramp(height + 0.4 * (uneven - 0.5), 0.72, 1.12) * flicker
     lit = screen(lit, flame.clamp(0, 1) * colour((0.90, 0.40, 0.06), clip_CTHW))
-    embers = luck.points(RISE, _EMBERS) * ramp(height, 0.1, 0.8)
+    embers = luck.points(RISE, EMBERS) * ramp(height, 0.1, 0.8)
     return screen(lit, embers.clamp(max=1) * colour((1.0, 0.62, 0.20), clip_CTHW))
 
 
@@ -99,7 +98,7 @@ def sparks(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
     dark = desaturate(clip_CTHW, 0.3) * colour((0.36, 0.34, 0.38), clip_CTHW)
     lit = dark + clip_CTHW * spill * colour((0.55, 0.36, 0.12), clip_CTHW)
     near = 0.35 + 0.65 * torch.exp(-((distance(clip_CTHW, 0.8, 0.5) / 0.75) ** 2))
-    trails = luck.points(RISE, _SPARKS) * near
+    trails = luck.points(RISE, SPARKS) * near
     glow = functional.avg_pool2d(trails[None], 2, ceil_mode=True, count_include_pad=False)
     glow = functional.interpolate(
         glow, size=clip_CTHW.shape[-2:], mode="bilinear", align_corners=False

@@ -28,10 +28,10 @@ from dcgrid.train.world.luck import (
     PointLook,
 )
 
-# Upright streaks about two pixels wide in a picture of 96 rows: thinner ones do not survive a codec.
-_RAIN = PointLook(share=0.16, radius=0.11, length=3.2, lean=0.09, opacity=0.6)
-_FAR_FLAKES = PointLook(share=0.30, radius=0.14, opacity=0.85)
-_NEAR_FLAKES = PointLook(share=0.10, radius=0.24, opacity=1.0)
+# Streaks about two pixels wide in a picture of 96 rows: thinner ones do not survive a codec.
+RAIN = PointLook(share=0.055, radius=0.11, length=3.2, lean=0.09, opacity=0.6)
+FAR_FLAKES = PointLook(share=0.10, radius=0.14, opacity=0.85)
+NEAR_FLAKES = PointLook(share=0.035, radius=0.24, opacity=1.0)
 
 
 def rain(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
@@ -44,12 +44,12 @@ def rain(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
     ground = dull * (1 - 0.28 * wet) + 0.20 * wet * sheen * colour((0.8, 0.9, 1.0), clip_CTHW)
     mist = ramp(luck.smooth(SMOOTH), -2.0, 2.0) * ramp(down, 1.2, 0.0)
     misty = mix(ground, colour((0.52, 0.56, 0.60), clip_CTHW), 0.35 * mist)
-    streaks = luck.points(FALL_FAST, _RAIN).clamp(max=0.8)
+    streaks = luck.points(FALL_FAST, RAIN).clamp(max=0.8)
     return mix(misty, colour((0.86, 0.91, 0.97), clip_CTHW), streaks)
 
 
 def snow(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
-    """Snowfall: cool pale light, haze, whitened ground and bright tops, soft flakes far and near."""
+    """Snowfall: cool pale light, haze, whitened ground and bright tops, flakes far and near."""
     down = heights(clip_CTHW)
     cool = desaturate(clip_CTHW, 0.5) * colour((0.62, 0.68, 0.76), clip_CTHW)
     cool = cool + colour((0.08, 0.092, 0.105), clip_CTHW)
@@ -58,7 +58,7 @@ def snow(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
     tops = (ramp(smooth, 0.3, 0.9) * 0.35 + _upward(smooth) * 0.6) * (0.3 + 0.7 * down)
     cover = (tops + 0.55 * ramp(down, 0.72, 1.0) * (0.5 + 0.5 * smooth)).clamp(max=0.85)
     white = mix(hazy, colour((0.90, 0.94, 0.99), clip_CTHW), cover)
-    flakes = luck.points(FALL_SLOW, _FAR_FLAKES) + luck.points(FALL, _NEAR_FLAKES)
+    flakes = luck.points(FALL_SLOW, FAR_FLAKES) + luck.points(FALL, NEAR_FLAKES)
     return mix(white, colour((0.98, 0.99, 1.0), clip_CTHW), flakes.clamp(max=0.95))
 
 

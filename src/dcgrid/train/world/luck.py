@@ -5,8 +5,9 @@ guess is a haze. Here every drop is a function of noise that the model sees, too
 channels of what sampling starts from (flow/noise.py, docs/decisions/0009).
 
 One number stands for a *block* of BLOCK x BLOCK pixels and STRIDE_T frames. Three channels make a
-*group* of points: how strong the point of a block is (most blocks have none), and where in its
-block it stands, across and down. The noise moves, and the points with it.
+*group* of points, one for each of three places in a block: where the number is high there is a
+point, and the higher the stronger (most have none). The noise moves, and the points with it.
+The places are fixed so that a point is a threshold and a sum, which a small network learns soon.
 
 Letters: M channels, F Y X latent frames/rows/columns, T H W pixel frames/height/width, N points.
 """
@@ -32,6 +33,9 @@ REACH = 4
 """Blocks around the picture whose points are drawn, too: their numbers are those inside, mirrored,
 so that rain does not thin out towards an edge."""
 
+PLACES = ((0.15, 0.20), (0.50, 0.85), (0.85, 0.50))
+"""Where in its block the point of each channel of a group stands, across and down."""
+
 FALL_FAST, FALL, FALL_SLOW, RISE = range(0, 12, 3)
 """First channel of each group of points."""
 SMOOTH, SMOOTH_FINE = 12, 13
@@ -43,7 +47,7 @@ class PointLook:
     """How the points of a group look; lengths in blocks."""
 
     share: float
-    """Part of the blocks that have a point."""
+    """Part of the places that have a point; there are three in a block."""
     radius: float
     """One standard deviation across."""
     length: float = 0.0
@@ -119,13 +123,13 @@ class Luck:
         padded = functional.pad(
             self.values_MFYX[None, group : group + 3, f], (REACH,) * 4, "reflect"
         )
-        strength_YX, across_YX, down_YX = padded[0]
-        over_YX = strength_YX - _threshold(look.share)
-        row_N, column_N = (over_YX > 0).nonzero(as_tuple=True)
-        over_N = over_YX[row_N, column_N]
-        weight_N = look.opacity * (1 - 0.6 * torch.exp(-over_N / 0.4))
-        y_N = (row_N - REACH + _share(down_YX[row_N, column_N])) * self.block
-        x_N = (column_N - REACH + _share(across_YX[row_N, column_N])) * self.block
+        over_3YX = padded[0] - _threshold(look.share)
+        place_N, row_N, column_N = (over_3YX > 0).nonzero(as_tuple=True)
+        over_N = over_3YX[place_N, row_N, column_N]
+        weight_N = look.opacity * (1 - 0.6 * torch.exp(-over_N / 0.3))
+        places_32 = torch.tensor(PLACES, device=over_N.device)
+        x_N = (column_N - REACH + places_32[place_N, 0]) * self.block
+        y_N = (row_N - REACH + places_32[place_N, 1]) * self.block
         y_PN = y_N + self._fallen(group, f, frames_P)[:, None]
         return self._splat(y_PN, x_N, weight_N, look)
 
@@ -169,8 +173,3 @@ def block_size(like: torch.Tensor) -> float:
 def _threshold(share: float) -> float:
     """Return the number that this share of standard normal numbers is above."""
     return math.sqrt(2) * float(torch.erfinv(torch.tensor(1 - 2 * share)))
-
-
-def _share(normal: torch.Tensor) -> torch.Tensor:
-    """Turn standard normal numbers into even ones in (0, 1)."""
-    return 0.5 * (1 + torch.erf(normal / math.sqrt(2)))
