@@ -198,7 +198,7 @@ def test_given_cells_are_clean_at_time_0_and_out_of_the_loss(stage_of, monkeypat
 
 def test_loss_of_a_perfect_guess_is_zero(stage_of, monkeypatch):
     """The target is rebuilt from the noise that the seed fixes, not from the stage's own code."""
-    stage = stage_of("base", noise_scale=1.5, single_share=0.0)
+    stage = stage_of("base", noise_scale=1.5, single_share=0.0, noise_share=0.0)
     guess = {}
     original = torch.randn
 

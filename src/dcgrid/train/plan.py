@@ -23,7 +23,7 @@ from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.train.checkpoint import STATE_NAME, read_step
 from dcgrid.train.codec import trained_names
 from dcgrid.train.panes import PANES, STOCK
-from dcgrid.train.run import FILL_TARGETS, TrainJob, captions_of, missing_parts
+from dcgrid.train.run import TrainJob, captions_of, fill_targets, missing_parts
 from dcgrid.train.settings import Phase
 from dcgrid.train.world.store import WorldStore
 
@@ -200,7 +200,7 @@ def _parameters(job: TrainJob, config: NativeConfig) -> tuple[dict[str, int], di
         return networks, frozen
     shapes, rank = linear_shapes(dit), int(job.recipe.loss["rank"])
     return (
-        {"fill LoRA": sum(rank * sum(shapes[n]) for n in find_targets(dit, FILL_TARGETS))},
+        {"fill LoRA": sum(rank * sum(shapes[n]) for n in find_targets(dit, fill_targets(config)))},
         {**frozen, **networks},
     )
 

@@ -40,7 +40,7 @@ from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.effects import EFFECT_NAMES
 from dcgrid.train.world.store import WorldStore
 
-FILL_TARGETS = ("query", "key", "value", "out", "gate", "luck", "mlp_in", "mlp_out", "modulation")
+FILL_TARGETS = ("query", "key", "value", "out", "gate", "mlp_in", "mlp_out", "modulation")
 """Layers that the Grid-Fill LoRA acts on: all of attention, MLP, modulation and peer head."""
 
 
@@ -114,6 +114,11 @@ def missing_parts(job: TrainJob) -> list[tuple[str, Path]]:
     parts = _DECODER_ONLY if job.decoder_only else _EARLIER[job.recipe.stage]
     files = [(stage, job.out / f"{part}.safetensors") for stage, part in parts]
     return [(stage, path) for stage, path in files if not path.is_file()]
+
+
+def fill_targets(config: NativeConfig) -> tuple[str, ...]:
+    """Return the layers that the Grid-Fill LoRA of a model acts on."""
+    return (*FILL_TARGETS, "luck") if config.dit.noise_motion else FILL_TARGETS
 
 
 def captions_of(subjects: Iterable[str]) -> tuple[str, ...]:
@@ -252,7 +257,7 @@ def _run_fill(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
         rank=int(knobs["rank"]),
         alpha=knobs["rank"],
         dropout=knobs["dropout"],
-        targets=FILL_TARGETS,
+        targets=fill_targets(config),
         noise_scale=knobs["noise_scale"],
         base=job.model,
         base_hash=hash_tensors(dit.state_dict()),

@@ -62,10 +62,10 @@ def test_a_point_stands_where_its_number_says(place: int) -> None:
 def test_points_move_evenly_within_and_between_latent_frames(group: int) -> None:
     """One point, followed over 9 frames: 3 latent frames with noise that moves as it should."""
     speed = MOVING_NOISE[group][0]
-    values = torch.full((14, 3, 12, 12), -3.0)
+    values = torch.full((14, 3, 24, 12), -3.0)
     for f in range(3):
-        values[group, f, 5 + speed * (f - 1), 6] = 2.0
-    drawn_THW = make_luck(values, 9).points(group, DOT)
+        values[group, f, 12 + speed * (f - 1), 6] = 2.0
+    drawn_THW = make_luck(values, 9, 192).points(group, DOT)
     ways = [centre(drawn_THW[t]) for t in range(9)]
     steps = [after[0] - before[0] for before, after in pairwise(ways)]
     assert steps == pytest.approx([speed * BLOCK / 4] * 8, abs=0.1)

@@ -219,7 +219,8 @@ class NoiseReader(nn.Module):
         batch = noise_BKMFYX.shape[0]
         each = self.each_out(F.gelu(self.each(noise_BKMFYX.flatten(0, 1))))
         around = self.around(_mirrored(each, self.pad))
-        return rearrange(around, "(b k) d f y x -> b (k f y x) d", b=batch)
+        out: torch.Tensor = rearrange(around, "(b k) d f y x -> b (k f y x) d", b=batch)
+        return out
 
 
 def _mirrored(video_BCFYX: torch.Tensor, pad: tuple[int, ...]) -> torch.Tensor:
