@@ -13,7 +13,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from dcgrid.adapters.reading import match_targets
-from dcgrid.adapters.routed import RoutedLinear
+from dcgrid.adapters.routed import RoutedLinear, StructuredIn
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.errors import AdapterError
 
@@ -65,7 +65,8 @@ def attach_adapter(
         seed: Of the initial numbers; the global random state is not touched.
 
     Returns:
-        The adapter's parameters, for the optimizer: A and B of each layer, in the model's order.
+        The adapter's parameters, for the optimizer: A (of a structured adapter its two sides) and
+        B of each layer, in the model's order.
 
     Raises:
         AdapterError: If a target names no linear layer or the name is taken.
@@ -87,7 +88,7 @@ def attach_adapter(
         # PEFT makes layers in training mode, whatever the mode of the model is.
         layer.train(layer.plain.training)
         if spec.name in layer.lora_A:
-            parameters += _initialise(layer, spec.name, trainable, generator)
+            parameters += _initialise(layer, spec, trainable, generator)
     for parameter in (*learning, *(parameters if trainable else ())):
         parameter.requires_grad_(True)
     return parameters
@@ -104,7 +105,7 @@ def _inject(model: nn.Module, spec: AdapterSpec, names: list[str]) -> None:
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,  # type: ignore[arg-type]  # PEFT divides, any number will do
-        lora_dropout=spec.dropout,
+        lora_dropout=spec.dropout if spec.form == "plain" else 0.0,
         # One exact pattern: PEFT would match a list by name endings.
         target_modules="|".join(map(re.escape, names)),
     )
@@ -116,19 +117,26 @@ def _inject(model: nn.Module, spec: AdapterSpec, names: list[str]) -> None:
 
 
 def _initialise(
-    layer: RoutedLinear, name: str, trainable: bool, generator: torch.Generator
+    layer: RoutedLinear, spec: AdapterSpec, trainable: bool, generator: torch.Generator
 ) -> list[nn.Parameter]:
-    """Give one layer's adapter its dtype and first numbers: A random, B zero."""
-    dtype = torch.float32 if trainable else layer.plain.weight.dtype
+    """Give one layer's adapter its form, dtype and first numbers: A random, all else zero."""
+    name, dtype = spec.name, torch.float32 if trainable else layer.plain.weight.dtype
+    if spec.form == "structured":
+        inside = StructuredIn(layer.plain.in_features, spec.rank).train(layer.training)
+        layer.lora_A[name] = inside.to(layer.plain.weight.device)
     layer.lora_A[name].to(dtype)
     layer.lora_B[name].to(dtype)
-    down_RD, up_DR = layer.down_weight(name), layer.up_weight(name)
+    first_side, *others = (*layer.down_parameters(name), layer.up_weight(name))
     with torch.no_grad():
-        first_RD = torch.empty(down_RD.shape)
+        first_RD = torch.empty(first_side.shape)
         nn.init.kaiming_uniform_(first_RD, a=math.sqrt(5), generator=generator)
-        down_RD.copy_(first_RD)
-        up_DR.zero_()
-    return [down_RD, up_DR]
+        first_side.copy_(first_RD)
+        for other in others:
+            other.zero_()
+    for parameter in (first_side, *others):
+        # Sides that came after PEFT had frozen its own would learn unasked.
+        parameter.requires_grad_(False)
+    return [first_side, *others]
 
 
 def adapter_names(model: nn.Module) -> list[str]:

@@ -25,15 +25,19 @@ from dcgrid.adapters.attach import (
 )
 from dcgrid.adapters.reading import (
     FORMAT,
-    KEY_PREFIX,
+    INPUT_SIDES,
+    OUTPUT_SIDE,
     LoadReport,
     check_base,
     check_fit,
     hash_tensors,
     product_rms,
+    product_sides,
     read_adapter,
+    side_key,
 )
-from dcgrid.adapters.spec import AdapterSpec
+from dcgrid.adapters.routed import RoutedLinear
+from dcgrid.adapters.spec import AdapterSpec, Form
 from dcgrid.errors import AdapterError, OutputError
 
 
@@ -47,10 +51,17 @@ def adapter_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for place, layer in routed_layers(model):
         if name in layer.lora_A:
-            sides = {"lora_A": layer.down_weight(name), "lora_B": layer.up_weight(name)}
-            for side, weight in sides.items():
-                tensors[f"{KEY_PREFIX}{place}.{side}.weight"] = weight.detach().cpu().clone()
+            for side, weight in _sides(layer, name).items():
+                tensors[side_key(place, side)] = weight.detach().cpu().clone()
     return tensors
+
+
+def _sides(layer: RoutedLinear, name: str) -> dict[str, nn.Parameter]:
+    """Return an adapter's parameters in one layer under their names in a file."""
+    inside = layer.down_parameters(name)
+    form: Form = "plain" if len(inside) == 1 else "structured"
+    named = dict(zip(INPUT_SIDES[form], inside, strict=True))
+    return named | {OUTPUT_SIDE[form]: layer.up_weight(name)}
 
 
 def save_adapter(model: nn.Module, spec: AdapterSpec, path: Path) -> None:
@@ -87,11 +98,15 @@ def write_adapter(spec: AdapterSpec, tensors: Mapping[str, Tensor], path: Path) 
         "spec": spec_text,
         "sha256": hash_tensors(tensors, spec_text),
     }
-    _write_whole(path, save(dict(tensors), metadata=metadata))
+    write_whole(path, save(dict(tensors), metadata=metadata))
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write to a temporary name in the same folder, then rename."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Write to a temporary name in the same folder, then rename.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -144,10 +159,9 @@ def load_adapter(
     layers = dict(routed_layers(model))
     with torch.no_grad():
         for place in places:
-            down_RD = tensors[f"{KEY_PREFIX}{place}.lora_A.weight"]
-            up_DR = tensors[f"{KEY_PREFIX}{place}.lora_B.weight"]
-            layers[place].down_weight(spec.name).copy_(down_RD)
-            layers[place].up_weight(spec.name).copy_(up_DR)
+            for side, weight in _sides(layers[place], spec.name).items():
+                weight.copy_(tensors[side_key(place, side)])
+            down_RD, up_DR = product_sides(spec.form, tensors, place)
             deltas.append(spec.scale * product_rms(up_DR, down_RD))
     set_strength(model, spec.name, strength)
     return LoadReport(

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from dcgrid.adapters.reading import (
-    KEY_PREFIX,
     LoadReport,
     check_base,
     check_fit,
     product_rms,
+    product_sides,
     read_adapter,
 )
 
@@ -48,8 +48,7 @@ def fold_adapter(
     places = check_fit(shapes, spec, tensors, path)
     deltas: list[float] = []
     for place in places:
-        down_RD = tensors[f"{KEY_PREFIX}{place}.lora_A.weight"].float()
-        up_DR = tensors[f"{KEY_PREFIX}{place}.lora_B.weight"].float()
+        down_RD, up_DR = product_sides(spec.form, tensors, place)
         weight = layers[place].weight
         delta_DD = (up_DR @ down_RD).to(weight.device) * (strength * spec.scale)
         weight.copy_(weight.float() + delta_DD)

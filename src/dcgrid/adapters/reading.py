@@ -2,8 +2,14 @@
 
 Keys are those that PEFT writes, so that PEFT alone can load the tensors:
 
-    base_model.model.<layer>.lora_A.weight    (R, inputs)
-    base_model.model.<layer>.lora_B.weight    (outputs, R)
+    base_model.model.<layer>.lora_A.weight           (R, inputs)
+    base_model.model.<layer>.lora_B.weight           (outputs, R)
+
+A structured adapter has in place of these, and PEFT reads what `export.py` makes of it:
+
+    base_model.model.<layer>.appearance_in.weight    (R, inputs)
+    base_model.model.<layer>.motion_in.weight        (R, inputs)
+    base_model.model.<layer>.shared_out.weight       (outputs, R)
 
 Letters: D width, R rank.
 """
@@ -19,13 +25,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dcgrid.adapters.spec import AdapterSpec, spec_from_json
+from dcgrid.adapters.spec import AdapterSpec, Form, spec_from_json
 from dcgrid.errors import AdapterError, DcgridError
 
 FORMAT = "dcgrid-adapter-1"
 """What the metadata of a file of this program says."""
 KEY_PREFIX = "base_model.model."
 """What PEFT puts before the name of a layer."""
+INPUT_SIDES: dict[Form, tuple[str, ...]] = {
+    "plain": ("lora_A",),
+    "structured": ("appearance_in", "motion_in"),
+}
+"""Names of the tensors that add up to A, in the order of the layer's parameters."""
+OUTPUT_SIDE: dict[Form, str] = {"plain": "lora_B", "structured": "shared_out"}
+"""Name of the tensor that is B."""
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _HINT = "Fetch the adapter again, or train it anew with `dcgrid train`."
 
@@ -130,8 +143,9 @@ def check_fit(
     wanted: dict[str, tuple[int, int]] = {}
     for place in places:
         outputs, inputs = shapes[place]
-        wanted[f"{KEY_PREFIX}{place}.lora_A.weight"] = (spec.rank, inputs)
-        wanted[f"{KEY_PREFIX}{place}.lora_B.weight"] = (outputs, spec.rank)
+        for side in INPUT_SIDES[spec.form]:
+            wanted[side_key(place, side)] = (spec.rank, inputs)
+        wanted[side_key(place, OUTPUT_SIDE[spec.form])] = (outputs, spec.rank)
     odd = sorted(set(tensors) ^ set(wanted))
     if odd:
         matched = len(set(tensors) & set(wanted))
@@ -151,6 +165,17 @@ def check_fit(
         if not tensor.isfinite().all():
             raise AdapterError(f"adapter {path}: {key} holds numbers not finite", hint=_HINT)
     return places
+
+
+def side_key(place: str, side: str) -> str:
+    """Return the key of one tensor of a layer in an adapter file."""
+    return f"{KEY_PREFIX}{place}.{side}.weight"
+
+
+def product_sides(form: Form, tensors: Mapping[str, Tensor], place: str) -> tuple[Tensor, Tensor]:
+    """Return A (RD) and B (DR) of a layer in float32, the input sides of A added up."""
+    sides = [tensors[side_key(place, side)].float() for side in INPUT_SIDES[form]]
+    return sum(sides[1:], sides[0]), tensors[side_key(place, OUTPUT_SIDE[form])].float()
 
 
 def match_targets(names: Sequence[str], targets: Sequence[str]) -> list[str]:

@@ -11,6 +11,8 @@ from dcgrid.grid.modes import Mode
 
 Stage = Literal["dc", "grid", "fill"]
 """dc: many dynamic concepts. grid: whole grids. fill: missing cells."""
+Form = Literal["plain", "structured"]
+"""plain: A and B. structured: two input sides, for appearance and motion, and one output side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,8 @@ class AdapterSpec:
     """Which of the three stages made it."""
     mode: Mode = "consistent"
     """What its grids show."""
+    form: Form = "plain"
+    """How its update is made up."""
     rank: int
     """R, width of the bottleneck; >= 1."""
     alpha: float
@@ -36,7 +40,8 @@ class AdapterSpec:
     targets: tuple[str, ...]
     """Linear layers it acts on: full names, or their ends after a dot."""
     dropout: float = 0.0
-    """Probability that an input of the adapter is dropped in training; in [0, 1)."""
+    """Probability that an input of a plain adapter is dropped in training; in [0, 1). A structured
+    one drops numbers of the side that learns, see `structured.learn_part`."""
     layout: str = "2x2"
     """Grid it was trained on, ROWSxCOLS."""
     noise_scale: float = 1.0
@@ -58,6 +63,7 @@ class AdapterSpec:
             "name": re.fullmatch(r"[A-Za-z0-9_-]{1,100}", self.name) is not None,
             "stage": self.stage in get_args(Stage),
             "mode": self.mode in get_args(Mode),
+            "form": self.form in get_args(Form),
             "rank": self.rank >= 1,
             "alpha": 0 < self.alpha < math.inf,
             "targets": len(self.targets) > 0 and all(self.targets),

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dcgrid.adapters.reading import KEY_PREFIX, read_adapter
+from dcgrid.adapters.reading import INPUT_SIDES, product_sides, read_adapter, side_key
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.errors import WeightsError
 from dcgrid.models.weights import read_weights
@@ -62,12 +62,11 @@ def start_adapter_from(path: Path, module: nn.Module, spec: AdapterSpec) -> int:
     for place in places:
         down_name = f"{place}.lora_A.{spec.name}.weight"
         up_name = f"{place}.lora_B.{spec.name}.weight"
-        key = f"{KEY_PREFIX}{place}"
-        if f"{key}.lora_A.weight" not in tensors:
+        if side_key(place, INPUT_SIDES[earlier.form][0]) not in tensors:
             continue
         found += 1
-        down_RD = tensors[f"{key}.lora_A.weight"].float()
-        up_DR = tensors[f"{key}.lora_B.weight"].float() * (earlier.scale / spec.scale)
+        down_RD, up_DR = product_sides(earlier.form, tensors, place)
+        up_DR = up_DR * (earlier.scale / spec.scale)
         rank = own[down_name].shape[0]
         if rank < len(down_RD):
             down_RD, up_DR = _narrowed(down_RD, up_DR, rank)

@@ -1,0 +1,110 @@
+"""Write an adapter for other programs: as PEFT keeps it, or as diffusers loads it.
+
+A structured adapter becomes a plain one of the same rank, for A1 B1 + A1 B2 = A1 (B1 + B2).
+
+    peft        FOLDER/adapter_model.safetensors and FOLDER/adapter_config.json
+    diffusers   one file, transformer.<layer>.lora_A.weight ..., LoraConfig in its metadata
+
+Letters: D width, R rank.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from safetensors.torch import save
+from torch import Tensor
+
+from dcgrid.adapters.files import write_whole
+from dcgrid.adapters.reading import (
+    KEY_PREFIX,
+    OUTPUT_SIDE,
+    product_sides,
+    read_adapter,
+    side_key,
+)
+from dcgrid.adapters.spec import AdapterSpec
+from dcgrid.errors import OutputError
+
+Target = Literal["peft", "diffusers"]
+"""For which program."""
+_DIFFUSERS_PREFIX = "transformer."
+
+
+def export_adapter(source: Path, target: Target, out: Path, *, force: bool = False) -> list[Path]:
+    """Write a plain copy of an adapter file.
+
+    Args:
+        source: A file of this program.
+        target: For which program.
+        out: Folder for peft, file for diffusers.
+        force: True: write over what is there.
+
+    Returns:
+        The files written.
+
+    Raises:
+        AdapterError: The file is damaged.
+        OutputError: Something is in the way, or cannot be written.
+    """
+    spec, tensors = read_adapter(source)
+    plain = _plain_tensors(spec, tensors)
+    config = _config(spec, plain)
+    files: dict[Path, bytes] = {}
+    if target == "peft":
+        files[out / "adapter_model.safetensors"] = save(plain, metadata={"format": "pt"})
+        files[out / "adapter_config.json"] = json.dumps(config, indent=2, sort_keys=True).encode()
+    else:
+        renamed = {
+            _DIFFUSERS_PREFIX + key.removeprefix(KEY_PREFIX): tensor
+            for key, tensor in plain.items()
+        }
+        # diffusers looks for each value under the name of the part that it is for.
+        told = {f"{_DIFFUSERS_PREFIX}{key}": value for key, value in config.items()}
+        metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(told, sort_keys=True)}
+        files[out] = save(renamed, metadata=metadata)
+    _write_all(files, force=force)
+    return list(files)
+
+
+def _plain_tensors(spec: AdapterSpec, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return A and B of every layer under PEFT's keys, in the dtype of the file."""
+    end = f".{OUTPUT_SIDE[spec.form]}.weight"
+    places = [k.removeprefix(KEY_PREFIX).removesuffix(end) for k in tensors if k.endswith(end)]
+    plain: dict[str, Tensor] = {}
+    for place in places:
+        down_RD, up_DR = product_sides(spec.form, tensors, place)
+        dtype = tensors[side_key(place, OUTPUT_SIDE[spec.form])].dtype
+        plain[side_key(place, "lora_A")] = down_RD.to(dtype).contiguous()
+        plain[side_key(place, "lora_B")] = up_DR.to(dtype).contiguous()
+    return plain
+
+
+def _config(spec: AdapterSpec, plain: dict[str, Tensor]) -> dict[str, object]:
+    """Return the values of PEFT's LoraConfig; the layers by their full names."""
+    end = ".lora_A.weight"
+    places = [k.removeprefix(KEY_PREFIX).removesuffix(end) for k in plain if k.endswith(end)]
+    return {
+        "peft_type": "LORA",
+        "r": spec.rank,
+        "lora_alpha": spec.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(places),
+        "base_model_name_or_path": spec.base,
+    }
+
+
+def _write_all(files: dict[Path, bytes], *, force: bool) -> None:
+    """Write each file whole, or none where one is in the way."""
+    for path in files:
+        if path.exists() and not force:
+            raise OutputError(f"{path} is there already", hint="write over it with --force")
+        if path.parent.is_file():
+            raise OutputError(f"{path.parent} is a file, not a folder")
+    for path, content in files.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+        write_whole(path, content)
