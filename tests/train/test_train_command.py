@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import dcgrid
+import dcgrid.cli.train as train_command
 from dcgrid.cli.main import main
 from dcgrid.train import loop
 from dcgrid.train.checkpoint import STATE_NAME
@@ -115,6 +116,13 @@ def test_paper_can_be_planned(tmp_path, capsys):
         (["--stage", "base", "--model", "minni"], 2, "did you mean mini?"),
         (["--stage", "base", "--decoder-only"], 2, "--decoder-only"),
         (["--stage", "base", "--steps", "0"], 2, "--steps"),
+        (["--stage", "base", "--start-from", "ed", "--resume"], 2, "--start-from is for a new run"),
+        (["--stage", "upsampler", "--start-from", "ed"], 2, "--start-from is for a new run"),
+        (
+            ["--stage", "autoencoder", "--start-from", "ed", "--decoder-only"],
+            2,
+            "--start-from is for a new run",
+        ),
         (["--stage", "base", "--device", "gpu"], 2, "unknown device 'gpu'"),
         (["--stage", "base", "--recipe", "nowhere.toml"], 3, "nowhere.toml"),
         (["--stage", "base", "--world", "nowhere", "--out", "{out}"], 4, "autoencoder.safetensors"),
@@ -247,6 +255,12 @@ def test_ctrl_c_saves_and_says_how_to_go_on(recipe_of, tiny_store, tmp_path):
     # The very command that it names goes on.
     words[words.index("--steps") + 1] = "1"
     assert main(words[1:]) == 0
+
+
+@pytest.mark.parametrize("start", [["--start-from", "ed 3"], ["--start-from=ed 3"], ["--force"]])
+def test_how_to_go_on_leaves_out_what_a_resumed_run_refuses(monkeypatch, start):
+    monkeypatch.setattr(sys, "argv", ["dcgrid", "train", "--stage", "base", *start, "-o", "my run"])
+    assert train_command._resume_command() == "dcgrid train --stage base -o 'my run' --resume"
 
 
 def test_fetch_world_builds_a_store(tmp_path, capsys, monkeypatch):

@@ -210,8 +210,13 @@ def _carry_out(
 
 
 def _resume_command() -> str:
-    """Return the command line of this process with --resume in it."""
-    words = [word for word in sys.argv[1:] if word not in ("--resume", "--force", "-f")]
+    """Return the command line of this process with --resume in it, for where it is now."""
+    words: list[str] = []
+    for word in sys.argv[1:]:
+        if words and words[-1] == "--start-from":
+            words.pop()  # and its value: the checkpoint holds what came of it
+        elif word not in ("--resume", "--force", "-f") and not word.startswith("--start-from="):
+            words.append(word)
     return shlex.join(["dcgrid", *words, "--resume"])
 
 
