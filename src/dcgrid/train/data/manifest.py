@@ -1,0 +1,256 @@
+"""Read which clips to train on, and check all of it before anything starts.
+
+A manifest is a TOML file with a table a concept; paths are relative to it:
+
+    [[concepts]]
+    clip = "cat.mp4"
+    subject = "a cat"                  what is in it
+    motion = "leisurely stroll"        what it does
+    scene = "on a blue playground"     where, optional
+    identity = "Cat_identity"          unique tokens, optional: made from the file name
+    motion_token = "motion_stroll"
+    role = "subject"                   or "effect": fire, sparks, water (composition)
+    start = 0.0                        seconds, optional
+    duration = 2.75
+
+A folder is read by its `manifest.toml`; without one every video in it is a concept, and a text file
+beside each (`cat.txt`) holds lines such as `subject: a cat`.
+"""
+
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from dcgrid.errors import DcgridError, InputVideoError, RecipeError
+from dcgrid.video.clip import ClipRules
+from dcgrid.video.probe import probe
+from dcgrid.video.read import plan_clip
+
+Role = Literal["subject", "effect"]
+"""subject: a concept with an identity. effect: something that surrounds or meets a subject."""
+MANIFEST_NAME = "manifest.toml"
+MAX_BYTES = 1024 * 1024
+"""Largest manifest that is read."""
+MOST_TOLD = 20
+"""Problems that one error lists; the rest are counted."""
+VIDEO_ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".ogv", ".mpg", ".ts")
+_TOKEN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_REQUIRED = ("clip", "subject", "motion")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concept:
+    """A dynamic concept: a clip and the words for it.
+
+    Paper: sec. 3.1
+    """
+
+    clip: Path
+    """The video."""
+    subject: str
+    """What is in it, such as "a cat"."""
+    motion: str
+    """What it does, such as "leisurely stroll"."""
+    scene: str = ""
+    """Where, such as "on a blue playground surface"; may be empty."""
+    identity: str
+    """Unique token of the look, without brackets."""
+    motion_token: str
+    """Unique token of the motion, without brackets."""
+    role: Role = "subject"
+    """Part that it plays in a composition."""
+    start: float = 0.0
+    """Seconds after the first frame."""
+    duration: float | None = None
+    """Seconds to use; None: the model's default."""
+
+    @property
+    def static_prompt(self) -> str:
+        """Subject and look alone, for the frames as a set of pictures."""
+        return _joined(self.subject, f"[{self.identity}]", self.scene)
+
+    @property
+    def dynamic_prompt(self) -> str:
+        """The whole, for the clip as a sequence."""
+        return _joined(
+            self.subject, f"[{self.identity}]", "performing", self.motion,
+            f"[{self.motion_token}]", self.scene,
+        )  # fmt: skip
+
+
+def read_concepts(path: Path, rules: ClipRules) -> list[Concept]:
+    """Read a manifest or a folder and check every clip and text.
+
+    Args:
+        path: TOML file or folder.
+        rules: What the model asks of a clip.
+
+    Raises:
+        RecipeError: With every problem found, one a line.
+    """
+    problems: list[str] = []
+    concepts: list[Concept] = []
+    for place, folder, table in _tables(path):
+        found, concept = _concept(place, folder, table)
+        problems += found
+        if concept is not None:
+            problems += _clip_problems(place, concept, rules)
+            concepts.append(concept)
+    problems += _shared_tokens(concepts)
+    if problems:
+        raise _all_of_them(path, problems)
+    if not concepts:
+        raise RecipeError(f"{path} names no clips", hint="see docs/training.md for the form")
+    return concepts
+
+
+def _tables(path: Path) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:
+    """Yield each concept's place for errors, the folder that its paths start from, and its keys."""
+    if path.is_dir() and not (path / MANIFEST_NAME).exists():
+        for clip in sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_ENDINGS):
+            yield clip.name, path, {"clip": clip.name, **_sidecar(clip.with_suffix(".txt"))}
+        return
+    manifest = path / MANIFEST_NAME if path.is_dir() else path
+    tables = _read_toml(manifest)
+    concepts = tables.get("concepts")
+    extra = sorted(set(tables) - {"concepts"})
+    if extra or not isinstance(concepts, list):
+        odd = f"has {extra[0]!r} at its top" if extra else "has no [[concepts]]"
+        raise RecipeError(f"{manifest} {odd}", hint="a manifest is a list of [[concepts]] tables")
+    for number, table in enumerate(concepts, start=1):
+        yield f"concept {number}", manifest.parent, table
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise RecipeError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > MAX_BYTES:
+        raise RecipeError(f"{path} is larger than {MAX_BYTES} bytes, the most for a manifest")
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"{path} is not TOML: {error}") from error
+
+
+def _sidecar(path: Path) -> dict[str, Any]:
+    """Read `key: value` lines; numbers become numbers. No file: no keys."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read {path}: {error}") from error
+    values: dict[str, Any] = {}
+    for line in lines:
+        key, colon, value = line.partition(":")
+        if not line.strip():
+            continue
+        if not colon:
+            raise RecipeError(f"{path}: {line[:60]!r} is not of the form `key: value`")
+        text = value.strip()
+        values[key.strip()] = _number(text) if key.strip() in ("start", "duration") else text
+    return values
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _concept(place: str, folder: Path, table: object) -> tuple[list[str], Concept | None]:
+    """Return the problems of one table, and the concept if there are none."""
+    if not isinstance(table, Mapping):
+        return [f"{place} is not a table"], None
+    known = [field.name for field in fields(Concept)]
+    problems = [_unknown_key(place, str(key), known) for key in table if key not in known]
+    for key in _REQUIRED:
+        if not str(table.get(key, "")).strip():
+            problems.append(f"{place} has no {key}")
+    for key, value in table.items():
+        if key in known:
+            problems += [f"{place}: {told}" for told in _wrong_value(key, value)]
+    if problems:
+        return problems, None
+    stem = re.sub(r"\W+", "_", Path(table["clip"]).stem, flags=re.ASCII).strip("_") or "clip"
+    stem = stem if stem[0].isalpha() else f"clip_{stem}"
+    # A token as long as a file name may be would not fit its own rule.
+    made = {"identity": f"{stem[:40]}_identity", "motion_token": f"motion_{stem[:40]}"}
+    values = {**made, **table, "clip": folder / table["clip"]}
+    return [], Concept(**values)
+
+
+def _unknown_key(place: str, key: str, known: list[str]) -> str:
+    near = get_close_matches(key, known, n=1)
+    return f"{place} has an unknown key {key[:60]!r}" + (
+        f"; did you mean {near[0]!r}?" if near else ""
+    )
+
+
+def _wrong_value(key: str, value: object) -> list[str]:
+    """Return what is wrong with a value, if anything."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    shown = repr(value)[:60]
+    if key in ("start", "duration"):
+        least = "0 or more" if key == "start" else "more than 0"
+        fits = number and 0 <= float(value) < 1e9 and (key == "start" or float(value) > 0)  # type: ignore[arg-type]
+        return [] if fits else [f"{key} = {shown} must be seconds, {least}"]
+    if not isinstance(value, str):
+        return [f"{key} = {shown} must be text"]
+    if key in ("identity", "motion_token") and not _TOKEN.fullmatch(value):
+        return [f"{key} = {shown} must be letters, digits and _, a letter first, at most 64"]
+    if key == "role" and value not in get_args(Role):
+        return [f"role = {shown} must be one of {', '.join(get_args(Role))}"]
+    if len(value) > 500:
+        return [f"{key} is longer than 500 characters"]
+    return []
+
+
+def _clip_problems(place: str, concept: Concept, rules: ClipRules) -> list[str]:
+    """Look at the clip without decoding it: there, a video, and long enough."""
+    try:
+        info = probe(concept.clip)
+        plan = plan_clip(info, rules, concept.start, concept.duration)
+    except InputVideoError as error:
+        return [f"{place}: {error.message}"]
+    except DcgridError as error:
+        return [f"{place}: {concept.clip}: {error.message}"]
+    if plan.held_frames:
+        seconds = rules.least_frames / rules.fps
+        return [f"{place}: {concept.clip} is too short: {seconds:.2f} s are needed at least"]
+    return []
+
+
+def _shared_tokens(concepts: list[Concept]) -> list[str]:
+    """Name tokens that stand for two things: one identity may have many motions, but one text."""
+    problems = []
+    uses: dict[str, set[tuple[str, str]]] = {}
+    for concept in concepts:
+        uses.setdefault(concept.identity, set()).add(("identity", concept.subject))
+        uses.setdefault(concept.motion_token, set()).add(("motion", concept.motion))
+    for token, meanings in uses.items():
+        if len(meanings) > 1:
+            told = " and ".join(f"the {kind} {text!r}" for kind, text in sorted(meanings)[:2])
+            problems.append(f"token {token} stands for {told}")
+    clips = Counter((concept.clip, concept.start) for concept in concepts)
+    problems += [f"{clip} is named {n} times" for (clip, _), n in clips.items() if n > 1]
+    return problems
+
+
+def _all_of_them(path: Path, problems: list[str]) -> RecipeError:
+    told = problems[:MOST_TOLD]
+    more = [f"and {len(problems) - MOST_TOLD} more"] if len(problems) > MOST_TOLD else []
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    listed = "".join(f"\n  {line}" for line in [*told, *more])
+    return RecipeError(f"{path}: {count}{listed}", hint="nothing was started; mend all of it first")
+
+
+def _joined(*words: str) -> str:
+    return " ".join(word for word in words if word)
