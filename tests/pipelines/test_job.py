@@ -105,3 +105,11 @@ def test_input_is_looked_at_first(tmp_path: Path) -> None:
 )
 def test_slugs_are_safe_file_names(text: str, expected: str) -> None:
     assert slug(text) == expected
+
+
+def test_free_text_is_sampled_as_the_shipped_effects_are() -> None:
+    effect, free = resolve_edits(job(effects=("rain",), prompt="in the rain")).edits
+    assert (free.guidance_scale, free.num_inference_steps) == (
+        effect.guidance_scale,
+        effect.num_inference_steps,
+    )

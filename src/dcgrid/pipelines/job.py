@@ -21,8 +21,8 @@ Keep = Literal["best", "all"]
 MAX_EDITS = 3
 """Most edits of one run: the cells of a 2x2 grid that are left beside the given one."""
 # Values for free text, which has no recipe of its own; the shipped recipes use the same.
-FREE_GUIDANCE = 1.5
-FREE_STEPS = 12
+FREE_GUIDANCE = 1.0
+FREE_STEPS = 1
 _SLUG_LENGTH = 40
 
 
