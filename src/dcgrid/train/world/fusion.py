@@ -1,0 +1,246 @@
+"""Compositions of the procedural world: an element alone in the dark, and a clip fused with it.
+
+    A: a clip                 B: sparks, fire, smoke, ... on a dark backdrop
+    fusion 1: B around A      fusion 2: the same, and B is nearly the only light
+
+A fusion is a function of the pixels of A and B alone, so ground truth exists for any two clips,
+and what B does in the fusion is what it does in its own cell.
+
+Letters: C channels, T H W frames/height/width.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+
+from dcgrid.train.world.effects_fields import (
+    colour,
+    distance,
+    heights,
+    luma,
+    mix,
+    ramp,
+    screen,
+    soften,
+    uniform,
+    widths,
+)
+from dcgrid.train.world.luck import (
+    FALL,
+    FALL_FAST,
+    FALL_SLOW,
+    RISE,
+    SMOOTH,
+    SMOOTH_FINE,
+    Luck,
+    PointLook,
+    draw_luck,
+)
+
+BACKDROP = 0.07
+"""Brightest backdrop of an element; nearly all light in its clip is its own."""
+RELIGHT_CELLS = 6
+"""Details along the short side of the light that an element throws on the scene."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Element:
+    """Something that can surround a subject."""
+
+    name: str
+    """Key."""
+    phrases: tuple[str, ...]
+    """What people call it, as they would write after "and"."""
+    look: str
+    """How it looks alone, for the clause of its own cell."""
+    motion: str
+    """What it does, in a word or two."""
+
+
+ELEMENTS: Mapping[str, Element] = MappingProxyType(
+    {
+        one.name: one
+        for one in (
+            Element(
+                name="sparks",
+                phrases=("a dancing spark effect", "golden sparks", "flying sparks"),
+                look="golden sparks flying upward against a dark backdrop",
+                motion="spark motion",
+            ),
+            Element(
+                name="fire",
+                phrases=("a fire", "burning flames", "a bonfire"),
+                look="orange flames burning against a dark backdrop",
+                motion="fire motion",
+            ),
+            Element(
+                name="smoke",
+                phrases=("drifting smoke", "rising smoke", "a cloud of smoke"),
+                look="pale smoke rising against a dark backdrop",
+                motion="smoke motion",
+            ),
+            Element(
+                name="snowflakes",
+                phrases=("falling snowflakes", "a snowfall", "drifting snow"),
+                look="white snowflakes falling against a dark backdrop",
+                motion="snow motion",
+            ),
+            Element(
+                name="raindrops",
+                phrases=("falling rain", "a rain shower", "streaks of rain"),
+                look="streaks of rain falling against a dark backdrop",
+                motion="rain motion",
+            ),
+            Element(
+                name="ripples",
+                phrases=("water ripples", "rippling water light", "glittering water"),
+                look="blue ripples of light on water against a dark backdrop",
+                motion="water motion",
+            ),
+            Element(
+                name="light",
+                phrases=("a moving light", "a sweeping beam of light", "a coloured spotlight"),
+                look="a coloured light moving across a dark backdrop",
+                motion="light motion",
+            ),
+        )
+    }
+)
+"""Every element that can be drawn."""
+
+
+def draw_element(
+    name: str, like_CTHW: torch.Tensor, seconds_T: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """Draw an element alone on a dark backdrop.
+
+    Args:
+        name: Key of `ELEMENTS`.
+        like_CTHW: A clip of the size wanted.
+        seconds_T: Time of its frames.
+        generator: Source of chance, on the CPU.
+
+    Returns:
+        RGB of the same shape, in [0, 1].
+
+    Raises:
+        ValueError: Unknown name.
+    """
+    if name not in ELEMENTS:
+        raise ValueError(f"unknown element {name!r}; known: {', '.join(ELEMENTS)}")
+    luck = Luck(
+        values_MFYX=draw_luck(like_CTHW, seconds_T, generator),
+        seconds_T=seconds_T,
+        like=like_CTHW,
+    )
+    tint = uniform(generator, (3,), like_CTHW, 0.2, 1.0)[:, None, None, None]
+    level = float(uniform(generator, (1,), like_CTHW, 0.0, BACKDROP))
+    far = distance(like_CTHW, 0.5, 0.5)
+    backdrop_CTHW = (level * tint * (1 - 0.4 * far)).clamp(min=0).expand_as(like_CTHW)
+    return screen(backdrop_CTHW, _LIGHTS[name](luck, generator).clamp(0, 1)).clamp(0, 1)
+
+
+def fuse_around(scene_CTHW: torch.Tensor, element_CTHW: torch.Tensor) -> torch.Tensor:
+    """Put an element around a scene: its light falls on the scene, and it is seen in front.
+
+    Args:
+        scene_CTHW: Clip A, RGB in [0, 1].
+        element_CTHW: Clip B, same shape: an element on a dark backdrop.
+
+    Returns:
+        Same shape, in [0, 1].
+
+    Paper: sec. 3.2 (fusion in the bottom row)
+    """
+    thrown = soften(element_CTHW, RELIGHT_CELLS)
+    lit = scene_CTHW * (0.72 + 0.9 * thrown)
+    return screen(lit.clamp(max=1), element_CTHW).clamp(0, 1)
+
+
+def fuse_lit(scene_CTHW: torch.Tensor, element_CTHW: torch.Tensor) -> torch.Tensor:
+    """Put an element around a scene of which it is nearly the only light.
+
+    Args:
+        scene_CTHW: Clip A, RGB in [0, 1].
+        element_CTHW: Clip B, same shape: an element on a dark backdrop.
+
+    Returns:
+        Same shape, in [0, 1].
+
+    Paper: sec. 3.2 (fusion in the bottom row)
+    """
+    thrown = soften(element_CTHW, RELIGHT_CELLS)
+    pale = mix(scene_CTHW, luma(scene_CTHW), 0.4)
+    lit = pale * (0.30 + 1.6 * thrown)
+    return screen(lit.clamp(max=1), element_CTHW).clamp(0, 1)
+
+
+def _sparks(luck: Luck, generator: torch.Generator) -> torch.Tensor:
+    trails = luck.points(RISE, PointLook(share=0.06, radius=0.12, length=1.1, lean=-0.25))
+    white = (trails - 0.7).clamp(min=0) * colour((0.0, 0.3, 0.7), luck.like)
+    return trails * colour((1.0, 0.80, 0.36), luck.like) + white
+
+
+def _fire(luck: Luck, generator: torch.Generator) -> torch.Tensor:
+    wide = float(uniform(generator, (1,), luck.like, 0.25, 0.6))
+    uneven = 0.55 * luck.smooth(SMOOTH) + 0.35 * luck.smooth(SMOOTH_FINE)
+    across = ((widths(luck.like) - 0.5) / wide) ** 2
+    heat = 1.6 * heights(luck.like) - 0.55 - 0.8 * across + 0.28 * uneven
+    body = ramp(heat, 0.15, 0.85)
+    flame = body * colour((1.0, 0.42, 0.06), luck.like)
+    core = ramp(heat, 0.55, 1.2) * colour((0.3, 0.5, 0.35), luck.like)
+    embers = luck.points(RISE, PointLook(share=0.02, radius=0.11, length=0.5))
+    return flame + core + embers * colour((1.0, 0.62, 0.20), luck.like)
+
+
+def _smoke(luck: Luck, generator: torch.Generator) -> torch.Tensor:
+    density = 0.5 + 0.16 * luck.smooth(SMOOTH) + 0.08 * luck.smooth(SMOOTH_FINE)
+    thick = ramp(density + 0.25 * (heights(luck.like) - 0.5), 0.42, 0.85)
+    grey = uniform(generator, (1,), luck.like, 0.55, 0.8)
+    return thick * grey * colour((1.0, 0.98, 0.95), luck.like)
+
+
+def _snowflakes(luck: Luck, generator: torch.Generator) -> torch.Tensor:
+    far = luck.points(FALL_SLOW, PointLook(share=0.10, radius=0.14, opacity=0.85))
+    near = luck.points(FALL, PointLook(share=0.035, radius=0.24))
+    return (far + near).clamp(max=0.95) * colour((0.98, 0.99, 1.0), luck.like)
+
+
+def _raindrops(luck: Luck, generator: torch.Generator) -> torch.Tensor:
+    streaks = luck.points(
+        FALL_FAST, PointLook(share=0.055, radius=0.11, length=3.2, lean=0.09, opacity=0.6)
+    )
+    return streaks.clamp(max=0.8) * colour((0.86, 0.91, 0.97), luck.like)
+
+
+def _ripples(luck: Luck, generator: torch.Generator) -> torch.Tensor:
+    ridge = (1 - luck.smooth(SMOOTH_FINE).abs() / 0.9).clamp(0, 1)
+    strength = ramp(luck.smooth(SMOOTH), -1.2, 1.2)
+    net = (0.2 * ridge + 0.8 * ridge**3) * (0.3 + 0.7 * strength)
+    return net * ramp(heights(luck.like), 0.1, 0.9) * colour((0.35, 0.75, 0.95), luck.like)
+
+
+def _light(luck: Luck, generator: torch.Generator) -> torch.Tensor:
+    from_x, to_x, y, size = uniform(generator, (4,), luck.like, 0.0, 1.0).tolist()
+    hue = uniform(generator, (3,), luck.like, 0.1, 1.0)
+    hue = (hue / hue.max())[:, None, None, None]
+    share_T = torch.linspace(0, 1, len(luck.seconds_T), device=luck.like.device)
+    x_T11 = (from_x + (to_x - from_x) * share_T)[:, None, None]
+    tall, wide = (s / min(luck.like.shape[-2:]) for s in luck.like.shape[-2:])
+    away = torch.hypot((heights(luck.like) - y) * tall, (widths(luck.like) - x_T11) * wide)
+    return torch.exp(-((away / (0.25 + 0.4 * size)) ** 2)) * hue
+
+
+_LIGHTS: Mapping[str, Callable[[Luck, torch.Generator], torch.Tensor]] = MappingProxyType(
+    {
+        "sparks": _sparks,
+        "fire": _fire,
+        "smoke": _smoke,
+        "snowflakes": _snowflakes,
+        "raindrops": _raindrops,
+        "ripples": _ripples,
+        "light": _light,
+    }
+)
