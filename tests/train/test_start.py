@@ -11,8 +11,10 @@ from dcgrid.adapters.attach import attach_adapter
 from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.errors import AdapterError, WeightsError
+from dcgrid.models.native.config import TINY
+from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.weights import save_weights
-from dcgrid.train.start import start_adapter_from, start_from
+from dcgrid.train.start import start_adapter_from, start_from, start_text_from
 
 SPEC = AdapterSpec(name="fill", stage="fill", rank=6, alpha=12.0, targets=("first",))
 
@@ -51,6 +53,33 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
         start_from(path, Net(5, third=True))
     with pytest.raises(WeightsError, match="no weights"):
         start_from(tmp_path / "none.safetensors", Net())
+
+
+def text_encoder(words: list[str]) -> TextEncoder:
+    return TextEncoder(TINY.text, WordTokenizer(words))
+
+
+def test_words_keep_their_meaning_wherever_they_stand(tmp_path: Path) -> None:
+    earlier = text_encoder(["cat", "rain", "snow"])
+    path = tmp_path / "text.safetensors"
+    facts = {"vocabulary": ["cat", "rain", "snow"]}
+    save_weights(path, earlier.state_dict(), facts, torch.float32)
+    grown = text_encoder(["ant", "cat", "fire", "snow"])
+    first = grown.words.weight.clone()
+    assert start_text_from(path, grown) == 2
+    for texts in (["cat snow"], [""], ["unheard"], ["cat cat", "snow"]):
+        torch.testing.assert_close(grown(texts)[0], earlier(texts)[0])
+    for new in (3, 5):  # ant, fire
+        assert torch.equal(grown.words.weight[new], first[new])
+
+
+def test_text_without_a_fitting_vocabulary_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "text.safetensors"
+    earlier = text_encoder(["cat", "rain"])
+    for facts in ({}, {"vocabulary": ["cat"]}, {"vocabulary": 2}):
+        save_weights(path, earlier.state_dict(), facts, torch.float32)
+        with pytest.raises(WeightsError, match="no vocabulary"):
+            start_text_from(path, text_encoder(["cat"]))
 
 
 def trained(net: Net, spec: AdapterSpec) -> Net:

@@ -35,7 +35,7 @@ from dcgrid.train.loop import LoopOptions, Progress, train
 from dcgrid.train.panes import PanePool
 from dcgrid.train.reader import fit_noise_reader
 from dcgrid.train.settings import TrainRecipe
-from dcgrid.train.start import start_adapter_from, start_from
+from dcgrid.train.start import start_adapter_from, start_from, start_text_from
 from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.effects import EFFECT_NAMES
 from dcgrid.train.world.store import WorldStore
@@ -186,20 +186,15 @@ def _start_autoencoder(job: TrainJob, model: Autoencoder) -> int:
     return len(tensors["latent_mean"])
 
 
-def _start_base(
-    folder: Path, words: tuple[str, ...], dit: DiT, text: TextEncoder, reporter: Reporter
-) -> bool:
+def _start_base(folder: Path, dit: DiT, text: TextEncoder, reporter: Reporter) -> bool:
     """Load the transformer and text encoder of an earlier edition; say if it had a noise reader.
 
     Raises:
-        WeightsError: A file is missing or damaged, does not fit, or is of another vocabulary.
+        WeightsError: A file is missing or damaged, or does not fit.
     """
-    _, facts = read_weights(folder / "text.safetensors")
-    if facts.get("vocabulary") != list(words):
-        raise WeightsError(f"the text encoder in {folder} knows other words than today's captions")
-    start_from(folder / "text.safetensors", text)
+    new = start_text_from(folder / "text.safetensors", text)
     fresh = start_from(folder / "dit.safetensors", dit)
-    reporter.say(f"started from {folder}; {fresh} tensors are new")
+    reporter.say(f"started from {folder}; {fresh} tensors and {new} words are new")
     tensors, _ = read_weights(folder / "dit.safetensors")
     return any(name.startswith("noise_reader.") for name in tensors)
 
@@ -214,7 +209,7 @@ def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     dit = DiT(config.dit).to(job.device)
     had_reader = False
     if job.start is not None and not job.resume:
-        had_reader = _start_base(job.start, words, dit, text, reporter)
+        had_reader = _start_base(job.start, dit, text, reporter)
     trained = {f"text.{n}": p for n, p in text.named_parameters()}
     trained |= {f"dit.{n}": p for n, p in dit.named_parameters()}
     autoencoder = _autoencoder(job, config)

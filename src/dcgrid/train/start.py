@@ -5,6 +5,7 @@ an earlier file holds goes to the front of each tensor, the rest of it is zero, 
 does at first what it did; layers that the file lacks start as they always do.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,7 +14,10 @@ from torch import nn
 from dcgrid.adapters.reading import INPUT_SIDES, product_sides, read_adapter, side_key
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.errors import WeightsError
+from dcgrid.models.native.text import RESERVED, TextEncoder
 from dcgrid.models.weights import read_weights
+
+_WORDS = "words.weight"
 
 
 @torch.no_grad()
@@ -28,12 +32,49 @@ def start_from(path: Path, module: nn.Module) -> int:
             it than the module has.
     """
     tensors, _ = read_weights(path)
+    _put_all(path, tensors, module)
+    return len(module.state_dict().keys() - tensors.keys())
+
+
+@torch.no_grad()
+def start_text_from(path: Path, text: TextEncoder) -> int:
+    """Load an earlier text encoder into one that may know other words; see `start_from`.
+
+    A word that both know keeps its embedding, wherever it stands in the vocabulary; a new one
+    starts as it always does.
+
+    Returns:
+        How many words are new.
+
+    Raises:
+        WeightsError: See `start_from`; or the file names no vocabulary.
+    """
+    tensors, facts = read_weights(path)
+    earlier = facts.get("vocabulary")
+    table = tensors.pop(_WORDS, None)
+    if not isinstance(earlier, list) or table is None or len(table) != len(earlier) + RESERVED:
+        raise WeightsError(f"{path} names no vocabulary that fits its words")
+    _put_all(path, tensors, text)
+    weight = text.words.weight
+    if table.shape[1] != weight.shape[1]:
+        raise WeightsError(f"{path}: words are {table.shape[1]} wide, not {weight.shape[1]}")
+    weight[:RESERVED] = table[:RESERVED].to(weight)
+    row_of = {word: row for row, word in enumerate(earlier, start=RESERVED)}
+    new = 0
+    for row, word in enumerate(text.tokenizer.vocabulary, start=RESERVED):
+        if word in row_of:
+            weight[row] = table[row_of[word]].to(weight)
+        else:
+            new += 1
+    return new
+
+
+def _put_all(path: Path, tensors: Mapping[str, torch.Tensor], module: nn.Module) -> None:
     own = module.state_dict()
     for name, tensor in tensors.items():
         if name not in own:
             raise WeightsError(f"{path} holds {name}, which the model does not have")
         _put(path, name, tensor, own[name])
-    return len(own.keys() - tensors.keys())
 
 
 @torch.no_grad()

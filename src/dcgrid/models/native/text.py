@@ -22,7 +22,8 @@ from dcgrid.models.native.config import TextConfig
 
 PAD, UNKNOWN, EMPTY = 0, 1, 2
 """Reserved ids: padding, a word never seen, and a text without words (the unconditional one)."""
-_RESERVED = 3
+RESERVED = 3
+"""Rows of the embedding table before those of words."""
 _WORD = re.compile(r"[^\W_]+")
 """Letters and digits of any script, so that a word in another one is unknown and not silence."""
 _ENDINGS = ("s", "es", "ed", "ing", "ly", "y", "er")
@@ -45,12 +46,12 @@ class WordTokenizer:
 
     def __init__(self, vocabulary: Sequence[str]) -> None:
         self.vocabulary = tuple(vocabulary)
-        self._index = {word: i + _RESERVED for i, word in enumerate(self.vocabulary)}
+        self._index = {word: i + RESERVED for i, word in enumerate(self.vocabulary)}
 
     @property
     def size(self) -> int:
         """Rows of the embedding table."""
-        return len(self.vocabulary) + _RESERVED
+        return len(self.vocabulary) + RESERVED
 
     def tokens(self, text: str) -> tuple[TextToken, ...]:
         """Return the text's tokens in order; a text without words gives one EMPTY token."""
