@@ -17,6 +17,7 @@ from dcgrid.pipelines.choose import rank_tries
 from dcgrid.pipelines.fill import FillSettings, fill_grid
 from dcgrid.pipelines.job import MAX_EDITS, EditJob, ResolvedEdits, resolve_edits
 from dcgrid.pipelines.progress import Progress
+from dcgrid.pipelines.request import edit_request
 from dcgrid.prompts.segments import Prompt
 
 
@@ -133,7 +134,7 @@ def edit_clip(
         fill = FillSettings(seed=settings.seed, device=device)
         cells = {
             one.cell: one.frames_THWC
-            for one in fill_grid(backbone, given_THWC, grid, fill, progress)
+            for one in fill_grid(backbone, edit_request(grid, given_THWC), fill, progress)
         }
         for edit, tries in zip(grid.edits, grid.tries, strict=True):
             tries_NTHWC = torch.stack([cells[cell] for cell in tries])

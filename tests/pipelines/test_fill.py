@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from dcgrid.flow.noise import draw_noise
 from dcgrid.models.base import CellText, TokenPlaces
 from dcgrid.models.loading import TINY_SPEC
 from dcgrid.pipelines.fill import FillSettings, fill_grid, to_frames, to_model_range
 from dcgrid.pipelines.job import EditJob, ResolvedEdits, resolve_edits
+from dcgrid.pipelines.request import edit_request
 from dcgrid.prompts import Prompt
 
 CPU = torch.device("cpu")
@@ -111,7 +113,10 @@ def test_pixels_survive_the_way_to_the_model_and_back(given_THWC: Tensor) -> Non
 def test_filled_cells_come_out_where_the_velocity_points(given_THWC: Tensor) -> None:
     backbone = Recorder()
     filled = fill_grid(
-        backbone, given_THWC, grid(guidance_scale=1.0), FillSettings(seed=1, device=CPU), Quiet()
+        backbone,
+        edit_request(grid(guidance_scale=1.0), given_THWC),
+        FillSettings(seed=1, device=CPU),
+        Quiet(),
     )
     assert [one.cell for one in filled] == [1, 2, 3]
     for one in filled:
@@ -122,9 +127,52 @@ def test_filled_cells_come_out_where_the_velocity_points(given_THWC: Tensor) -> 
     assert len(backbone.velocity_calls) == 4
 
 
+def test_two_grids_of_tokens_are_averaged(given_THWC: Tensor) -> None:
+    """Where the model says the same of a place on both grids, nothing changes."""
+    plain, both = Recorder(), Recorder()
+    both.spec = replace(both.spec, offset_tokens=True)
+    settings = FillSettings(seed=1, device=CPU)
+    once = fill_grid(plain, edit_request(grid(guidance_scale=1.0), given_THWC), settings, Quiet())
+    twice = fill_grid(both, edit_request(grid(guidance_scale=1.0), given_THWC), settings, Quiet())
+    for one, two in zip(once, twice, strict=True):
+        assert (one.frames_THWC.float() - two.frames_THWC.float()).abs().max() <= 1
+    sizes = [tuple(cells.shape[-2:]) for cells, _ in both.velocity_calls]
+    assert sizes == [(4, 6), (6, 8)] * 4
+    assert both.places is not None
+    assert both.places.margin == 0.5
+
+
+def test_an_offset_grid_counts_half(given_THWC: Tensor) -> None:
+    class Louder(Recorder):
+        def velocity(self, cells, time, text, places, route_KA=None):  # type: ignore[no-untyped-def]
+            return torch.full_like(cells, 3.0 if places.margin else 1.0)
+
+    backbone = Louder()
+    backbone.spec = replace(backbone.spec, offset_tokens=True)
+    one_step = grid(guidance_scale=1.0, num_inference_steps=1)
+    fill_grid(
+        backbone, edit_request(one_step, given_THWC), FillSettings(seed=1, device=CPU), Quiet()
+    )
+    noise = draw_noise((1, 4, 4, 2, 4, 6), 1)
+    torch.testing.assert_close(backbone.decoded[0], noise[:, 1] - 2.0)
+
+
+def test_two_given_cells_stay_and_two_are_painted(given_THWC: Tensor) -> None:
+    backbone = Recorder()
+    request = edit_request(grid(guidance_scale=1.0), given_THWC)
+    request = replace(request, given={1: 255 - given_THWC, 0: given_THWC})
+    filled = fill_grid(backbone, request, FillSettings(seed=1, device=CPU), Quiet())
+    assert [one.cell for one in filled] == [2, 3]
+    for cells_BKCFYX, time_BKF in backbone.velocity_calls:
+        for cell, clip_THWC in request.given.items():
+            clean = backbone.encode(to_model_range(clip_THWC))
+            assert torch.equal(cells_BKCFYX[:, cell], clean)
+            assert (time_BKF[:, cell] == 0).all()
+
+
 def test_the_given_cell_is_always_shown_clean_at_time_0(given_THWC: Tensor) -> None:
     backbone = Recorder()
-    fill_grid(backbone, given_THWC, grid(), FillSettings(seed=1, device=CPU), Quiet())
+    fill_grid(backbone, edit_request(grid(), given_THWC), FillSettings(seed=1, device=CPU), Quiet())
     clean = backbone.encode(to_model_range(given_THWC))
     for cells_BKCFYX, time_BKF in backbone.velocity_calls:
         assert torch.equal(cells_BKCFYX[:, 0], clean)
@@ -143,7 +191,9 @@ def test_each_edit_is_guided_by_its_own_scale(given_THWC: Tensor) -> None:
         ),
     )
     backbone = Recorder()
-    filled = fill_grid(backbone, given_THWC, edits, FillSettings(seed=1, device=CPU), Quiet())
+    filled = fill_grid(
+        backbone, edit_request(edits, given_THWC), FillSettings(seed=1, device=CPU), Quiet()
+    )
     # v = v_u + g (v_c - v_u) moves the target from -0.2 by g times the way to the text's push.
     pushes = {0: -0.2 + 3.0 * (0.3 + 0.2), 1: -0.2 + 1.0 * (0.1 + 0.2)}
     for one in filled:
@@ -158,7 +208,9 @@ def test_a_narrow_model_reads_its_own_clause_only(given_THWC: Tensor) -> None:
     clauses = [edit.clause for edit in edits.edits]
     for narrow in (True, False):
         backbone = Recorder(own_clause_only=narrow)
-        fill_grid(backbone, given_THWC, edits, FillSettings(seed=0, device=CPU), Quiet())
+        fill_grid(
+            backbone, edit_request(edits, given_THWC), FillSettings(seed=0, device=CPU), Quiet()
+        )
         for cell, text in enumerate(backbone.read[0]):
             assert "grid illustrates" in text
             seen = [index for index, clause in enumerate(clauses) if clause in text]
@@ -169,18 +221,18 @@ def test_a_narrow_model_reads_its_own_clause_only(given_THWC: Tensor) -> None:
 def test_each_cell_is_steered_away_from_its_own_edits_negative(given_THWC: Tensor) -> None:
     edits = grid(effects=("rain",), prompt="made of glass", guidance_scale=2.0)
     backbone = Recorder()
-    fill_grid(backbone, given_THWC, edits, FillSettings(seed=0, device=CPU), Quiet())
+    fill_grid(backbone, edit_request(edits, given_THWC), FillSettings(seed=0, device=CPU), Quiet())
     negative = edits.edits[0].negative
     assert negative
     assert backbone.read[1] == ["", negative, "", negative]
     unlearned = Recorder(negative_text=False)
-    fill_grid(unlearned, given_THWC, edits, FillSettings(seed=0, device=CPU), Quiet())
+    fill_grid(unlearned, edit_request(edits, given_THWC), FillSettings(seed=0, device=CPU), Quiet())
     assert unlearned.read[1] == ["", "", "", ""]
 
 
 def test_tokens_stand_where_their_cells_stand(given_THWC: Tensor) -> None:
     backbone = Recorder()
-    fill_grid(backbone, given_THWC, grid(), FillSettings(seed=0, device=CPU), Quiet())
+    fill_grid(backbone, edit_request(grid(), given_THWC), FillSettings(seed=0, device=CPU), Quiet())
     assert backbone.places is not None
     # Two latent frames of 4x6 latents make 2x2x3 tokens a cell; cells abut in this model.
     starts = backbone.places.coordinates_S3[::12].tolist()
@@ -192,7 +244,9 @@ def test_noise_follows_the_seed_alone(given_THWC: Tensor) -> None:
     first: dict[int, Tensor] = {}
     for seed in (5, 5, 6):
         backbone = Recorder()
-        fill_grid(backbone, given_THWC, grid(), FillSettings(seed=seed, device=CPU), Quiet())
+        fill_grid(
+            backbone, edit_request(grid(), given_THWC), FillSettings(seed=seed, device=CPU), Quiet()
+        )
         start = backbone.velocity_calls[0][0][:, 1:]
         assert torch.equal(first.setdefault(seed, start), start)
         assert start.std() == pytest.approx(TINY_SPEC.noise_scale, rel=0.15)

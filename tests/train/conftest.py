@@ -39,21 +39,22 @@ def tiny_store(tmp_path_factory):
 
 @pytest.fixture
 def recipe_of(tmp_path):
-    """Write a small recipe of a stage and return its path."""
+    """Write a small recipe of a stage (or "fill-composition") and return its path."""
 
-    def write(stage, *, steps=4, precision="fp32", rate="2e-3"):
-        sides = {"upsampler": "[[32, 32]]"}.get(stage, "[[32, 32], [32, 48]]")
-        shipped = load_train_recipe(shipped_dir() / "train" / f"{stage}.toml", "mini").loss
+    def write(name, *, steps=4, precision="fp32", rate="2e-3"):
+        sides = {"upsampler": "[[32, 32]]"}.get(name, "[[32, 32], [32, 48]]")
+        recipe = load_train_recipe(shipped_dir() / "train" / f"{name}.toml", "mini")
+        stage, shipped = recipe.stage, recipe.loss
         knobs = "\n".join(f"{key} = {n}" for key, n in {**shipped, **LOSSES[stage]}.items())
         text = (
-            f'stage = "{stage}"\nprecision = "{precision}"\nseed = 3\n'
+            f'stage = "{stage}"\nmode = "{recipe.mode}"\nprecision = "{precision}"\nseed = 3\n'
             f"[optim]\nlearning_rate = {rate}\nsteps = {steps}\nwarmup_steps = 2\n"
             "cooldown = 0.5\nema_decay = 0.9\n"
             f"[loss]\n{knobs}\n"
             "[[phases]]\nuntil = 0.5\nframes = 1\nsizes = [[32, 32]]\nbatch = 2\n"
             f"[[phases]]\nuntil = 1.0\nframes = 5\nsizes = {sides}\nbatch = 2\n"
         )
-        path = tmp_path / f"{stage}.toml"
+        path = tmp_path / f"{name}.toml"
         path.write_text(text)
         return path
 

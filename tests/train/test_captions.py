@@ -13,7 +13,8 @@ from dcgrid.train.world.effects import EFFECT_NAMES
 
 @pytest.fixture(scope="module")
 def captions():
-    return Captions([load_effect(n) for n in EFFECT_NAMES], load_layout("edit-2x2"))
+    effects = [load_effect(n) for n in EFFECT_NAMES]
+    return Captions(effects, load_layout("edit-2x2"), load_layout("composition-2x2"))
 
 
 def panes(*effects):

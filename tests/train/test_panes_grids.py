@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import PRESETS
@@ -11,10 +12,11 @@ from dcgrid.recipes import load_effect, load_layout
 from dcgrid.train import panes as panes_module
 from dcgrid.train.captions import Captions
 from dcgrid.train.grids import GridStage
-from dcgrid.train.panes import PANES, PanePool
+from dcgrid.train.panes import PANES, FusionPool, PanePool
 from dcgrid.train.settings import Phase, load_train_recipe
 from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.effects import EFFECT_NAMES
+from dcgrid.train.world.fusion import ELEMENTS
 from dcgrid.train.world.store import WorldStore
 
 PHASE = Phase(until=1.0, frames=5, sizes=((32, 32), (32, 48)), batch=3)
@@ -104,14 +106,17 @@ def stage_of(pool, recipe_of):
     def make(name, **knobs):
         recipe = load_train_recipe(recipe_of(name), "tiny")
         recipe.loss.update(knobs)
-        captions = Captions([load_effect(n) for n in EFFECT_NAMES], load_layout("edit-2x2"))
+        effects = [load_effect(n) for n in EFFECT_NAMES]
+        layouts = load_layout("edit-2x2"), load_layout("composition-2x2")
+        captions = Captions(effects, *layouts)
         torch.manual_seed(6)
         words = captions.vocabulary(["dog face", "scene", "camera move"])
         text, dit = TextEncoder(TINY.text, WordTokenizer(words)), DiT(TINY.dit)
         for parameter in dit.parameters():
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.02)
-        return GridStage((dit, text), pool, captions, recipe, dict(dit.named_parameters()))
+        pools = pool, FusionPool(pool.world, pool.autoencoder)
+        return GridStage((dit, text), pools, captions, recipe, dict(dit.named_parameters()))
 
     return make
 
@@ -155,16 +160,14 @@ def test_fill_of_the_paper_gives_one_to_all_but_one(stage_of):
 
 
 def test_text_masking_at_its_ends(stage_of):
-    generator = seeded(8)
-    assert stage_of("base", text_masking=1.0)._batch(PHASE, generator).rows == [[""]] * len(
-        stage_of("base", text_masking=1.0)._batch(PHASE, seeded(8)).rows
-    )
-    rows = stage_of("base", text_masking=0.0)._batch(PHASE, generator).rows
+    batch = stage_of("base", text_masking=1.0)._batch(PHASE, seeded(8))
+    assert batch.rows == [[""]] * (PHASE.batch * batch.layout.count)
+    rows = stage_of("base", text_masking=0.0)._batch(PHASE, seeded(8)).rows
     assert all(text for row in rows for text in row)
 
 
 def test_given_cells_are_clean_at_time_0_and_out_of_the_loss(stage_of, monkeypatch):
-    stage = stage_of("fill", edit_share=1.0)
+    stage = stage_of("fill", edit_share=1.0, offset_share=0.0)
     seen = {}
 
     class Recorder(torch.nn.Module):
@@ -198,7 +201,7 @@ def test_given_cells_are_clean_at_time_0_and_out_of_the_loss(stage_of, monkeypat
 
 def test_loss_of_a_perfect_guess_is_zero(stage_of, monkeypatch):
     """The target is rebuilt from the noise that the seed fixes, not from the stage's own code."""
-    stage = stage_of("base", noise_scale=1.5, single_share=0.0, noise_share=0.0)
+    stage = stage_of("base", noise_scale=1.5, single_share=0.0, noise_share=0.0, offset_share=0.0)
     guess = {}
     original = torch.randn
 
@@ -217,3 +220,78 @@ def test_loss_of_a_perfect_guess_is_zero(stage_of, monkeypatch):
     stage.dit = Perfect()
     monkeypatch.setattr(torch, "randn", randn)
     assert float(stage.loss(PHASE, seeded(10))[0]) < 1e-4
+
+
+def test_offset_steps_show_wider_cells_and_score_what_lies_inside(stage_of, monkeypatch):
+    """A guess that is right at every latent is right on both grids of tokens."""
+    stage = stage_of("base", offset_share=1.0, single_share=0.0, noise_share=0.0)
+    seen, original = {}, torch.randn
+
+    def randn(*shape, **options):
+        seen["noise"] = original(*shape, **options)
+        return seen["noise"]
+
+    class Perfect(torch.nn.Module):
+        config = TINY.dit
+
+        def forward(self, noised, time_BKF, text, places):
+            seen["shown"], seen["margin"] = noised.shape, places.margin
+            seen["tokens"] = len(places.position_S)
+            noise = F.pad(seen["noise"].flatten(0, 2), (1, 1, 1, 1), "reflect")
+            noise = noise.reshape(noised.shape)
+            time = time_BKF[:, :, None, :, None, None]
+            return noise - (noised - time * noise) / (1 - time)
+
+    stage.dit = Perfect()
+    monkeypatch.setattr(torch, "randn", randn)
+    assert float(stage.loss(PHASE, seeded(10))[0]) < 1e-4
+    *_, rows, columns = seen["noise"].shape
+    assert (*seen["shown"][-2:], seen["margin"]) == (rows + 2, columns + 2, 0.5)
+    frames = seen["noise"].shape[3]
+    assert seen["tokens"] == 4 * frames * (rows // 2 + 1) * (columns // 2 + 1)
+
+
+def test_a_composition_is_a_clip_an_element_and_two_fusions_of_them(pool):
+    fusions = FusionPool(pool.world, pool.autoencoder)
+    for panes in fusions.draw(PHASE, seeded(0), fresh=3):
+        assert panes.element in ELEMENTS
+        assert len(panes.latents_VCFYX) == len(panes.luck_VMFYX) == 4
+        flat = panes.latents_VCFYX.flatten(1)
+        assert torch.pdist(flat).min() > 0.1, "four panes, all different"
+
+
+def test_fill_as_compose_gives_both_sources_in_the_upper_row(stage_of):
+    stage = stage_of("fill", fusion_share=1.0, edit_share=1.0, text_masking=0.0, fresh=1.0)
+    generator, seen = seeded(6), set()
+    for _ in range(6):
+        batch = stage._batch(PHASE, generator)
+        assert (batch.fill_BKF == torch.tensor([False, False, True, True])[:, None]).all()
+        for b in range(PHASE.batch):
+            a, element, first, second = batch.rows[4 * b : 4 * b + 4]
+            assert a[0] == element[0] == first[0] == second[0]
+            assert "creative fusion" in a[0]
+            assert "original input for the effect" in element[1]
+            assert "second compositional result" in second[1]
+            seen.add(element[1])
+    assert len(seen) > 3
+
+
+def test_base_sees_single_panes_of_compositions_with_their_own_clause(stage_of):
+    stage = stage_of("base", fusion_share=1.0, single_share=1.0, text_masking=0.0)
+    generator = seeded(5)
+    texts = [row for _ in range(8) for row in stage._batch(PHASE, generator).rows]
+    assert all(len(row) == 1 for row in texts)
+    starts = {row[0].split("]")[0] for row in texts}
+    assert starts == {"[TOP LEFT", "[TOP RIGHT", "[BOTTOM LEFT", "[BOTTOM RIGHT"}
+
+
+def test_both_stocks_are_remembered(stage_of):
+    stage, generator = stage_of("base", fusion_share=0.5), seeded(5)
+    for _ in range(6):
+        stage._batch(PHASE, generator)
+    kept = stage.remember()
+    assert len({name.startswith("fusion.") for name in kept}) == 2
+    other = stage_of("base", fusion_share=0.5)
+    other.fusions.recall({})
+    other.recall(kept)
+    assert all(torch.equal(t, other.remember()[n]) for n, t in kept.items())

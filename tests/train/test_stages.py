@@ -86,6 +86,19 @@ def test_fill_trains_the_adapter_only(run_tiny, trained):
     assert (spec.rank, spec.dropout, spec.base) == (4, 0.5, "tiny")
 
 
+def test_composition_makes_an_adapter_of_its_own(run_tiny, trained):
+    before = {part: (trained / f"{part}.safetensors").read_bytes() for part in PARTS}
+    path, _ = run_tiny("fill-composition", trained)
+    assert path == trained / "fill-composition.safetensors"
+    assert before == {p: (trained / f"{p}.safetensors").read_bytes() for p in PARTS}
+    spec, _ = read_adapter(path)
+    assert (spec.name, spec.stage, spec.mode) == ("fill-composition", "fill", "composition")
+    dit = load_backbone("tiny", weights_dir=trained).parts.dit
+    report = load_adapter(dit, path, base="tiny", base_hash=hash_tensors(dit.state_dict()))
+    assert report.mean_delta > 0
+    assert (trained / "fill-composition" / STATE_NAME).is_file()
+
+
 def test_base_in_memory_is_bit_identical_after_fill(run_tiny, trained, monkeypatch):
     """The network that the adapter sat on, not only its file."""
     seen = {}

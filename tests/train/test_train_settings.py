@@ -13,11 +13,11 @@ from dcgrid.train.settings import STAGES, OptimSettings, load_train_recipe, with
 FOLDER = shipped_dir() / "train"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("name", [*STAGES, "fill-composition"])
 @pytest.mark.parametrize("model", ["mini", "paper"])
-def test_every_shipped_recipe_loads(stage, model):
-    recipe = load_train_recipe(FOLDER / f"{stage}.toml", model)
-    assert recipe.stage == stage
+def test_every_shipped_recipe_loads(name, model):
+    recipe = load_train_recipe(FOLDER / f"{name}.toml", model)
+    assert recipe.run_name == name
     assert recipe.phases[-1].until == 1.0
     assert recipe.optim.steps > 0
 
@@ -44,6 +44,14 @@ def test_fill_has_the_numbers_of_the_paper():
     loss = recipe.loss
     assert (loss["rank"], loss["dropout"]) == (8, 0.5)
     assert (loss["noise_scale"], loss["text_masking"]) == (1.9, 0.6)
+
+
+def test_composition_has_the_numbers_of_the_paper():
+    recipe = load_train_recipe(FOLDER / "fill-composition.toml", "paper")
+    assert (recipe.stage, recipe.mode, recipe.optim.steps) == ("fill", "composition", 3500)
+    assert recipe.loss["noise_scale"] == 1.75
+    consistent = load_train_recipe(FOLDER / "fill.toml", "paper")
+    assert recipe.optim == with_steps(consistent, 3500).optim
 
 
 def test_a_model_overrides_single_keys_only():

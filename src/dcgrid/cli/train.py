@@ -35,8 +35,23 @@ class Stage(StrEnum):
     FILL = "fill"
 
 
+class Mode(StrEnum):
+    """What the grids of stage fill show."""
+
+    CONSISTENT = "consistent"
+    COMPOSITION = "composition"
+
+
 StageOption = Annotated[
     Stage | None, typer.Option("--stage", help="What to train; they build on one another.")
+]
+ModeOption = Annotated[
+    Mode | None,
+    typer.Option(
+        "--mode",
+        help="Stage fill: for edits of one clip, or for the fusion of two.",
+        show_default="the recipe's, else consistent",
+    ),
 ]
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Native model to train.")]
 RecipeOption = Annotated[
@@ -91,6 +106,7 @@ ThreadsOption = Annotated[
 
 def train(
     stage: StageOption = None,
+    mode: ModeOption = None,
     model: ModelOption = "mini",
     recipe: RecipeOption = None,
     out: OutOption = None,
@@ -135,7 +151,7 @@ def train(
         from dcgrid.train.run import TrainJob
 
         job = TrainJob(
-            recipe=_read_recipe(stage, recipe, model, steps),
+            recipe=_read_recipe(stage, mode, recipe, model, steps),
             model=model,
             out=out or Path("runs") / model,
             store=store,
@@ -147,17 +163,24 @@ def train(
         _carry_out(job, output, threads=threads, dry_run=dry_run, force=force)
 
 
-def _read_recipe(stage: Stage, recipe: Path | None, model: str, steps: int | None) -> "TrainRecipe":
-    """Read the recipe of a stage, by default the shipped one."""
+def _read_recipe(
+    stage: Stage, mode: Mode | None, recipe: Path | None, model: str, steps: int | None
+) -> "TrainRecipe":
+    """Read the recipe of a stage, by default the shipped one of its mode."""
     from dcgrid.train.settings import load_train_recipe, with_steps
 
-    path = recipe or shipped_dir() / "train" / f"{stage}.toml"
+    if mode is not None and stage is not Stage.FILL:
+        raise UsageError(f"--mode is for stage fill, not {stage}")
+    name = f"{stage}-{mode}" if mode is Mode.COMPOSITION else stage
+    path = recipe or shipped_dir() / "train" / f"{name}.toml"
     settings = with_steps(load_train_recipe(path, model), steps)
     if settings.stage != stage.value:
         raise UsageError(
             f"{path} is a recipe of stage {settings.stage}, not {stage}",
             hint=f"dcgrid train --stage {settings.stage} --recipe {path}",
         )
+    if mode is not None and settings.mode != mode.value:
+        raise UsageError(f"{path} is a recipe of mode {settings.mode}, not {mode}")
     return settings
 
 

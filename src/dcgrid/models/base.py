@@ -55,6 +55,9 @@ class ModelSpec:
     """Token rows and columns from one cell to the next; None: cells abut."""
     noise_motion: tuple[tuple[int, float], ...]
     """How the last channels of the noise move, see flow/noise.py; empty: all noise is white."""
+    offset_tokens: bool
+    """True: a velocity is the mean over the plain grid of tokens and one set off by half a token,
+    for models trained on both (docs/decisions/0010)."""
     upsample: int
     """Factor of the upsampler after decoding; 1 is none."""
     license: str
@@ -83,6 +86,8 @@ class TokenPlaces:
     """Frame, row, column of each token, for the rotary embedding; int64."""
     position_S: torch.Tensor
     """Place of each token in grid order (f y x), for windowed attention; int64."""
+    margin: float = 0.0
+    """Tokens on each side of a cell that are not of its picture (grid/offset.py)."""
 
 
 class Backbone(Protocol):

@@ -44,6 +44,7 @@ MINI_SPEC = ModelSpec(
     negative_text=False,
     cell_pitch=(16, 16),
     noise_motion=MINI.dit.noise_motion,
+    offset_tokens=True,
     upsample=2,
     license="Apache-2.0",
 )
@@ -54,6 +55,7 @@ TINY_SPEC = replace(
     text_limit=16,
     cell_pitch=None,
     noise_motion=TINY.dit.noise_motion,
+    offset_tokens=False,
     default_frames=5,
     max_frames=9,
     cell_sizes=((32, 48), (48, 32), (32, 32)),

@@ -33,6 +33,7 @@ from dcgrid.pipelines.models import LoadedModel, check_weights, load_model
 from dcgrid.pipelines.outputs import StagedFiles
 from dcgrid.pipelines.plan import EditPlan, clip_rules
 from dcgrid.pipelines.progress import Progress
+from dcgrid.pipelines.request import GridRequest, edit_request
 from dcgrid.runtime import device as runtime
 from dcgrid.video.clip import Clip
 from dcgrid.video.read import read_clip
@@ -126,7 +127,7 @@ def run_edit(plan: EditPlan, progress: Progress) -> EditResult:
     _warn_of_words(plan, model, progress)
     with watch.stage("fill"):
         settings = FillSettings(seed=job.seed, device=device)
-        filled = fill_grid(model.backbone, clip.frames_THWC, plan.prepared.grid, settings, progress)
+        filled = fill_grid(model.backbone, _request(plan, clip), settings, progress)
     takes = _choose(plan, clip, filled)
     same_pixels = _compare(plan, takes, progress)
     # Known only after writing, so the manifest is made in there with everything but itself.
@@ -166,6 +167,10 @@ def _read(plan: EditPlan, progress: Progress) -> Clip:
         if line not in plan.clip.lines():
             progress.note(line)
     return clip
+
+
+def _request(plan: EditPlan, clip: Clip) -> GridRequest:
+    return edit_request(plan.prepared.grid, clip.frames_THWC)
 
 
 def _warn_of_memory(plan: EditPlan, progress: Progress) -> None:
@@ -302,7 +307,7 @@ def _manifest(
     records: list[OutputRecord],
 ) -> RunManifest:
     """Gather what made the result."""
-    sampler = sample_settings(model.backbone, plan.prepared.grid)
+    sampler = sample_settings(model.backbone.spec, _request(plan, clip))
     return RunManifest(
         versions={
             "dcgrid": __version__,

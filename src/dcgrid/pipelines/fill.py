@@ -1,15 +1,15 @@
-"""Fill a grid: one given clip and a text in, the filled cells' clips out.
+"""Fill a grid: given clips and a text in, the filled cells' clips out.
 
 Letters: B batch (1 here), K cells, N filled cells, S text segments, C channels, T H W pixel
 frames/height/width, F Y X latent frames/rows/columns; THWC is a clip as uint8.
 
-    clip -> encode -> [given | noise noise noise] -> sample -> decode, upsample -> clips
+    clips -> encode -> [given | noise noise noise] -> sample -> decode, upsample -> clips
 
 Every pipeline ends here; edit.py is the one to read before.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -21,11 +21,10 @@ from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.grid.masks import fill_mask
-from dcgrid.grid.modes import Routing
-from dcgrid.grid.visibility import visible_segments
+from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
 from dcgrid.models.base import Backbone, CellText, ModelSpec, TokenPlaces
-from dcgrid.pipelines.job import ResolvedEdits
 from dcgrid.pipelines.progress import Progress
+from dcgrid.pipelines.request import GridRequest
 
 VelocityFn = Callable[[Tensor, Tensor], Tensor]
 
@@ -52,18 +51,13 @@ class FillSettings:
 
 @torch.inference_mode()
 def fill_grid(
-    backbone: Backbone,
-    given_THWC: Tensor,
-    grid: ResolvedEdits,
-    settings: FillSettings,
-    progress: Progress,
+    backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
 ) -> list[FilledCell]:
-    """Paint every cell but the given one.
+    """Paint every cell that is not given.
 
     Args:
         backbone: The model, adapter and all.
-        given_THWC: The given clip, uint8, of a length and size that the model takes.
-        grid: Layout, text and sampler values.
+        request: Given clips (of a length and size that the model takes), text and sampler values.
         settings: Seed and device.
         progress: Told of stages and steps.
 
@@ -71,49 +65,59 @@ def fill_grid(
         The painted cells in order, each decoded and upsampled on its own.
 
     Raises:
-        LayoutError: The layout does not fit the text.
+        LayoutError: The layout does not fit the text or the given cells.
 
     Paper: sec. 3.3-3.4
     """
-    layout = GridLayout(rows=grid.rows, cols=grid.cols)
-    fill_K = fill_mask(layout, [grid.given])
-    progress.start("encoding the clip", 1)
-    latents_BCFYX = backbone.encode(to_model_range(given_THWC).to(settings.device)).float()
-    cells_BKCFYX = torch.zeros(1, layout.count, *latents_BCFYX.shape[1:], device=settings.device)
-    cells_BKCFYX[:, grid.given] = latents_BCFYX
+    layout, spec = request.layout, backbone.spec
+    fill_K = fill_mask(layout, request.given)
+    cells_BKCFYX = _encode_given(backbone, request, settings.device, progress)
     noise_BKCFYX = draw_noise(
-        tuple(cells_BKCFYX.shape),
-        settings.seed,
-        device=settings.device,
-        motion=backbone.spec.noise_motion,
+        tuple(cells_BKCFYX.shape), settings.seed, device=settings.device, motion=spec.noise_motion
     )
-    places = token_places(backbone.spec, layout, tuple(latents_BCFYX.shape[2:]))
-    progress.start("sampling", grid.num_inference_steps)
+    grids = _token_grids(spec, layout, tuple(cells_BKCFYX.shape[3:]), settings.device)
+    progress.start("sampling", request.num_inference_steps)
     filled_BKCFYX = sample(
-        _guided_velocity(backbone, grid, layout, _to(places, settings.device)),
+        _guided_velocity(backbone, request, grids),
         cells_BKCFYX,
         noise_BKCFYX,
         fill_K,
-        sample_settings(backbone, grid),
+        sample_settings(spec, request),
         progress.update,
     )
     return _decode(backbone, filled_BKCFYX, fill_K, progress)
 
 
-def sample_settings(backbone: Backbone, grid: ResolvedEdits) -> SampleSettings:
-    """Return the sampler's settings: the recipe's where it says so, else the model's."""
-    spec = backbone.spec
-    asked = [edit.noise_scale for edit in grid.edits if edit.noise_scale is not None]
+def sample_settings(spec: ModelSpec, request: GridRequest) -> SampleSettings:
+    """Return the sampler's settings: the request's where it says so, else the model's."""
+    schedule = Schedule(num_inference_steps=request.num_inference_steps, shift=spec.time_shift)
     return SampleSettings(
-        schedule=Schedule(num_inference_steps=grid.num_inference_steps, shift=spec.time_shift),
-        # One noise for the whole grid, so one scale: the first edit that names one decides.
-        noise_scale=asked[0] if asked else spec.noise_scale,
+        schedule=schedule,
+        noise_scale=spec.noise_scale if request.noise_scale is None else request.noise_scale,
         given="clean" if spec.per_cell_time else "replace",
     )
 
 
-def token_places(spec: ModelSpec, layout: GridLayout, size_FYX: tuple[int, ...]) -> TokenPlaces:
-    """Return where the tokens of a grid stand, for cells of F x Y x X latents.
+def _encode_given(
+    backbone: Backbone, request: GridRequest, device: torch.device, progress: Progress
+) -> Tensor:
+    """Return the grid's latents BKCFYX: the given clips, each encoded alone, and zeros."""
+    progress.start("encoding the clip", len(request.given))
+    latents = {}
+    for done, (cell, clip_THWC) in enumerate(request.given.items(), start=1):
+        latents[cell] = backbone.encode(to_model_range(clip_THWC).to(device)).float()
+        progress.update(done)
+    _, *shape = next(iter(latents.values())).shape
+    cells_BKCFYX = torch.zeros(1, request.layout.count, *shape, device=device)
+    for cell, latents_BCFYX in latents.items():
+        cells_BKCFYX[:, cell] = latents_BCFYX
+    return cells_BKCFYX
+
+
+def token_places(
+    spec: ModelSpec, layout: GridLayout, size_FYX: tuple[int, ...], margin: float = 0.0
+) -> TokenPlaces:
+    """Return where the tokens of a grid stand, for cells of F x Y x X latents, margin and all.
 
     Raises:
         LayoutError: Cells of this size overlap at the model's pitch.
@@ -123,6 +127,7 @@ def token_places(spec: ModelSpec, layout: GridLayout, size_FYX: tuple[int, ...])
     return TokenPlaces(
         coordinates_S3=token_coordinates(layout, shape, spec.cell_pitch),
         position_S=grid_positions(layout, shape),
+        margin=margin,
     )
 
 
@@ -151,30 +156,59 @@ def _decode(
     return results
 
 
-def _to(places: TokenPlaces, device: torch.device) -> TokenPlaces:
-    return TokenPlaces(
-        coordinates_S3=places.coordinates_S3.to(device), position_S=places.position_S.to(device)
-    )
+def _token_grids(
+    spec: ModelSpec, layout: GridLayout, size_FYX: tuple[int, ...], device: torch.device
+) -> list[TokenPlaces]:
+    """Return the places of the plain tokens and, where the model has them, of the offset ones."""
+    frames, rows, columns = size_FYX
+    grids = [token_places(spec, layout, size_FYX)]
+    if spec.offset_tokens:
+        wide = (frames, rows + spec.patch[1], columns + spec.patch[2])
+        grids.append(token_places(spec, layout, wide, MARGIN))
+    return [
+        replace(
+            places,
+            coordinates_S3=places.coordinates_S3.to(device),
+            position_S=places.position_S.to(device),
+        )
+        for places in grids
+    ]
+
+
+def _steered(backbone: Backbone, text: CellText, grids: list[TokenPlaces]) -> VelocityFn:
+    """Return the velocity under a text: the mean over the grids of tokens."""
+    patch = backbone.spec.patch
+
+    def velocity(cells_BKCFYX: Tensor, time_BKF: Tensor) -> Tensor:
+        total_BKCFYX = torch.zeros_like(cells_BKCFYX)
+        for places in grids:
+            if places.margin:
+                wide_BKCFYX = widen_cells(cells_BKCFYX, patch)
+                wide_BKCFYX = backbone.velocity(wide_BKCFYX, time_BKF, text, places)
+                total_BKCFYX += narrow_cells(wide_BKCFYX, patch)
+            else:
+                total_BKCFYX += backbone.velocity(cells_BKCFYX, time_BKF, text, places)
+        return total_BKCFYX / len(grids)
+
+    return velocity
 
 
 def _guided_velocity(
-    backbone: Backbone, grid: ResolvedEdits, layout: GridLayout, places: TokenPlaces
+    backbone: Backbone, request: GridRequest, grids: list[TokenPlaces]
 ) -> VelocityFn:
-    """Return the velocity with guidance; each edit may have a scale of its own."""
+    """Return the velocity with guidance; each cell may have a scale of its own."""
 
     def steered(text: CellText) -> VelocityFn:
-        return lambda cells_BKCFYX, time_BKF: backbone.velocity(
-            cells_BKCFYX, time_BKF, text, places
-        )
+        return _steered(backbone, text, grids)
 
-    text = backbone.encode_text([grid.prompt], [_visible_rows(backbone.spec, grid, layout)])
-    scales = {cell: grid.edits[index].guidance_scale for cell, index in _painted(grid)}
+    text = backbone.encode_text([request.prompt], [request.visible_rows(backbone.spec)])
+    scales = request.guidance_scale
     if all(scale == 1 for scale in scales.values()):
         return steered(text)
-    away = backbone.encode_text([grid.negative_prompt], [_negative_rows(backbone.spec, grid)])
+    away = backbone.encode_text([request.negative_prompt], [request.negative_rows(backbone.spec)])
     conditional, unconditional = steered(text), steered(away)
     masks = {
-        scale: torch.tensor([scales.get(cell) == scale for cell in range(layout.count)])
+        scale: torch.tensor([scales.get(cell) == scale for cell in range(request.layout.count)])
         for scale in set(scales.values())
     }
 
@@ -187,29 +221,3 @@ def _guided_velocity(
         return velocity_BKCFYX
 
     return guided
-
-
-def _visible_rows(
-    spec: ModelSpec, grid: ResolvedEdits, layout: GridLayout
-) -> tuple[tuple[bool, ...], ...]:
-    """Return visible_KS of the grid's text, narrowed for models that need it narrow."""
-    rows = visible_segments(grid.prompt, layout, Routing())
-    if not spec.own_clause_only:
-        return rows
-    owners = [segment.cell for segment in grid.prompt.segments]
-    return tuple(
-        tuple(seen and owner in (None, cell) for seen, owner in zip(row, owners, strict=True))
-        for cell, row in enumerate(rows)
-    )
-
-
-def _painted(grid: ResolvedEdits) -> list[tuple[int, int]]:
-    return [(cell, index) for cell, index in enumerate(grid.edit_of_cell) if index is not None]
-
-
-def _negative_rows(spec: ModelSpec, grid: ResolvedEdits) -> tuple[tuple[bool, ...], ...]:
-    """Return visible_KS of the negative text: each cell reads that of its own edit, or nothing."""
-    return tuple(
-        tuple(spec.negative_text and owner == index for owner in grid.negative_owners)
-        for index in grid.edit_of_cell
-    )

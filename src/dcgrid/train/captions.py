@@ -3,7 +3,7 @@
 Letters: K cells.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -12,6 +12,7 @@ from dcgrid.prompts.template import render_grid
 from dcgrid.recipes.schema import EffectRecipe, LayoutRecipe
 from dcgrid.train.panes import PaneSet
 from dcgrid.train.world.clips import MOTIONS, chance, pick
+from dcgrid.train.world.fusion import ELEMENTS, Element
 
 NAMED_SHARE = 0.6
 """How often a caption names the subject; else it says what `edit` says by default."""
@@ -20,13 +21,20 @@ NAMED_SHARE = 0.6
 class Captions:
     """Writes captions of grids and of single clips."""
 
-    def __init__(self, effects: Iterable[EffectRecipe], layout: LayoutRecipe) -> None:
+    def __init__(
+        self, effects: Iterable[EffectRecipe], layout: LayoutRecipe, composition: LayoutRecipe
+    ) -> None:
         self.effects = {effect.name: effect for effect in effects}
         self.layout = layout
+        self.composition = composition
 
     def vocabulary(self, subjects: Iterable[str]) -> tuple[str, ...]:
         """Return every word that a caption can hold."""
-        texts = [text for row in self._grid([], {}) for text in row]
+        texts = [text for row in _rows(self.layout, [], {}) for text in row]
+        for element in ELEMENTS.values():
+            for phrase in element.phrases:
+                slots = _element_slots(element, phrase)
+                texts += [text for row in _rows(self.composition, [], slots) for text in row]
         for effect in self.effects.values():
             texts += [effect.clause, effect.negative, effect.title, *effect.phrases]
         return build_vocabulary([*texts, *subjects, *MOTIONS])
@@ -35,11 +43,22 @@ class Captions:
         self, panes: PaneSet, chosen: Sequence[int], generator: torch.Generator
     ) -> list[list[str]]:
         """Return the texts that each cell of a 2x2 grid reads: the global one and its own."""
+        if panes.element:
+            return self._fusion_rows(panes, generator)
         clauses = [self._clause(panes.effects[i], generator) for i in chosen]
-        return self._grid(clauses, self._slots(panes, generator))
+        return _rows(self.layout, clauses, self._slots(panes, generator))
+
+    def _fusion_rows(self, panes: PaneSet, generator: torch.Generator) -> list[list[str]]:
+        element = ELEMENTS[panes.element]
+        phrase = element.phrases[pick(len(element.phrases), generator)]
+        slots = {**self._slots(panes, generator), **_element_slots(element, phrase)}
+        return _rows(self.composition, [], slots)
 
     def clip_row(self, panes: PaneSet, chosen: int, generator: torch.Generator) -> list[str]:
         """Return the text of a single clip."""
+        if panes.element:
+            # Its own clause of the composition says as much as a caption would.
+            return self._fusion_rows(panes, generator)[chosen][1:]
         slots = self._slots(panes, generator)
         subject = slots.get("subject") or self.layout.slots["subject"]
         motion = slots.get("motion") or self.layout.slots["motion"]
@@ -59,10 +78,17 @@ class Captions:
             return {}
         return {"subject": panes.subject, "motion": panes.motion}
 
-    def _grid(self, clauses: Sequence[str | None], slots: dict[str, str | None]) -> list[list[str]]:
-        prompt = render_grid(self.layout, slots, clauses)
-        cells = self.layout.rows * self.layout.cols
-        return [
-            [prompt.segment_text(s) for s in prompt.segments if s.cell in (None, cell)]
-            for cell in range(cells)
-        ]
+
+def _rows(
+    layout: LayoutRecipe, clauses: Sequence[str | None], slots: Mapping[str, str | None]
+) -> list[list[str]]:
+    """Return the global text and the own clause of every cell."""
+    prompt = render_grid(layout, slots, clauses)
+    return [
+        [prompt.segment_text(s) for s in prompt.segments if s.cell in (None, cell)]
+        for cell in range(layout.rows * layout.cols)
+    ]
+
+
+def _element_slots(element: Element, phrase: str) -> dict[str, str]:
+    return {"effect": phrase, "effect_look": element.look, "effect_motion": element.motion}

@@ -20,16 +20,19 @@ from dcgrid.flow.schedule import TrainingTimes
 from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.grid.masks import flow_times, spread_over_frames
+from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
 from dcgrid.models.base import TokenPlaces
 from dcgrid.models.native.backbone import encode_rows
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder
 from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.captions import Captions
-from dcgrid.train.panes import PanePool, PaneSet
+from dcgrid.train.panes import FusionPool, PanePool, PaneSet
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import chance, pick
 
+_FUSION = "fusion."
+"""What the names of compositions begin with in a checkpoint."""
 SINGLE, GRID = GridLayout(rows=1, cols=1), GridLayout(rows=2, cols=2)
 
 
@@ -55,13 +58,13 @@ class GridStage:
     def __init__(
         self,
         networks: tuple[DiT, TextEncoder],
-        pool: PanePool,
+        pools: tuple[PanePool, FusionPool],
         captions: Captions,
         recipe: TrainRecipe,
         trained: dict[str, nn.Parameter],
     ) -> None:
         self.dit, self.text = networks
-        self.pool = pool
+        self.pool, self.fusions = pools
         self.captions = captions
         self.recipe = recipe
         self.trained = trained
@@ -82,22 +85,29 @@ class GridStage:
         if moving := len(self.dit.config.noise_motion):
             noise[:, :, -moving:] = batch.luck_BKMFYX
         noised = noisy(batch.cells_BKCFYX, noise, time_BKF, knobs["noise_scale"])
-        places = token_places(batch.cells_BKCFYX, batch.layout, self.dit)
+        patch = self.dit.config.patch
+        offset = chance(generator) < knobs["offset_share"]
+        shown = widen_cells(noised, patch) if offset else noised
+        places = token_places(shown, batch.layout, self.dit, MARGIN if offset else 0.0)
         with autocast(device, choose_dtype(self.recipe.precision, device)):
             text = encode_rows(self.text, batch.rows, batch.layout.count)
-            velocity = self.dit(noised, time_BKF, text, places).float()
+            velocity = self.dit(shown, time_BKF, text, places).float()
+        velocity = narrow_cells(velocity, patch) if offset else velocity
         target = velocity_target(batch.cells_BKCFYX, noise, knobs["noise_scale"])
         root_C = self._channel_weights().sqrt().reshape(-1, 1, 1, 1)
         loss = flow_loss(velocity * root_C, target * root_C, batch.fill_BKF)
         return loss, _late_error(velocity.detach() - target, time_BKF)
 
     def remember(self) -> dict[str, torch.Tensor]:
-        """Return what the stock of panes was rendered from; see `PanePool.remember`."""
-        return self.pool.remember()
+        """Return what both stocks of panes were rendered from; see `PanePool.remember`."""
+        fusions = {f"{_FUSION}{name}": t for name, t in self.fusions.remember().items()}
+        return {**self.pool.remember(), **fusions}
 
     def recall(self, kept: Mapping[str, torch.Tensor]) -> None:
-        """Put back the stock of panes; see `PanePool.recall`."""
-        self.pool.recall(kept)
+        """Put back the stocks of panes; see `PanePool.recall`."""
+        fusions = {n.removeprefix(_FUSION): t for n, t in kept.items() if n.startswith(_FUSION)}
+        self.pool.recall({n: t for n, t in kept.items() if not n.startswith(_FUSION)})
+        self.fusions.recall(fusions)
 
     def _channel_weights(self) -> torch.Tensor:
         """Return the weight of each latent channel in the loss, mean 1, shape C.
@@ -119,7 +129,8 @@ class GridStage:
     def _batch(self, phase: Phase, generator: torch.Generator) -> Batch:
         knobs = self.recipe.loss
         fresh = 1 if chance(generator) < knobs["fresh"] else 0
-        sets = self.pool.draw(phase, generator, fresh=fresh)
+        fusing = chance(generator) < knobs["fusion_share"]
+        sets = (self.fusions if fusing else self.pool).draw(phase, generator, fresh=fresh)
         single = chance(generator) < knobs["single_share"]
         layout = SINGLE if single else GRID
         cells, luck, rows, given = [], [], [], []
@@ -152,6 +163,8 @@ class GridStage:
         In `fill` the usual case is that of `edit`: the clip as it is stands in the first cell and
         is given. Otherwise any pane may be given, one to all but one.
         """
+        if panes.element:
+            return self._choose_fusion(layout, generator)
         count = len(panes.effects)
         order = torch.randperm(count, generator=generator).tolist()
         if self.recipe.stage == "base":
@@ -159,9 +172,28 @@ class GridStage:
         if chance(generator) < self.recipe.loss["edit_share"]:
             effects = [i for i in order if i][: layout.count - 1]
             return [0, *effects], [True] + [False] * (layout.count - 1)
-        number = 1 + pick(layout.count - 1, generator)
-        places = torch.randperm(layout.count, generator=generator).tolist()[:number]
-        return order[: layout.count], [k in places for k in range(layout.count)]
+        return order[: layout.count], _some_given(layout, generator)
+
+    def _choose_fusion(
+        self, layout: GridLayout, generator: torch.Generator
+    ) -> tuple[list[int], list[bool]]:
+        """Draw what is given of a composition, whose panes have fixed cells.
+
+        In `fill` the usual case is that of `compose`: both sources are given.
+        """
+        if self.recipe.stage == "base":
+            order = torch.randperm(4, generator=generator).tolist()
+            return (order[:1] if layout == SINGLE else [0, 1, 2, 3]), [False] * layout.count
+        if chance(generator) < self.recipe.loss["edit_share"]:
+            return [0, 1, 2, 3], [True, True, False, False]
+        return [0, 1, 2, 3], _some_given(layout, generator)
+
+
+def _some_given(layout: GridLayout, generator: torch.Generator) -> list[bool]:
+    """Draw one to all but one given cell."""
+    number = 1 + pick(layout.count - 1, generator)
+    places = torch.randperm(layout.count, generator=generator).tolist()[:number]
+    return [k in places for k in range(layout.count)]
 
 
 def _late_error(error_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> dict[str, float]:
@@ -173,8 +205,10 @@ def _late_error(error_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> dict[str,
     return {"late_error": float(error_BKF[late_BKF].mean())}
 
 
-def token_places(cells_BKCFYX: torch.Tensor, layout: GridLayout, dit: DiT) -> TokenPlaces:
-    """Return where the tokens of these cells stand."""
+def token_places(
+    cells_BKCFYX: torch.Tensor, layout: GridLayout, dit: DiT, margin: float = 0.0
+) -> TokenPlaces:
+    """Return where the tokens of these cells stand, margin and all."""
     patch, pitch = dit.config.patch, dit.config.cell_pitch
     pitch_YX = None if pitch is None else (pitch, pitch)
     frames, rows, columns = cells_BKCFYX.shape[3:]
@@ -182,4 +216,5 @@ def token_places(cells_BKCFYX: torch.Tensor, layout: GridLayout, dit: DiT) -> To
     return TokenPlaces(
         coordinates_S3=token_coordinates(layout, shape, pitch_YX).to(cells_BKCFYX.device),
         position_S=grid_positions(layout, shape).to(cells_BKCFYX.device),
+        margin=margin,
     )

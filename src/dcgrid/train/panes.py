@@ -19,12 +19,15 @@ from dcgrid.runtime.device import autocast
 from dcgrid.train.settings import Phase
 from dcgrid.train.world.clips import WorldClips, chance, pick
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
+from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
 from dcgrid.train.world.luck import RATE, draw_luck
 
 PANES = 5
 """Panes of a set: the clip as it is, and this many less one effects on it."""
 STOCK = 96
 """Sets kept; the oldest leaves first."""
+DRAWN_EFFECTS = (*EFFECT_NAMES, "rain", "snow", "snow", "sparks")
+"""What effects are drawn from: those with small drops, learned last, stand more than once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,9 @@ class PaneSet:
     """What is in the clip."""
     motion: str
     """What it does."""
+    element: str = ""
+    """Key of `fusion.ELEMENTS`: the panes are the clip, the element alone, and two fusions of them.
+    Empty: the panes are the clip and effects on it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,7 +63,7 @@ class PanePool:
     """A rolling stock of pane sets of one shape."""
 
     def __init__(
-        self, world: WorldClips, autoencoder: Autoencoder, effects: Sequence[str] = EFFECT_NAMES
+        self, world: WorldClips, autoencoder: Autoencoder, effects: Sequence[str] = DRAWN_EFFECTS
     ) -> None:
         self.world = world
         self.autoencoder = autoencoder.eval().requires_grad_(False)
@@ -134,3 +140,30 @@ class PanePool:
         video_VCTHW = torch.stack(list(clips)) * 2 - 1
         with autocast(video_VCTHW.device, torch.bfloat16):
             return self.autoencoder.encode(video_VCTHW).float()
+
+
+class FusionPool(PanePool):
+    """A rolling stock of compositions: a clip, an element alone, and two fusions of them.
+
+    Paper: sec. 3.2 (composition)
+    """
+
+    def _render(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> PaneSet:
+        drawn = self.world.draw(frames, size, generator)
+        like_CTHW = drawn.clip_CTHW
+        seconds_T = torch.arange(frames, device=like_CTHW.device) / RATE
+        names = tuple(ELEMENTS)
+        name = names[pick(len(names), generator)]
+        element_CTHW = draw_element(name, like_CTHW, seconds_T, generator)
+        clips = [like_CTHW, element_CTHW]
+        clips += [fuse(like_CTHW, element_CTHW) for fuse in (fuse_around, fuse_lit)]
+        # Nothing here is rendered from the noise: the element is seen in its own cell.
+        luck = [draw_luck(like_CTHW, seconds_T, generator) for _ in clips]
+        return PaneSet(
+            latents_VCFYX=self._encode(clips),
+            luck_VMFYX=torch.stack(luck),
+            effects=("",) * len(clips),
+            subject=drawn.subject,
+            motion=drawn.motion,
+            element=name,
+        )

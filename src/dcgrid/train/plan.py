@@ -63,6 +63,7 @@ class TrainPlan:
         recipe = self.job.recipe
         return {
             "stage": recipe.stage,
+            "mode": recipe.mode,
             "model": self.job.model,
             "trained": self.trained,
             "frozen": self.frozen,
@@ -91,7 +92,7 @@ class TrainPlan:
         recipe, left = self.job.recipe, self.job.recipe.optim.steps - self.steps_done
         where = f"{recipe.precision} on {self.job.device}"
         lines = [
-            f"stage     {recipe.stage} of {self.job.model}, {where}",
+            f"stage     {recipe.run_name} of {self.job.model}, {where}",
             f"trained   {_counts(self.trained)}",
             f"frozen    {_counts(self.frozen)}",
             f"steps     {recipe.optim.steps}, {self.steps_done} done, {max(left, 0)} to go",

@@ -35,7 +35,7 @@ from dcgrid.train.world.luck import (
 
 _POINTS = ((FALL_FAST, RAIN), (FALL_SLOW, FAR_FLAKES), (FALL, NEAR_FLAKES), (RISE, SPARKS))
 _FRAMES, _SIDE, _CLIPS = 17, 96, 2
-_PEAK_RATE = 4e-3
+_PEAK_RATE = 1e-2
 
 
 def fit_noise_reader(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +18,8 @@ from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.reading import hash_tensors
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.errors import OutputError, WeightsError
-from dcgrid.models.loading import FILL_NAME, load_text_encoder
+from dcgrid.grid.modes import Mode
+from dcgrid.models.loading import load_text_encoder
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import PRESETS, NativeConfig
 from dcgrid.models.native.dit import DiT
@@ -32,7 +34,7 @@ from dcgrid.train.enlarge import UpsamplerStage
 from dcgrid.train.grids import GridStage
 from dcgrid.train.lock import run_lock
 from dcgrid.train.loop import LoopOptions, Progress, train
-from dcgrid.train.panes import PanePool
+from dcgrid.train.panes import FusionPool, PanePool
 from dcgrid.train.reader import fit_noise_reader
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.start import start_adapter_from, start_from, start_text_from
@@ -68,7 +70,7 @@ class TrainJob:
     @property
     def loop(self) -> LoopOptions:
         """Where the loop keeps its state."""
-        return LoopOptions(folder=self.out / self.recipe.stage, resume=self.resume)
+        return LoopOptions(folder=self.out / self.recipe.run_name, resume=self.resume)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,10 +223,10 @@ def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
             job.recipe.seed + 3,
             reporter.say,
         )
-    pool = PanePool(world, autoencoder)
+    pools = PanePool(world, autoencoder), FusionPool(world, autoencoder)
     if config.dit.prediction == "mixture":
         dit.latent_spread.copy_(autoencoder.latent_spread)
-    stage = GridStage((dit, text), pool, _captions(), job.recipe, trained)
+    stage = GridStage((dit, text), pools, _captions(), job.recipe, trained)
     state = train(stage, job.recipe, job.loop, reporter.progress)
     final, facts = averaged(state), facts_of(job, state)
     fixed = {f"dit.{n}": t for n, t in dit.named_buffers()}
@@ -247,8 +249,9 @@ def _run_fill(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     dit.requires_grad_(False)
     text.requires_grad_(False)
     spec = AdapterSpec(
-        name="fill",
+        name=job.recipe.run_name,
         stage="fill",
+        mode=cast(Mode, job.recipe.mode),
         rank=int(knobs["rank"]),
         alpha=knobs["rank"],
         dropout=knobs["dropout"],
@@ -256,21 +259,24 @@ def _run_fill(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
         noise_scale=knobs["noise_scale"],
         base=job.model,
         base_hash=hash_tensors(dit.state_dict()),
-        recipe="fill.toml",
+        recipe=f"{job.recipe.run_name}.toml",
     )
     attach_adapter(dit, spec, seed=job.recipe.seed)
     if job.start is not None and not job.resume:
-        fresh = start_adapter_from(job.start / FILL_NAME, dit, spec)
+        path = job.start / f"{job.recipe.run_name}.safetensors"
+        fresh = start_adapter_from(path, dit, spec)
         reporter.say(f"adapter started from {job.start}; {fresh} layers are new")
     dit.to(job.device).train()
     trained = {n: p for n, p in dit.named_parameters() if p.requires_grad}
-    pool = PanePool(WorldClips(WorldStore(job.store), job.device), _autoencoder(job, config))
-    stage = GridStage((dit, text), pool, _captions(), job.recipe, trained)
+    world, autoencoder = WorldClips(WorldStore(job.store), job.device), _autoencoder(job, config)
+    pools = PanePool(world, autoencoder), FusionPool(world, autoencoder)
+    stage = GridStage((dit, text), pools, _captions(), job.recipe, trained)
     state = train(stage, job.recipe, job.loop, reporter.progress)
     dit.load_state_dict(averaged(state), strict=False)
     dit.to(torch.bfloat16)  # the file's format; the base is not written
-    save_adapter(dit, spec, job.out / FILL_NAME)
-    return job.out / FILL_NAME
+    path = job.out / f"{job.recipe.run_name}.safetensors"
+    save_adapter(dit, spec, path)
+    return path
 
 
 def _run_upsampler(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
@@ -291,7 +297,8 @@ def _autoencoder(job: TrainJob, config: NativeConfig) -> Autoencoder:
 
 
 def _captions() -> Captions:
-    return Captions([load_effect(name) for name in EFFECT_NAMES], load_layout("edit-2x2"))
+    effects = [load_effect(name) for name in EFFECT_NAMES]
+    return Captions(effects, load_layout("edit-2x2"), load_layout("composition-2x2"))
 
 
 _DECODER_ONLY = (("autoencoder", "autoencoder"),)

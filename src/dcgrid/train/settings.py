@@ -15,9 +15,10 @@ from dataclasses import MISSING, dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from dcgrid.errors import RecipeError, UsageError
+from dcgrid.grid.modes import Mode
 from dcgrid.models.native.config import PRESETS
 
 STAGES = ("autoencoder", "base", "upsampler", "fill")
@@ -28,7 +29,7 @@ MAX_BYTES = 256 * 1024
 _PIXEL_KEYS = ("squared", "absolute", "differences", "effect_share")
 _GRID_KEYS = (
     "noise_scale", "time_shift", "noise_share", "text_masking", "single_share", "fresh",
-    "pixel_weight",
+    "pixel_weight", "offset_share", "fusion_share",
 )  # fmt: skip
 LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -93,10 +94,17 @@ class TrainRecipe:
     """Shapes of the data over the run."""
     loss: dict[str, float]
     """Weights and probabilities of the stage's loss; the stage names its keys."""
+    mode: str = "consistent"
+    """What the grids of stage fill show: "consistent" or "composition"."""
     precision: str = "bf16"
     """"bf16" (autocast) or "fp32"."""
     seed: int = 0
     """Seed of weights, data and noise."""
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run's folder and of what it makes: the stage, and its mode if unusual."""
+        return self.stage if self.mode == "consistent" else f"{self.stage}-{self.mode}"
 
 
 def load_train_recipe(path: Path, model: str) -> TrainRecipe:
@@ -156,6 +164,8 @@ def _train_recipe(path: Path, tables: dict[str, Any]) -> TrainRecipe:
     if ends != sorted(set(ends)) or ends[-1] != 1.0:
         raise RecipeError(f"{path}: phases: until must rise and end at 1.0, not {ends}")
     recipe = _build(path, TrainRecipe, built, "recipe")
+    if recipe.mode != "consistent" and recipe.stage != "fill":
+        raise RecipeError(f"{path}: mode = {recipe.mode!r} is for stage fill, not {recipe.stage}")
     return replace(recipe, loss=_loss(path, recipe.stage, recipe.loss))
 
 
@@ -238,6 +248,7 @@ _ALLOWED: Mapping[str, tuple[Callable[[object], bool], str]] = MappingProxyType(
     {
         "stage": (lambda v: v in STAGES, f"one of {', '.join(STAGES)}"),
         "precision": (lambda v: v in ("bf16", "fp32"), '"bf16" or "fp32"'),
+        "mode": (lambda v: v in get_args(Mode), f"one of {', '.join(get_args(Mode))}"),
         "seed": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
         "learning_rate": (lambda v: _is_number(v, 1e-12, 1e3), "a number above 0"),
         "steps": (lambda v: _is_count(v, 1), "a whole number above 0"),

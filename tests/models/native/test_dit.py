@@ -12,7 +12,7 @@ from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.models.base import CellText, TokenPlaces
 from dcgrid.models.native.config import DiTConfig
-from dcgrid.models.native.dit import Block, DiT
+from dcgrid.models.native.dit import Block, DiT, PlaceField
 from dcgrid.models.native.layers import PeerHead, TextPool
 from dcgrid.models.native.signals import velocity_of_mixture
 
@@ -46,6 +46,7 @@ class Case:
     time_BKF: Tensor
     text: CellText
     estimate_BKCFYX: Tensor | None
+    margin: float = 0.0
 
     @property
     def shape(self) -> TokenShape:
@@ -58,6 +59,7 @@ class Case:
         return TokenPlaces(
             coordinates_S3=token_coordinates(self.layout, self.shape, pitch and (pitch, pitch)),
             position_S=grid_positions(self.layout, self.shape),
+            margin=self.margin,
         )
 
     def forward(self) -> Tensor:
@@ -170,13 +172,17 @@ def plain_grid(case: Case, b: int) -> Tensor:
         assert dit.noise_in is not None
         luck = plain_luck(dit, tokens, cells, case.time_BKF[b])
         stream = stream + linear(dit.noise_in, luck)
-    if dit.place_in is not None:
-        stream = stream + linear(dit.place_in, plain_places(tokens, case.shape))
     time = torch.stack([case.time_BKF[b, t.cell, t.frame] for t in tokens])
     table_SD = linear(dit.time_out, F.silu(linear(dit.time_in, plain_time(time))))
     if dit.text_pool is not None:
         pooled = [plain_pool(dit.text_pool, case.text, b, t.cell) for t in tokens]
         table_SD = table_SD + torch.stack(pooled)
+    field = torch.zeros(())
+    if dit.place_in is not None:
+        assert dit.place_field is not None
+        spots = plain_places(tokens, case.shape, case.margin)
+        field = plain_field(dit.place_field, spots, table_SD)
+        stream = stream + linear(dit.place_in, spots) + field
     angles = plain_angles(tokens, config)
     same_SS = torch.tensor([[t.inside == u.inside for u in tokens] for t in tokens])
     number = torch.arange(len(tokens))
@@ -193,7 +199,7 @@ def plain_grid(case: Case, b: int) -> Tensor:
             block, stream, table_SD, angles, (near_SS, same_SS), words, readable_ST
         )
     shift, scale = linear(dit.modulation, F.silu(table_SD)).chunk(2, dim=1)
-    hidden = plain_norm(stream) * (1 + scale) + shift
+    hidden = plain_norm(stream + field) * (1 + scale) + shift
     stream = linear(dit.patch_out, hidden)
     if dit.peer_head is not None:
         stream = stream + plain_head(dit.peer_head, hidden, patches, same_SS, luck)
@@ -212,6 +218,14 @@ def plain_grid(case: Case, b: int) -> Tensor:
             guess = (t - s**2 * (1 - t)) / power * cells[at]
             velocity[at] = guess - predicted[at] * s / power**0.5
     return velocity
+
+
+def plain_field(field: PlaceField, spots: Tensor, table: Tensor) -> Tensor:
+    shift, scale = linear(field.condition_in, F.silu(table)).chunk(2, dim=1)
+    hidden = linear(field.place_in, spots) * (1 + scale) + shift
+    for layer in (field.middle, field.out):
+        hidden = linear(layer, hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2))))
+    return hidden
 
 
 def plain_pool(pool: TextPool, text: CellText, b: int, cell: int) -> Tensor:
@@ -298,17 +312,19 @@ def plain_attention(
     return linear(layer.out, (weights @ value).transpose(0, 1).flatten(1))
 
 
-def plain_places(tokens: list[Token], shape: TokenShape) -> Tensor:
+def plain_places(tokens: list[Token], shape: TokenShape, margin: float) -> Tensor:
     """Sines, then cosines, of four octaves of frame / 8 and of the middle of row and column;
     then the same of the way from the cell's middle, over twice its shorter side."""
     rows = []
-    twice = 2 * min(shape.rows, shape.cols)
+    tall, wide = shape.rows - 2 * margin, shape.cols - 2 * margin
+    twice = 2 * min(tall, wide)
     for token in tokens:
         f, y, x = token.inside
+        y_middle, x_middle = y + 0.5 - margin, x + 0.5 - margin
         row = []
         for spots in (
-            (f / 8, (y + 0.5) / shape.rows, (x + 0.5) / shape.cols),
-            ((y + 0.5 - shape.rows / 2) / twice, (x + 0.5 - shape.cols / 2) / twice),
+            (f / 8, y_middle / tall, x_middle / wide),
+            ((y_middle - tall / 2) / twice, (x_middle - wide / 2) / twice),
         ):
             angles = [math.pi * spot * 2**octave for spot in spots for octave in range(4)]
             row += [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
@@ -374,6 +390,12 @@ def test_the_plain_order_notices_a_text_read_by_the_wrong_cell() -> None:
     )
     apart = (replace(case, text=swapped).forward() - plain_forward(case)).abs()
     assert apart.amax(dim=(0, 2, 3, 4, 5)).min() > 0.05
+
+
+def test_places_in_a_margin_are_counted_from_the_picture() -> None:
+    case = replace(make_case(CONFIGS["peers"]), margin=0.5)
+    torch.testing.assert_close(case.forward(), plain_forward(case), rtol=1e-3, atol=1e-3)
+    assert (case.forward() - replace(case, margin=0.0).forward()).abs().max() > 1e-2
 
 
 def test_the_plain_order_notices_a_wrong_place_time_or_window() -> None:

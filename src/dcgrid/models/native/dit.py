@@ -75,6 +75,35 @@ class Block(nn.Module):
         return out
 
 
+class PlaceField(nn.Module):
+    """What a cell's text says of each place: how far a glow reaches, where fog is thick.
+
+        places -> first layer, shifted and scaled by flow time and text -> MLP -> one vector a token
+
+    A lamp's glow is a function of place and text alone. Blocks that must find it between all else
+    find it slowly.
+
+    Differs: docs/decisions/0007.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        narrow = config.width // 2
+        self.place_in = nn.Linear(PLACE_CHANNELS, narrow)
+        self.condition_in = nn.Linear(config.time_width or config.width, 2 * narrow)
+        self.middle = nn.Linear(narrow, narrow)
+        self.out = nn.Linear(narrow, config.width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, features_BSP: torch.Tensor, context: Context) -> torch.Tensor:
+        """Return a vector for each token, BSD."""
+        shift_UD, scale_UD = self.condition_in(F.silu(context.condition_UD)).chunk(2, dim=-1)
+        placed = _modulate(self.place_in(features_BSP), shift_UD, scale_UD, context)
+        out: torch.Tensor = self.out(F.gelu(self.middle(F.gelu(placed))))
+        return out
+
+
 def _plain_norm(tokens_BSD: torch.Tensor) -> torch.Tensor:
     return F.layer_norm(tokens_BSD, tokens_BSD.shape[-1:])
 
@@ -129,6 +158,7 @@ class DiT(nn.Module):
         self.noise_reader = NoiseReader(config) if config.noise_motion else None
         self.noise_in = nn.Linear(NOISE_WIDTH, width) if config.noise_motion else None
         self.place_in = nn.Linear(PLACE_CHANNELS, width) if config.place_embedding else None
+        self.place_field = PlaceField(config) if config.place_embedding else None
         time_width = config.time_width or width
         self.time_in = nn.Linear(TIME_CHANNELS, time_width)
         self.time_out = nn.Linear(time_width, time_width)
@@ -185,12 +215,19 @@ class DiT(nn.Module):
         context = self._context(cells_BKCFYX, time_BKF, text, places, route_KA)
         if self.noise_in is not None:
             tokens_BSD = tokens_BSD + self.noise_in(context.luck_BSD)
-        if self.place_in is not None:
-            features = place_features(context.shape.token_size, tokens_BSD.device)
-            placed = self.place_in(features.to(self.place_in.weight.dtype))
-            tokens_BSD = tokens_BSD + placed.repeat(context.shape.cells, 1).to(tokens_BSD.dtype)
+        field_BSD = None
+        if self.place_in is not None and self.place_field is not None:
+            features = place_features(context.shape.token_size, tokens_BSD.device, places.margin)
+            features_BSP = features.to(self.place_in.weight.dtype).repeat(
+                len(tokens_BSD), context.shape.cells, 1
+            )
+            field_BSD = self.place_field(features_BSP, context).to(tokens_BSD.dtype)
+            placed_BSD = self.place_in(features_BSP).to(tokens_BSD.dtype)
+            tokens_BSD = tokens_BSD + placed_BSD + field_BSD
         for block in self.blocks:
             tokens_BSD = block(tokens_BSD, context)
+        if field_BSD is not None:
+            tokens_BSD = tokens_BSD + field_BSD
         shift_UD, scale_UD = self.modulation(F.silu(context.condition_UD)).chunk(2, dim=-1)
         tokens_BSD = _modulate(_plain_norm(tokens_BSD), shift_UD, scale_UD, context)
         out_BSD = self.patch_out(tokens_BSD)

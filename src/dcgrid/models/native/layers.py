@@ -22,7 +22,11 @@ from dcgrid.models.native.config import DiTConfig
 NOISE_WIDTH = 96
 """Channels in which a token carries what the noise around it says."""
 THRESHOLDS = 6
-"""Heights above which a number of the noise is looked at; learned, spread over [-1, 2] at first."""
+"""Heights above which a number of the noise is looked at; learned. At first they are spread over
+POINT_HEIGHTS where every number is on its own, else over FIELD_HEIGHTS."""
+POINT_HEIGHTS, POINT_STEEPNESS = (1.0, 2.2), 6.0
+"""A drop is where a number is among the highest few in a hundred, and it is there or not."""
+FIELD_HEIGHTS, FIELD_STEEPNESS = (-1.0, 2.0), 2.0
 
 PEER_SHARPNESS = 4.0
 """Factor on the scores of cell attention: normed queries and keys alone could not choose one of
@@ -199,10 +203,17 @@ class NoiseReader(nn.Module):
         _, p_y, p_x = config.patch
         moving = len(config.noise_motion)
         self.each = nn.Conv3d(moving, THRESHOLDS * moving, 1, groups=moving)
-        heights = torch.linspace(-1, 2, THRESHOLDS).repeat(moving)
+        heights, slopes = [], []
+        for _, blur in config.noise_motion:
+            ends, slope = (
+                (FIELD_HEIGHTS, FIELD_STEEPNESS) if blur else (POINT_HEIGHTS, POINT_STEEPNESS)
+            )
+            heights.append(torch.linspace(*ends, THRESHOLDS))
+            slopes.append(torch.full((THRESHOLDS,), slope))
+        steepness = torch.cat(slopes)
         with torch.no_grad():
-            self.each.weight.fill_(2.0)
-            self.each.bias.copy_(-2.0 * heights)  # type: ignore[union-attr]
+            self.each.weight.copy_(steepness.reshape(-1, 1, 1, 1, 1))
+            self.each.bias.copy_(-steepness * torch.cat(heights))  # type: ignore[union-attr]
         self.each_out = nn.Conv3d(THRESHOLDS * moving, 32, 1)
         # A streak reaches further up and down than sideways.
         reach_y, reach_x = 3, 1

@@ -23,16 +23,20 @@ def embed_time(time_U: torch.Tensor) -> torch.Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
-def place_features(size_FYX: tuple[int, int, int], device: torch.device) -> torch.Tensor:
+def place_features(
+    size_FYX: tuple[int, int, int], device: torch.device, margin: float = 0.0
+) -> torch.Tensor:
     """Return where in its cell each token of one cell stands, shape (F Y X) PLACE_CHANNELS.
 
     Sines and cosines of latent frames; of rows and columns over the cell's height and width, so
     that the left edge is the left edge in cells of every size; and of their distance from the
-    middle over the shorter side, in which a round light is round in cells of every shape.
+    middle over the shorter side, in which a round light is round in cells of every shape. A margin
+    of tokens around the picture has places outside of it.
     """
-    frames, rows, columns = size_FYX
-    row = torch.arange(rows, device=device) + 0.5
-    column = torch.arange(columns, device=device) + 0.5
+    frames, tall, wide = size_FYX
+    row = torch.arange(tall, device=device) + 0.5 - margin
+    column = torch.arange(wide, device=device) + 0.5 - margin
+    rows, columns = tall - 2 * margin, wide - 2 * margin
     shares = (torch.arange(frames, device=device) / 8, row / rows, column / columns)
     short = min(rows, columns)
     lengths = ((row - rows / 2) / (2 * short), (column - columns / 2) / (2 * short))

@@ -49,15 +49,15 @@ def rain(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
 
 
 def snow(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
-    """Snowfall: cool pale light, haze, whitened ground and bright tops, flakes far and near."""
+    """Snowfall at dusk: cool dim light, haze, whitened ground and tops, flakes far and near."""
     down = heights(clip_CTHW)
-    cool = desaturate(clip_CTHW, 0.5) * colour((0.62, 0.68, 0.76), clip_CTHW)
-    cool = cool + colour((0.08, 0.092, 0.105), clip_CTHW)
-    hazy = mix(cool, colour((0.66, 0.71, 0.77), clip_CTHW), 0.12 + 0.12 * (1 - down))
+    cool = desaturate(clip_CTHW, 0.5) * colour((0.46, 0.52, 0.60), clip_CTHW)
+    cool = cool + colour((0.045, 0.055, 0.07), clip_CTHW)
+    hazy = mix(cool, colour((0.44, 0.49, 0.56), clip_CTHW), 0.12 + 0.12 * (1 - down))
     smooth = soften(luma(clip_CTHW), 32)
     tops = (ramp(smooth, 0.3, 0.9) * 0.35 + _upward(smooth) * 0.6) * (0.3 + 0.7 * down)
     cover = (tops + 0.55 * ramp(down, 0.72, 1.0) * (0.5 + 0.5 * smooth)).clamp(max=0.85)
-    white = mix(hazy, colour((0.90, 0.94, 0.99), clip_CTHW), cover)
+    white = mix(hazy, colour((0.76, 0.81, 0.89), clip_CTHW), 0.8 * cover)
     flakes = luck.points(FALL_SLOW, FAR_FLAKES) + luck.points(FALL, NEAR_FLAKES)
     return mix(white, colour((0.98, 0.99, 1.0), clip_CTHW), flakes.clamp(max=0.95))
 

@@ -52,7 +52,7 @@ class Element:
     name: str
     """Key."""
     phrases: tuple[str, ...]
-    """What people call it, as they would write after "and"."""
+    """What people call it, each with its article."""
     look: str
     """How it looks alone, for the clause of its own cell."""
     motion: str
@@ -65,37 +65,41 @@ ELEMENTS: Mapping[str, Element] = MappingProxyType(
         for one in (
             Element(
                 name="sparks",
-                phrases=("a dancing spark effect", "golden sparks", "flying sparks"),
+                phrases=(
+                    "a dancing spark effect",
+                    "a shower of golden sparks",
+                    "a spray of sparks",
+                ),
                 look="golden sparks flying upward against a dark backdrop",
                 motion="spark motion",
             ),
             Element(
                 name="fire",
-                phrases=("a fire", "burning flames", "a bonfire"),
+                phrases=("a fire", "a burning flame", "a bonfire"),
                 look="orange flames burning against a dark backdrop",
                 motion="fire motion",
             ),
             Element(
                 name="smoke",
-                phrases=("drifting smoke", "rising smoke", "a cloud of smoke"),
+                phrases=("a drift of smoke", "a plume of smoke", "a cloud of smoke"),
                 look="pale smoke rising against a dark backdrop",
                 motion="smoke motion",
             ),
             Element(
                 name="snowflakes",
-                phrases=("falling snowflakes", "a snowfall", "drifting snow"),
+                phrases=("a fall of snowflakes", "a snowfall", "a flurry of snow"),
                 look="white snowflakes falling against a dark backdrop",
                 motion="snow motion",
             ),
             Element(
                 name="raindrops",
-                phrases=("falling rain", "a rain shower", "streaks of rain"),
+                phrases=("a fall of rain", "a rain shower", "a downpour of rain"),
                 look="streaks of rain falling against a dark backdrop",
                 motion="rain motion",
             ),
             Element(
                 name="ripples",
-                phrases=("water ripples", "rippling water light", "glittering water"),
+                phrases=("a ripple of water", "a rippling water light", "a glitter of water"),
                 look="blue ripples of light on water against a dark backdrop",
                 motion="water motion",
             ),
