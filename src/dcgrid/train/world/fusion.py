@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import torch
 
+from dcgrid.train.world.effects_elements import EMBERS, SPARKS
 from dcgrid.train.world.effects_fields import (
     colour,
     distance,
@@ -27,6 +28,7 @@ from dcgrid.train.world.effects_fields import (
     uniform,
     widths,
 )
+from dcgrid.train.world.effects_weather import FAR_FLAKES, NEAR_FLAKES, RAIN
 from dcgrid.train.world.luck import (
     FALL,
     FALL_FAST,
@@ -35,7 +37,6 @@ from dcgrid.train.world.luck import (
     SMOOTH,
     SMOOTH_FINE,
     Luck,
-    PointLook,
     draw_luck,
 )
 
@@ -182,7 +183,7 @@ def fuse_lit(scene_CTHW: torch.Tensor, element_CTHW: torch.Tensor) -> torch.Tens
 
 
 def _sparks(luck: Luck, generator: torch.Generator) -> torch.Tensor:
-    trails = luck.points(RISE, PointLook(share=0.06, radius=0.12, length=1.1, lean=-0.25))
+    trails = luck.points(RISE, SPARKS)
     white = (trails - 0.7).clamp(min=0) * colour((0.0, 0.3, 0.7), luck.like)
     return trails * colour((1.0, 0.80, 0.36), luck.like) + white
 
@@ -195,7 +196,7 @@ def _fire(luck: Luck, generator: torch.Generator) -> torch.Tensor:
     body = ramp(heat, 0.15, 0.85)
     flame = body * colour((1.0, 0.42, 0.06), luck.like)
     core = ramp(heat, 0.55, 1.2) * colour((0.3, 0.5, 0.35), luck.like)
-    embers = luck.points(RISE, PointLook(share=0.02, radius=0.11, length=0.5))
+    embers = luck.points(RISE, EMBERS)
     return flame + core + embers * colour((1.0, 0.62, 0.20), luck.like)
 
 
@@ -207,15 +208,12 @@ def _smoke(luck: Luck, generator: torch.Generator) -> torch.Tensor:
 
 
 def _snowflakes(luck: Luck, generator: torch.Generator) -> torch.Tensor:
-    far = luck.points(FALL_SLOW, PointLook(share=0.10, radius=0.14, opacity=0.85))
-    near = luck.points(FALL, PointLook(share=0.035, radius=0.24))
-    return (far + near).clamp(max=0.95) * colour((0.98, 0.99, 1.0), luck.like)
+    flakes = luck.points(FALL_SLOW, FAR_FLAKES) + luck.points(FALL, NEAR_FLAKES)
+    return flakes.clamp(max=0.95) * colour((0.98, 0.99, 1.0), luck.like)
 
 
 def _raindrops(luck: Luck, generator: torch.Generator) -> torch.Tensor:
-    streaks = luck.points(
-        FALL_FAST, PointLook(share=0.055, radius=0.11, length=3.2, lean=0.09, opacity=0.6)
-    )
+    streaks = luck.points(FALL_FAST, RAIN)
     return streaks.clamp(max=0.8) * colour((0.86, 0.91, 0.97), luck.like)
 
 
