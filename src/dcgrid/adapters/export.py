@@ -19,6 +19,7 @@ from dcgrid.adapters.files import write_whole
 from dcgrid.adapters.reading import (
     KEY_PREFIX,
     OUTPUT_SIDE,
+    layer_names,
     product_sides,
     read_adapter,
     side_key,
@@ -69,10 +70,8 @@ def export_adapter(source: Path, target: Target, out: Path, *, force: bool = Fal
 
 def _plain_tensors(spec: AdapterSpec, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return A and B of every layer under PEFT's keys, in the dtype of the file."""
-    end = f".{OUTPUT_SIDE[spec.form]}.weight"
-    places = [k.removeprefix(KEY_PREFIX).removesuffix(end) for k in tensors if k.endswith(end)]
     plain: dict[str, Tensor] = {}
-    for place in places:
+    for place in layer_names(spec.form, tensors):
         down_RD, up_DR = product_sides(spec.form, tensors, place)
         dtype = tensors[side_key(place, OUTPUT_SIDE[spec.form])].dtype
         plain[side_key(place, "lora_A")] = down_RD.to(dtype).contiguous()
@@ -82,15 +81,13 @@ def _plain_tensors(spec: AdapterSpec, tensors: dict[str, Tensor]) -> dict[str, T
 
 def _config(spec: AdapterSpec, plain: dict[str, Tensor]) -> dict[str, object]:
     """Return the values of PEFT's LoraConfig; the layers by their full names."""
-    end = ".lora_A.weight"
-    places = [k.removeprefix(KEY_PREFIX).removesuffix(end) for k in plain if k.endswith(end)]
     return {
         "peft_type": "LORA",
         "r": spec.rank,
         "lora_alpha": spec.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": sorted(places),
+        "target_modules": sorted(layer_names("plain", plain)),
         "base_model_name_or_path": spec.base,
     }
 

@@ -172,6 +172,12 @@ def side_key(place: str, side: str) -> str:
     return f"{KEY_PREFIX}{place}.{side}.weight"
 
 
+def layer_names(form: Form, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the layers of an adapter file, in its order."""
+    end = f".{OUTPUT_SIDE[form]}.weight"
+    return [k.removeprefix(KEY_PREFIX).removesuffix(end) for k in tensors if k.endswith(end)]
+
+
 def product_sides(form: Form, tensors: Mapping[str, Tensor], place: str) -> tuple[Tensor, Tensor]:
     """Return A (RD) and B (DR) of a layer in float32, the input sides of A added up."""
     sides = [tensors[side_key(place, side)].float() for side in INPUT_SIDES[form]]

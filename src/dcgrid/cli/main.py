@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dcgrid import __version__
-from dcgrid.cli import doctor, edit, recipes, rerun, train
+from dcgrid.cli import adapters, doctor, edit, recipes, rerun, train
 from dcgrid.cli.errors import INTERRUPTED, report
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command()(edit.edit)
 app.command()(rerun.rerun)
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(adapters.app, name="adapters")
 app.command()(doctor.doctor)
 app.command()(train.train)
 
