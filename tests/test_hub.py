@@ -213,3 +213,8 @@ def test_folders_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert hub.config_dir() == tmp_path / "config"
     monkeypatch.delenv("DCGRID_CONFIG_DIR")
     assert hub.config_dir().name == "dcgrid"
+
+
+def test_file_sha256_is_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert hub.file_sha256(tmp_path / "a").startswith("ba7816bf8f01cfea")

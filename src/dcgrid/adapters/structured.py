@@ -41,10 +41,12 @@ def learn_part(model: nn.Module, name: str, part: Part, dropout: float) -> list[
     learning: list[nn.Parameter] = []
     for inside, shared_out in _sides(model, name):
         inside.learns, inside.dropout = part, dropout
-        sides = (inside.appearance_in, inside.motion_in, shared_out)
-        chosen = sides[::2] if part == "appearance" else sides[1:2]
-        for parameter in sides:
-            parameter.requires_grad_(any(parameter is one for one in chosen))
+        looks, moves = [inside.appearance_in, shared_out], [inside.motion_in]
+        chosen, frozen = (looks, moves) if part == "appearance" else (moves, looks)
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
         learning += chosen
     return learning
 

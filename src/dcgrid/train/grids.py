@@ -19,7 +19,7 @@ from dcgrid.flow.path import flow_loss, noisy, velocity_target
 from dcgrid.flow.schedule import TrainingTimes
 from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
-from dcgrid.grid.masks import flow_times, spread_over_frames
+from dcgrid.grid.masks import flow_times, random_fill_mask, spread_over_frames
 from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
 from dcgrid.models.base import TokenPlaces
 from dcgrid.models.native.backbone import encode_rows
@@ -29,7 +29,7 @@ from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.captions import Captions
 from dcgrid.train.panes import FusionPool, PanePool, PaneSet
 from dcgrid.train.settings import Phase, TrainRecipe
-from dcgrid.train.world.clips import chance, pick
+from dcgrid.train.world.clips import chance
 
 _FUSION = "fusion."
 """What the names of compositions begin with in a checkpoint."""
@@ -191,9 +191,8 @@ class GridStage:
 
 def _some_given(layout: GridLayout, generator: torch.Generator) -> list[bool]:
     """Draw one to all but one given cell."""
-    number = 1 + pick(layout.count - 1, generator)
-    places = torch.randperm(layout.count, generator=generator).tolist()[:number]
-    return [k in places for k in range(layout.count)]
+    given: list[bool] = (~random_fill_mask(1, layout, generator)[0]).tolist()
+    return given
 
 
 def _late_error(error_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> dict[str, float]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dcgrid.errors import OutputError
-from dcgrid.train.data.cache import TensorCache, file_hash
+from dcgrid.train.data.cache import TensorCache
 
 FACTS = {"clip": "abc", "start": 0.5, "model": "tiny", "size": [32, 48]}
 
@@ -75,8 +75,3 @@ def test_where_nothing_can_be_written(tmp_path):
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(OutputError, match="cannot write"):
         TensorCache(tmp_path / "cache").get(FACTS, maker(1.0, []))
-
-
-def test_file_hash_is_of_the_bytes(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc")
-    assert file_hash(tmp_path / "a").startswith("ba7816bf8f01cfea")

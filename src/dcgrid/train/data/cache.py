@@ -76,9 +76,3 @@ class TensorCache:
         save_weights(path, tensors, facts, dtypes.pop() if dtypes else torch.float32)
         self.tally.made += 1
         return tensors
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -64,8 +64,11 @@ def extent(like: torch.Tensor) -> tuple[float, float]:
     return rows / short, columns / short
 
 
-def distance(like: torch.Tensor, y: float, x: float) -> torch.Tensor:
-    """Return every pixel's distance in units to a point given as shares of height and width."""
+def distance(like: torch.Tensor, y: float, x: float | torch.Tensor) -> torch.Tensor:
+    """Return every pixel's distance in units to a point given as shares of height and width.
+
+    A point that moves sideways has an x of shape (T, 1, 1).
+    """
     tall, wide = extent(like)
     return torch.hypot((heights(like) - y) * tall, (widths(like) - x) * wide)
 

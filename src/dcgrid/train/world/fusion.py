@@ -230,8 +230,7 @@ def _light(luck: Luck, generator: torch.Generator) -> torch.Tensor:
     hue = (hue / hue.max())[:, None, None, None]
     share_T = torch.linspace(0, 1, len(luck.seconds_T), device=luck.like.device)
     x_T11 = (from_x + (to_x - from_x) * share_T)[:, None, None]
-    tall, wide = (s / min(luck.like.shape[-2:]) for s in luck.like.shape[-2:])
-    away = torch.hypot((heights(luck.like) - y) * tall, (widths(luck.like) - x_T11) * wide)
+    away = distance(luck.like, y, x_T11)
     return torch.exp(-((away / (0.25 + 0.4 * size)) ** 2)) * hue
 
 
