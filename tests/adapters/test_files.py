@@ -23,11 +23,11 @@ from dcgrid.adapters.files import (
     adapter_tensors,
     hash_tensors,
     load_adapter,
-    product_rms,
     read_adapter,
     save_adapter,
     write_adapter,
 )
+from dcgrid.adapters.reading import product_rms
 from dcgrid.adapters.spec import AdapterSpec, spec_from_json
 from dcgrid.errors import AdapterError, DcgridError, OutputError
 

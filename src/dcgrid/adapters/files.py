@@ -31,8 +31,7 @@ from dcgrid.adapters.reading import (
     check_base,
     check_fit,
     hash_tensors,
-    product_rms,
-    product_sides,
+    mean_update,
     read_adapter,
     side_key,
 )
@@ -155,18 +154,15 @@ def load_adapter(
     places = check_fit(linear_shapes(model), spec, tensors, path)
     # Exact names: an ending in the spec's targets may match more in a network that has grown.
     attach_adapter(model, replace(spec, targets=tuple(places)), trainable=trainable)
-    deltas: list[float] = []
     layers = dict(routed_layers(model))
     with torch.no_grad():
         for place in places:
             for side, weight in _sides(layers[place], spec.name).items():
                 weight.copy_(tensors[side_key(place, side)])
-            down_RD, up_DR = product_sides(spec.form, tensors, place)
-            deltas.append(spec.scale * product_rms(up_DR, down_RD))
     set_strength(model, spec.name, strength)
     return LoadReport(
         spec=spec,
         matched=len(places),
         total=len(find_targets(model, spec.targets)),
-        mean_delta=sum(deltas) / len(deltas),
+        mean_delta=mean_update(spec, tensors),
     )

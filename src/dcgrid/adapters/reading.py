@@ -184,6 +184,13 @@ def product_sides(form: Form, tensors: Mapping[str, Tensor], place: str) -> tupl
     return sum(sides[1:], sides[0]), tensors[side_key(place, OUTPUT_SIDE[form])].float()
 
 
+def mean_update(spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> float:
+    """Return the mean over layers of the root mean square of alpha/R B A; see `LoadReport`."""
+    sides = (product_sides(spec.form, tensors, p) for p in layer_names(spec.form, tensors))
+    deltas = [spec.scale * product_rms(up_DR, down_RD) for down_RD, up_DR in sides]
+    return sum(deltas) / len(deltas) if deltas else 0.0
+
+
 def match_targets(names: Sequence[str], targets: Sequence[str]) -> list[str]:
     """Return those names that are a target or end in a dot and a target, in their order.
 

@@ -42,28 +42,18 @@ def show_adapter(
     format_: FormatOption = Format.TEXT,
 ) -> None:
     """Show what an adapter is for, how it was made, and how much it changes."""
-    from dcgrid.adapters.reading import (
-        layer_names,
-        product_rms,
-        product_sides,
-        read_adapter,
-    )
+    from dcgrid.adapters.reading import layer_names, mean_update, read_adapter
 
     with Output(format_=format_) as output:
         path = _file(adapter, offline=offline)
         spec, tensors = read_adapter(path)
-        places = layer_names(spec.form, tensors)
-        deltas = [
-            spec.scale * product_rms(up_DR, down_RD)
-            for down_RD, up_DR in (product_sides(spec.form, tensors, place) for place in places)
-        ]
         facts: dict[str, Any] = {
             "file": str(path),
             "bytes": path.stat().st_size,
             **_facts(spec),
-            "layers": len(places),
+            "layers": len(layer_names(spec.form, tensors)),
             "parameters": sum(tensor.numel() for tensor in tensors.values()),
-            "mean_update": sum(deltas) / len(deltas) if deltas else 0.0,
+            "mean_update": mean_update(spec, tensors),
         }
         output.result([f"{key:<12} {_shown(value)}" for key, value in facts.items()], facts)
 

@@ -40,9 +40,9 @@ def water(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
     deep = ramp(depth, 0.0, 0.5 * tall)
     tinted = bent * colour((0.42, 0.84, 0.88), clip_CTHW)
     tinted = mix(tinted, colour((0.02, 0.36, 0.44), clip_CTHW), 0.24 + 0.22 * deep)
-    caustics = _caustics(luck) * (1 - 0.5 * deep)
+    net = caustics(luck, 0.25, 0.25) * (1 - 0.5 * deep)
     tinted = screen(
-        tinted, caustics * (0.35 + 0.65 * luma(bent)) * colour((0.50, 0.70, 0.62), clip_CTHW)
+        tinted, net * (0.35 + 0.65 * luma(bent)) * colour((0.50, 0.70, 0.62), clip_CTHW)
     )
     line = torch.exp(-0.5 * ((depth - 0.005) / 0.008) ** 2)
     shadow = torch.exp(-0.5 * ((depth - 0.040) / 0.018) ** 2)
@@ -69,11 +69,17 @@ def _refract(clip_CTHW: torch.Tensor, depth_THW: torch.Tensor, time: torch.Tenso
     return bent.transpose(0, 1)
 
 
-def _caustics(luck: Luck) -> torch.Tensor:
-    """Return a moving net of light, THW in [0, 1]: ridges of soft noise."""
+def caustics(luck: Luck, soft: float, dim: float) -> torch.Tensor:
+    """Return a moving net of light, THW in [0, 1]: ridges of soft noise.
+
+    Args:
+        luck: Says where the ridges are.
+        soft: Part of the light that falls off slowly beside a ridge.
+        dim: Strength where the net is weakest.
+    """
     ridge = (1 - luck.smooth(SMOOTH_FINE).abs() / 0.9).clamp(0, 1)
     strength = ramp(luck.smooth(SMOOTH), -1.2, 1.2)
-    return (0.25 * ridge + 0.75 * ridge**3) * (0.25 + 0.75 * strength)
+    return (soft * ridge + (1 - soft) * ridge**3) * (dim + (1 - dim) * strength)
 
 
 def fire_glow(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 import torch
 
-from dcgrid.train.world.effects_elements import EMBERS, SPARKS
+from dcgrid.train.world.effects_elements import EMBERS, SPARKS, caustics
 from dcgrid.train.world.effects_fields import (
     colour,
     distance,
@@ -218,9 +218,7 @@ def _raindrops(luck: Luck, generator: torch.Generator) -> torch.Tensor:
 
 
 def _ripples(luck: Luck, generator: torch.Generator) -> torch.Tensor:
-    ridge = (1 - luck.smooth(SMOOTH_FINE).abs() / 0.9).clamp(0, 1)
-    strength = ramp(luck.smooth(SMOOTH), -1.2, 1.2)
-    net = (0.2 * ridge + 0.8 * ridge**3) * (0.3 + 0.7 * strength)
+    net = caustics(luck, 0.2, 0.3)
     return net * ramp(heights(luck.like), 0.1, 0.9) * colour((0.35, 0.75, 0.95), luck.like)
 
 
