@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dcgrid.errors import OutputError, UsageError, WeightsError
+from dcgrid.hub import file_sha256
 from dcgrid.models.loading import (
     list_models,
     load_backbone,
@@ -20,7 +21,7 @@ from dcgrid.models.loading import (
     weight_files,
 )
 from dcgrid.models.native.backbone import NativeBackbone
-from dcgrid.models.weights import load_weights, read_weights, save_weights, weights_digest
+from dcgrid.models.weights import load_weights, read_weights, save_weights
 
 MUTATIONS = 300
 
@@ -58,6 +59,42 @@ def test_tensors_and_facts_come_back(tmp_path: Path) -> None:
     for name, tensor in module.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor)
     assert [file.name for file in target.parent.iterdir()] == ["part.safetensors"]
+
+
+def test_int8_rounds_each_row_by_its_own_largest_number(tmp_path: Path) -> None:
+    matrix = torch.randn(5, 3, 2) * torch.logspace(-3, 3, 5)[:, None, None]
+    matrix[2] = 0.0
+    saved = {"deep": matrix, "flat": torch.randn(4), "count": torch.tensor([[7]])}
+    save_weights(tmp_path / "x.safetensors", saved, {}, torch.int8)
+    read, _ = read_weights(tmp_path / "x.safetensors")
+    assert set(read) == set(saved)
+    assert torch.equal(read["flat"], saved["flat"]) and torch.equal(read["count"], saved["count"])
+    largest = matrix.flatten(1).abs().amax(dim=1)[:, None, None]
+    # Rounding to 127 numbers on each side errs by half a step at most.
+    assert ((read["deep"] - matrix).abs() <= largest * (0.5 / 127 * 1.001)).all()
+    assert read["deep"][2].eq(0).all() and read["deep"].dtype == torch.float32
+    save_weights(tmp_path / "x.safetensors", read, {}, torch.int8)
+    again, _ = read_weights(tmp_path / "x.safetensors")
+    # What was rounded once is a fixed point, so later stages see what the file will hold.
+    torch.testing.assert_close(again["deep"], read["deep"], rtol=1e-6, atol=0)
+    big = {"a": torch.randn(64, 64)}
+    save_weights(tmp_path / "b.safetensors", big, {}, torch.int8)
+    assert (tmp_path / "b.safetensors").stat().st_size < 64 * 64 * 1.5
+
+
+@pytest.mark.parametrize("spoil", ["shape", "alone", "type"])
+def test_steps_that_fit_no_matrix_are_refused(tmp_path: Path, spoil: str) -> None:
+    numbers = torch.ones(3, 2, dtype=torch.int8)
+    tensors = {"a": numbers, "a@step": torch.ones(3)}
+    if spoil == "shape":
+        tensors["a@step"] = torch.ones(4)
+    if spoil == "alone":
+        del tensors["a"]
+    if spoil == "type":
+        tensors["a"] = numbers.float()
+    save_file(tensors, tmp_path / "x.safetensors", {"facts": "{}"})
+    with pytest.raises(WeightsError, match="fits no matrix"):
+        read_weights(tmp_path / "x.safetensors")
 
 
 def test_half_precision_rounds_matrices_and_keeps_vectors_and_counts(tmp_path: Path) -> None:
@@ -192,10 +229,10 @@ def test_mutated_files_end_in_no_other_error(path: Path) -> None:
 
 
 def test_digest_follows_the_bytes(path: Path) -> None:
-    before = weights_digest(path)
+    before = file_sha256(path)
     assert len(before) == 64
     path.write_bytes(path.read_bytes()[:-1] + b"\x55")
-    assert weights_digest(path) != before
+    assert file_sha256(path) != before
 
 
 def test_a_saved_model_loads_as_it_was(tmp_path: Path) -> None:

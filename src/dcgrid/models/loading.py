@@ -13,6 +13,7 @@ from types import MappingProxyType
 import torch
 
 from dcgrid.errors import UsageError, WeightsError
+from dcgrid.hub import file_sha256
 from dcgrid.models.base import ModelSpec
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.backbone import NativeBackbone, NativeParts
@@ -20,7 +21,7 @@ from dcgrid.models.native.config import MINI, TINY, NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
-from dcgrid.models.weights import load_weights, read_weights, weights_digest
+from dcgrid.models.weights import load_weights, read_weights
 
 PART_NAMES = ("autoencoder", "text", "dit", "upsampler")
 """Weight files of a native model, `<part>.safetensors`; its adapter is `fill.safetensors`."""
@@ -102,7 +103,7 @@ def weight_files(name: str, weights_dir: Path | None = None) -> dict[str, Path]:
 def weight_digests(name: str, weights_dir: Path | None = None) -> dict[str, str]:
     """Return the SHA-256 of each weight file of a model that is there."""
     files = weight_files(name, weights_dir)
-    return {part: weights_digest(path) for part, path in files.items() if path.exists()}
+    return {part: file_sha256(path) for part, path in files.items() if path.exists()}
 
 
 def load_backbone(

@@ -1,6 +1,11 @@
-"""Weight files: one safetensors a part, with its configuration and its making in the metadata."""
+"""Weight files: one safetensors a part, with its configuration and its making in the metadata.
 
-import hashlib
+Matrices may be stored as int8: each row (or output channel) as whole numbers of -127..127 and one
+step width. `read_weights` returns float32 again; nothing else in the program knows of it.
+
+Differs: docs/decisions/0012.
+"""
+
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,6 +20,10 @@ from torch import nn
 from dcgrid.errors import OutputError, WeightsError
 
 
+STEP_KEY = "@step"
+"""Comes behind a tensor's name for the step widths of its rows."""
+
+
 def save_weights(
     path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any], dtype: torch.dtype
 ) -> None:
@@ -24,15 +33,19 @@ def save_weights(
         path: The file; its folder is made if need be.
         tensors: By name. Matrices and larger ones of floats are stored as `dtype`, others as is.
         facts: What JSON can hold.
-        dtype: Precision of the stored matrices.
+        dtype: Precision of the stored matrices; torch.int8: rounded row by row.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    stored = {
-        name: (t.to(dtype) if t.is_floating_point() and t.ndim > 1 else t).detach().contiguous()
-        for name, t in tensors.items()
-    }
+    stored: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.ndim < 2:
+            stored[name] = tensor.detach().contiguous()
+        elif dtype == torch.int8:
+            stored[name], stored[f"{name}{STEP_KEY}"] = _rounded(tensor.detach())
+        else:
+            stored[name] = tensor.detach().to(dtype).contiguous()
     metadata = {"facts": json.dumps(dict(facts))}
     temporary = path.with_suffix(".tmp")
     try:
@@ -83,7 +96,7 @@ def load_weights(path: Path, module: nn.Module) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return all tensors and the facts of a weight file.
+    """Return all tensors and the facts of a weight file; rounded matrices are float32 again.
 
     Raises:
         WeightsError: The file is missing or damaged.
@@ -91,7 +104,8 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        tensors = _unrounded(stored)
         facts = json.loads(metadata.get("facts", "{}"))
     except FileNotFoundError as error:
         raise WeightsError(f"no weights at {path}", hint="dcgrid doctor") from error
@@ -104,7 +118,27 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return tensors, facts
 
 
-def weights_digest(path: Path) -> str:
-    """Return the SHA-256 of a weight file as hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _rounded(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return int8 numbers and the step width of each row, float32."""
+    rows = tensor.float().flatten(1)
+    # A row of zeros has no width of its own; any will do.
+    steps = rows.abs().amax(dim=1).div(127).clamp(min=torch.finfo(torch.float32).tiny)
+    numbers = (rows / steps[:, None]).round().to(torch.int8)
+    return numbers.reshape(tensor.shape).contiguous(), steps
+
+
+def _unrounded(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Put rounded matrices and their steps together again.
+
+    Raises:
+        ValueError: Steps without a matrix, or not one for each of its rows.
+    """
+    tensors = {name: t for name, t in stored.items() if not name.endswith(STEP_KEY)}
+    for key in stored.keys() - tensors.keys():
+        name, steps = key.removesuffix(STEP_KEY), stored[key]
+        numbers = tensors.get(name)
+        if numbers is None or numbers.dtype != torch.int8 or steps.shape != numbers.shape[:1]:
+            raise ValueError(f"{key} fits no matrix")
+        widths = steps.float().reshape(-1, *[1] * (numbers.ndim - 1))
+        tensors[name] = numbers.float() * widths
+    return tensors

@@ -160,13 +160,13 @@ def _run_autoencoder(job: TrainJob, config: NativeConfig, reporter: Reporter) ->
         if not config.autoencoder.deep_encoder:
             measure_latents(model, world, job.recipe.phases[-1], job.recipe, kept)
             facts = {"model": job.model, "stage": "autoencoder", "steps": "0"}
-            save_weights(path, model.state_dict(), facts, torch.bfloat16)
+            save_weights(path, model.state_dict(), facts, _stored_as(job))
     stage = AutoencoderStage(model, world, job.recipe, decoder_only=job.decoder_only)
     state = train(stage, job.recipe, job.loop, reporter.progress)
     model.load_state_dict(averaged(state), strict=False)
     if config.autoencoder.deep_encoder and not job.decoder_only:
         measure_latents(model, world, job.recipe.phases[-1], job.recipe)
-    save_weights(path, model.state_dict(), facts_of(job, state), torch.bfloat16)
+    save_weights(path, model.state_dict(), facts_of(job, state), _stored_as(job))
     return path
 
 
@@ -236,7 +236,8 @@ def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
             for name, tensor in (final | fixed).items()
             if name.startswith(part)
         }
-        save_weights(job.out / f"{part}.safetensors", tensors, {**facts, **extra}, torch.bfloat16)
+        path = job.out / f"{part}.safetensors"
+        save_weights(path, tensors, {**facts, **extra}, _stored_as(job))
     return job.out / "dit.safetensors"
 
 
@@ -286,8 +287,13 @@ def _run_upsampler(job: TrainJob, config: NativeConfig, reporter: Reporter) -> P
     stage = UpsamplerStage(model, _autoencoder(job, config), world, job.recipe)
     state = train(stage, job.recipe, job.loop, reporter.progress)
     model.load_state_dict(averaged(state))
-    save_weights(path, model.state_dict(), facts_of(job, state), torch.bfloat16)
+    save_weights(path, model.state_dict(), facts_of(job, state), _stored_as(job))
     return path
+
+
+def _stored_as(job: TrainJob) -> torch.dtype:
+    named = {"bf16": torch.bfloat16, "int8": torch.int8, "fp32": torch.float32}
+    return named[job.recipe.stored]
 
 
 def _autoencoder(job: TrainJob, config: NativeConfig) -> Autoencoder:

@@ -23,6 +23,8 @@ from dcgrid.models.native.config import PRESETS
 
 STAGES = ("autoencoder", "base", "upsampler", "fill")
 
+STORED = ("bf16", "int8", "fp32")
+
 MAX_BYTES = 256 * 1024
 """Largest recipe file that is read."""
 
@@ -98,6 +100,8 @@ class TrainRecipe:
     """What the grids of stage fill show: "consistent" or "composition"."""
     precision: str = "bf16"
     """"bf16" (autocast) or "fp32"."""
+    stored: str = "bf16"
+    """How matrices are kept in the weight file: "bf16", "int8" (docs/decisions/0012) or "fp32"."""
     seed: int = 0
     """Seed of weights, data and noise."""
 
@@ -248,6 +252,7 @@ _ALLOWED: Mapping[str, tuple[Callable[[object], bool], str]] = MappingProxyType(
     {
         "stage": (lambda v: v in STAGES, f"one of {', '.join(STAGES)}"),
         "precision": (lambda v: v in ("bf16", "fp32"), '"bf16" or "fp32"'),
+        "stored": (lambda v: v in STORED, f"one of {', '.join(STORED)}"),
         "mode": (lambda v: v in get_args(Mode), f"one of {', '.join(get_args(Mode))}"),
         "seed": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
         "learning_rate": (lambda v: _is_number(v, 1e-12, 1e3), "a number above 0"),
