@@ -18,7 +18,7 @@ from dcgrid.models.weights import load_weights, read_weights
 from dcgrid.train import run as stages
 from dcgrid.train.checkpoint import STATE_NAME, read_step
 from dcgrid.train.grids import GridStage
-from dcgrid.train.lock import run_lock
+from dcgrid.runtime.lock import run_lock
 from dcgrid.train.loop import LoopOptions
 from dcgrid.train.plan import plan_stage
 
@@ -269,7 +269,7 @@ def test_one_run_a_folder(run_tiny, trained, tmp_path):
 def test_a_killed_run_leaves_no_lock(tmp_path):
     code = (
         "import os, signal, sys, pathlib\n"
-        "from dcgrid.train.lock import run_lock\n"
+        "from dcgrid.runtime.lock import run_lock\n"
         "with run_lock(pathlib.Path(sys.argv[1])):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

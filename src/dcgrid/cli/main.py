@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dcgrid import __version__
-from dcgrid.cli import adapters, doctor, edit, recipes, rerun, train
+from dcgrid.cli import adapters, compose, doctor, edit, recipes, rerun, train
 from dcgrid.cli.errors import INTERRUPTED, report
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(edit.edit)
+app.command()(compose.compose)
 app.command()(rerun.rerun)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(adapters.app, name="adapters")

@@ -1,5 +1,6 @@
 """Options that more than one command has, and the names that values may take."""
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dcgrid.cli.output import Format
+from dcgrid.errors import UsageError
 
 
 class Keep(StrEnum):
@@ -48,3 +50,64 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cu
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Print the plan and stop: nothing is loaded or written.")
 ]
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="Name of the model, see `dcgrid doctor`.")
+]
+AdapterOption = Annotated[
+    str,
+    typer.Option(
+        "--adapter",
+        help="Grid-Fill adapter: a file, hf:OWNER/REPO@REVISION/FILE, default, or none.",
+    ),
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the noise: same seed, same pixels.")]
+StepsOption = Annotated[
+    int | None,
+    typer.Option("--num-inference-steps", help="Sampling steps.", show_default="the recipe's"),
+]
+GuidanceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance-scale",
+        help="Weight of the text; 1 is no guidance.",
+        show_default="the recipe's",
+    ),
+]
+StartOption = Annotated[
+    float | None,
+    typer.Option("--start", help="Seconds into the (first) video to begin at.", show_default="0"),
+]
+DurationOption = Annotated[
+    float | None,
+    typer.Option(
+        "--duration",
+        help="Seconds to use; longer ones than the model's are painted in windows.",
+        show_default="the model's",
+    ),
+]
+WholeOption = Annotated[
+    bool, typer.Option("--whole", help="Use the video to its end, however long it is.")
+]
+FpsOption = Annotated[
+    Rate, typer.Option("--fps", help="Frame rate of the result: the model's or the input's.")
+]
+DtypeOption = Annotated[
+    Dtype, typer.Option("--dtype", help="Number format; auto is bf16 where it is fast.")
+]
+SaveGridOption = Annotated[
+    bool, typer.Option("--save-grid", help="Write the whole grid as a video too.")
+]
+ContactSheetOption = Annotated[
+    bool, typer.Option(help="Write a picture of the clip and its edits (PNG).")
+]
+
+
+def seconds(duration: float | None, *, whole: bool) -> float | None:
+    """Return the seconds that a job is to use: infinite for a whole video.
+
+    Raises:
+        UsageError: Both are given.
+    """
+    if whole and duration is not None:
+        raise UsageError("--whole and --duration contradict each other", hint="leave out one")
+    return math.inf if whole else duration

@@ -5,20 +5,20 @@ from typing import Annotated
 
 import typer
 
-from dcgrid.cli.edit import carry_out
+from dcgrid.cli.carry import carry_out
 from dcgrid.cli.options import DryRunOption, FormatOption, OfflineOption, OutOption, QuietOption
 from dcgrid.cli.output import Format, Output
 
 
 def rerun(
     manifest: Annotated[
-        Path, typer.Argument(help="The .json file that `dcgrid edit` wrote beside its results.")
+        Path, typer.Argument(help="The .json file that the run wrote beside its results.")
     ],
     input_: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             "--input",
-            help="The input video, if it has moved.",
+            help="The input video, if it has moved; twice for both of `compose`.",
             show_default="where it was, or beside the manifest",
         ),
     ] = None,
@@ -50,7 +50,7 @@ def rerun(
     from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 
     job = RerunJob(
-        manifest=manifest, input=input_, out=out, device=device, force=force, offline=offline
+        manifest=manifest, inputs=tuple(input_ or ()), out=out, device=device, force=force, offline=offline
     )
     with Output(format_=format_, quiet=quiet) as output:
         prepared, first = prepare_rerun(job)

@@ -29,21 +29,37 @@ def draw_noise(
     *,
     device: torch.device | str = "cpu",
     motion: Sequence[NoiseMotion] = (),
+    span: tuple[int, int] | None = None,
 ) -> Tensor:
     """Return standard normal noise, float32: the same numbers on every device.
+
+    Windows of a long clip with one seed have white noise of their own, and moving noise that goes
+    on from window to window: a drop that falls out of one falls on in the next.
 
     Args:
         shape: B, K, C, F, Y, X.
         seed: Any integer that torch takes.
         device: Where the noise goes after it was made on the CPU.
         motion: How the last channels move; the others do not.
+        span: Of a window its first latent frame in the clip, and the clip's latent frames; None:
+            the clip is one window.
     """
-    generator = torch.Generator().manual_seed(seed)
+    first, total = span or (0, shape[3])
+    generator = torch.Generator().manual_seed(_mixed(seed, first))
     noise = torch.randn(shape, generator=generator)
     if motion:
+        if span is not None:
+            generator = torch.Generator().manual_seed(seed)
+        size_FYX = (total, *shape[-2:])
         for cell_CFYX in noise.flatten(0, 1):
-            cell_CFYX[-len(motion) :] = draw_moving(shape[-3:], motion, generator)
+            moving_MFYX = draw_moving(size_FYX, motion, generator)
+            cell_CFYX[-len(motion) :] = moving_MFYX[:, first : first + shape[3]]
     return noise.to(device)
+
+
+def _mixed(seed: int, first: int) -> int:
+    """Return a seed for the white noise of a window; that of the first window is the seed."""
+    return (seed + 0x9E3779B97F4A7C15 * first) % 2**63
 
 
 def draw_moving(

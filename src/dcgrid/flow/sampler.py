@@ -6,6 +6,8 @@ Only the filled cells are state. The model sees them beside the given ones:
 
     given  x0 ------------------------------- x0     cloned, never computed with
     filled s e -> x_t -> x_t' -> ... -> x0           float32, one solver step a time
+
+Single latent frames of a filled cell may be given, too: the window before has painted them.
 """
 
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-from einops import repeat
+from einops import rearrange, repeat
 from torch import Tensor
 
 from dcgrid.flow.path import noisy
@@ -95,7 +97,7 @@ def sample(
         velocity: The model, guidance and text included.
         cells_BKCFYX: Latents; given cells hold video, what filled cells hold is not read.
         noise_BKCFYX: Standard normal noise, see `flow.noise.draw_noise`.
-        fill_K: True where the model paints.
+        fill_K: True where the model paints; or fill_KF, for each latent frame of a cell.
         settings: Schedule, solver, noise scale.
         on_step: Told of each finished step.
 
@@ -149,34 +151,39 @@ class _GridView:
         self.velocity = velocity
         self.cells_BKCFYX = cells_BKCFYX
         self.noise_BKCFYX = noise_BKCFYX
-        self.filled = fill_K.to(cells_BKCFYX.device)
+        fill_KF = fill_K if fill_K.ndim == 2 else repeat(fill_K, "k -> k f", f=noise_BKCFYX.shape[3])
+        self.fill_KF = fill_KF.to(cells_BKCFYX.device)
+        self.filled = self.fill_KF.any(dim=1)
         self.settings = settings
 
     def assemble(self, state_BNCFYX: Tensor) -> Tensor:
         """Put the filled cells beside untouched copies of the given ones."""
         whole_BKCFYX = self.cells_BKCFYX.clone()
-        whole_BKCFYX[:, self.filled] = state_BNCFYX.to(whole_BKCFYX.dtype)
+        painted_NF = rearrange(self.fill_KF[self.filled], "n f -> n 1 f 1 1")
+        state_BNCFYX = state_BNCFYX.to(whole_BKCFYX.dtype)
+        whole_BKCFYX[:, self.filled] = torch.where(
+            painted_NF, state_BNCFYX, whole_BKCFYX[:, self.filled]
+        )
         return whole_BKCFYX
 
     def slope(self, state_BNCFYX: Tensor, time: float) -> Tensor:
         """Ask the model for the velocity of the filled cells, float32."""
-        batch, _, _, frames = self.cells_BKCFYX.shape[:4]
+        batch = len(self.cells_BKCFYX)
         grid_BKCFYX = self.assemble(state_BNCFYX)
-        time_K = torch.where(self.filled, time, 0.0)
+        time_KF = torch.where(self.fill_KF, time, 0.0)
         if self.settings.given == "replace":
-            time_K = torch.full_like(time_K, time)
-            grid_BKCFYX = self._noise_given(grid_BKCFYX, repeat(time_K, "k -> b k f", b=1, f=1))
-        time_BKF = repeat(time_K, "k -> b k f", b=batch, f=frames)
+            time_KF = torch.full_like(time_KF, time)
+            grid_BKCFYX = self._noise_given(grid_BKCFYX, rearrange(time_KF, "k f -> 1 k f"))
+        time_BKF = repeat(time_KF, "k f -> b k f", b=batch)
         return self.velocity(grid_BKCFYX, time_BKF)[:, self.filled].float()
 
-    def _noise_given(self, grid_BKCFYX: Tensor, time_1K1: Tensor) -> Tensor:
-        """Noise the given cells to the common time, always with the same noise."""
-        given = ~self.filled
+    def _noise_given(self, grid_BKCFYX: Tensor, time_1KF: Tensor) -> Tensor:
+        """Noise what is given to the common time, always with the same noise."""
+        given_KF = rearrange(~self.fill_KF, "k f -> k 1 f 1 1")
+        # What filled cells hold is not read, whatever it is.
+        known_BKCFYX = torch.where(given_KF, self.cells_BKCFYX, 0.0)
+        noise_BKCFYX = torch.where(given_KF, self.noise_BKCFYX, 0.0)
         noised = noisy(
-            self.cells_BKCFYX[:, given].float(),
-            self.noise_BKCFYX[:, given].float(),
-            time_1K1[:, given],
-            self.settings.noise_scale,
+            known_BKCFYX.float(), noise_BKCFYX.float(), time_1KF, self.settings.noise_scale
         )
-        grid_BKCFYX[:, given] = noised.to(grid_BKCFYX.dtype)
-        return grid_BKCFYX
+        return torch.where(given_KF, noised.to(grid_BKCFYX.dtype), grid_BKCFYX)

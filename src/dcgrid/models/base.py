@@ -58,6 +58,8 @@ class ModelSpec:
     offset_tokens: bool
     """True: a velocity is the mean over the plain grid of tokens and one set off by half a token,
     for models trained on both (docs/decisions/0010)."""
+    carried_frames: int
+    """Frames that a window of a long clip takes over from the one before; stride_T * n + 1."""
     upsample: int
     """Factor of the upsampler after decoding; 1 is none."""
     license: str

@@ -13,6 +13,7 @@ from types import MappingProxyType
 import torch
 
 from dcgrid.errors import UsageError, WeightsError
+from dcgrid.grid.modes import Mode
 from dcgrid.hub import file_sha256
 from dcgrid.models.base import ModelSpec
 from dcgrid.models.native.autoencoder import Autoencoder
@@ -24,8 +25,11 @@ from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.models.weights import load_weights, read_weights
 
 PART_NAMES = ("autoencoder", "text", "dit", "upsampler")
-"""Weight files of a native model, `<part>.safetensors`; its adapter is `fill.safetensors`."""
-FILL_NAME = "fill.safetensors"
+"""Weight files of a native model, `<part>.safetensors`."""
+ADAPTER_NAMES: Mapping[Mode, str] = MappingProxyType(
+    {"consistent": "fill", "composition": "fill-composition"}
+)
+"""Its Grid-Fill adapters by what their grids show, files of the same form."""
 
 MINI_SPEC = ModelSpec(
     name="mini",
@@ -46,6 +50,7 @@ MINI_SPEC = ModelSpec(
     cell_pitch=(16, 16),
     noise_motion=MINI.dit.noise_motion,
     offset_tokens=True,
+    carried_frames=5,
     upsample=2,
     license="Apache-2.0",
 )
@@ -92,18 +97,18 @@ def weights_folder(name: str) -> Path:
 
 
 def weight_files(name: str, weights_dir: Path | None = None) -> dict[str, Path]:
-    """Return the weight files of a model by part, the fill adapter included; empty for `tiny`."""
+    """Return the weight files of a model by part, adapters included; empty for `tiny`."""
     if name == "tiny" and weights_dir is None:
         return {}
     folder = weights_dir or weights_folder(name)
-    parts = {part: folder / f"{part}.safetensors" for part in PART_NAMES}
-    return {**parts, "fill": folder / FILL_NAME}
+    parts = (*PART_NAMES, *ADAPTER_NAMES.values())
+    return {part: folder / f"{part}.safetensors" for part in parts}
 
 
 def weight_digests(name: str, weights_dir: Path | None = None) -> dict[str, str]:
-    """Return the SHA-256 of each weight file of a model that is there."""
+    """Return the SHA-256 of each weight file of a model that is there, adapters left out."""
     files = weight_files(name, weights_dir)
-    return {part: file_sha256(path) for part, path in files.items() if path.exists()}
+    return {part: file_sha256(files[part]) for part in PART_NAMES if part in files}
 
 
 def load_backbone(

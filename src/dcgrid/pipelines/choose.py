@@ -6,6 +6,8 @@ The scores know nothing of the effect. They ask whether a try kept the clip: an 
 subject or flickers is worse than one that did not. They cannot say which rain is prettier.
 """
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,10 +52,22 @@ def score_try(given_THWC: Tensor, filled_THWC: Tensor) -> TryScore:
     )
 
 
-def rank_tries(given_THWC: Tensor, tries_NTHWC: Tensor) -> list[tuple[int, TryScore]]:
+def mean_score(scores: Sequence[TryScore]) -> TryScore:
+    """Return the mean score of the pieces of one try."""
+    return TryScore(
+        structure=statistics.fmean(score.structure for score in scores),
+        flicker=statistics.fmean(score.flicker for score in scores),
+    )
+
+
+def rank_scores(scores: Sequence[TryScore]) -> list[tuple[int, TryScore]]:
     """Return the indices of tries with their scores, the best first; ties keep their order."""
-    scored = [(index, score_try(given_THWC, one)) for index, one in enumerate(tries_NTHWC)]
-    return sorted(scored, key=lambda pair: -pair[1].total)
+    return sorted(enumerate(scores), key=lambda pair: -pair[1].total)
+
+
+def rank_tries(given_THWC: Tensor, tries_NTHWC: Tensor) -> list[tuple[int, TryScore]]:
+    """Score tries and rank them; see `rank_scores`."""
+    return rank_scores([score_try(given_THWC, one) for one in tries_NTHWC])
 
 
 def _small_luma(frames_THWC: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ frames/height/width, F Y X latent frames/rows/columns; THWC is a clip as uint8.
 
     clips -> encode -> [given | noise noise noise] -> sample -> decode, upsample -> clips
 
-Every pipeline ends here; edit.py is the one to read before.
+Every pipeline ends here; run.py is the one to read before.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from dcgrid.flow.sampler import SampleSettings, combine_guidance, sample
 from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
-from dcgrid.grid.masks import fill_mask
+from dcgrid.grid.masks import fill_mask, spread_over_frames
 from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
 from dcgrid.models.base import Backbone, CellText, ModelSpec, TokenPlaces
 from dcgrid.pipelines.progress import Progress
@@ -37,6 +37,8 @@ class FilledCell:
     """Index of the cell, row-major."""
     frames_THWC: Tensor
     """Its clip after upsampling, uint8, on the CPU."""
+    small_THWC: Tensor
+    """Its clip before upsampling: what a next window would go on from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +74,19 @@ def fill_grid(
     layout, spec = request.layout, backbone.spec
     fill_K = fill_mask(layout, request.given)
     cells_BKCFYX = _encode_given(backbone, request, settings.device, progress)
+    fill_KF = spread_over_frames(fill_K, cells_BKCFYX.shape[3])[0]
+    where = request.continuation
+    for cell, head_THWC in (where.heads if where else {}).items():
+        head_CFYX = _encoded(backbone, head_THWC, settings.device)[0]
+        known = head_CFYX.shape[1]
+        cells_BKCFYX[:, cell, :, :known] = head_CFYX
+        fill_KF[cell, :known] = False
     noise_BKCFYX = draw_noise(
-        tuple(cells_BKCFYX.shape), settings.seed, device=settings.device, motion=spec.noise_motion
+        tuple(cells_BKCFYX.shape),
+        settings.seed,
+        device=settings.device,
+        motion=spec.noise_motion,
+        span=(where.first, where.total) if where else None,
     )
     grids = _token_grids(spec, layout, tuple(cells_BKCFYX.shape[3:]), settings.device)
     progress.start("sampling", request.num_inference_steps)
@@ -81,19 +94,20 @@ def fill_grid(
         _guided_velocity(backbone, request, grids),
         cells_BKCFYX,
         noise_BKCFYX,
-        fill_K,
-        sample_settings(spec, request),
+        fill_KF,
+        sample_settings(spec, request.num_inference_steps, request.noise_scale),
         progress.update,
     )
     return _decode(backbone, filled_BKCFYX, fill_K, progress)
 
 
-def sample_settings(spec: ModelSpec, request: GridRequest) -> SampleSettings:
-    """Return the sampler's settings: the request's where it says so, else the model's."""
-    schedule = Schedule(num_inference_steps=request.num_inference_steps, shift=spec.time_shift)
+def sample_settings(
+    spec: ModelSpec, num_inference_steps: int, noise_scale: float | None
+) -> SampleSettings:
+    """Return the sampler's settings; a noise scale of None is the model's."""
     return SampleSettings(
-        schedule=schedule,
-        noise_scale=spec.noise_scale if request.noise_scale is None else request.noise_scale,
+        schedule=Schedule(num_inference_steps=num_inference_steps, shift=spec.time_shift),
+        noise_scale=spec.noise_scale if noise_scale is None else noise_scale,
         given="clean" if spec.per_cell_time else "replace",
     )
 
@@ -105,13 +119,18 @@ def _encode_given(
     progress.start("encoding the clip", len(request.given))
     latents = {}
     for done, (cell, clip_THWC) in enumerate(request.given.items(), start=1):
-        latents[cell] = backbone.encode(to_model_range(clip_THWC).to(device)).float()
+        latents[cell] = _encoded(backbone, clip_THWC, device)
         progress.update(done)
     _, *shape = next(iter(latents.values())).shape
     cells_BKCFYX = torch.zeros(1, request.layout.count, *shape, device=device)
     for cell, latents_BCFYX in latents.items():
         cells_BKCFYX[:, cell] = latents_BCFYX
     return cells_BKCFYX
+
+
+def _encoded(backbone: Backbone, clip_THWC: Tensor, device: torch.device) -> Tensor:
+    """Return the latents of a clip, BCFYX, float32."""
+    return backbone.encode(to_model_range(clip_THWC).to(device)).float()
 
 
 def token_places(
@@ -150,8 +169,13 @@ def _decode(
     progress.start("decoding", len(cells))
     results: list[FilledCell] = []
     for cell in cells:
-        video_BCTHW = backbone.upsample(backbone.decode(filled_BKCFYX[:, cell]))
-        results.append(FilledCell(cell=cell, frames_THWC=to_frames(video_BCTHW)))
+        video_BCTHW = backbone.decode(filled_BKCFYX[:, cell])
+        large_BCTHW = backbone.upsample(video_BCTHW)
+        results.append(
+            FilledCell(
+                cell=cell, frames_THWC=to_frames(large_BCTHW), small_THWC=to_frames(video_BCTHW)
+            )
+        )
         progress.update(len(results))
     return results
 

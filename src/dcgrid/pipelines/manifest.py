@@ -7,17 +7,18 @@ kept out of the way by the `format` number.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from dcgrid.errors import InputVideoError
-from dcgrid.pipelines.job import Edit, EditJob, ResolvedEdits
+from dcgrid.pipelines.job import JOBS, GridJob
+from dcgrid.pipelines.resolve import Edit, ResolvedGrid
 from dcgrid.prompts import Prompt, Segment
 
-FORMAT = "dcgrid-run-1"
+FORMAT = "dcgrid-run-2"
 _MAX_BYTES = 4 * 1024 * 1024
-_HINT = "a manifest is the .json file that `dcgrid edit` writes beside its results"
+_HINT = "a manifest is the .json file that `dcgrid edit` or `compose` writes beside its results"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class OutputRecord:
     file_sha256: str
     """Hash of the file."""
     structure: float
-    """Score: correlation of edges with the given clip."""
+    """Score: correlation of edges with the (first) given clip."""
     flicker: float
     """Score: flicker beyond the given clip's."""
 
@@ -48,14 +49,16 @@ class RunManifest:
     """Of dcgrid, Python, torch and PyAV."""
     created: str
     """Date and time, ISO 8601, UTC."""
-    job: EditJob
+    command: str
+    """Which command it was."""
+    job: GridJob
     """What was asked."""
-    grid: ResolvedEdits
+    grid: ResolvedGrid
     """What the recipes made of it: text, edits, cells."""
-    input_sha256: str
-    """Hash of the input file."""
-    clip: Mapping[str, Any]
-    """What of the input was used: frames, fps, cell size, seconds."""
+    inputs_sha256: tuple[str, ...]
+    """Hash of each input file."""
+    clips: tuple[Mapping[str, Any], ...]
+    """What of each input was used: frames, fps, cell size, seconds."""
     model: Mapping[str, Any]
     """Name, licence, weight files with hashes, adapter with hash."""
     sampler: Mapping[str, Any]
@@ -83,7 +86,13 @@ def read_manifest(path: Path) -> RunManifest:
         InputVideoError: Missing, unreadable, not a manifest, or values of the wrong kind.
     """
     values = _read_json(path)
-    if values.pop("format", None) != FORMAT:
+    found = values.pop("format", None)
+    if found == "dcgrid-run-1":
+        raise InputVideoError(
+            f"{path} was written by an earlier dcgrid ({found}; this one reads {FORMAT})",
+            hint="repeat it with the version that it names, or make the edit anew",
+        )
+    if found != FORMAT:
         raise InputVideoError(f"{path} is not a run manifest of format {FORMAT}", hint=_HINT)
     try:
         manifest: RunManifest = _typed(RunManifest, values)
@@ -121,14 +130,24 @@ def _typed(kind: type[Any], values: Any) -> Any:  # noqa: ANN401 - JSON in, data
     missing = [n for n, f in known.items() if f.default is MISSING and n not in values]
     if missing:
         raise TypeError(f"{kind.__name__} lacks {missing[0]!r}")
-    return kind(**{name: _value(name, known[name].type, values[name]) for name in values})
+    if kind is RunManifest:
+        command = values["command"]
+        if command not in JOBS:
+            raise ValueError(f"command is {str(command)[:60]!r}")
+        job = _typed(JOBS[command], values["job"])
+        rest = {name: value for name, value in values.items() if name != "job"}
+        return RunManifest(job=job, **_fields(known, rest))
+    return kind(**_fields(known, values))
+
+
+def _fields(known: Mapping[str, Field[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _value(name, known[name].type, values[name]) for name in values}
 
 
 def _value(name: str, kind: Any, value: Any) -> Any:  # noqa: ANN401 - see _typed
     """Return one JSON value as the type of its field."""
     nested = {
-        "job": EditJob,
-        "grid": ResolvedEdits,
+        "grid": ResolvedGrid,
         "prompt": Prompt if kind is Prompt else None,
     }.get(name)
     if nested is not None:
@@ -165,17 +184,41 @@ def _finite(name: str, value: object) -> float:
 
 def _check(manifest: RunManifest) -> None:
     """Refuse values that would fail far from here."""
-    grid = manifest.grid
+    job, wrong = manifest.job, _wrong_grid(manifest.grid)
+    texts = [getattr(job, name) for name in ("effects", "prompts") if hasattr(job, name)]
+    checks = {
+        "job.layout": isinstance(job.layout, str),
+        "job.effects": all(isinstance(text, str) for group in texts for text in group),
+        "job.keep": job.keep in ("best", "all"),
+        "job.fps": job.fps in ("model", "source"),
+        "inputs_sha256": len(manifest.inputs_sha256) == len(job.inputs)
+        and all(isinstance(one, str) for one in manifest.inputs_sha256),
+        "grid.given": len(manifest.grid.given) == len(job.inputs),
+        "machine.threads": isinstance(manifest.machine.get("threads"), int)
+        and 1 <= manifest.machine["threads"] <= 4096,
+        "machine.dtype": isinstance(manifest.machine.get("dtype"), str),
+        "machine.device": isinstance(manifest.machine.get("device"), str),
+        "model.weights": isinstance(manifest.model.get("weights"), dict),
+    }
+    wrong += [name for name, fits in checks.items() if not fits]
+    if wrong:
+        raise ValueError(f"{wrong[0]} has an impossible value")
+
+
+def _wrong_grid(grid: ResolvedGrid) -> list[str]:
+    """Return the keys of a grid whose values cannot be."""
     count = len(grid.edit_of_cell)
     text_length = len(grid.prompt.text)
     checks = {
+        "grid.mode": grid.mode in ("consistent", "composition"),
         "grid.rows": 1 <= grid.rows <= 8 and 1 <= grid.cols <= 8,
         "grid.edit_of_cell": count == grid.rows * grid.cols
         and all(
-            index is None if cell == grid.given else index in range(len(grid.edits))
+            index is None if cell in grid.given else index in range(len(grid.edits))
             for cell, index in enumerate(grid.edit_of_cell)
         ),
-        "grid.given": 0 <= grid.given < count,
+        "grid.given": len(set(grid.given)) == len(grid.given)
+        and all(cell in range(count) for cell in grid.given),
         "grid.edits": 1 <= len(grid.edits) <= count
         and all(1 <= edit.num_inference_steps <= 1000 for edit in grid.edits)
         and all("/" not in edit.name and edit.name.strip(". ") for edit in grid.edits),
@@ -183,15 +226,5 @@ def _check(manifest: RunManifest) -> None:
             0 <= one.start < one.end <= text_length and (one.cell is None or 0 <= one.cell < count)
             for one in grid.prompt.segments
         ),
-        "job.effects": all(isinstance(name, str) for name in manifest.job.effects),
-        "job.keep": manifest.job.keep in ("best", "all"),
-        "job.fps": manifest.job.fps in ("model", "source"),
-        "machine.threads": isinstance(manifest.machine.get("threads"), int)
-        and 1 <= manifest.machine["threads"] <= 4096,
-        "machine.dtype": isinstance(manifest.machine.get("dtype"), str),
-        "machine.device": isinstance(manifest.machine.get("device"), str),
-        "model.weights": isinstance(manifest.model.get("weights"), dict),
     }
-    wrong = [name for name, fits in checks.items() if not fits]
-    if wrong:
-        raise ValueError(f"{wrong[0]} has an impossible value")
+    return [name for name, fits in checks.items() if not fits]

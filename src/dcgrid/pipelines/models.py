@@ -10,9 +10,10 @@ from dcgrid import hub
 from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.reading import LoadReport, hash_tensors
 from dcgrid.errors import AdapterError, WeightsError
-from dcgrid.models.loading import FILL_NAME, load_backbone, weight_digests, weight_files
+from dcgrid.grid.modes import Mode
+from dcgrid.models.loading import ADAPTER_NAMES, load_backbone, weight_digests, weight_files
 from dcgrid.models.native.backbone import NativeBackbone
-from dcgrid.pipelines.job import EditJob
+from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.progress import Progress
 
 
@@ -30,22 +31,23 @@ class LoadedModel:
     """Hash of the adapter's file."""
 
 
-def adapter_reference(job: EditJob) -> str:
+def adapter_reference(job: GridJob, mode: Mode) -> str:
     """Return the weight reference of the adapter that a job means; "none" for the bare base."""
     if job.adapter != "default":
         return job.adapter
     # The model for tests has no trained adapter.
-    return f"package:{job.model}/{FILL_NAME}" if "fill" in weight_files(job.model) else "none"
+    known = weight_files(job.model)
+    return f"package:{job.model}/{ADAPTER_NAMES[mode]}.safetensors" if known else "none"
 
 
-def adapter_file(job: EditJob) -> Path | None:
+def adapter_file(job: GridJob, mode: Mode) -> Path | None:
     """Return the adapter's file, downloaded if need be; None for the bare base.
 
     Raises:
         AdapterError: The file does not exist.
         NetworkError: The download failed or the network is off.
     """
-    reference = adapter_reference(job)
+    reference = adapter_reference(job, mode)
     if reference == "none":
         return None
     parsed = hub.parse_reference(reference)
@@ -58,26 +60,32 @@ def adapter_file(job: EditJob) -> Path | None:
 
 
 def load_model(
-    job: EditJob, device: torch.device, dtype: torch.dtype, progress: Progress
+    job: GridJob, mode: Mode, device: torch.device, dtype: torch.dtype, progress: Progress
 ) -> LoadedModel:
     """Load the model and merge the adapter into it.
 
     Args:
         job: Says which model and adapter.
+        mode: What its grid shows; adapters are trained for one.
         device: Where the model goes.
         dtype: Number format.
         progress: Told of the stage.
 
     Raises:
         WeightsError: Weights are missing, damaged or of the wrong shape.
-        AdapterError: The adapter is damaged or for another model.
+        AdapterError: The adapter is damaged, for another model or another mode.
         NetworkError: A download failed or the network is off.
     """
-    path = adapter_file(job)
+    path = adapter_file(job, mode)
     progress.start("loading the model", 1)
     backbone = load_backbone(job.model, device=device, dtype=dtype)
     if path is not None:
         report = _fold(backbone, path)
+        if report.spec.mode != mode:
+            raise AdapterError(
+                f"adapter {path} fills grids of mode {report.spec.mode}, this one is {mode}",
+                hint="leave out --adapter for the model's own",
+            )
         progress.note(
             f"Adapter {path.name}: {report.matched} of {report.total} layers matched, "
             f"mean update {report.mean_delta:.2g}."
@@ -85,7 +93,7 @@ def load_model(
     return LoadedModel(
         backbone=backbone,
         weights=weight_digests(job.model),
-        adapter=adapter_reference(job),
+        adapter=adapter_reference(job, mode),
         adapter_sha256=hub.file_sha256(path) if path is not None else "",
     )
 

@@ -4,6 +4,7 @@
     input.mp4 + rain, night    input.rain.mp4 input.night.mp4   input.rain-night.{png,json}
     --keep all                 input.rain.mp4 (best)  input.rain.2.mp4  input.rain.3.mp4
     --save-grid                input.rain.grid.mp4
+    a.mp4 b.mp4 (compose)      a.b.fusion.mp4  a.b.fusion-2.mp4  a.b.fusion.{png,json}
 
 No torch here.
 """
@@ -18,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from dcgrid.errors import OutputError, UsageError
-from dcgrid.pipelines.job import EditJob
+from dcgrid.pipelines.job import GridJob
 
 VIDEO_SUFFIX = ".mp4"
 
@@ -43,7 +44,7 @@ class OutputPaths:
 
 
 def name_outputs(
-    job: EditJob, names: Sequence[str], tries: Sequence[int], tag: str = ""
+    job: GridJob, names: Sequence[str], tries: Sequence[int], tag: str = ""
 ) -> OutputPaths:
     """Name the files of a run and check that they can be written.
 
@@ -60,13 +61,13 @@ def name_outputs(
     """
     folder, file_name = _place(job, len(names))
     # Joined and not formatted: a file name may hold braces.
-    stems = [file_name or f"{job.input.stem}.{name}{tag}" for name in names]
+    stems = [file_name or f"{job.stem}.{name}{tag}" for name in names]
     counts = [count if job.keep == "all" else 1 for count in tries]
     videos = tuple(
         tuple(_numbered(folder / stem, index) for index in range(count))
         for stem, count in zip(stems, counts, strict=True)
     )
-    joined = folder / (file_name or f"{job.input.stem}.{'-'.join(names)}{tag}")
+    joined = folder / (file_name or f"{job.stem}.{job.joined(tuple(names))}{tag}")
     paths = OutputPaths(
         videos=videos,
         manifest=_with_suffix(joined, ".json"),
@@ -134,10 +135,10 @@ class StagedFiles:
         self._parts.clear()
 
 
-def _place(job: EditJob, edits: int) -> tuple[Path, str]:
+def _place(job: GridJob, edits: int) -> tuple[Path, str]:
     """Return the folder, and the stem if --out names a file."""
     if job.out is None:
-        return job.input.parent, ""
+        return job.inputs[0].parent, ""
     if job.out.is_dir():
         return job.out, ""
     if job.out.suffix.lower() != VIDEO_SUFFIX:
@@ -156,7 +157,7 @@ def _place(job: EditJob, edits: int) -> tuple[Path, str]:
         )
     if edits > 1:
         raise UsageError(
-            f"--out {job.out} names one file for {edits} edits", hint="name a folder instead"
+            f"--out {job.out} names one file for {edits} results", hint="name a folder instead"
         )
     return job.out.parent, job.out.stem
 
@@ -170,15 +171,15 @@ def _with_suffix(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _check_free(job: EditJob, paths: OutputPaths) -> None:
+def _check_free(job: GridJob, paths: OutputPaths) -> None:
     every = paths.all()
     twice = next((path for path in every if every.count(path) > 1), None)
     if twice is not None:
         raise UsageError(f"two results would be called {twice.name}", hint="run them one by one")
     for path in every:
-        if path.exists() and job.input.exists() and path.samefile(job.input):
+        if any(path.exists() and one.exists() and path.samefile(one) for one in job.inputs):
             raise OutputError(
-                f"{path} is the input and would be overwritten", hint="choose another --out"
+                f"{path} is an input and would be overwritten", hint="choose another --out"
             )
         if path.is_dir():
             raise OutputError(f"{path} is a folder", hint="move it away or choose another --out")

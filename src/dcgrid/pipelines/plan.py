@@ -1,35 +1,39 @@
-"""What an edit will do, before it does it: frames, tokens, memory, downloads, files.
+"""What a run will do, before it does it: frames, tokens, memory, downloads, files.
 
-`prepare_edit` is the cheap half (no torch, no video); `plan_edit` adds the model's facts and the
-video's. `dcgrid edit --dry-run` prints a plan and stops.
+`prepare_run` is the cheap half (no torch, no video); `plan_run` adds the model's facts and the
+videos'. `--dry-run` prints a plan and stops.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcgrid import hub
-from dcgrid.pipelines.job import EditJob, ResolvedEdits, check_input, resolve_edits
+from dcgrid.pipelines.job import GridJob, check_input
 from dcgrid.pipelines.outputs import OutputPaths, name_outputs
+from dcgrid.pipelines.resolve import ResolvedGrid, resolve
+from dcgrid.pipelines.windows import Window, plan_windows
 
 if TYPE_CHECKING:
     from dcgrid.models.base import ModelSpec
     from dcgrid.video.clip import ClipPlan, ClipRules
 
 _MIB = 1024 * 1024
+LONGEST_FRAMES = 1_000_001
+"""Most frames of a whole clip, painted in windows; a day at 12 frames a second."""
 # Measured on `mini`, see memory_estimate_bytes.
 _BASE_BYTES = 350 * _MIB
 _BYTES_PER_PIXEL = 1100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedEdit:
+class PreparedRun:
     """A job whose names, texts and files have been checked."""
 
-    job: EditJob
+    job: GridJob
     """What was asked."""
-    grid: ResolvedEdits
+    grid: ResolvedGrid
     """Edits, text, cells."""
     outputs: OutputPaths
     """Files that will be written."""
@@ -42,17 +46,21 @@ class PreparedEdit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EditPlan:
+class RunPlan:
     """All that is known before the model is loaded."""
 
-    prepared: PreparedEdit
+    prepared: PreparedRun
     """The checked job."""
     spec: "ModelSpec"
     """The model."""
-    clip: "ClipPlan"
-    """What of the input is used."""
+    clips: tuple["ClipPlan", ...]
+    """What of each input is used; all have as many frames of one size."""
+    asked_s: tuple[float | None, ...]
+    """Seconds asked of each input; None: the model's usual length."""
+    windows: tuple[Window, ...]
+    """What is painted in one go; one for a clip that the model can take whole."""
     tokens: int
-    """Tokens of the whole grid."""
+    """Tokens of the grid of one window."""
     memory_bytes: int
     """Estimate of the memory that the run takes."""
     available_bytes: int
@@ -66,38 +74,55 @@ class EditPlan:
 
     def lines(self) -> list[str]:
         """Return the plan as sentences, one per line."""
-        grid, names = self.prepared.grid, [edit.name for edit in self.prepared.grid.edits]
-        cells = ", ".join("given" if index is None else names[index] for index in grid.edit_of_cell)
-        height, width = self.clip.cell_size
+        grid = self.prepared.grid
+        height, width = self.clips[0].cell_size
         factor = self.spec.upsample
         free = f" ({_size(self.available_bytes)} free)" if self.available_bytes else ""
         lines = [
-            *self.clip.lines(),
-            f"Grid: {grid.rows}x{grid.cols} cells of {width}x{height} ({cells}), "
+            *self.clip_lines(),
+            f"Grid: {grid.rows}x{grid.cols} cells of {width}x{height} ({', '.join(grid.labels)}), "
             f"{self.tokens} tokens, {grid.num_inference_steps} steps.",
             f"Model: {self.spec.name} on {self.device}, {self.dtype}, "
             f"about {_size(self.memory_bytes)} of memory{free}.",
             f"Result: {width * factor}x{height * factor}, "
             f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
         ]
+        if len(self.windows) > 1:
+            first, second = self.windows[:2]
+            seconds = first.count / self.spec.fps
+            lines.insert(
+                -2,
+                f"Windows: {len(self.windows)} of up to {first.count} frames ({seconds:.2f} s), "
+                f"each going on from the last {second.carried} frames of the one before.",
+            )
         for reference, size in self.downloads.items():
             amount = "unknown size" if size is None else _size(size)
             lines.append(f"Download: {reference} ({amount}).")
         return lines
 
+    def clip_lines(self) -> list[str]:
+        """Return what becomes of the inputs, one sentence a line."""
+        if len(self.clips) == 1:
+            return self.clips[0].lines()
+        named = zip("AB", self.clips, strict=True)
+        lines = [f"{name}: {line}" for name, plan in named for line in plan.lines()]
+        return [*lines, f"Together: {self.clips[0].num_frames} frames, as the shorter of both has."]
+
     def as_json(self) -> dict[str, Any]:
         """Return the plan for programs."""
-        clip, grid = self.clip, self.prepared.grid
+        clip, grid = self.clips[0], self.prepared.grid
         return {
-            "input": str(self.prepared.job.input),
-            "edits": [edit.name for edit in grid.edits],
+            "command": self.prepared.job.command,
+            "inputs": [str(path) for path in self.prepared.job.inputs],
+            "edits": list(grid.names),
             "prompt": grid.prompt.text,
             "rows": grid.rows,
             "cols": grid.cols,
-            "given": grid.given,
+            "given": list(grid.given),
             "frames": clip.num_frames,
+            "windows": len(self.windows),
             "fps": clip.fps,
-            "start_s": clip.start_s,
+            "starts_s": [one.start_s for one in self.clips],
             "duration_s": clip.duration_s,
             "cell_size": list(clip.cell_size),
             "tokens": self.tokens,
@@ -109,39 +134,38 @@ class EditPlan:
             "available_bytes": self.available_bytes,
             "downloads": dict(self.downloads),
             "outputs": [str(path) for path in self.prepared.outputs.all()],
-            "notes": clip.lines(),
+            "notes": self.clip_lines(),
         }
 
 
-def prepare_edit(job: EditJob, recipe_dir: Path | None = None) -> PreparedEdit:
-    """Check a job as far as that goes in milliseconds: input, effects, text, output files.
+def prepare_run(job: GridJob, recipe_dir: Path | None = None) -> PreparedRun:
+    """Check a job as far as that goes in milliseconds: inputs, recipes, text, output files.
 
     Args:
         job: What was asked.
         recipe_dir: The user's own recipes.
 
     Raises:
-        InputVideoError: The input is missing or unreadable.
+        InputVideoError: An input is missing or unreadable.
         UsageError: The job contradicts itself.
         RecipeError: An effect or the layout is unknown or wrong.
         PromptError: The prompt cannot be rendered.
         OutputError: A result cannot be written where it should go.
     """
-    check_input(job.input)
-    grid = resolve_edits(job, recipe_dir)
-    outputs = name_outputs(
-        job, [edit.name for edit in grid.edits], [len(cells) for cells in grid.tries]
-    )
-    return PreparedEdit(job=job, grid=grid, outputs=outputs)
+    for path in job.inputs:
+        check_input(path)
+    grid = resolve(job, recipe_dir)
+    outputs = name_outputs(job, grid.names, [len(cells) for cells in grid.tries])
+    return PreparedRun(job=job, grid=grid, outputs=outputs)
 
 
-def plan_edit(prepared: PreparedEdit) -> EditPlan:
-    """Add the facts of the model and of the video to a checked job; nothing is decoded or loaded.
+def plan_run(prepared: PreparedRun) -> RunPlan:
+    """Add the facts of the model and of the videos to a checked job; nothing is decoded or loaded.
 
     Raises:
         UsageError: No such model, device or dtype.
         DeviceError: The device is not on this machine.
-        InputVideoError: The input is not a video, or starts after its end.
+        InputVideoError: An input is not a video, or starts after its end.
         LayoutError: The cells do not divide into tokens.
     """
     # Torch comes in here and not with the module, so that a misspelt effect is told at once.
@@ -149,28 +173,60 @@ def plan_edit(prepared: PreparedEdit) -> EditPlan:
     from dcgrid.models.loading import model_spec
     from dcgrid.pipelines.models import adapter_reference
     from dcgrid.runtime import device as runtime
-    from dcgrid.video.read import plan_clip, probe
 
-    job = prepared.job
+    job, grid = prepared.job, prepared.grid
     spec = model_spec(job.model)
     device = runtime.choose_device(job.device)
     dtype = runtime.choose_dtype(job.dtype, device)
-    clip = plan_clip(probe(job.input), clip_rules(spec), job.start_s, job.duration_s)
+    clips, asked_s = plan_clips(job, spec)
+    frames, size = clips[0].num_frames, clips[0].cell_size
+    windows = plan_windows(frames, spec.max_frames, spec.carried_frames, spec.stride_T)
     geometry = LatentGeometry(stride_T=spec.stride_T, stride_HW=spec.stride_HW, patch=spec.patch)
-    tokens = cell_token_shape(clip.num_frames, *clip.cell_size, geometry).count
-    references = [one for one in (adapter_reference(job),) if one != "none"]
+    tokens = cell_token_shape(windows[0].count, *size, geometry).count
+    references = [one for one in (adapter_reference(job, grid.mode),) if one != "none"]
     downloads = {one: hub.download_bytes(one) for one in references}
-    return EditPlan(
+    return RunPlan(
         prepared=prepared,
         spec=spec,
-        clip=clip,
-        tokens=tokens * prepared.grid.rows * prepared.grid.cols,
-        memory_bytes=memory_estimate_bytes(spec, clip.num_frames, clip.cell_size),
+        clips=clips,
+        asked_s=asked_s,
+        windows=windows,
+        tokens=tokens * grid.rows * grid.cols,
+        memory_bytes=memory_estimate_bytes(spec, windows[0].count, size),
         available_bytes=runtime.available_memory_bytes(device),
         downloads={name: size for name, size in downloads.items() if size != 0},
         device=str(device),
         dtype=runtime.dtype_name(dtype),
     )
+
+
+def plan_clips(
+    job: GridJob, spec: "ModelSpec"
+) -> tuple[tuple["ClipPlan", ...], tuple[float | None, ...]]:
+    """Plan what of each input is used: the size of the first, the length of the shortest.
+
+    Returns:
+        A plan an input, and the seconds asked of it.
+
+    Raises:
+        InputVideoError: An input is not a video, or starts after its end.
+        UsageError: A start or the duration is out of range.
+    """
+    from dcgrid.video.read import plan_clip, probe
+
+    rules = clip_rules(spec)
+    first = plan_clip(probe(job.inputs[0]), rules, job.starts_s[0], job.duration_s)
+    same = replace(rules, cell_sizes=(first.cell_size,))
+    plans, asked = [first], [job.duration_s]
+    for path, start_s in zip(job.inputs[1:], job.starts_s[1:], strict=True):
+        asked.append(first.num_frames / rules.fps)
+        plans.append(plan_clip(probe(path), same, start_s, asked[-1]))
+    frames = min(plan.num_frames for plan in plans)
+    for index, plan in enumerate(plans):
+        if plan.num_frames > frames:
+            asked[index] = frames / rules.fps
+            plans[index] = plan_clip(plan.info, same, plan.start_s, asked[index])
+    return tuple(plans), tuple(asked)
 
 
 def clip_rules(spec: "ModelSpec") -> "ClipRules":
@@ -183,6 +239,7 @@ def clip_rules(spec: "ModelSpec") -> "ClipRules":
         max_frames=spec.max_frames,
         cell_sizes=spec.cell_sizes,
         default_frames=spec.default_frames,
+        longest=LONGEST_FRAMES,
     )
 
 
@@ -191,7 +248,7 @@ def memory_estimate_bytes(spec: "ModelSpec", frames: int, cell_size: tuple[int, 
 
     Args:
         spec: The model.
-        frames: Pixel frames of a clip.
+        frames: Pixel frames of a window.
         cell_size: Height and width of a cell in pixels.
 
     Returns:

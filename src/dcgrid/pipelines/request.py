@@ -3,7 +3,7 @@
 Letters: K cells, S text segments; THWC is a clip as uint8.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -12,8 +12,20 @@ from dcgrid.grid.layout import GridLayout
 from dcgrid.grid.modes import Routing
 from dcgrid.grid.visibility import visible_segments
 from dcgrid.models.base import ModelSpec
-from dcgrid.pipelines.job import ResolvedEdits
+from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.prompts import Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Continuation:
+    """Where a window stands in a long clip, and what it goes on from."""
+
+    first: int
+    """Its first latent frame in the clip."""
+    total: int
+    """Latent frames of the whole clip."""
+    heads: Mapping[int, Tensor]
+    """For each painted cell the frames that it begins with, THWC; empty in the first window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +50,8 @@ class GridRequest:
     """Steps from noise to video."""
     noise_scale: float | None
     """s in x_t = (1-t) x0 + t s e; None: the model's."""
+    continuation: Continuation | None = None
+    """None: the clip is painted in one go."""
 
     def visible_rows(self, spec: ModelSpec) -> tuple[tuple[bool, ...], ...]:
         """Return visible_KS of the text, narrowed for models that need it narrow.
@@ -62,18 +76,29 @@ class GridRequest:
         )
 
 
-def edit_request(edits: ResolvedEdits, given_THWC: Tensor) -> GridRequest:
-    """Return the grid of `dcgrid edit`: one given clip, an edit in every other cell."""
-    asked = [edit.noise_scale for edit in edits.edits if edit.noise_scale is not None]
-    painted = {c: i for c, i in enumerate(edits.edit_of_cell) if i is not None}
+def grid_request(
+    grid: ResolvedGrid, given: Sequence[Tensor], continuation: Continuation | None = None
+) -> GridRequest:
+    """Return what a resolved grid asks of the model.
+
+    Args:
+        grid: Cells, text and sampler values.
+        given: The clips THWC, in the order of `grid.given`.
+        continuation: See `GridRequest`.
+    """
+    painted = {c: i for c, i in enumerate(grid.edit_of_cell) if i is not None}
+    routing = Routing()
+    if grid.mode == "composition":
+        routing = Routing(mode="composition", sources=(grid.given[0], grid.given[1]))
     return GridRequest(
-        layout=GridLayout(rows=edits.rows, cols=edits.cols),
-        given={edits.given: given_THWC},
-        prompt=edits.prompt,
-        negative_prompt=edits.negative_prompt,
-        negative_cells=tuple(frozenset(edits.tries[index]) for index in edits.negative_owners),
-        guidance_scale={cell: edits.edits[i].guidance_scale for cell, i in painted.items()},
-        num_inference_steps=edits.num_inference_steps,
-        # One noise for the whole grid, so one scale: the first edit that names one decides.
-        noise_scale=asked[0] if asked else None,
+        layout=GridLayout(rows=grid.rows, cols=grid.cols),
+        given=dict(zip(grid.given, given, strict=True)),
+        prompt=grid.prompt,
+        routing=routing,
+        negative_prompt=grid.negative_prompt,
+        negative_cells=tuple(frozenset(grid.tries[index]) for index in grid.negative_owners),
+        guidance_scale={cell: grid.edits[i].guidance_scale for cell, i in painted.items()},
+        num_inference_steps=grid.num_inference_steps,
+        noise_scale=grid.noise_scale,
+        continuation=continuation,
     )

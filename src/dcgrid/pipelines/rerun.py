@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dcgrid import hub
-from dcgrid.errors import InputVideoError
-from dcgrid.pipelines.job import check_input
+from dcgrid.errors import InputVideoError, UsageError
+from dcgrid.pipelines.job import check_input, with_inputs
 from dcgrid.pipelines.manifest import RunManifest, read_manifest
 from dcgrid.pipelines.outputs import name_outputs
-from dcgrid.pipelines.plan import PreparedEdit
+from dcgrid.pipelines.plan import PreparedRun
 
 TAG = ".rerun"
 """Goes into the names of a rerun's files, so that it never meets those of the first run."""
@@ -24,8 +24,8 @@ class RerunJob:
 
     manifest: Path
     """The manifest of the run to repeat."""
-    input: Path | None = None
-    """Where the input is now; None: where it was, or beside the manifest."""
+    inputs: tuple[Path, ...] = ()
+    """Where the inputs are now, in their order; empty: where they were, or beside the manifest."""
     out: Path | None = None
     """Folder, or file name for a single result; None: beside the manifest."""
     device: str = ""
@@ -36,30 +36,31 @@ class RerunJob:
     """True: nothing is downloaded."""
 
 
-def prepare_rerun(rerun: RerunJob) -> tuple[PreparedEdit, RunManifest]:
+def prepare_rerun(rerun: RerunJob) -> tuple[PreparedRun, RunManifest]:
     """Turn a manifest back into a checked job.
 
     Args:
         rerun: What was asked.
 
     Returns:
-        The job, to go on with at `plan_edit`, and the manifest.
+        The job, to go on with at `plan_run`, and the manifest.
 
     Raises:
-        InputVideoError: The manifest is damaged, or the input is missing or has changed.
+        InputVideoError: The manifest is damaged, or an input is missing or has changed.
+        UsageError: Another number of inputs is named than the run had.
         OutputError: A result cannot be written.
     """
     manifest = read_manifest(rerun.manifest)
-    source = _find_input(rerun, manifest)
-    check_input(source)
-    if not rerun.force and hub.file_sha256(source) != manifest.input_sha256:
-        raise InputVideoError(
-            f"{source} is not the file that {rerun.manifest} was made from (its hash differs)",
-            hint="find the original, name it with --input, or add --force to go on with this one",
-        )
+    sources = _find_inputs(rerun, manifest)
+    for source, digest in zip(sources, manifest.inputs_sha256, strict=True):
+        check_input(source)
+        if not rerun.force and hub.file_sha256(source) != digest:
+            raise InputVideoError(
+                f"{source} is not the file that {rerun.manifest} was made from (its hash differs)",
+                hint="find the original, name it with --input, or add --force to go on with it",
+            )
     job = replace(
-        manifest.job,
-        input=source,
+        with_inputs(manifest.job, sources),
         out=rerun.out or rerun.manifest.parent,
         force=rerun.force,
         offline=rerun.offline,
@@ -69,11 +70,11 @@ def prepare_rerun(rerun: RerunJob) -> tuple[PreparedEdit, RunManifest]:
     grid = manifest.grid
     outputs = name_outputs(
         job,
-        [edit.name for edit in grid.edits],
+        grid.names,
         [len(cells) for cells in grid.tries],
         TAG,
     )
-    prepared = PreparedEdit(
+    prepared = PreparedRun(
         job=job,
         grid=grid,
         outputs=outputs,
@@ -84,12 +85,20 @@ def prepare_rerun(rerun: RerunJob) -> tuple[PreparedEdit, RunManifest]:
     return prepared, manifest
 
 
-def _find_input(rerun: RerunJob, manifest: RunManifest) -> Path:
-    if rerun.input is not None:
-        return rerun.input
-    recorded = manifest.job.input
-    beside = rerun.manifest.parent / recorded.name
-    return beside if not recorded.exists() and beside.exists() else recorded
+def _find_inputs(rerun: RerunJob, manifest: RunManifest) -> tuple[Path, ...]:
+    recorded = manifest.job.inputs
+    if rerun.inputs:
+        if len(rerun.inputs) != len(recorded):
+            raise UsageError(
+                f"--input is given {len(rerun.inputs)} times, the run had {len(recorded)} inputs",
+                hint="name each of them once, in their order",
+            )
+        return rerun.inputs
+    beside = [rerun.manifest.parent / path.name for path in recorded]
+    return tuple(
+        near if not path.exists() and near.exists() else path
+        for path, near in zip(recorded, beside, strict=True)
+    )
 
 
 def _weights(manifest: RunManifest) -> dict[str, str]:

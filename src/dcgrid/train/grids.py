@@ -33,6 +33,9 @@ from dcgrid.train.world.clips import chance
 
 _FUSION = "fusion."
 """What the names of compositions begin with in a checkpoint."""
+HEAD_FRAMES = 2
+"""Latent frames that a window takes over from the one before; `ModelSpec.carried_frames` in pixel
+frames."""
 SINGLE, GRID = GridLayout(rows=1, cols=1), GridLayout(rows=2, cols=2)
 
 
@@ -146,14 +149,23 @@ class GridStage:
             else:
                 rows += self.captions.grid_rows(panes, chosen, generator)
         cells_BKCFYX = torch.stack(cells)
-        fill_BK = ~torch.tensor(given)
+        fill_BKF = spread_over_frames(~torch.tensor(given), cells_BKCFYX.shape[3])
         return Batch(
             cells_BKCFYX=cells_BKCFYX,
             luck_BKMFYX=torch.stack(luck),
-            fill_BKF=spread_over_frames(fill_BK, cells_BKCFYX.shape[3]).to(cells_BKCFYX.device),
+            fill_BKF=self._with_heads(fill_BKF, generator).to(cells_BKCFYX.device),
             rows=rows,
             layout=layout,
         )
+
+    def _with_heads(self, fill_BKF: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Give the first latent frames of all cells of some grids, as later windows of a clip have
+        them (pipelines/windows.py)."""
+        share = self.recipe.loss.get("window_share", 0.0)
+        for fill_KF in fill_BKF:
+            if share and chance(generator) < share:
+                fill_KF[:, : min(HEAD_FRAMES, fill_KF.shape[1] - 1)] = False
+        return fill_BKF
 
     def _choose(
         self, panes: PaneSet, layout: GridLayout, generator: torch.Generator

@@ -32,7 +32,7 @@ from dcgrid.train.checkpoint import TrainState, remove_leftovers
 from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
 from dcgrid.train.enlarge import UpsamplerStage
 from dcgrid.train.grids import GridStage
-from dcgrid.train.lock import run_lock
+from dcgrid.runtime.lock import run_lock
 from dcgrid.train.loop import LoopOptions, Progress, train
 from dcgrid.train.panes import FusionPool, PanePool
 from dcgrid.train.reader import fit_noise_reader

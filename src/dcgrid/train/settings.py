@@ -38,7 +38,7 @@ LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "autoencoder": (*_PIXEL_KEYS, "kl", "latent_noise", "fit_batches"),
         "base": (*_GRID_KEYS, "reader_steps"),
         "upsampler": _PIXEL_KEYS,
-        "fill": (*_GRID_KEYS, "edit_share", "rank", "dropout"),
+        "fill": (*_GRID_KEYS, "edit_share", "window_share", "rank", "dropout"),
     }
 )
 """Keys of each stage's table [loss]; all are required."""

@@ -1,0 +1,47 @@
+"""What every command that fills grids does once its job is checked: plan, run, print."""
+
+import os
+from typing import TYPE_CHECKING
+
+from dcgrid import hub
+from dcgrid.cli.output import Output
+from dcgrid.pipelines.job import GridJob
+from dcgrid.pipelines.plan import prepare_run
+
+if TYPE_CHECKING:
+    from dcgrid.pipelines.plan import PreparedRun
+    from dcgrid.pipelines.run import RunResult
+
+
+def check_and_carry_out(job: GridJob, output: Output, *, dry_run: bool) -> None:
+    """Check a job with the user's recipes at hand and carry it out."""
+    carry_out(prepare_run(job, hub.config_dir() / "recipes"), output, dry_run=dry_run)
+
+
+def carry_out(prepared: "PreparedRun", output: Output, *, dry_run: bool) -> None:
+    """Plan a checked job, run it unless it is a dry run, and print the result."""
+    if prepared.job.offline:
+        # The hub's own switch, so that every part that might download knows.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from dcgrid.pipelines.plan import plan_run
+
+    plan = plan_run(prepared)
+    if dry_run:
+        output.result(plan.lines(), {"dry_run": True, **plan.as_json()})
+        return
+    for line in plan.lines():
+        output.note(line)
+    from dcgrid.pipelines import run
+
+    result = run.carry_out(plan, output)
+    output.result(_lines(result), result.as_json())
+
+
+def _lines(result: "RunResult") -> list[str]:
+    manifest = result.manifest
+    seconds = sum(manifest.timings_s.values())
+    lines = [*result.notes, *(f"wrote {path}" for path in result.files)]
+    if result.same_pixels:
+        lines.append("same pixels as the run it repeats")
+    memory = manifest.peak_memory_bytes / 1e9
+    return [*lines, f"{seconds:.1f} s, {memory:.1f} GB at most, seed {manifest.job.seed}"]

@@ -1,0 +1,124 @@
+"""`dcgrid compose`: put the subject of one video together with what another one shows."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcgrid.cli.carry import check_and_carry_out
+from dcgrid.cli.options import (
+    AdapterOption,
+    ContactSheetOption,
+    DeviceOption,
+    DryRunOption,
+    Dtype,
+    DtypeOption,
+    DurationOption,
+    ForceOption,
+    FormatOption,
+    FpsOption,
+    GuidanceOption,
+    ModelOption,
+    OfflineOption,
+    OutOption,
+    QuietOption,
+    Rate,
+    SaveGridOption,
+    SeedOption,
+    StartOption,
+    StepsOption,
+    WholeOption,
+    seconds,
+)
+from dcgrid.cli.output import Format, Output
+from dcgrid.pipelines.job import ComposeJob
+
+_First = Annotated[Path, typer.Argument(metavar="A", help="The video of the subject.")]
+_Second = Annotated[
+    Path, typer.Argument(metavar="B", help="The video of what is put with it: fire, water, sparks.")
+]
+_Subject = Annotated[str, typer.Option("--subject", help='Who or what A shows, e.g. "a man".')]
+_Motion = Annotated[str, typer.Option("--motion", help='What the subject does, e.g. "dance".')]
+_Concept = Annotated[
+    str, typer.Option("--concept", help='What B shows, e.g. "a shower of sparks".')
+]
+_ConceptMotion = Annotated[
+    str, typer.Option("--concept-motion", help='What that does, e.g. "spark motion".')
+]
+_Prompts = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", "-p", help="How a fusion is to look, in your words; up to twice."),
+]
+_ConceptStart = Annotated[
+    float | None,
+    typer.Option("--concept-start", help="Seconds into B to begin at.", show_default="0"),
+]
+_Layout = Annotated[
+    str, typer.Option("--layout", help="composition-2x2, composition-1x3, or a recipe of yours.")
+]
+
+
+def compose(
+    first: _First,
+    second: _Second,
+    subject: _Subject = "",
+    motion: _Motion = "",
+    concept: _Concept = "",
+    concept_motion: _ConceptMotion = "",
+    prompt: _Prompts = None,
+    layout: _Layout = "composition-2x2",
+    model: ModelOption = "mini",
+    adapter: AdapterOption = "default",
+    seed: SeedOption = 0,
+    num_inference_steps: StepsOption = None,
+    guidance_scale: GuidanceOption = None,
+    start: StartOption = None,
+    concept_start: _ConceptStart = None,
+    duration: DurationOption = None,
+    whole: WholeOption = False,
+    fps: FpsOption = Rate.MODEL,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = Dtype.AUTO,
+    out: OutOption = None,
+    save_grid: SaveGridOption = False,
+    contact_sheet: ContactSheetOption = True,
+    dry_run: DryRunOption = False,
+    offline: OfflineOption = False,
+    force: ForceOption = False,
+    format_: FormatOption = Format.TEXT,
+    quiet: QuietOption = False,
+) -> None:
+    """Compose two videos: the subject of A with the fire, the sparks, the light of B.
+
+    Two fusions are made in one pass. B takes the size of A, and both are cut to the shorter. Results
+    go beside A and are named after both (a.b.fusion.mp4, a.b.fusion-2.mp4), with a contact sheet
+    and a manifest from which `dcgrid rerun` makes the same pixels again.
+    """
+    job = ComposeJob(
+        first=first,
+        second=second,
+        subject=subject,
+        motion=motion,
+        concept=concept,
+        concept_motion=concept_motion,
+        prompts=tuple(text for text in prompt or () if text.strip()),
+        layout=layout,
+        model=model,
+        adapter=adapter,
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        start_s=start,
+        concept_start_s=concept_start,
+        duration_s=seconds(duration, whole=whole),
+        fps=fps.value,
+        device=device,
+        dtype=dtype.value,
+        out=out,
+        save_grid=save_grid,
+        contact_sheet=contact_sheet,
+        offline=offline,
+        force=force,
+    )
+    with Output(format_=format_, quiet=quiet) as output:
+        check_and_carry_out(job, output, dry_run=dry_run)

@@ -1,0 +1,233 @@
+"""From painted cells to files: choose among tries, compare with an earlier run, write.
+
+Everything goes through the clip piece by piece, so that a long one is never held whole.
+
+Letters: T frames, H W height/width, C the 3 colours.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from dcgrid import __version__, hub
+from dcgrid.errors import DeviceError
+from dcgrid.pipelines.choose import TryScore, mean_score, rank_scores, score_try
+from dcgrid.pipelines.footage import Footage, clip_fps
+from dcgrid.pipelines.manifest import OutputRecord
+from dcgrid.pipelines.outputs import StagedFiles
+from dcgrid.pipelines.paint import Painted
+from dcgrid.pipelines.plan import RunPlan
+from dcgrid.pipelines.progress import Progress
+from dcgrid.pipelines.windows import sheet_frames
+from dcgrid.video.resample import resample_pieces, resampled_count
+from dcgrid.video.sheet import tile_grid, write_contact_sheet
+from dcgrid.video.write import write_pieces
+
+SHEET_FRAMES = 6
+"""Frames of each cell on the contact sheet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Take:
+    """One video that will be written."""
+
+    path: Path
+    """Where it goes."""
+    edit: str
+    """Name of the edit that it shows."""
+    cell: int
+    """The cell that it was painted in."""
+    score: TryScore
+    """How well it kept the clip."""
+    frames_sha256: str
+    """Hash of its pixels."""
+
+
+def choose_takes(plan: RunPlan, footage: Sequence[Footage], painted: Painted) -> list[Take]:
+    """Rank the tries at each edit and give the kept ones their files, the best first."""
+    prepared, takes = plan.prepared, []
+    groups = zip(prepared.grid.names, prepared.grid.tries, prepared.outputs.videos, strict=True)
+    for name, cells, paths in groups:
+        scores = [_score(plan, footage[0], painted, cell) for cell in cells]
+        for path, (index, score) in zip(paths, rank_scores(scores), strict=False):
+            digest = hash_pieces(painted.pieces(cells[index]), plan.clips[0].num_frames)
+            takes.append(
+                Take(path=path, edit=name, cell=cells[index], score=score, frames_sha256=digest)
+            )
+    return takes
+
+
+def compare_takes(plan: RunPlan, takes: Sequence[Take], progress: Progress) -> bool | None:
+    """Compare pixels with those of the run that is repeated; None if none is.
+
+    Raises:
+        DeviceError: They differ and `force` is not set.
+    """
+    expected = plan.prepared.expected_frames
+    if not expected:
+        return None
+    other = [
+        take.edit for take in takes if expected.get((take.edit, take.cell)) != take.frames_sha256
+    ]
+    if not other:
+        return True
+    message = f"the rerun came to other pixels in {', '.join(other)}"
+    if not plan.prepared.job.force:
+        raise DeviceError(
+            message,
+            hint="the machine, its torch or its threads differ from the manifest's; "
+            "--force writes the result all the same",
+        )
+    progress.warn(message)
+    return False
+
+
+def write_takes(
+    plan: RunPlan,
+    footage: Sequence[Footage],
+    painted: Painted,
+    takes: Sequence[Take],
+    staged: StagedFiles,
+    progress: Progress,
+) -> tuple[list[OutputRecord], list[str]]:
+    """Write videos, contact sheet and grid under temporary names.
+
+    Returns:
+        A record of each video, and sentences about what was changed or left out.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    outputs, records, notes = plan.prepared.outputs, [], list[str]()
+    progress.start("writing", len(outputs.all()) - 1)
+    video = _VideoWriter(plan=plan, footage=footage[0])
+    for done, take in enumerate(takes, start=1):
+        part = staged.stage(take.path)
+        told = video.write(part, lambda cell=take.cell: painted.pieces(cell))  # type: ignore[misc]
+        notes += [note for note in told if note not in notes]
+        records.append(
+            OutputRecord(
+                path=take.path.name,
+                edit=take.edit,
+                cell=take.cell,
+                frames_sha256=take.frames_sha256,
+                file_sha256=hub.file_sha256(part),
+                structure=round(take.score.structure, 6),
+                flicker=round(take.score.flicker, 6),
+            )
+        )
+        progress.update(done)
+    if outputs.sheet is not None:
+        _write_sheet(plan, footage, painted, takes, staged.stage(outputs.sheet))
+    if outputs.grid is not None:
+        grid_part = staged.stage(outputs.grid)
+        video.write(grid_part, lambda: _grid_pieces(plan, footage, painted))
+    return records, notes
+
+
+def hash_pieces(pieces: Iterable[Tensor], num_frames: int) -> str:
+    """Return the SHA-256 of a clip's shape and pixels; the pieces do not show in it."""
+    digest: hashlib._Hash | None = None
+    for piece_THWC in pieces:
+        if digest is None:
+            shape = (num_frames, *piece_THWC.shape[1:])
+            digest = hashlib.sha256(f"{shape}".encode())
+        digest.update(piece_THWC.contiguous().numpy().tobytes())
+    if digest is None:
+        raise ValueError("a clip has at least one piece")
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _VideoWriter:
+    """Writes cells at the wanted rate, with the sound of the first input."""
+
+    plan: RunPlan
+    footage: Footage
+
+    def write(self, path: Path, pieces: "_Pieces") -> tuple[str, ...]:
+        """Write a video; return what was changed or left out."""
+        count, fps = self.footage.plan.num_frames, clip_fps(self.plan)
+        wanted = self._wanted_fps()
+        report = write_pieces(
+            path,
+            pieces if wanted == fps else lambda: resample_pieces(pieces(), count, fps, wanted),
+            wanted,
+            num_frames=resampled_count(count, fps, wanted),
+            sound=self.footage.sound(),
+            comment=f"made by dcgrid {__version__} with the model {self.plan.spec.name}",
+        )
+        return report.notes
+
+    def _wanted_fps(self) -> Fraction:
+        """Return the model's rate, or the source's where that is asked for and known."""
+        source_fps = self.footage.plan.info.fps_avg
+        if self.plan.prepared.job.fps == "model" or not source_fps:
+            return clip_fps(self.plan)
+        return Fraction(source_fps).limit_denominator(1001)
+
+
+def _score(plan: RunPlan, given: Footage, painted: Painted, cell: int) -> TryScore:
+    pairs = zip(given.pieces(plan.windows), painted.pieces(cell), strict=True)
+    return mean_score([score_try(given_THWC, made_THWC) for given_THWC, made_THWC in pairs])
+
+
+def _write_sheet(
+    plan: RunPlan,
+    footage: Sequence[Footage],
+    painted: Painted,
+    takes: Sequence[Take],
+    path: Path,
+) -> None:
+    """Write frames of the inputs and of each edit's best try."""
+    grid, wanted = plan.prepared.grid, sheet_frames(plan.windows, SHEET_FRAMES)
+    best = {take.edit: take.cell for take in reversed(takes)}
+    made = [_picked(painted.pieces(best[name]), wanted) for name in grid.names]
+    size = (made[0].shape[1], made[0].shape[2])
+    given = [enlarged(_picked(one.pieces(plan.windows), wanted), size) for one in footage]
+    labels = [grid.labels[cell] for cell in grid.given] + list(grid.names)
+    write_contact_sheet(
+        path, [[row] for row in (*given, *made)], labels, frames_per_clip=len(wanted)
+    )
+
+
+def _grid_pieces(
+    plan: RunPlan, footage: Sequence[Footage], painted: Painted
+) -> Iterator[Tensor]:
+    """Yield the whole grid, the inputs enlarged to the size of the painted cells."""
+    grid = plan.prepared.grid
+    streams = {cell: painted.pieces(cell) for cell in painted.cells}
+    streams |= {
+        cell: one.pieces(plan.windows) for cell, one in zip(grid.given, footage, strict=True)
+    }
+    ordered = [streams[cell] for cell in sorted(streams)]
+    size_of = painted.cells[0]
+    for pieces in zip(*ordered, strict=True):
+        size = tuple(pieces[size_of].shape[1:3])
+        yield tile_grid([enlarged(one, (size[0], size[1])) for one in pieces], grid.rows, grid.cols)
+
+
+def _picked(pieces: Iterable[Tensor], wanted: Sequence[int]) -> Tensor:
+    """Return the frames of these numbers, THWC."""
+    frames, first = [], 0
+    for piece_THWC in pieces:
+        inside = [n - first for n in wanted if first <= n < first + len(piece_THWC)]
+        frames += [piece_THWC[n] for n in inside]
+        first += len(piece_THWC)
+    return torch.stack(frames)
+
+
+def enlarged(frames_THWC: Tensor, size: tuple[int, int]) -> Tensor:
+    """Enlarge frames to a height and width, for pictures only."""
+    if tuple(frames_THWC.shape[1:3]) == size:
+        return frames_THWC
+    video_TCHW = rearrange(frames_THWC, "t h w c -> t c h w").float()
+    larger_TCHW = F.interpolate(video_TCHW, size, mode="bicubic", antialias=True)
+    return rearrange(larger_TCHW.round().clamp(0, 255).to(torch.uint8), "t c h w -> t h w c")

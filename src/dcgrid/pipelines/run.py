@@ -1,0 +1,199 @@
+"""`dcgrid edit` and `compose` from the top: read, fill the grid, choose, write. No way back.
+
+    prepare_run -> plan_run -> carry_out         (plan.py has the first two)
+
+    read_footage -> load_model -> paint_windows -> choose_takes -> write_takes, manifest together
+"""
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcgrid import __version__, hub
+from dcgrid.pipelines.deliver import choose_takes, compare_takes, write_takes
+from dcgrid.pipelines.fill import sample_settings
+from dcgrid.pipelines.footage import read_footage
+from dcgrid.pipelines.job import with_inputs
+from dcgrid.pipelines.manifest import OutputRecord, RunManifest, write_manifest
+from dcgrid.pipelines.models import LoadedModel, check_weights, load_model
+from dcgrid.pipelines.outputs import StagedFiles
+from dcgrid.pipelines.paint import paint_windows
+from dcgrid.pipelines.plan import RunPlan
+from dcgrid.pipelines.progress import Progress
+from dcgrid.runtime import device as runtime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a run made."""
+
+    manifest: RunManifest
+    """What made it."""
+    files: tuple[Path, ...]
+    """Every file, videos first."""
+    notes: tuple[str, ...]
+    """What was changed or left out while writing."""
+    same_pixels: bool | None
+    """True: the pixels of an earlier run were reached again. None: not a rerun."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result for programs."""
+        manifest = self.manifest
+        return {
+            "files": [str(path) for path in self.files],
+            "outputs": [
+                {"path": one.path, "edit": one.edit, "cell": one.cell, "structure": one.structure}
+                for one in manifest.outputs
+            ],
+            "seed": manifest.job.seed,
+            "timings_s": dict(manifest.timings_s),
+            "peak_memory_bytes": manifest.peak_memory_bytes,
+            "notes": list(self.notes),
+            "same_pixels": self.same_pixels,
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class _Stopwatch:
+    """Collects the seconds of each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - started, 3)
+
+
+def carry_out(plan: RunPlan, progress: Progress) -> RunResult:
+    """Carry out a plan. All files appear together at the end; after an error there is none.
+
+    Args:
+        plan: From `plan_run`.
+        progress: Told of stages, steps and remarks.
+
+    Returns:
+        The result.
+
+    Raises:
+        InputVideoError: An input cannot be decoded.
+        WeightsError: Weights are missing or damaged.
+        AdapterError: The adapter is damaged or for another model.
+        NetworkError: A download failed or the network is off.
+        DeviceError: A rerun came to other pixels than the run it repeats (unless `force`).
+        OutputError: A file cannot be written.
+    """
+    job, grid, watch = plan.prepared.job, plan.prepared.grid, _Stopwatch()
+    torch.set_num_threads(plan.prepared.threads or torch.get_num_threads())
+    device = torch.device(plan.device)
+    _warn_of_memory(plan, progress)
+    with watch.stage("read"):
+        plan, footage = read_footage(plan, progress)
+    with watch.stage("load"):
+        dtype = runtime.choose_dtype(plan.dtype, device)
+        model = load_model(job, grid.mode, device, dtype, progress)
+    if not job.force:
+        check_weights(model, plan.prepared.expected_weights)
+    _warn_of_words(plan, model, progress)
+    started = time.perf_counter()
+    with paint_windows(plan, footage, model, progress) as painted, StagedFiles() as staged:
+        watch.seconds["fill"] = round(time.perf_counter() - started, 3)
+        takes = choose_takes(plan, footage, painted)
+        same_pixels = compare_takes(plan, takes, progress)
+        with watch.stage("write"):
+            records, notes = write_takes(plan, footage, painted, takes, staged, progress)
+        # Known only after writing, so the manifest is made now, with everything but itself.
+        manifest = _manifest(plan, model, watch.seconds, records)
+        write_manifest(staged.stage(plan.prepared.outputs.manifest), manifest)
+        staged.commit()
+    return RunResult(
+        manifest=manifest,
+        files=plan.prepared.outputs.all(),
+        notes=tuple(notes),
+        same_pixels=same_pixels,
+    )
+
+
+def _warn_of_memory(plan: RunPlan, progress: Progress) -> None:
+    if 0 < plan.available_bytes < plan.memory_bytes:
+        progress.warn(
+            f"the run may need {plan.memory_bytes / 1e9:.1f} GB of memory and "
+            f"{plan.available_bytes / 1e9:.1f} GB are free; a shorter --duration needs less"
+        )
+
+
+def _warn_of_words(plan: RunPlan, model: LoadedModel, progress: Progress) -> None:
+    """Name the words of free text that the model never saw, if the model can tell."""
+    words = model.backbone.unknown_words(plan.prepared.job.words)
+    if words:
+        progress.warn(f"the model {plan.spec.name} never saw: {', '.join(words)}")
+
+
+def _manifest(
+    plan: RunPlan, model: LoadedModel, timings_s: dict[str, float], records: list[OutputRecord]
+) -> RunManifest:
+    """Gather what made the result."""
+    job = plan.prepared.job
+    return RunManifest(
+        versions={
+            "dcgrid": __version__,
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            **{name: metadata.version(name) for name in ("torch", "av", "peft")},
+        },
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=job.command,
+        job=with_inputs(job, [path.resolve() for path in job.inputs]),
+        grid=plan.prepared.grid,
+        inputs_sha256=tuple(hub.file_sha256(path) for path in job.inputs),
+        clips=tuple(
+            {
+                "frames": clip.num_frames,
+                "fps": clip.fps,
+                "cell_size": list(clip.cell_size),
+                "start_s": clip.start_s,
+                "duration_s": clip.duration_s,
+            }
+            for clip in plan.clips
+        ),
+        model={
+            "name": plan.spec.name,
+            "license": plan.spec.license,
+            "weights": dict(model.weights),
+            "adapter": model.adapter,
+            "adapter_sha256": model.adapter_sha256,
+        },
+        sampler=_sampler(plan),
+        machine={
+            "device": plan.device,
+            "dtype": plan.dtype,
+            "threads": torch.get_num_threads(),
+        },
+        timings_s=timings_s,
+        peak_memory_bytes=runtime.peak_memory_bytes(torch.device(plan.device)),
+        outputs=tuple(records),
+    )
+
+
+def _sampler(plan: RunPlan) -> dict[str, Any]:
+    """Return how the grid was sampled."""
+    grid, spec = plan.prepared.grid, plan.spec
+    settings = sample_settings(spec, grid.num_inference_steps, grid.noise_scale)
+    return {
+        "solver": settings.solver,
+        "num_inference_steps": settings.schedule.num_inference_steps,
+        "time_shift": settings.schedule.shift,
+        "noise_scale": settings.noise_scale,
+        "given": settings.given,
+        "windows": len(plan.windows),
+        "carried_frames": plan.windows[-1].carried,
+    }
