@@ -1,11 +1,15 @@
 """Writing: tags, colours, length, sound and what may go wrong, read back by ffprobe and ffmpeg."""
 
+import dataclasses
 import errno
 import importlib.util
 import itertools
+import math
 import os
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,7 +22,8 @@ from dcgrid.errors import OutputError
 from dcgrid.video import write as write_module
 from dcgrid.video.clip import ClipRules, SoundSource
 from dcgrid.video.read import probe, read_clip
-from dcgrid.video.write import resample_frames, write_video
+from dcgrid.video.resample import resample_frames, resample_pieces, resampled_count
+from dcgrid.video.write import write_pieces, write_video
 
 _SPEC = importlib.util.spec_from_file_location(
     "ffmpeg_oracle", Path(__file__).with_name("ffmpeg_oracle.py")
@@ -227,8 +232,8 @@ except OutputError as error:
 
 
 def test_lost_writes_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode_half(part: Path, frames_THWC: torch.Tensor, *rest: object) -> None:
-        encode(part, frames_THWC[:4], *rest)
+    def encode_half(part: Path, frames: Iterator[torch.Tensor], *rest: object) -> tuple[int, int]:
+        return encode(part, itertools.islice(frames, 4), *rest)
 
     encode = write_module._encode
     monkeypatch.setattr(write_module, "_encode", encode_half)
@@ -263,6 +268,138 @@ def test_same_frames_give_the_same_file(tmp_path: Path, what: str) -> None:
     for path in files:
         write_video(path, frames_THWC, 12)
     assert len({path.read_bytes() for path in files}) == 1
+
+
+PLACES = {"one": [20], "sevens": [7, 7, 6], "singles": [1] * 20, "uneven": [13, 1, 6]}
+
+
+def odd_noise(frames: int = 20) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return (torch.rand(frames, 33, 47, 3, generator=generator) * 255).byte()
+
+
+@pytest.mark.parametrize("lengths", PLACES.values(), ids=PLACES.keys())
+def test_pieces_give_the_same_file_as_the_whole(tmp_path: Path, lengths: list[int]) -> None:
+    frames_THWC = odd_noise()
+    whole = write_video(tmp_path / "whole.mp4", frames_THWC, 12, comment="c")
+    report = write_pieces(
+        tmp_path / "pieces.mp4",
+        lambda: iter(frames_THWC.split(lengths)),
+        12,
+        num_frames=20,
+        comment="c",
+    )
+    assert (tmp_path / "pieces.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+    assert dataclasses.replace(report, path=whole.path) == whole
+    assert "47x33" in report.notes[0]
+
+
+@oracle.needs_clips
+def test_pieces_carry_the_sound_of_the_whole(tmp_path: Path) -> None:
+    clip, _ = read_clip(oracle.CLIPS / "flower.mp4", RULES, start_s=0.5)
+    whole, parts = tmp_path / "whole.mp4", tmp_path / "pieces.mp4"
+    write_video(whole, clip.frames_THWC, clip.fps, sound=clip.sound())
+    report = write_pieces(
+        parts,
+        lambda: clip.frames_THWC.split(7),
+        clip.fps,
+        num_frames=len(clip.frames_THWC),
+        sound=clip.sound(),
+    )
+    assert report.sound == "copied"
+    assert parts.read_bytes() == whole.read_bytes()
+
+
+def test_pieces_are_asked_for_again_when_the_sound_fails(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sound breaks at the sixth frame: the second file has the picture from the start."""
+    frames_THWC = ramp(20)
+    asked: list[int] = []
+
+    def pieces() -> Iterator[torch.Tensor]:
+        asked.append(len(asked))
+        yield from frames_THWC.split(3)
+
+    def fail_late(lay_sound: object, until_s: float) -> None:
+        if until_s > 0.45:
+            raise write_module._SoundFailedError("made to fail")
+
+    monkeypatch.setattr(write_module, "_lay", fail_late)
+    sound = SoundSource(path=clip, start_s=0, duration_s=1)
+    report = write_pieces(tmp_path / "o.mp4", pieces, 12, num_frames=20, sound=sound)
+    assert asked == [0, 1]
+    assert report.sound == "none"
+    assert "made to fail" in report.notes[-1]
+    write_video(tmp_path / "silent.mp4", frames_THWC, 12)
+    assert (tmp_path / "o.mp4").read_bytes() == (tmp_path / "silent.mp4").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "promised", "words"),
+    [
+        ([ramp(5), ramp(4)], 10, "10 frames were promised"),
+        ([ramp(5), ramp(4)], 8, "8 frames were promised"),
+        ([], 1, "0 came"),
+        ([], 0, "0 came"),
+        ([ramp(2), ramp(2, 48, 62)], 4, "pieces of"),
+        ([ramp(2), ramp(2).float()], 4, "uint8"),
+        ([ramp(2), ramp(2)[:0]], 2, "no frame"),
+    ],
+)
+def test_wrong_pieces_leave_no_file(
+    tmp_path: Path, pieces: list[torch.Tensor], promised: int, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        write_pieces(tmp_path / "o.mp4", lambda: pieces, 12, num_frames=promised)
+    assert os.listdir(tmp_path) == []
+
+
+def test_only_one_piece_is_held(tmp_path: Path) -> None:
+    """Each piece is let go before the one after the next is made."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    def pieces() -> Iterator[torch.Tensor]:
+        nonlocal most
+        for _ in range(8):
+            piece_THWC = ramp(5)
+            alive.append(weakref.ref(piece_THWC))
+            most = max(most, sum(ref() is not None for ref in alive))
+            yield piece_THWC
+
+    write_pieces(tmp_path / "o.mp4", pieces, 12, num_frames=40)
+    assert len(alive) == 8
+    assert most <= 2
+
+
+RATES = [(12, 24), (24, 12), (12, 30), (30, 12), (12, 5), (12, 12), (25, Fraction(30000, 1001)),
+         (Fraction(24000, 1001), 24), (12, 0.5), (10, 144), (8.7, 3.3)]  # fmt: skip
+
+
+@pytest.mark.parametrize("rates", RATES)
+@pytest.mark.parametrize("length", [1, 2, 7, 16, 33, 40])
+def test_resampled_pieces_are_the_resampled_whole(
+    rates: tuple[Fraction, Fraction], length: int
+) -> None:
+    frames_TH = torch.arange(33)[:, None].expand(-1, 2)
+    whole_TH = resample_frames(frames_TH, *rates)
+    pieces = list(resample_pieces(frames_TH.split(length), 33, *rates))
+    assert torch.cat(pieces).equal(whole_TH)
+    assert resampled_count(33, *rates) == len(whole_TH)
+    assert all(len(piece) for piece in pieces)
+    most = math.ceil(length * Fraction(rates[1]) / Fraction(rates[0])) + 1
+    assert max(len(piece) for piece in pieces) <= most  # a piece stays a piece
+
+
+@pytest.mark.parametrize("promised", [32, 34])
+def test_resampled_pieces_are_counted(promised: int) -> None:
+    pieces = torch.arange(33).split(7)
+    with pytest.raises(ValueError, match=f"{promised} frames were promised"):
+        list(resample_pieces(pieces, promised, 12, 24))
+    for bad in ((0, 12, 24), (33, 0, 24), (33, 12, -1)):
+        with pytest.raises(ValueError, match="cannot resample"):
+            resample_pieces(pieces, *bad)
 
 
 @pytest.mark.parametrize(

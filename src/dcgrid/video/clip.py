@@ -64,15 +64,25 @@ class ClipRules:
     """Sizes (height, width) in pixels to choose from."""
     default_frames: int | None = None
     """Frames when no duration is asked for; None: `max_frames`."""
+    longest: int | None = None
+    """Most frames of a clip that is processed window by window, each of at most `max_frames`; it
+    counts only when a duration is asked for. None: no windows, so `max_frames`."""
 
     def __post_init__(self) -> None:
         """Refuse rules that no clip can meet."""
         if not self.fps > 0 or self.stride < 1 or self.max_frames < 1 or not self.cell_sizes:
             raise ValueError(f"impossible clip rules: {self}")
+        if self.longest is not None and self.longest < self.max_frames:
+            raise ValueError(f"longest is less than max_frames: {self}")
+
+    @property
+    def most_frames(self) -> int:
+        """The longest clip that may be asked for: `longest`, or `max_frames` without windows."""
+        return self.max_frames if self.longest is None else self.longest
 
     def frames_within(self, frames: int) -> int:
-        """Return the largest stride * n + 1 that is at most `frames` (and `max_frames`); >= 1."""
-        limit = max(1, min(frames, self.max_frames))
+        """Return the largest stride * n + 1 that is at most `frames` (and `most_frames`); >= 1."""
+        limit = max(1, min(frames, self.most_frames))
         return (limit - 1) // self.stride * self.stride + 1
 
     @property
@@ -105,6 +115,9 @@ class ClipPlan:
     """Height and width in pixels before the crop."""
     notes: tuple[str, ...] = ()
     """More sentences: odd things in the source, and what was done about them."""
+    is_guess: bool = False
+    """True: the source may well be shorter than `num_frames`; decoding it tells (`measure_plan`).
+    """
 
     def lines(self) -> list[str]:
         """Return the plan as plain sentences, one per line; nothing done is left out."""
@@ -139,6 +152,11 @@ class ClipPlan:
             lines.append(
                 f"The used part is shorter than the shortest clip: its last frame is held for "
                 f"{self.held_frames} more frame{'s' * (self.held_frames > 1)}."
+            )
+        if self.is_guess:
+            lines.append(
+                "The file does not say how long it is: the clip ends where the video ends, or "
+                "there at the latest."
             )
         if self.dropped_s is None:
             lines.append("Dropped: whatever comes after that.")

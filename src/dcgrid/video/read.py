@@ -19,11 +19,14 @@ from dcgrid.video.decode import DecodeTally, TimedFrame, decode_frames
 from dcgrid.video.probe import probe
 from dcgrid.video.source import reading
 
-__all__ = ["decode_all", "plan_clip", "probe", "read_clip"]
+__all__ = ["decode_all", "measure_plan", "plan_clip", "probe", "read_clip", "read_window"]
 
 ALPHA_NOTE = "Transparent pixels are put over black."
 # Sums of frame times carry rounding errors far below this.
 _EPSILON_S = 1e-6
+# Decoding for a window begins this long before it, so that a frame that leans on its neighbours
+# (deinterlaced, or shown before the key frame it was stored after) has them.
+_RUN_UP_S = 1.0
 
 
 def plan_clip(
@@ -38,13 +41,16 @@ def plan_clip(
         info: The source, from `probe`.
         rules: What the model asks.
         start_s: Seconds after the first frame; None: 0.
-        duration_s: Seconds to use; None: the model's default, at most what there is.
+        duration_s: Seconds to use; None: the model's default, at most what there is. Where the
+            rules allow windows (`longest`), infinity means up to the end of the source.
 
     Returns:
-        The plan. Where the file lies about its length, `read_clip` returns a truer one.
+        The plan. Where the file lies about its length, `read_clip` and `measure_plan` return a
+        truer one.
 
     Raises:
-        UsageError: A negative start, or a duration that is not positive.
+        UsageError: A negative start, or a duration that is not positive (or not finite, where the
+            rules allow no windows).
         InputVideoError: The start is past the end.
     """
     start = _checked_start(start_s)
@@ -53,7 +59,38 @@ def plan_clip(
         raise _start_past_end(info.path, start, info.duration_s)
     left_s = _left_s(info, start)
     found = min(asked_frames, _frames_in(left_s, rules.fps))
-    return _plan_for(info, rules, start, found, _target_s(left_s, duration_s))
+    plan = _plan_for(info, rules, start, found, _target_s(left_s, duration_s))
+    return dataclasses.replace(plan, is_guess=left_s == math.inf and duration_s == math.inf)
+
+
+def measure_plan(
+    info: SourceInfo,
+    rules: ClipRules,
+    start_s: float | None = None,
+    duration_s: float | None = None,
+) -> ClipPlan:
+    """Plan like `plan_clip`, but decode the part to see how long it truly is.
+
+    It takes the time of decoding and the memory of one frame. A plan to read windows by should come
+    from here where the file may lie: when `info.num_frames` is None, its length is only declared.
+
+    Args:
+        info: The source, from `probe`.
+        rules: What the model asks.
+        start_s: Seconds after the first frame; None: 0.
+        duration_s: Seconds to use, as in `plan_clip`.
+
+    Returns:
+        The plan that `read_clip` would return, without the notes about the frames.
+
+    Raises:
+        UsageError: A negative start, or a duration that is not positive.
+        InputVideoError: The source cannot be read, or the start is past the end.
+    """
+    plan = plan_clip(info, rules, start_s, duration_s)
+    tally = DecodeTally()
+    found = sum(1 for _ in _wanted_frames(plan, rules, duration_s, tally))
+    return _plan_found(plan, rules, duration_s, found, tally)
 
 
 def read_clip(
@@ -73,7 +110,7 @@ def read_clip(
         path: The video file.
         rules: What the model asks.
         start_s: Seconds after the first frame; None: 0.
-        duration_s: Seconds to use; None: the model's default, at most what there is.
+        duration_s: Seconds to use, as in `plan_clip`.
         on_frame: Called after each kept frame with (frames so far, frames expected).
 
     Returns:
@@ -85,20 +122,15 @@ def read_clip(
     """
     info = probe(Path(path))
     plan = plan_clip(info, rules, start_s, duration_s)
-    wanted = rules.frames_within(_asked_frames(rules, duration_s))
     tally = DecodeTally()
-    source = decode_frames(info.path, start_s=plan.start_s, tally=tally)
-    picked = sample_frames(source, start_s=plan.start_s, fps=rules.fps, count=wanted)
+    picked = _wanted_frames(plan, rules, duration_s, tally)
     render = _Renderer(info, plan.cell_size)
     kept: list[torch.Tensor] = []
     for timed in picked:
         kept.append(render(timed))
         if on_frame is not None and len(kept) <= plan.num_frames:
             on_frame(len(kept), plan.num_frames)
-    if not kept:
-        raise _start_past_end(info.path, plan.start_s, tally.end_s)
-    left_s = tally.end_s - plan.start_s if tally.reached_end else _left_s(info, plan.start_s)
-    plan = _plan_for(info, rules, plan.start_s, len(kept), _target_s(left_s, duration_s))
+    plan = _plan_found(plan, rules, duration_s, len(kept), tally)
     plan = dataclasses.replace(plan, notes=_notes(tally, render))
     clip = Clip(
         frames_THWC=_fit_count(kept, plan.num_frames),
@@ -110,8 +142,46 @@ def read_clip(
     return clip, plan
 
 
+def read_window(path: Path | str, plan: ClipPlan, first: int, count: int) -> torch.Tensor:
+    """Read a few frames of a planned clip, decoding from shortly before them.
+
+    Args:
+        path: The video file that the plan is for.
+        plan: From `plan_clip`, `measure_plan` or `read_clip`.
+        first: Number of the first frame wanted; the clip's first is 0.
+        count: Frames wanted; >= 1.
+
+    Returns:
+        RGB, uint8, shape (count, H, W, 3): frames `first` to `first + count` of what `read_clip`
+        gives, held ones included.
+
+    Raises:
+        InputVideoError: The file cannot be read, or it ends before the window does.
+        ValueError: A window that does not lie in the clip.
+    """
+    if first < 0 or count < 1 or first + count > plan.num_frames:
+        raise ValueError(f"frames {first} to {first + count} of a clip of {plan.num_frames}")
+    # Held frames are copies of the last real one.
+    last = plan.num_frames - plan.held_frames - 1
+    begin, end = min(first, last), min(first + count - 1, last) + 1
+    tally = DecodeTally()
+    run_up_s = plan.start_s + begin / plan.fps - _RUN_UP_S
+    source = decode_frames(Path(path), start_s=max(plan.start_s, run_up_s), tally=tally)
+    picked = sample_frames(source, start_s=plan.start_s, fps=plan.fps, first=begin, count=end)
+    render = _Renderer(plan.info, plan.cell_size)
+    kept = [render(timed) for timed in picked]
+    if len(kept) < end - begin:
+        left_s = max(tally.end_s - plan.start_s, 0.0)
+        raise InputVideoError(
+            f"{path}: the video ends early, at {tally.end_s:.2f} s; {plan.num_frames} frames at "
+            f"{plan.fps:.4g} fps from {plan.start_s:.2f} s on were planned.",
+            hint=f"Ask for less: try --duration {left_s:.2f}.",
+        )
+    return _fit_count(kept, count)
+
+
 def sample_frames(
-    frames: Iterable[TimedFrame], *, start_s: float, fps: float, count: int
+    frames: Iterable[TimedFrame], *, start_s: float, fps: float, count: int, first: int = 0
 ) -> Iterator[TimedFrame]:
     """Pick the frame to show at each of `count` moments, 1 / fps apart.
 
@@ -123,16 +193,17 @@ def sample_frames(
         picked   0    1    1    2    2    3
 
     Args:
-        frames: In order of time.
-        start_s: The first moment.
+        frames: In order of time; from a little before the first moment on.
+        start_s: Moment 0.
         fps: Moments per second.
-        count: How many.
+        count: Where to end: the moments before this number are taken.
+        first: Number of the first moment to take.
 
     Yields:
-        At most `count` frames; the same object again where a frame is repeated.
+        At most `count - first` frames; the same object again where a frame is repeated.
     """
     shown: TimedFrame | None = None
-    made = 0
+    made = first
     for upcoming in frames:
         while made < count and (moment := start_s + made / fps) < upcoming.time_s:
             yield _nearest(shown, upcoming, moment, fps)
@@ -194,6 +265,29 @@ class _Renderer:
         return self._turns[frame.rotation]
 
 
+def _wanted_frames(
+    plan: ClipPlan, rules: ClipRules, duration_s: float | None, tally: DecodeTally
+) -> Iterator[TimedFrame]:
+    """Decode the frames that were asked for, even beyond what the source claims to have."""
+    wanted = rules.frames_within(_asked_frames(rules, duration_s))
+    source = decode_frames(plan.info.path, start_s=plan.start_s, tally=tally)
+    return sample_frames(source, start_s=plan.start_s, fps=rules.fps, count=wanted)
+
+
+def _plan_found(
+    plan: ClipPlan, rules: ClipRules, duration_s: float | None, found: int, tally: DecodeTally
+) -> ClipPlan:
+    """Return the true plan after decoding gave `found` frames.
+
+    Raises:
+        InputVideoError: None was found: the start is past the end.
+    """
+    if not found:
+        raise _start_past_end(plan.info.path, plan.start_s, tally.end_s)
+    left_s = tally.end_s - plan.start_s if tally.reached_end else _left_s(plan.info, plan.start_s)
+    return _plan_for(plan.info, rules, plan.start_s, found, _target_s(left_s, duration_s))
+
+
 def _checked_start(start_s: float | None) -> float:
     start = 0.0 if start_s is None else start_s
     if not 0 <= start < math.inf:
@@ -205,12 +299,13 @@ def _asked_frames(rules: ClipRules, duration_s: float | None) -> int:
     """Return how many frames to look for before the rule stride * n + 1."""
     if duration_s is None:
         return min(rules.default_frames or rules.max_frames, rules.max_frames)
-    if not 0 < duration_s < math.inf:
+    is_whole = duration_s == math.inf and rules.longest is not None
+    if not (0 < duration_s < math.inf or is_whole):
         raise UsageError(
             f"--duration {duration_s}: a duration is more than 0 seconds.",
             hint=f"Try --duration {rules.max_frames / rules.fps:.2f}.",
         )
-    return max(1, min(_frames_in(duration_s, rules.fps), rules.max_frames))
+    return max(1, min(_frames_in(duration_s, rules.fps), rules.most_frames))
 
 
 def _frames_in(seconds: float, fps: float) -> int:

@@ -19,7 +19,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from dcgrid.video.font import ADVANCE, GLYPH_HEIGHT, text_pixels
-from dcgrid.video.write import whole_file
+from dcgrid.video.whole import whole_file
 
 _GAP = 4
 _PAPER = 24  # dark grey, so that dark and light frames both have an edge

@@ -6,11 +6,10 @@ at all: a temporary name in the same folder, checked, then renamed.
 
 import contextlib
 import errno
+import itertools
 import math
-import os
-import secrets
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,9 +22,12 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from av.video.stream import VideoStream
 
-from dcgrid.errors import OutputError
 from dcgrid.video.clip import SoundSource
+from dcgrid.video.resample import resample_frames
 from dcgrid.video.sound import Layer, SoundTrack, open_sound
+from dcgrid.video.whole import whole_file
+
+__all__ = ["WriteReport", "resample_frames", "write_pieces", "write_video"]
 
 _BT709 = 1  # the code of bt709 for matrix, primaries and transfer alike
 # The same pixels must give the same file. With x264's macroblock tree they do not (measured with
@@ -96,109 +98,95 @@ def write_video(
         OutputError: The folder is missing or read-only, the file exists, or the disk is full.
         ValueError: Frames of another shape or type.
     """
-    path = Path(path)
+    # Checked here as well, before a file is opened: a wrong tensor is a caller's bug.
     _check_frames(frames_THWC)
+    return write_pieces(
+        path,
+        lambda: [frames_THWC],
+        fps,
+        num_frames=len(frames_THWC),
+        sound=sound,
+        overwrite=overwrite,
+        comment=comment,
+    )
+
+
+def write_pieces(
+    path: Path | str,
+    pieces: Callable[[], Iterable[torch.Tensor]],
+    fps: Fraction | float,
+    *,
+    num_frames: int,
+    sound: SoundSource | None = None,
+    overwrite: bool = False,
+    comment: str = "",
+) -> WriteReport:
+    """Write frames that come piece by piece, and their sound, to an MP4 file.
+
+    The file is the same, byte for byte, however the frames are cut into pieces; memory holds one
+    piece. Damaged sound never stops the picture: it is left out and the report says so.
+
+    Args:
+        path: The file to make; its folder must exist.
+        pieces: Gives the pieces from the first on each time it is called: a second time when the
+            sound turns out to be unusable half-way. RGB, uint8, shape (t, H, W, 3), t >= 1, on the
+            CPU, all of the same H and W.
+        fps: Frames per second; > 0.
+        num_frames: Frames of all pieces; >= 1.
+        sound: Copied packet for packet where MP4 can hold it, else turned into AAC.
+        overwrite: Replace an existing file.
+        comment: Text for the file's comment tag.
+
+    Returns:
+        What was written.
+
+    Raises:
+        OutputError: The folder is missing or read-only, the file exists, or the disk is full.
+        ValueError: Pieces of another shape or type, or not `num_frames` frames; no file is left.
+    """
+    path = Path(path)
     rate = Fraction(fps).limit_denominator(100_000)
-    even_THWC, notes = _pad_to_even(frames_THWC)
+    notes: list[str] = []
     with whole_file(path, overwrite=overwrite) as part, ExitStack() as stack:
         track = None if sound is None else stack.enter_context(open_sound(sound))
         if track is not None:
             notes.extend(track.notes)
         try:
-            _encode(part, even_THWC, rate, track, comment)
+            size = _encode(part, _frames(pieces(), num_frames), rate, track, comment)
         except _SoundFailedError as error:
             notes.append(f"The sound is left out: it could not be written ({error}).")
             track = None
-            _encode(part, even_THWC, rate, None, comment)
-        _check_whole(part, len(even_THWC))
+            size = _encode(part, _frames(pieces(), num_frames), rate, None, comment)
+        _check_whole(part, num_frames)
+    height, width = (side + side % 2 for side in size)
+    if (height, width) != size:
+        padded = f"Padded from {size[1]}x{size[0]} to {width}x{height}: H.264 needs even sides."
+        notes.insert(0, padded)
     return WriteReport(
         path=path,
-        num_frames=len(even_THWC),
-        width=even_THWC.shape[2],
-        height=even_THWC.shape[1],
+        num_frames=num_frames,
+        width=width,
+        height=height,
         fps=rate,
         sound="none" if track is None else track.mode,
         notes=tuple(notes),
     )
 
 
-def resample_frames(
-    frames_THWC: torch.Tensor,
-    fps_in: Fraction | float,
-    fps_out: Fraction | float,
-    duration_s: float | None = None,
-) -> torch.Tensor:
-    """Change the frame rate by repeating or dropping whole frames; the duration stays.
-
-    Args:
-        frames_THWC: Any type, shape (T, ...), T >= 1.
-        fps_in: Frames per second now; > 0.
-        fps_out: Frames per second wanted; > 0.
-        duration_s: Seconds to cover; None: T / fps_in. Beyond the end the last frame is held.
-
-    Returns:
-        Frames at `fps_out`; at least one.
-    """
-    rate_in, rate_out = Fraction(fps_in), Fraction(fps_out)
-    if rate_in <= 0 or rate_out <= 0 or len(frames_THWC) == 0:
-        raise ValueError(f"cannot resample {len(frames_THWC)} frames from {fps_in} to {fps_out}")
-    seconds = len(frames_THWC) / rate_in if duration_s is None else Fraction(duration_s)
-    count = max(1, math.floor(seconds * rate_out + Fraction(1, 2)))
-    last = len(frames_THWC) - 1
-    # The frame on display in the middle of each new frame: no drift, no frame early.
-    picks = [min(last, math.floor((i + Fraction(1, 2)) / rate_out * rate_in)) for i in range(count)]
-    return frames_THWC[torch.tensor(picks)]
-
-
-@contextmanager
-def whole_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it at the end, or leave nothing.
-
-    Yields:
-        A path with the same suffix in the same folder.
-
-    Raises:
-        OutputError: The folder is missing or read-only, the file exists, or the disk is full.
-    """
-    part = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part{path.suffix}")
-    try:
-        _check_place(path, overwrite=overwrite)
-        yield part
-        os.replace(part, path)
-    except (av.error.FFmpegError, OSError) as error:
-        raise _output_error(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
-def _check_place(path: Path, *, overwrite: bool) -> None:
-    """Raise OutputError where a file cannot go, before any work is done."""
-    if path.is_dir():
-        raise OutputError(f"{path}: this is a directory.", hint="Name a file in it.")
-    if not path.parent.is_dir():
-        raise OutputError(
-            f"{path}: the folder {path.parent} does not exist.",
-            hint=f"Try `mkdir -p {path.parent}`.",
-        )
-    # stat, not exists(): a name that is too long must be an error here.
-    with contextlib.suppress(FileNotFoundError):
-        path.stat()
-        if not overwrite:
-            raise OutputError(f"{path}: this file exists.", hint="Add --force to replace it.")
-
-
-def _output_error(path: Path, error: OSError | av.error.FFmpegError) -> OutputError:
-    """Turn an error of the file system into a sentence."""
-    reason = error.strerror or "unknown error"
-    hints = {
-        errno.ENOSPC: f"Free some space: `df -h {path.parent}`.",
-        errno.EACCES: f"Choose another place with --out; see `ls -ld {path.parent}`.",
-        errno.EROFS: "Choose another place with --out; this disk is read-only.",
-        errno.ENAMETOOLONG: "Choose a shorter name with --out.",
-    }
-    hint = hints.get(error.errno or 0, "Choose another place with --out.")
-    return OutputError(f"{path}: this file cannot be written ({reason.lower()}).", hint=hint)
+def _frames(pieces: Iterable[torch.Tensor], num_frames: int) -> Iterator[torch.Tensor]:
+    """Yield the frames (H, W, 3) of all pieces, checking what was promised about them."""
+    count, shape = 0, None
+    for piece_THWC in pieces:
+        _check_frames(piece_THWC)
+        shape = piece_THWC.shape[1:] if shape is None else shape
+        if piece_THWC.shape[1:] != shape:
+            raise ValueError(f"pieces of {tuple(shape)} and {tuple(piece_THWC.shape[1:])}")
+        count += len(piece_THWC)
+        if count > num_frames:
+            raise ValueError(f"{num_frames} frames were promised to write, {count} or more came")
+        yield from piece_THWC
+    if count != num_frames or count == 0:
+        raise ValueError(f"{num_frames} frames were promised to write, {count} came")
 
 
 def _check_frames(frames_THWC: torch.Tensor) -> None:
@@ -208,36 +196,42 @@ def _check_frames(frames_THWC: torch.Tensor) -> None:
         raise ValueError("there is no frame to write")
 
 
-def _pad_to_even(frames_THWC: torch.Tensor) -> tuple[torch.Tensor, list[str]]:
+def _pad_to_even(frame_HWC: torch.Tensor) -> torch.Tensor:
     """Repeat the last row or column where a side is odd; yuv420p needs even sides."""
-    height, width = frames_THWC.shape[1:3]
-    if height % 2 == 0 and width % 2 == 0:
-        return frames_THWC, []
+    height, width = frame_HWC.shape[:2]
     if height % 2:
-        frames_THWC = torch.cat([frames_THWC, frames_THWC[:, -1:]], 1)
+        frame_HWC = torch.cat([frame_HWC, frame_HWC[-1:]], 0)
     if width % 2:
-        frames_THWC = torch.cat([frames_THWC, frames_THWC[:, :, -1:]], 2)
-    even = f"{frames_THWC.shape[2]}x{frames_THWC.shape[1]}"
-    return frames_THWC, [f"Padded from {width}x{height} to {even}: H.264 needs even sides."]
+        frame_HWC = torch.cat([frame_HWC, frame_HWC[:, -1:]], 1)
+    return frame_HWC
 
 
 def _encode(
-    part: Path, frames_THWC: torch.Tensor, rate: Fraction, track: SoundTrack | None, comment: str
-) -> None:
-    """Write one MP4 file; sound packets are laid between the frames they belong to."""
+    part: Path,
+    frames: Iterator[torch.Tensor],
+    rate: Fraction,
+    track: SoundTrack | None,
+    comment: str,
+) -> tuple[int, int]:
+    """Write one MP4 file; sound packets are laid between the frames they belong to.
+
+    Returns:
+        Height and width of the frames as they came.
+    """
+    first_HWC = next(frames)  # the file's header needs the size
     container = av.open(str(part.absolute()), "w", options={"movflags": "+faststart"})
     try:
         if comment:
             container.metadata["comment"] = comment
-        stream = _add_video(container, frames_THWC, rate)
+        stream = _add_video(container, _pad_to_even(first_HWC), rate)
         lay_sound = None
         if track is not None:
             try:
                 lay_sound = track.attach(container)
             except (av.error.FFmpegError, ValueError) as error:
                 raise _SoundFailedError(str(error)) from error
-        for index, frame_HWC in enumerate(frames_THWC):
-            container.mux(stream.encode(_to_yuv(frame_HWC, index, rate)))
+        for index, frame_HWC in enumerate(itertools.chain([first_HWC], frames)):
+            container.mux(stream.encode(_to_yuv(_pad_to_even(frame_HWC), index, rate)))
             if lay_sound is not None:
                 _lay(lay_sound, float((index + 1) / rate))
         container.mux(stream.encode(None))
@@ -248,14 +242,13 @@ def _encode(
             container.close()
         raise
     container.close()
+    return first_HWC.shape[0], first_HWC.shape[1]
 
 
-def _add_video(
-    container: OutputContainer, frames_THWC: torch.Tensor, rate: Fraction
-) -> VideoStream:
+def _add_video(container: OutputContainer, even_HWC: torch.Tensor, rate: Fraction) -> VideoStream:
     """Add an H.264 stream whose tags say what `_to_yuv` does."""
     stream = container.add_stream("libx264", rate=rate, options=dict(_X264_OPTIONS))
-    stream.height, stream.width = frames_THWC.shape[1:3]
+    stream.height, stream.width = even_HWC.shape[:2]
     stream.pix_fmt = "yuv420p"
     coder = stream.codec_context
     coder.thread_count = _X264_THREADS
