@@ -15,9 +15,10 @@ from dcgrid.models.base import Backbone, CellText, ModelSpec, TokenPlaces
 from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.pipelines.choose import rank_tries
 from dcgrid.pipelines.fill import FillSettings, fill_grid
-from dcgrid.pipelines.job import MAX_EDITS, EditJob, ResolvedEdits, resolve_edits
+from dcgrid.pipelines.job import MAX_EDITS, EditJob
 from dcgrid.pipelines.progress import Progress
-from dcgrid.pipelines.request import edit_request
+from dcgrid.pipelines.request import grid_request
+from dcgrid.pipelines.resolve import ResolvedGrid, resolve_edits
 from dcgrid.prompts.segments import Prompt
 
 
@@ -134,7 +135,7 @@ def edit_clip(
         fill = FillSettings(seed=settings.seed, device=device)
         cells = {
             one.cell: one.frames_THWC
-            for one in fill_grid(backbone, edit_request(grid, given_THWC), fill, progress)
+            for one in fill_grid(backbone, grid_request(grid, [given_THWC]), fill, progress)
         }
         for edit, tries in zip(grid.edits, grid.tries, strict=True):
             tries_NTHWC = torch.stack([cells[cell] for cell in tries])
@@ -145,7 +146,7 @@ def edit_clip(
 
 
 def cell_luck(
-    spec: ModelSpec, given_THWC: Tensor, grid: ResolvedEdits, seed: int, cell: int
+    spec: ModelSpec, given_THWC: Tensor, grid: ResolvedGrid, seed: int, cell: int
 ) -> Tensor | None:
     """Return the moving noise that a cell starts from, MFYX; None if the model's does not move."""
     if not spec.noise_motion:

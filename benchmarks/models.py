@@ -15,7 +15,6 @@ from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.reading import hash_tensors
 from dcgrid.errors import UsageError
 from dcgrid.models.loading import (
-    FILL_NAME,
     PART_NAMES,
     load_text_encoder,
     model_spec,
@@ -75,10 +74,11 @@ def load_choice(
     wanted = adapter or choice.adapter
     if choice.weights_dir is None:
         job = EditJob(input=Path(), model=choice.model, adapter=wanted)
-        return load_model(job, device, dtype, Silent()).backbone
+        return load_model(job, "consistent", device, dtype, Silent()).backbone
     backbone = load_parts(choice, parts)
     if wanted != "none":
-        path = choice.weights_dir / FILL_NAME if wanted == "default" else Path(wanted)
+        path = weight_files(choice.model, choice.weights_dir)["fill"]
+        path = path if wanted == "default" else Path(wanted)
         base_hash = hash_tensors(backbone.network.state_dict())
         fold_adapter(backbone.network, path, base=backbone.spec.name, base_hash=base_hash)
     return backbone
@@ -89,7 +89,7 @@ def has_adapter(choice: ModelChoice) -> bool:
     if choice.weights_dir is not None:
         return choice.adapter != "none"
     job = EditJob(input=Path(), model=choice.model, adapter=choice.adapter)
-    return adapter_reference(job) != "none"
+    return adapter_reference(job, "consistent") != "none"
 
 
 def load_codec(choice: ModelChoice) -> NativeBackbone:

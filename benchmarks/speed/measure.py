@@ -26,8 +26,9 @@ from dcgrid.errors import DcgridError
 from dcgrid.grid.layout import GridLayout
 from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.pipelines.fill import FillSettings, fill_grid, to_model_range, token_places
-from dcgrid.pipelines.job import EditJob, resolve_edits
-from dcgrid.pipelines.request import edit_request
+from dcgrid.pipelines.job import EditJob
+from dcgrid.pipelines.request import grid_request
+from dcgrid.pipelines.resolve import resolve_edits
 
 EFFECTS = ("rain", "night", "smoke")
 """The three edits of the measured run."""
@@ -96,7 +97,7 @@ def time_fill(backbone: NativeBackbone, clip: BenchClip) -> dict[str, float]:
     times = StageTimes()
     grid = resolve_edits(EditJob(input=clip.path, effects=EFFECTS))
     settings = FillSettings(seed=0, device=backbone.device)
-    fill_grid(backbone, edit_request(grid, clip.frames_THWC), settings, times)
+    fill_grid(backbone, grid_request(grid, [clip.frames_THWC]), settings, times)
     times.stop()
     return times.seconds
 

@@ -3,13 +3,26 @@
 import dataclasses
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from dcgrid.cli.compose import compose
 from dcgrid.cli.edit import edit
 from dcgrid.cli.reference import reference
-from dcgrid.pipelines import edit as edit_pipeline
-from dcgrid.pipelines import fill, job, models, outputs, plan
-from dcgrid.pipelines.job import EditJob
+from dcgrid.pipelines import (
+    deliver,
+    footage,
+    job,
+    models,
+    outputs,
+    paint,
+    plan,
+    resolve,
+    run,
+)
+from dcgrid.pipelines.job import ComposeJob, EditJob, GridJob
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,19 +32,36 @@ def test_the_page_is_up_to_date() -> None:
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == reference()
 
 
-def test_every_option_of_edit_is_on_the_page_and_in_the_job() -> None:
-    page = reference()
-    names = inspect.signature(edit).parameters
-    section = page.split("## dcgrid edit")[1].split("\n## ")[0]
+RENAMED = {
+    "input_": "input",
+    "effect": "effects",
+    "prompt": "prompts",
+    "start": "start_s",
+    "concept_start": "concept_start_s",
+    "duration": "duration_s",
+}
+NOT_IN_A_JOB = {"dry_run", "format_", "quiet"}
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "unused"),
+    # In a composition no cell repeats another, so there is nothing to keep.
+    [(edit, EditJob, set()), (compose, ComposeJob, {"keep"})],
+)
+def test_every_option_is_on_the_page_and_in_the_job(
+    command: Callable[..., None], kind: type[GridJob], unused: set[str]
+) -> None:
+    names = inspect.signature(command).parameters
+    section = reference().split(f"## dcgrid {command.__name__}")[1].split("\n## ")[0]
     assert section.count("\n| `") == len(names)
-    fields = {field.name for field in dataclasses.fields(EditJob)}
-    renamed = {"input_": "input", "effect": "effects", "start": "start_s", "duration": "duration_s"}
-    not_in_a_job = {"dry_run", "format_", "quiet"}
-    assert {renamed.get(name, name) for name in names} - not_in_a_job == fields
+    fields = {field.name for field in dataclasses.fields(kind)}
+    asked = {name if name in fields else RENAMED.get(name, name) for name in names}
+    assert asked - NOT_IN_A_JOB == fields - unused
 
 
-def test_every_value_of_a_job_is_read_somewhere() -> None:
-    modules = (edit_pipeline, fill, job, models, outputs, plan)
+@pytest.mark.parametrize("kind", [EditJob, ComposeJob])
+def test_every_value_of_a_job_is_read_somewhere(kind: type[GridJob]) -> None:
+    modules = (deliver, footage, job, models, outputs, paint, plan, resolve, run)
     source = "".join(inspect.getsource(module) for module in modules)
-    for field in dataclasses.fields(EditJob):
-        assert re.search(rf"\bjob\.{field.name}\b", source), field.name
+    for field in dataclasses.fields(kind):
+        assert re.search(rf"\b(job|self)\.{field.name}\b", source), field.name

@@ -11,9 +11,10 @@ from torch import Tensor
 from dcgrid.flow.noise import draw_moving, draw_noise
 from dcgrid.models.loading import model_spec, weight_files, weights_folder
 from dcgrid.pipelines.fill import FillSettings, fill_grid
-from dcgrid.pipelines.job import EditJob, resolve_edits
+from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.models import load_model
-from dcgrid.pipelines.request import edit_request
+from dcgrid.pipelines.request import grid_request
+from dcgrid.pipelines.resolve import resolve_edits
 from dcgrid.train.world.effects import render_effect
 
 CPU = torch.device("cpu")
@@ -51,10 +52,10 @@ def psnr(frames_THWC: Tensor, truth_CTHW: Tensor) -> float:
 def edited(adapter: str, clip_THWC: Tensor, effect: str = "night") -> Tensor:
     """Return the clip under an effect, at cell size."""
     job = EditJob(input=Path(), effects=(effect,), adapter=adapter)
-    backbone = load_model(job, CPU, torch.float32, Silent()).backbone
+    backbone = load_model(job, "consistent", CPU, torch.float32, Silent()).backbone
     backbone.upsample = lambda video_BCTHW: video_BCTHW  # type: ignore[method-assign]
     grid = resolve_edits(job)
-    request = edit_request(grid, clip_THWC)
+    request = grid_request(grid, [clip_THWC])
     cells = fill_grid(backbone, request, FillSettings(seed=0, device=CPU), Silent())
     return cells[0].frames_THWC
 
@@ -102,13 +103,13 @@ def test_drops_are_where_the_noise_says(effect: str, margin: float) -> None:
 
 def test_words_that_were_never_seen_are_named() -> None:
     job = EditJob(input=Path(), prompt="x", adapter="none")
-    backbone = load_model(job, CPU, torch.float32, Silent()).backbone
+    backbone = load_model(job, "consistent", CPU, torch.float32, Silent()).backbone
     assert backbone.unknown_words("a zebra in the rain") == ("zebra",)
 
 
 @pytest.mark.parametrize("part", ["autoencoder", "dit", "text", "upsampler"])
-def test_stored_matrices_are_half_precision(part: str) -> None:
+def test_stored_matrices_are_rounded_to_bytes(part: str) -> None:
     with safe_open(weight_files("mini")[part], "pt") as file:
         names = list(file.keys())
         tensors = [file.get_tensor(name) for name in names]
-    assert all(t.dtype == torch.bfloat16 for t in tensors if t.ndim > 1)
+    assert all(t.dtype == torch.int8 for t in tensors if t.ndim > 1)

@@ -68,11 +68,13 @@ def test_int8_rounds_each_row_by_its_own_largest_number(tmp_path: Path) -> None:
     save_weights(tmp_path / "x.safetensors", saved, {}, torch.int8)
     read, _ = read_weights(tmp_path / "x.safetensors")
     assert set(read) == set(saved)
-    assert torch.equal(read["flat"], saved["flat"]) and torch.equal(read["count"], saved["count"])
+    assert torch.equal(read["flat"], saved["flat"])
+    assert torch.equal(read["count"], saved["count"])
     largest = matrix.flatten(1).abs().amax(dim=1)[:, None, None]
     # Rounding to 127 numbers on each side errs by half a step at most.
     assert ((read["deep"] - matrix).abs() <= largest * (0.5 / 127 * 1.001)).all()
-    assert read["deep"][2].eq(0).all() and read["deep"].dtype == torch.float32
+    assert read["deep"][2].eq(0).all()
+    assert read["deep"].dtype == torch.float32
     save_weights(tmp_path / "x.safetensors", read, {}, torch.int8)
     again, _ = read_weights(tmp_path / "x.safetensors")
     # What was rounded once is a fixed point, so later stages see what the file will hold.

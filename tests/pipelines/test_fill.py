@@ -12,8 +12,9 @@ from dcgrid.flow.noise import draw_noise
 from dcgrid.models.base import CellText, TokenPlaces
 from dcgrid.models.loading import TINY_SPEC
 from dcgrid.pipelines.fill import FillSettings, fill_grid, to_frames, to_model_range
-from dcgrid.pipelines.job import EditJob, ResolvedEdits, resolve_edits
-from dcgrid.pipelines.request import edit_request
+from dcgrid.pipelines.job import EditJob
+from dcgrid.pipelines.request import grid_request
+from dcgrid.pipelines.resolve import ResolvedGrid, resolve_edits
 from dcgrid.prompts import Prompt
 
 CPU = torch.device("cpu")
@@ -86,7 +87,7 @@ class Recorder:
         return (cells_BKCFYX - target) / time
 
 
-def grid(**values: object) -> ResolvedEdits:
+def grid(**values: object) -> ResolvedGrid:
     settings = {"effects": ("rain",), "num_inference_steps": 4, **values}
     return resolve_edits(EditJob(input=Path("x.mp4"), **settings))  # type: ignore[arg-type]
 
@@ -114,7 +115,7 @@ def test_filled_cells_come_out_where_the_velocity_points(given_THWC: Tensor) -> 
     backbone = Recorder()
     filled = fill_grid(
         backbone,
-        edit_request(grid(guidance_scale=1.0), given_THWC),
+        grid_request(grid(guidance_scale=1.0), [given_THWC]),
         FillSettings(seed=1, device=CPU),
         Quiet(),
     )
@@ -132,8 +133,8 @@ def test_two_grids_of_tokens_are_averaged(given_THWC: Tensor) -> None:
     plain, both = Recorder(), Recorder()
     both.spec = replace(both.spec, offset_tokens=True)
     settings = FillSettings(seed=1, device=CPU)
-    once = fill_grid(plain, edit_request(grid(guidance_scale=1.0), given_THWC), settings, Quiet())
-    twice = fill_grid(both, edit_request(grid(guidance_scale=1.0), given_THWC), settings, Quiet())
+    once = fill_grid(plain, grid_request(grid(guidance_scale=1.0), [given_THWC]), settings, Quiet())
+    twice = fill_grid(both, grid_request(grid(guidance_scale=1.0), [given_THWC]), settings, Quiet())
     for one, two in zip(once, twice, strict=True):
         assert (one.frames_THWC.float() - two.frames_THWC.float()).abs().max() <= 1
     sizes = [tuple(cells.shape[-2:]) for cells, _ in both.velocity_calls]
@@ -151,7 +152,7 @@ def test_an_offset_grid_counts_half(given_THWC: Tensor) -> None:
     backbone.spec = replace(backbone.spec, offset_tokens=True)
     one_step = grid(guidance_scale=1.0, num_inference_steps=1)
     fill_grid(
-        backbone, edit_request(one_step, given_THWC), FillSettings(seed=1, device=CPU), Quiet()
+        backbone, grid_request(one_step, [given_THWC]), FillSettings(seed=1, device=CPU), Quiet()
     )
     noise = draw_noise((1, 4, 4, 2, 4, 6), 1)
     torch.testing.assert_close(backbone.decoded[0], noise[:, 1] - 2.0)
@@ -159,7 +160,7 @@ def test_an_offset_grid_counts_half(given_THWC: Tensor) -> None:
 
 def test_two_given_cells_stay_and_two_are_painted(given_THWC: Tensor) -> None:
     backbone = Recorder()
-    request = edit_request(grid(guidance_scale=1.0), given_THWC)
+    request = grid_request(grid(guidance_scale=1.0), [given_THWC])
     request = replace(request, given={1: 255 - given_THWC, 0: given_THWC})
     filled = fill_grid(backbone, request, FillSettings(seed=1, device=CPU), Quiet())
     assert [one.cell for one in filled] == [2, 3]
@@ -172,7 +173,9 @@ def test_two_given_cells_stay_and_two_are_painted(given_THWC: Tensor) -> None:
 
 def test_the_given_cell_is_always_shown_clean_at_time_0(given_THWC: Tensor) -> None:
     backbone = Recorder()
-    fill_grid(backbone, edit_request(grid(), given_THWC), FillSettings(seed=1, device=CPU), Quiet())
+    fill_grid(
+        backbone, grid_request(grid(), [given_THWC]), FillSettings(seed=1, device=CPU), Quiet()
+    )
     clean = backbone.encode(to_model_range(given_THWC))
     for cells_BKCFYX, time_BKF in backbone.velocity_calls:
         assert torch.equal(cells_BKCFYX[:, 0], clean)
@@ -192,7 +195,7 @@ def test_each_edit_is_guided_by_its_own_scale(given_THWC: Tensor) -> None:
     )
     backbone = Recorder()
     filled = fill_grid(
-        backbone, edit_request(edits, given_THWC), FillSettings(seed=1, device=CPU), Quiet()
+        backbone, grid_request(edits, [given_THWC]), FillSettings(seed=1, device=CPU), Quiet()
     )
     # v = v_u + g (v_c - v_u) moves the target from -0.2 by g times the way to the text's push.
     pushes = {0: -0.2 + 3.0 * (0.3 + 0.2), 1: -0.2 + 1.0 * (0.1 + 0.2)}
@@ -209,7 +212,7 @@ def test_a_narrow_model_reads_its_own_clause_only(given_THWC: Tensor) -> None:
     for narrow in (True, False):
         backbone = Recorder(own_clause_only=narrow)
         fill_grid(
-            backbone, edit_request(edits, given_THWC), FillSettings(seed=0, device=CPU), Quiet()
+            backbone, grid_request(edits, [given_THWC]), FillSettings(seed=0, device=CPU), Quiet()
         )
         for cell, text in enumerate(backbone.read[0]):
             assert "grid illustrates" in text
@@ -221,18 +224,24 @@ def test_a_narrow_model_reads_its_own_clause_only(given_THWC: Tensor) -> None:
 def test_each_cell_is_steered_away_from_its_own_edits_negative(given_THWC: Tensor) -> None:
     edits = grid(effects=("rain",), prompt="made of glass", guidance_scale=2.0)
     backbone = Recorder()
-    fill_grid(backbone, edit_request(edits, given_THWC), FillSettings(seed=0, device=CPU), Quiet())
+    fill_grid(
+        backbone, grid_request(edits, [given_THWC]), FillSettings(seed=0, device=CPU), Quiet()
+    )
     negative = edits.edits[0].negative
     assert negative
     assert backbone.read[1] == ["", negative, "", negative]
     unlearned = Recorder(negative_text=False)
-    fill_grid(unlearned, edit_request(edits, given_THWC), FillSettings(seed=0, device=CPU), Quiet())
+    fill_grid(
+        unlearned, grid_request(edits, [given_THWC]), FillSettings(seed=0, device=CPU), Quiet()
+    )
     assert unlearned.read[1] == ["", "", "", ""]
 
 
 def test_tokens_stand_where_their_cells_stand(given_THWC: Tensor) -> None:
     backbone = Recorder()
-    fill_grid(backbone, edit_request(grid(), given_THWC), FillSettings(seed=0, device=CPU), Quiet())
+    fill_grid(
+        backbone, grid_request(grid(), [given_THWC]), FillSettings(seed=0, device=CPU), Quiet()
+    )
     assert backbone.places is not None
     # Two latent frames of 4x6 latents make 2x2x3 tokens a cell; cells abut in this model.
     starts = backbone.places.coordinates_S3[::12].tolist()
@@ -245,7 +254,10 @@ def test_noise_follows_the_seed_alone(given_THWC: Tensor) -> None:
     for seed in (5, 5, 6):
         backbone = Recorder()
         fill_grid(
-            backbone, edit_request(grid(), given_THWC), FillSettings(seed=seed, device=CPU), Quiet()
+            backbone,
+            grid_request(grid(), [given_THWC]),
+            FillSettings(seed=seed, device=CPU),
+            Quiet(),
         )
         start = backbone.velocity_calls[0][0][:, 1:]
         assert torch.equal(first.setdefault(seed, start), start)

@@ -60,7 +60,7 @@ def test_existing_results_need_force(tmp_path: Path) -> None:
 
 
 def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="is the input"):
+    with pytest.raises(OutputError, match="is an input"):
         name_outputs(job(tmp_path, out=tmp_path / "a.clip.mp4", force=True), ["rain"], [3])
 
 
@@ -79,7 +79,7 @@ def test_bad_places_are_refused(tmp_path: Path, out: str, message: str, hint: st
 
 
 def test_one_file_cannot_hold_two_edits(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="one file for 2 edits"):
+    with pytest.raises(UsageError, match="one file for 2 results"):
         name_outputs(job(tmp_path, out=tmp_path / "x.mp4"), ["rain", "fog"], [2, 1])
 
 

@@ -28,7 +28,6 @@ from dcgrid.cli.options import (
     StartOption,
     StepsOption,
     WholeOption,
-    seconds,
 )
 from dcgrid.cli.output import Format, Output
 from dcgrid.pipelines.job import ComposeJob
@@ -90,9 +89,9 @@ def compose(
 ) -> None:
     """Compose two videos: the subject of A with the fire, the sparks, the light of B.
 
-    Two fusions are made in one pass. B takes the size of A, and both are cut to the shorter. Results
-    go beside A and are named after both (a.b.fusion.mp4, a.b.fusion-2.mp4), with a contact sheet
-    and a manifest from which `dcgrid rerun` makes the same pixels again.
+    Two fusions are made in one pass. B takes the size of A, and both are cut to the shorter.
+    Results go beside A and are named after both (a.b.fusion.mp4, a.b.fusion-2.mp4), with a contact
+    sheet and a manifest from which `dcgrid rerun` makes the same pixels again.
     """
     job = ComposeJob(
         first=first,
@@ -110,7 +109,8 @@ def compose(
         guidance_scale=guidance_scale,
         start_s=start,
         concept_start_s=concept_start,
-        duration_s=seconds(duration, whole=whole),
+        duration_s=duration,
+        whole=whole,
         fps=fps.value,
         device=device,
         dtype=dtype.value,

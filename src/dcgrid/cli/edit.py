@@ -29,7 +29,6 @@ from dcgrid.cli.options import (
     StartOption,
     StepsOption,
     WholeOption,
-    seconds,
 )
 from dcgrid.cli.output import Format, Output
 from dcgrid.pipelines.job import EditJob
@@ -99,7 +98,8 @@ def edit(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         start_s=start,
-        duration_s=seconds(duration, whole=whole),
+        duration_s=duration,
+        whole=whole,
         fps=fps.value,
         device=device,
         dtype=dtype.value,

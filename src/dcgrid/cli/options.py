@@ -1,6 +1,5 @@
 """Options that more than one command has, and the names that values may take."""
 
-import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,6 @@ from typing import Annotated
 import typer
 
 from dcgrid.cli.output import Format
-from dcgrid.errors import UsageError
 
 
 class Keep(StrEnum):
@@ -60,7 +58,9 @@ AdapterOption = Annotated[
         help="Grid-Fill adapter: a file, hf:OWNER/REPO@REVISION/FILE, default, or none.",
     ),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the noise: same seed, same pixels.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", help="Seed of the noise: same seed, same pixels.")
+]
 StepsOption = Annotated[
     int | None,
     typer.Option("--num-inference-steps", help="Sampling steps.", show_default="the recipe's"),
@@ -100,14 +100,3 @@ SaveGridOption = Annotated[
 ContactSheetOption = Annotated[
     bool, typer.Option(help="Write a picture of the clip and its edits (PNG).")
 ]
-
-
-def seconds(duration: float | None, *, whole: bool) -> float | None:
-    """Return the seconds that a job is to use: infinite for a whole video.
-
-    Raises:
-        UsageError: Both are given.
-    """
-    if whole and duration is not None:
-        raise UsageError("--whole and --duration contradict each other", hint="leave out one")
-    return math.inf if whole else duration

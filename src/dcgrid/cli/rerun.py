@@ -50,7 +50,12 @@ def rerun(
     from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 
     job = RerunJob(
-        manifest=manifest, inputs=tuple(input_ or ()), out=out, device=device, force=force, offline=offline
+        manifest=manifest,
+        inputs=tuple(input_ or ()),
+        out=out,
+        device=device,
+        force=force,
+        offline=offline,
     )
     with Output(format_=format_, quiet=quiet) as output:
         prepared, first = prepare_rerun(job)

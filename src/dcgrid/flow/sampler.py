@@ -151,7 +151,9 @@ class _GridView:
         self.velocity = velocity
         self.cells_BKCFYX = cells_BKCFYX
         self.noise_BKCFYX = noise_BKCFYX
-        fill_KF = fill_K if fill_K.ndim == 2 else repeat(fill_K, "k -> k f", f=noise_BKCFYX.shape[3])
+        fill_KF = (
+            fill_K if fill_K.ndim == 2 else repeat(fill_K, "k -> k f", f=noise_BKCFYX.shape[3])
+        )
         self.fill_KF = fill_KF.to(cells_BKCFYX.device)
         self.filled = self.fill_KF.any(dim=1)
         self.settings = settings

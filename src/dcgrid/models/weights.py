@@ -19,7 +19,6 @@ from torch import nn
 
 from dcgrid.errors import OutputError, WeightsError
 
-
 STEP_KEY = "@step"
 """Comes behind a tensor's name for the step widths of its rows."""
 

@@ -6,9 +6,10 @@ Letters: T frames, H W height/width, C the 3 colours.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,6 +30,9 @@ from dcgrid.pipelines.windows import sheet_frames
 from dcgrid.video.resample import resample_pieces, resampled_count
 from dcgrid.video.sheet import tile_grid, write_contact_sheet
 from dcgrid.video.write import write_pieces
+
+Pieces = Callable[[], Iterable[Tensor]]
+"""Gives a clip piece by piece, from the first on each time it is called."""
 
 SHEET_FRAMES = 6
 """Frames of each cell on the contact sheet."""
@@ -110,7 +114,7 @@ def write_takes(
     video = _VideoWriter(plan=plan, footage=footage[0])
     for done, take in enumerate(takes, start=1):
         part = staged.stage(take.path)
-        told = video.write(part, lambda cell=take.cell: painted.pieces(cell))  # type: ignore[misc]
+        told = video.write(part, partial(painted.pieces, take.cell))
         notes += [note for note in told if note not in notes]
         records.append(
             OutputRecord(
@@ -152,7 +156,7 @@ class _VideoWriter:
     plan: RunPlan
     footage: Footage
 
-    def write(self, path: Path, pieces: "_Pieces") -> tuple[str, ...]:
+    def write(self, path: Path, pieces: Pieces) -> tuple[str, ...]:
         """Write a video; return what was changed or left out."""
         count, fps = self.footage.plan.num_frames, clip_fps(self.plan)
         wanted = self._wanted_fps()
@@ -198,9 +202,7 @@ def _write_sheet(
     )
 
 
-def _grid_pieces(
-    plan: RunPlan, footage: Sequence[Footage], painted: Painted
-) -> Iterator[Tensor]:
+def _grid_pieces(plan: RunPlan, footage: Sequence[Footage], painted: Painted) -> Iterator[Tensor]:
     """Yield the whole grid, the inputs enlarged to the size of the painted cells."""
     grid = plan.prepared.grid
     streams = {cell: painted.pieces(cell) for cell in painted.cells}

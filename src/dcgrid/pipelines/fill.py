@@ -74,7 +74,7 @@ def fill_grid(
     layout, spec = request.layout, backbone.spec
     fill_K = fill_mask(layout, request.given)
     cells_BKCFYX = _encode_given(backbone, request, settings.device, progress)
-    fill_KF = spread_over_frames(fill_K, cells_BKCFYX.shape[3])[0]
+    fill_KF = spread_over_frames(fill_K, cells_BKCFYX.shape[3])[0].clone()
     where = request.continuation
     for cell, head_THWC in (where.heads if where else {}).items():
         head_CFYX = _encoded(backbone, head_THWC, settings.device)[0]

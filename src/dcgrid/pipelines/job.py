@@ -4,6 +4,7 @@
 resolve.py turns a job into cells, text and sampler values.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +57,9 @@ class GridJob:
     start_s: float | None = None
     """Where in the (first) input to start, in seconds; None: at its first frame."""
     duration_s: float | None = None
-    """Seconds to use; None: the model's usual length; infinite: to the end of the input."""
+    """Seconds to use; None: the model's usual length."""
+    whole: bool = False
+    """True: use the input to its end, however long it is."""
     fps: Literal["model", "source"] = "model"
     """Frame rate of the result: the model's, or resampled to the input's."""
     force: bool = False
@@ -73,6 +76,11 @@ class GridJob:
     def starts_s(self) -> tuple[float | None, ...]:
         """Where each of them starts."""
         return (self.start_s,)
+
+    @property
+    def asked_s(self) -> float | None:
+        """Seconds asked of the (first) input: infinite for all of it, None for the model's."""
+        return math.inf if self.whole else self.duration_s
 
     @property
     def words(self) -> str:
@@ -220,11 +228,13 @@ def check_input(path: Path) -> None:
 
 
 def check_numbers(job: GridJob) -> None:
-    """Check that the numbers of a job are in range.
+    """Check that the numbers of a job are in range and agree.
 
     Raises:
-        UsageError: One is not.
+        UsageError: They do not.
     """
+    if job.whole and job.duration_s is not None:
+        raise UsageError("--whole and --duration contradict each other", hint="leave out one")
     if job.seed < 0 or job.seed >= 2**63:
         raise UsageError(f"seed {job.seed} is out of range", hint="use 0 or a positive number")
     if job.num_inference_steps is not None and not 1 <= job.num_inference_steps <= 1000:

@@ -76,7 +76,8 @@ class RunManifest:
 def write_manifest(path: Path, manifest: RunManifest) -> None:
     """Write a manifest as JSON to a path that is not its final one (see outputs.StagedFiles)."""
     values = {"format": FORMAT, **asdict(manifest)}
-    path.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+    text = json.dumps(values, indent=2, default=str, allow_nan=False)
+    path.write_text(f"{text}\n", encoding="utf-8")
 
 
 def read_manifest(path: Path) -> RunManifest:

@@ -35,7 +35,9 @@ KEPT_DAYS = 14
 class Painted:
     """The painted cells of all windows."""
 
-    def __init__(self, windows: Sequence[Window], cells: Sequence[int], folder: Path | None) -> None:
+    def __init__(
+        self, windows: Sequence[Window], cells: Sequence[int], folder: Path | None
+    ) -> None:
         self.windows = tuple(windows)
         self.cells = tuple(cells)
         self._folder = folder

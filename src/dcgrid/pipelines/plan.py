@@ -215,9 +215,9 @@ def plan_clips(
     from dcgrid.video.read import plan_clip, probe
 
     rules = clip_rules(spec)
-    first = plan_clip(probe(job.inputs[0]), rules, job.starts_s[0], job.duration_s)
+    first = plan_clip(probe(job.inputs[0]), rules, job.starts_s[0], job.asked_s)
     same = replace(rules, cell_sizes=(first.cell_size,))
-    plans, asked = [first], [job.duration_s]
+    plans, asked = [first], [job.asked_s]
     for path, start_s in zip(job.inputs[1:], job.starts_s[1:], strict=True):
         asked.append(first.num_frames / rules.fps)
         plans.append(plan_clip(probe(path), same, start_s, asked[-1]))

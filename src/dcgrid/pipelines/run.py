@@ -1,8 +1,8 @@
 """`dcgrid edit` and `compose` from the top: read, fill the grid, choose, write. No way back.
 
-    prepare_run -> plan_run -> carry_out         (plan.py has the first two)
+prepare_run -> plan_run -> carry_out         (plan.py has the first two)
 
-    read_footage -> load_model -> paint_windows -> choose_takes -> write_takes, manifest together
+read_footage -> load_model -> paint_windows -> choose_takes -> write_takes, manifest together
 """
 
 import platform

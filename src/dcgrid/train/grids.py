@@ -149,7 +149,8 @@ class GridStage:
             else:
                 rows += self.captions.grid_rows(panes, chosen, generator)
         cells_BKCFYX = torch.stack(cells)
-        fill_BKF = spread_over_frames(~torch.tensor(given), cells_BKCFYX.shape[3])
+        # Its own memory, for heads are cut out of it.
+        fill_BKF = spread_over_frames(~torch.tensor(given), cells_BKCFYX.shape[3]).clone()
         return Batch(
             cells_BKCFYX=cells_BKCFYX,
             luck_BKMFYX=torch.stack(luck),
@@ -159,8 +160,10 @@ class GridStage:
         )
 
     def _with_heads(self, fill_BKF: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Give the first latent frames of all cells of some grids, as later windows of a clip have
-        them (pipelines/windows.py)."""
+        """Give the first latent frames of all cells of some grids.
+
+        So stand later windows of a long clip, see pipelines/windows.py.
+        """
         share = self.recipe.loss.get("window_share", 0.0)
         for fill_KF in fill_BKF:
             if share and chance(generator) < share:

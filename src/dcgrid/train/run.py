@@ -27,12 +27,12 @@ from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.models.weights import load_weights, read_weights, save_weights
 from dcgrid.recipes import load_effect, load_layout
+from dcgrid.runtime.lock import run_lock
 from dcgrid.train.captions import Captions
 from dcgrid.train.checkpoint import TrainState, remove_leftovers
 from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
 from dcgrid.train.enlarge import UpsamplerStage
 from dcgrid.train.grids import GridStage
-from dcgrid.runtime.lock import run_lock
 from dcgrid.train.loop import LoopOptions, Progress, train
 from dcgrid.train.panes import FusionPool, PanePool
 from dcgrid.train.reader import fit_noise_reader

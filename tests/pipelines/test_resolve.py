@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from dcgrid.errors import InputVideoError, RecipeError, UsageError
-from dcgrid.pipelines.job import EditJob, check_input, resolve_edits, slug
+from dcgrid.pipelines.job import EditJob, check_input
+from dcgrid.pipelines.resolve import resolve_edits, slug
 
 
 def job(**values: object) -> EditJob:

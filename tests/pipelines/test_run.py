@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import av
 import pytest
@@ -12,56 +13,13 @@ import torch
 
 from dcgrid import hub
 from dcgrid.errors import AdapterError, DeviceError, InputVideoError, WeightsError
-from dcgrid.pipelines import edit as edit_module
-from dcgrid.pipelines.edit import EditResult, run_edit
-from dcgrid.pipelines.job import EditJob
+from dcgrid.pipelines import deliver, footage, paint
+from dcgrid.pipelines import run as run_module
 from dcgrid.pipelines.manifest import read_manifest
-from dcgrid.pipelines.plan import PreparedEdit, plan_edit, prepare_edit
+from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
-
-
-class Silence:
-    """Collects what a pipeline tells."""
-
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, int | None]] = []
-        self.lines: list[str] = []
-        self.warnings: list[str] = []
-
-    def start(self, stage: str, total: int | None = None) -> None:
-        self.stages.append((stage, total))
-
-    def update(self, done: int, total: int | None = None) -> None:
-        del total
-        limit = self.stages[-1][1]
-        assert limit is None or done <= limit
-
-    def note(self, line: str) -> None:
-        self.lines.append(line)
-
-    def warn(self, line: str) -> None:
-        self.warnings.append(line)
-
-
-def job(clip: Path, **values: object) -> EditJob:
-    settings = {"effects": ("rain",), "num_inference_steps": 2, **values}
-    return EditJob(input=clip, model="tiny", dtype="fp32", **settings)  # type: ignore[arg-type]
-
-
-def run(prepared: PreparedEdit | EditJob, progress: Silence | None = None) -> EditResult:
-    if isinstance(prepared, EditJob):
-        prepared = prepare_edit(prepared)
-    return run_edit(plan_edit(prepared), progress or Silence())
-
-
-def decoded(path: Path) -> torch.Tensor:
-    with av.open(str(path)) as container:
-        return torch.stack(
-            [
-                torch.from_numpy(frame.to_ndarray(format="rgb24"))
-                for frame in container.decode(video=0)
-            ]
-        )
+from dcgrid.pipelines.run import carry_out
+from tests.pipelines.runs import Silence, decoded, job, run
 
 
 def test_an_edit_leaves_three_files_and_a_true_manifest(clip: Path) -> None:
@@ -75,13 +33,13 @@ def test_an_edit_leaves_three_files_and_a_true_manifest(clip: Path) -> None:
     video = clip.parent / "input.rain.mp4"
     output = manifest["outputs"][0]
     assert output["file_sha256"] == hashlib.sha256(video.read_bytes()).hexdigest()
-    assert manifest["input_sha256"] == hashlib.sha256(clip.read_bytes()).hexdigest()
+    assert manifest["inputs_sha256"][0] == hashlib.sha256(clip.read_bytes()).hexdigest()
     assert manifest["job"]["seed"] == 0
     assert manifest["peak_memory_bytes"] > 10_000_000
     assert set(manifest["timings_s"]) == {"read", "load", "fill", "write"}
     assert result.same_pixels is None
     frames_THWC = decoded(video)
-    assert frames_THWC.shape == (manifest["clip"]["frames"], 64, 96, 3)
+    assert frames_THWC.shape == (manifest["clips"][0]["frames"], 64, 96, 3)
     with av.open(str(video)) as container:
         assert container.streams.audio[0].codec_context.name == "aac"
 
@@ -113,7 +71,7 @@ def test_rerun_reaches_the_same_pixels_from_the_manifest_alone(
 ) -> None:
     first = run(job(clip, prompt="made of glass", effects=("rain",), duration_s=0.4))
     # A recipe that changed since must not matter.
-    monkeypatch.setattr("dcgrid.pipelines.job.load_effect", None)
+    monkeypatch.setattr("dcgrid.pipelines.resolve.load_effect", None)
     prepared, _ = prepare_rerun(RerunJob(manifest=first.files[-1]))
     second = run(prepared)
     assert second.same_pixels is True
@@ -154,7 +112,7 @@ def test_rerun_finds_an_input_that_moved_with_its_manifest(clip: Path) -> None:
     clip.rename(folder / clip.name)
     moved = manifest.rename(folder / manifest.name)
     prepared, _ = prepare_rerun(RerunJob(manifest=moved))
-    assert prepared.job.input == folder / clip.name
+    assert prepared.job.inputs[0] == folder / clip.name
     assert prepared.outputs.manifest.parent == folder
 
 
@@ -213,7 +171,7 @@ def test_source_rate_keeps_the_duration(clip: Path, tmp_path: Path) -> None:
     with av.open(str(result.files[0])) as container:
         stream = container.streams.video[0]
         assert stream.average_rate == 30
-        used_s = result.manifest.clip["frames"] / result.manifest.clip["fps"]
+        used_s = result.manifest.clips[0]["frames"] / result.manifest.clips[0]["fps"]
         assert float(stream.duration * stream.time_base) == pytest.approx(used_s, abs=1 / 30)
 
 
@@ -224,14 +182,22 @@ def test_guidance_of_each_edit_is_its_own(clip: Path) -> None:
     assert plain != strong
 
 
-@pytest.mark.parametrize("stage", ["read_clip", "load_model", "fill_grid", "write_video"])
+@pytest.mark.parametrize(
+    ("module", "stage"),
+    [
+        (footage, "read_clip"),
+        (run_module, "load_model"),
+        (paint, "fill_grid"),
+        (deliver, "write_pieces"),
+    ],
+)
 def test_an_interrupt_at_any_stage_leaves_no_file(
-    clip: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+    clip: Path, module: ModuleType, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(edit_module, stage, interrupt)
+    monkeypatch.setattr(module, stage, interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(job(clip))
     assert [path.name for path in clip.parent.iterdir()] == ["input.mp4"]
@@ -244,7 +210,7 @@ def test_an_interrupt_while_the_last_file_is_written_leaves_no_file(
         path.write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(edit_module, "write_manifest", interrupt)
+    monkeypatch.setattr(run_module, "write_manifest", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(job(clip))
     assert [path.name for path in clip.parent.iterdir()] == ["input.mp4"]
@@ -257,9 +223,9 @@ def test_words_the_model_never_saw_are_named(clip: Path) -> None:
 
 
 def test_too_little_memory_is_told(clip: Path) -> None:
-    plan = replace(plan_edit(prepare_edit(job(clip))), available_bytes=1)
+    plan = replace(plan_run(prepare_run(job(clip))), available_bytes=1)
     progress = Silence()
-    run_edit(plan, progress)
+    carry_out(plan, progress)
     assert re.search(r"may need .* GB of memory", progress.warnings[0])
 
 
@@ -277,7 +243,7 @@ def test_a_damaged_adapter_leaves_no_file(clip: Path, tmp_path: Path) -> None:
 
 
 def test_a_plan_says_what_will_happen(clip: Path) -> None:
-    plan = plan_edit(prepare_edit(job(clip, effects=("rain", "fog"))))
+    plan = plan_run(prepare_run(job(clip, effects=("rain", "fog"))))
     text = "\n".join(plan.lines())
     assert "Grid: 2x2 cells of 48x32 (given, rain, fog, rain)" in text
     assert "input.rain.mp4" in text
@@ -290,4 +256,4 @@ def test_hashes_of_files_and_frames_are_plain_sha256(clip: Path) -> None:
     assert hub.file_sha256(clip) == hashlib.sha256(clip.read_bytes()).hexdigest()
     frames = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
     expected = hashlib.sha256(b"(1, 2, 2, 3)" + bytes(12)).hexdigest()
-    assert edit_module.frames_sha256(frames) == expected
+    assert deliver.hash_pieces([frames[:1]], 1) == expected

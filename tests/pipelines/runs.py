@@ -1,0 +1,74 @@
+"""Runs with `tiny`, for the tests of this folder."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+
+from dcgrid.pipelines.job import EditJob, GridJob
+from dcgrid.pipelines.plan import PreparedRun, plan_run, prepare_run
+from dcgrid.pipelines.run import RunResult, carry_out
+
+
+class Silence:
+    """Collects what a pipeline tells."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int | None]] = []
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+
+    def start(self, stage: str, total: int | None = None) -> None:
+        self.stages.append((stage, total))
+
+    def update(self, done: int, total: int | None = None) -> None:
+        del total
+        limit = self.stages[-1][1]
+        assert limit is None or done <= limit
+
+    def note(self, line: str) -> None:
+        self.lines.append(line)
+
+    def warn(self, line: str) -> None:
+        self.warnings.append(line)
+
+
+def job(clip: Path, **values: object) -> EditJob:
+    settings = {"effects": ("rain",), "num_inference_steps": 2, **values}
+    return EditJob(input=clip, model="tiny", dtype="fp32", **settings)  # type: ignore[arg-type]
+
+
+def run(prepared: PreparedRun | GridJob, progress: Silence | None = None) -> RunResult:
+    if isinstance(prepared, GridJob):
+        prepared = prepare_run(prepared)
+    return carry_out(plan_run(prepared), progress or Silence())
+
+
+def decoded(path: Path) -> torch.Tensor:
+    with av.open(str(path)) as container:
+        return torch.stack(
+            [
+                torch.from_numpy(frame.to_ndarray(format="rgb24"))
+                for frame in container.decode(video=0)
+            ]
+        )
+
+
+def moving_square(path: Path, frames: int, size: tuple[int, int] = (64, 96), fps: int = 12) -> Path:
+    """Write a clip of a square that walks over a gradient."""
+    height, width = size
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        rows, cols = np.mgrid[0:height, 0:width]
+        for index in range(frames):
+            picture = np.stack([rows * 2, cols * 2, rows + cols], axis=-1).astype(np.uint8)
+            left = (3 * index) % (width - 20)
+            picture[20:40, left : left + 20] = (250, 240, 60)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path

@@ -1,0 +1,159 @@
+"""Clips longer than a window, with `tiny` (windows of 9 frames that share 5)."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcgrid import hub
+from dcgrid.errors import InputVideoError, OutputError
+from dcgrid.pipelines import paint
+from dcgrid.pipelines.paint import Painted
+from dcgrid.pipelines.plan import plan_run, prepare_run
+from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
+from dcgrid.pipelines.windows import plan_windows
+from dcgrid.runtime.lock import run_lock
+from tests.pipelines.runs import Silence, decoded, job, moving_square, run
+
+
+@pytest.fixture
+def long_clip(tmp_path: Path) -> Path:
+    return moving_square(tmp_path / "long.mp4", 30)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DCGRID_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def whole(path: Path, **values: object) -> object:
+    return job(path, whole=True, keep="all", **values)
+
+
+def test_a_long_clip_is_painted_to_its_end(long_clip: Path) -> None:
+    progress = Silence()
+    result = run(whole(long_clip, save_grid=True), progress)
+    for path in (*result.files[:3], result.files[-2]):
+        assert len(decoded(path)) == 29
+    assert result.manifest.sampler["windows"] == 6
+    assert result.manifest.sampler["carried_frames"] == 5
+    assert ("window 6 of 6: sampling", 2) in progress.stages
+    assert list((hub.cache_dir() / "runs").iterdir()) == []
+
+
+def test_without_a_duration_a_clip_is_the_models_usual_length(long_clip: Path) -> None:
+    plan = plan_run(prepare_run(job(long_clip)))
+    assert plan.clips[0].num_frames == 5
+    assert len(plan.windows) == 1
+
+
+def test_memory_is_that_of_one_window(long_clip: Path) -> None:
+    short = plan_run(prepare_run(job(long_clip, duration_s=0.75)))
+    long = plan_run(prepare_run(whole(long_clip)))
+    assert long.memory_bytes == short.memory_bytes
+    assert "Windows: 6 of up to 9 frames" in "\n".join(long.lines())
+
+
+def test_each_window_goes_on_from_what_the_one_before_painted(
+    long_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests, painted = [], []
+    real = paint.fill_grid
+
+    def spy(backbone, request, settings, progress):  # type: ignore[no-untyped-def]
+        requests.append(request)
+        painted.append(real(backbone, request, settings, progress))
+        return painted[-1]
+
+    monkeypatch.setattr(paint, "fill_grid", spy)
+    run(whole(long_clip))
+    assert requests[0].continuation.heads == {}
+    firsts = [request.continuation.first for request in requests]
+    assert firsts == [0, 1, 2, 3, 4, 5]
+    for before, request in zip(painted, requests[1:], strict=False):
+        for one in before:
+            assert torch.equal(request.continuation.heads[one.cell], one.small_THWC[-5:])
+    # The given clip is read on where it was left, with the frames that windows share.
+    for one, other in itertools.pairwise(requests):
+        assert torch.equal(one.given[0][4:], other.given[0][: len(one.given[0]) - 4])
+
+
+def test_a_run_that_was_killed_goes_on_with_the_windows_it_has(
+    long_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untouched = run(whole(long_clip)).manifest.outputs
+    real, calls = paint.fill_grid, []
+
+    def breaks(*arguments):  # type: ignore[no-untyped-def]
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(paint, "fill_grid", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        run(whole(long_clip, force=True))
+    progress = Silence()
+    again = run(whole(long_clip, force=True), progress)
+    assert "3 of 6 windows are there from an earlier run; going on." in progress.lines
+    assert len(calls) == 4 + 3
+    assert [one.frames_sha256 for one in again.manifest.outputs] == [
+        one.frames_sha256 for one in untouched
+    ]
+
+
+def test_windows_of_another_seed_are_not_taken(
+    long_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(paint.Painted, "pieces", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(whole(long_clip))
+    progress = Silence()
+    run(whole(long_clip, seed=1), progress)
+    assert not [line for line in progress.lines if "earlier run" in line]
+
+
+def test_two_processes_do_not_work_on_one_run(
+    long_clip: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "work"
+    monkeypatch.setattr(paint, "_work_folder", lambda plan, model: folder)
+    with run_lock(folder), pytest.raises(OutputError, match="another run works"):
+        run(whole(long_clip))
+
+
+def test_a_damaged_part_is_refused_and_named(tmp_path: Path) -> None:
+    windows = plan_windows(13, 9, 5, 4)
+    painted = Painted(windows, [1], tmp_path)
+    filled = [
+        paint.FilledCell(
+            cell=1,
+            frames_THWC=torch.full((9, 64, 96, 3), 7, dtype=torch.uint8),
+            small_THWC=torch.full((9, 32, 48, 3), 9, dtype=torch.uint8),
+        )
+    ]
+    for window in windows:
+        assert not painted.has(window)
+        painted.put(window, filled, 5)
+        assert painted.has(window)
+    pieces = list(painted.pieces(1))
+    assert [len(piece) for piece in pieces] == [9, 4]
+    assert (painted.heads(windows[1])[1] == 9).all()
+    part = tmp_path / "000001.1.mkv"
+    part.write_bytes(part.read_bytes()[:200])
+    with pytest.raises(InputVideoError, match=r"000001\.1\.mkv"):
+        list(painted.pieces(1))
+
+
+def test_a_long_run_can_be_made_again(long_clip: Path) -> None:
+    first = run(whole(long_clip, effects=("rain", "fog")))
+    text = json.loads(first.files[-1].read_text())
+    assert text["clips"][0]["frames"] == 29
+    prepared, _ = prepare_rerun(RerunJob(manifest=first.files[-1]))
+    assert run(prepared).same_pixels is True

@@ -1,0 +1,47 @@
+"""Windows of a long clip cover it once, and share what they must."""
+
+import itertools
+
+import pytest
+
+from dcgrid.pipelines.windows import plan_windows, sheet_frames
+
+
+@pytest.mark.parametrize("stride", [4, 8])
+@pytest.mark.parametrize("windows_long", [1.0, 1.3, 2.0, 5.7])
+def test_every_frame_is_painted_once(stride: int, windows_long: float) -> None:
+    longest, carried = 8 * stride + 1, stride + 1
+    total = int(windows_long * 8) * stride + 1
+    windows = plan_windows(total, longest, carried, stride)
+    painted = [
+        frame for one in windows for frame in range(one.first + one.carried, one.first + one.count)
+    ]
+    assert painted == list(range(total))
+    for before, after in itertools.pairwise(windows):
+        assert after.first + after.carried == before.first + before.count
+        assert after.carried == carried
+    assert all((one.count - 1) % stride == 0 and one.count <= longest for one in windows)
+    assert all((one.first % stride) == 0 for one in windows)
+    assert [one.index for one in windows] == list(range(len(windows)))
+
+
+def test_a_clip_that_fits_is_one_window() -> None:
+    (only,) = plan_windows(33, 33, 5, 4)
+    assert (only.first, only.count, only.carried) == (0, 33, 0)
+
+
+@pytest.mark.parametrize("counts", [(32, 33, 5), (33, 32, 5), (33, 33, 4), (0, 33, 5)])
+def test_counts_that_the_codec_does_not_take_are_refused(counts: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="is not 4 n"):
+        plan_windows(*counts, 4)
+
+
+def test_windows_that_paint_nothing_new_are_refused() -> None:
+    with pytest.raises(ValueError, match="nothing new"):
+        plan_windows(41, 5, 5, 4)
+
+
+def test_frames_of_a_sheet_go_from_end_to_end() -> None:
+    windows = plan_windows(61, 33, 5, 4)
+    assert sheet_frames(windows, 4) == [0, 20, 40, 60]
+    assert sheet_frames(plan_windows(1, 33, 5, 4), 4) == [0]
