@@ -105,6 +105,13 @@ def test_long_titles_stay_inside(size: tuple[int, int], title: str) -> None:
         assert 1 <= int((ink_H.diff() == 1).sum()) <= 3
 
 
+def test_long_titles_are_cut_at_a_word_and_dots_say_so() -> None:
+    frames_THWC = torch.zeros(1, 48, 80, 3, dtype=torch.uint8)  # 12 letters a line, 3 lines
+    cut_THWC = draw_title(frames_THWC, "the brown dog meets another white cat at night")
+    assert cut_THWC.equal(draw_title(frames_THWC, "the brown\ndog meets\nanother..."))
+    assert not cut_THWC.equal(draw_title(frames_THWC, "the brown dog meets another"))
+
+
 def test_letters_grow_with_the_frame_and_accents_are_read() -> None:
     small_THWC = torch.zeros(1, 96, 160, 3, dtype=torch.uint8)
     large_THWC = torch.zeros(1, 192, 320, 3, dtype=torch.uint8)

@@ -29,7 +29,7 @@ CLIPS = (
     "headpose_female.gif",
     "edge_mediabunny_cursed-vfr.mp4",
     "edge_mimetype_ogg.ogv",
-    "edge_mpeg4_bicycle.avi",
+    "edge_vp9_in_avi_187fps.avi",
     "edge_torchcodec_h265_10bits.mp4",
     "edge_mediabunny_rotate-buck-bunny.mp4",
 )
@@ -80,7 +80,9 @@ def test_windows_of_real_clips(name: str, start_s: float) -> None:
 def test_held_frames_are_held_in_windows(tmp_path: Path) -> None:
     path = noise_film(tmp_path / "a.mp4", 2)
     clip, plan = read_clip(path, LONG)
-    assert (plan.num_frames, plan.held_frames) == (5, 4)  # stride * 0 + 1 real, 4 held
+    assert (plan.num_frames, plan.held_frames) == (5, 3)
+    assert not clip.frames_THWC[0].equal(clip.frames_THWC[1])
+    assert clip.frames_THWC[1].equal(clip.frames_THWC[4])
     for first in range(5):
         for count in range(1, 6 - first):
             window_THWC = read_window(path, plan, first, count)
@@ -90,7 +92,7 @@ def test_held_frames_are_held_in_windows(tmp_path: Path) -> None:
 def test_a_late_window_is_not_decoded_from_the_top(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = noise_film(tmp_path / "a.mp4", 700)  # x264 sets a key frame every 250
+    path = noise_film(tmp_path / "a.mp4", 700)  # x264 sets a key frame every 250 at least
     plan = plan_clip(probe(path), ClipRules(
         fps=12, stride=4, max_frames=33, longest=701, cell_sizes=((24, 40),)
     ), duration_s=math.inf)  # fmt: skip
@@ -103,7 +105,7 @@ def test_a_late_window_is_not_decoded_from_the_top(
     monkeypatch.setattr(read_module, "DecodeTally", keep_tally)
     assert len(read_window(path, plan, 560, 8)) == 8
     (tally,) = tallies
-    assert tally.frames < 120
+    assert tally.frames < 300
     assert not tally.reached_end
 
 

@@ -192,13 +192,7 @@ def _title_lines(title: str, per_line: int, most: int) -> list[str]:
     """Break a title into at most `most` lines of `per_line` characters; dots stand for a rest."""
     # The font has no accents: the bare letter reads better than a box.
     bare = "".join(c for c in unicodedata.normalize("NFKD", title) if not unicodedata.combining(c))
-    lines = textwrap.wrap(bare, per_line)
-    if len(lines) <= most:
-        return lines
-    kept = lines[:most]
-    dots = "..."[:per_line]
-    kept[-1] = kept[-1][: per_line - len(dots)].rstrip() + dots
-    return kept
+    return textwrap.wrap(bare, per_line, max_lines=most, placeholder="..."[:per_line])
 
 
 def _grown(ink_HW: torch.Tensor, by: int) -> torch.Tensor:

@@ -6,7 +6,6 @@ at all: a temporary name in the same folder, checked, then renamed.
 
 import contextlib
 import errno
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -220,7 +219,7 @@ def _encode(
     """
     first_HWC = next(frames)  # the file's header needs the size
     height, width = first_HWC.shape[:2]
-    frames = itertools.chain([first_HWC], frames)
+    frames = _put_back(first_HWC, frames)
     del first_HWC  # or its piece would stay in memory until the end
     container = av.open(str(part.absolute()), "w", options={"movflags": "+faststart"})
     try:
@@ -246,6 +245,13 @@ def _encode(
         raise
     container.close()
     return height, width
+
+
+def _put_back(first_HWC: torch.Tensor, rest: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield a frame that was taken and then the rest; unlike a chain, this lets go of the first."""
+    yield first_HWC
+    del first_HWC
+    yield from rest
 
 
 def _add_video(container: OutputContainer, height: int, width: int, rate: Fraction) -> VideoStream:
