@@ -116,8 +116,8 @@ class ClipPlan:
     notes: tuple[str, ...] = ()
     """More sentences: odd things in the source, and what was done about them."""
     is_guess: bool = False
-    """True: the source may well be shorter than `num_frames`; decoding it tells (`measure_plan`).
-    """
+    """True: all of a source of unknown length was asked for, so it may have fewer than
+    `num_frames` frames; `measure_plan` tells."""
 
     def lines(self) -> list[str]:
         """Return the plan as plain sentences, one per line; nothing done is left out."""
@@ -155,8 +155,8 @@ class ClipPlan:
             )
         if self.is_guess:
             lines.append(
-                "The file does not say how long it is: the clip ends where the video ends, or "
-                "there at the latest."
+                f"The file does not say how long it is: the clip ends at {end_s:.2f} s, or where "
+                "the video ends if that is sooner."
             )
         if self.dropped_s is None:
             lines.append("Dropped: whatever comes after that.")

@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import torch
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from dcgrid.errors import InputVideoError
 from dcgrid.video.source import open_container, reading, video_stream
@@ -93,6 +94,7 @@ def _encode(part: Path, frames_THWC: torch.Tensor) -> None:
     with av.open(str(part.absolute()), "w", format="matroska") as container:
         container.metadata[_TAG] = _seal(frames_THWC)
         stream = container.add_stream(_CODEC, rate=_RATE, options=dict(_OPTIONS))
+        assert isinstance(stream, VideoStream)
         stream.height, stream.width = frames_THWC.shape[1:3]
         stream.pix_fmt = "rgb24"
         for index, frame_HWC in enumerate(frames_THWC):
@@ -106,6 +108,6 @@ def _seal(frames: torch.Tensor | list[torch.Tensor]) -> str:
     """Return the shape (T, H, W) and the SHA-256 of frames, as one line."""
     digest = hashlib.sha256()
     for frame_HWC in frames:
-        digest.update(frame_HWC.contiguous().numpy())
+        digest.update(frame_HWC.contiguous().numpy().data)
     height, width = frames[0].shape[:2]
     return f"1 {len(frames)}x{height}x{width} {digest.hexdigest()}"

@@ -6,7 +6,6 @@ at all: a temporary name in the same folder, checked, then renamed.
 
 import contextlib
 import errno
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -219,18 +218,21 @@ def _encode(
         Height and width of the frames as they came.
     """
     first_HWC = next(frames)  # the file's header needs the size
+    height, width = first_HWC.shape[:2]
+    frames = _put_back(first_HWC, frames)
+    del first_HWC  # or its piece would stay in memory until the end
     container = av.open(str(part.absolute()), "w", options={"movflags": "+faststart"})
     try:
         if comment:
             container.metadata["comment"] = comment
-        stream = _add_video(container, _pad_to_even(first_HWC), rate)
+        stream = _add_video(container, height + height % 2, width + width % 2, rate)
         lay_sound = None
         if track is not None:
             try:
                 lay_sound = track.attach(container)
             except (av.error.FFmpegError, ValueError) as error:
                 raise _SoundFailedError(str(error)) from error
-        for index, frame_HWC in enumerate(itertools.chain([first_HWC], frames)):
+        for index, frame_HWC in enumerate(frames):
             container.mux(stream.encode(_to_yuv(_pad_to_even(frame_HWC), index, rate)))
             if lay_sound is not None:
                 _lay(lay_sound, float((index + 1) / rate))
@@ -242,13 +244,20 @@ def _encode(
             container.close()
         raise
     container.close()
-    return first_HWC.shape[0], first_HWC.shape[1]
+    return height, width
 
 
-def _add_video(container: OutputContainer, even_HWC: torch.Tensor, rate: Fraction) -> VideoStream:
-    """Add an H.264 stream whose tags say what `_to_yuv` does."""
+def _put_back(first_HWC: torch.Tensor, rest: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield a frame that was taken and then the rest; unlike a chain, this lets go of the first."""
+    yield first_HWC
+    del first_HWC
+    yield from rest
+
+
+def _add_video(container: OutputContainer, height: int, width: int, rate: Fraction) -> VideoStream:
+    """Add an H.264 stream of even sides whose tags say what `_to_yuv` does."""
     stream = container.add_stream("libx264", rate=rate, options=dict(_X264_OPTIONS))
-    stream.height, stream.width = even_HWC.shape[:2]
+    stream.height, stream.width = height, width
     stream.pix_fmt = "yuv420p"
     coder = stream.codec_context
     coder.thread_count = _X264_THREADS

@@ -1,0 +1,203 @@
+"""A reel: scenes one after another as one film, with titles and cross-fades.
+
+With a fade the end of a scene and the beginning of the next one are on screen together:
+
+    scene 0   |================>>>|
+    scene 1                   |>>>================>>>|
+    scene 2                                      |>>>===============|
+    reel      |===============|>>>|==============|>>>|==============|
+
+Letters: T frames, H height, W width; the last 3 are red, green, blue.
+"""
+
+import math
+import textwrap
+import unicodedata
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+import torch
+
+from dcgrid.video.font import ADVANCE, GLYPH_HEIGHT, text_pixels
+
+_INK = 240
+_EDGE = 12  # nearly black, around the ink: legible on light and on dark
+_MOST_LINES = 3
+# Letters grow with the frame: 14 pixels high at 192x320, 49 at 704x1280.
+_ROWS_PER_SCALE = 90
+_COLUMNS_PER_SCALE = 160
+
+
+def reel_pieces(
+    scenes: Sequence[torch.Tensor],
+    titles: Sequence[str],
+    fps: Fraction | float,
+    *,
+    title_s: float = 0,
+    fade_s: float = 0,
+) -> Iterator[torch.Tensor]:
+    """Put scenes one after another.
+
+    A title is part of its scene: it fades in with it. It stands at the lower edge, wrapped and, if
+    need be, shortened; a frame too small for a letter carries none. Memory: a scene or two are
+    taken at a time, so `scenes` may be a sequence that loads each scene when it is asked for.
+
+    Args:
+        scenes: At least one; RGB, uint8, shape (T, H, W, 3), T >= 1, all of the same H and W.
+        titles: One for each scene; an empty one draws nothing.
+        fps: Frames per second; > 0.
+        title_s: Seconds at the beginning of a scene with its title; 0: no titles.
+        fade_s: Seconds in which two scenes are on screen together; 0: hard cuts. Rounded to whole
+            frames.
+
+    Returns:
+        Pieces of shape (t, H, W, 3), t >= 1, uint8; together `reel_length` frames.
+
+    Raises:
+        ValueError: No scene, scenes of another type or of different sizes, another number of
+            titles, a time that is negative or not finite, or a fade longer than half of the
+            shortest scene.
+    """
+    shapes = [_checked_shape(scene_THWC) for scene_THWC in scenes]
+    if len({shape[1:] for shape in shapes}) > 1:
+        raise ValueError(f"the scenes of a reel must have one size, not {shapes}")
+    if len(titles) != len(shapes):
+        raise ValueError(f"{len(shapes)} scenes and {len(titles)} titles")
+    fade = _fade_frames([shape[0] for shape in shapes], fps, fade_s)
+    titled = _frames_in("title_s", title_s, fps)
+    return _reel(scenes, titles, titled, fade)
+
+
+def reel_length(lengths: Sequence[int], fps: Fraction | float, fade_s: float = 0) -> int:
+    """Return the number of frames of a reel.
+
+    Args:
+        lengths: Frames of each scene; at least one scene, each >= 1.
+        fps: Frames per second; > 0.
+        fade_s: Seconds in which two scenes are on screen together.
+
+    Returns:
+        The sum of the lengths, less what overlaps.
+
+    Raises:
+        ValueError: No scene, or a fade that `reel_pieces` refuses.
+    """
+    return sum(lengths) - (len(lengths) - 1) * _fade_frames(lengths, fps, fade_s)
+
+
+def draw_title(frames_THWC: torch.Tensor, title: str) -> torch.Tensor:
+    """Draw a title at the lower edge of frames.
+
+    Args:
+        frames_THWC: RGB, uint8, shape (T, H, W, 3); left as they are.
+        title: Small letters are drawn as capitals, accents are left out.
+
+    Returns:
+        New frames of the same shape; the same for all T outside and inside the title's rows.
+    """
+    placed = _title_pixels(title, frames_THWC.shape[1], frames_THWC.shape[2])
+    drawn_THWC = frames_THWC.clone()
+    if placed is not None:
+        ink_HW, edge_HW = placed
+        drawn_THWC[:, edge_HW] = _EDGE
+        drawn_THWC[:, ink_HW] = _INK
+    return drawn_THWC
+
+
+def _checked_shape(scene_THWC: torch.Tensor) -> tuple[int, ...]:
+    shape = tuple(scene_THWC.shape)
+    if scene_THWC.dtype != torch.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise ValueError(f"a scene must be uint8 THWC, not {scene_THWC.dtype} {shape}")
+    return shape
+
+
+def _frames_in(name: str, seconds: float, fps: Fraction | float) -> int:
+    """Return the whole frames nearest to a time."""
+    if not (0 <= seconds < math.inf and 0 < fps < math.inf):
+        raise ValueError(f"{name} = {seconds} at {fps} frames per second")
+    return math.floor(Fraction(seconds) * Fraction(fps) + Fraction(1, 2))
+
+
+def _fade_frames(lengths: Sequence[int], fps: Fraction | float, fade_s: float) -> int:
+    """Return how many frames neighbouring scenes share."""
+    if not lengths:
+        raise ValueError("a reel needs at least one scene")
+    fade = _frames_in("fade_s", fade_s, fps)
+    # More than half, and the fades at both ends of a scene would meet.
+    if 2 * fade > min(lengths):
+        raise ValueError(
+            f"a fade of {fade} frames is longer than half of the shortest scene, "
+            f"which has {min(lengths)}"
+        )
+    return fade
+
+
+def _reel(
+    scenes: Sequence[torch.Tensor], titles: Sequence[str], titled: int, fade: int
+) -> Iterator[torch.Tensor]:
+    """Yield the pieces: of each scene the fade from the one before, its title, the rest."""
+    tail_THWC: torch.Tensor | None = None
+    for index in range(len(titles)):
+        scene_THWC = scenes[index]
+        end = len(scene_THWC) - (fade if index + 1 < len(titles) else 0)
+        if titled:
+            named_THWC = draw_title(scene_THWC[:titled], titles[index])
+            scene_THWC = torch.cat([named_THWC, scene_THWC[titled:]])
+        begin = 0
+        if tail_THWC is not None and fade:
+            yield _mix(tail_THWC, scene_THWC[:fade])
+            begin = fade
+        if begin < end:
+            yield scene_THWC[begin:end]
+        tail_THWC = scene_THWC[end:]
+
+
+def _mix(old_THWC: torch.Tensor, new_THWC: torch.Tensor) -> torch.Tensor:
+    """Cross-fade two pieces of equal length n; frame i is (i + 1) / (n + 1) of the new one.
+
+    In whole numbers, rounded to the nearest, so that it is the same on every machine.
+    """
+    parts = len(new_THWC) + 1
+    new_T111 = torch.arange(1, parts, dtype=torch.int32).view(-1, 1, 1, 1)
+    sums_THWC = (parts - new_T111) * old_THWC.int() + new_T111 * new_THWC.int()
+    return ((sums_THWC + parts // 2) // parts).to(torch.uint8)
+
+
+def _title_pixels(title: str, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return where the ink of a title and the edge around it are; None: nothing to draw.
+
+    Returns:
+        Two tables of booleans of shape (H, W).
+    """
+    scale = max(1, min(height // _ROWS_PER_SCALE, width // _COLUMNS_PER_SCALE))
+    margin = 4 * scale
+    pitch = (GLYPH_HEIGHT + 3) * scale
+    per_line = (width - 2 * margin) // (ADVANCE * scale)
+    fitting = (height - 2 * margin) // pitch
+    if per_line < 1 or fitting < 1:
+        return None
+    lines = _title_lines(title, per_line, min(_MOST_LINES, fitting))
+    ink_HW = torch.zeros(height, width, dtype=torch.bool)
+    for index, line in enumerate(reversed(lines)):
+        line_HW = text_pixels(line).repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+        bottom = height - margin - index * pitch
+        left = (width - line_HW.shape[1]) // 2
+        ink_HW[bottom - line_HW.shape[0] : bottom, left : left + line_HW.shape[1]] = line_HW
+    if not ink_HW.any():
+        return None
+    return ink_HW, _grown(ink_HW, scale)
+
+
+def _title_lines(title: str, per_line: int, most: int) -> list[str]:
+    """Break a title into at most `most` lines of `per_line` characters; dots stand for a rest."""
+    # The font has no accents: the bare letter reads better than a box.
+    bare = "".join(c for c in unicodedata.normalize("NFKD", title) if not unicodedata.combining(c))
+    return textwrap.wrap(bare, per_line, max_lines=most, placeholder="..."[:per_line])
+
+
+def _grown(ink_HW: torch.Tensor, by: int) -> torch.Tensor:
+    """Return the pixels at most `by` away from ink, in any direction."""
+    grown = torch.nn.functional.max_pool2d(
+        ink_HW[None, None].float(), 2 * by + 1, stride=1, padding=by
+    )
+    return grown[0, 0].bool()
