@@ -13,7 +13,6 @@ from types import MappingProxyType
 import torch
 
 from dcgrid.errors import UsageError, WeightsError
-from dcgrid.grid.modes import Mode
 from dcgrid.hub import file_sha256
 from dcgrid.models.base import ModelSpec
 from dcgrid.models.native.autoencoder import Autoencoder
@@ -26,7 +25,7 @@ from dcgrid.models.weights import load_weights, read_weights
 
 PART_NAMES = ("autoencoder", "text", "dit", "upsampler")
 """Weight files of a native model, `<part>.safetensors`."""
-ADAPTER_NAMES: Mapping[Mode, str] = MappingProxyType(
+ADAPTER_NAMES: Mapping[str, str] = MappingProxyType(
     {"consistent": "fill", "composition": "fill-composition"}
 )
 """Its Grid-Fill adapters by what their grids show, files of the same form."""
