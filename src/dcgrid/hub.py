@@ -60,6 +60,11 @@ def cache_dir() -> Path:
     return _user_dir("DCGRID_CACHE_DIR", "user_cache_path")
 
 
+def go_offline() -> None:
+    """Keep the network off for the rest of the process: the hub's own switch."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
 def is_offline() -> bool:
     """Return True if the environment forbids the network (HF_HUB_OFFLINE, as the hub has it)."""
     value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""

@@ -1,6 +1,5 @@
 """What every command that fills grids does once its job is checked: plan, run, print."""
 
-import os
 from typing import TYPE_CHECKING
 
 from dcgrid import hub
@@ -21,8 +20,7 @@ def check_and_carry_out(job: GridJob, output: Output, *, dry_run: bool) -> None:
 def carry_out(prepared: "PreparedRun", output: Output, *, dry_run: bool) -> None:
     """Plan a checked job, run it unless it is a dry run, and print the result."""
     if prepared.job.offline:
-        # The hub's own switch, so that every part that might download knows.
-        os.environ["HF_HUB_OFFLINE"] = "1"
+        hub.go_offline()
     from dcgrid.pipelines.plan import plan_run
 
     plan = plan_run(prepared)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dcgrid import __version__
-from dcgrid.cli import adapters, compose, doctor, edit, recipes, rerun, train
+from dcgrid.cli import adapters, compose, doctor, edit, recipes, rerun, story, train
 from dcgrid.cli.errors import INTERRUPTED, report
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(edit.edit)
 app.command()(compose.compose)
+app.command()(story.story)
 app.command()(rerun.rerun)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(adapters.app, name="adapters")

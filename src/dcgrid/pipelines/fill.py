@@ -116,16 +116,30 @@ def _encode_given(
     backbone: Backbone, request: GridRequest, device: torch.device, progress: Progress
 ) -> Tensor:
     """Return the grid's latents BKCFYX: the given clips, each encoded alone, and zeros."""
-    progress.start("encoding the clip", len(request.given))
     latents = {}
+    if request.given:
+        progress.start("encoding the clip", len(request.given))
     for done, (cell, clip_THWC) in enumerate(request.given.items(), start=1):
         latents[cell] = _encoded(backbone, clip_THWC, device)
         progress.update(done)
-    _, *shape = next(iter(latents.values())).shape
+    if latents:
+        _, *shape = next(iter(latents.values())).shape
+    else:
+        shape = _latent_shape(backbone.spec, request)
     cells_BKCFYX = torch.zeros(1, request.layout.count, *shape, device=device)
     for cell, latents_BCFYX in latents.items():
         cells_BKCFYX[:, cell] = latents_BCFYX
     return cells_BKCFYX
+
+
+def _latent_shape(spec: ModelSpec, request: GridRequest) -> list[int]:
+    """Return C, F, Y, X of a cell of a grid without any given clip."""
+    if request.size_THW is None:
+        raise ValueError("a grid without a given clip needs its size")
+    frames, height, width = request.size_THW
+    latent_frames = (frames - 1) // spec.stride_T + 1
+    sides = [height // spec.stride_HW, width // spec.stride_HW]
+    return [spec.latent_channels, latent_frames, *sides]
 
 
 def _encoded(backbone: Backbone, clip_THWC: Tensor, device: torch.device) -> Tensor:

@@ -29,6 +29,8 @@ class GridJob:
     """Name of the command."""
     shows: ClassVar[str] = ""
     """What the layout recipe's `mode` must be."""
+    has_reel: ClassVar[bool] = False
+    """True: all results are put together as one video, too."""
 
     layout: str
     """Layout recipe: name or path."""
@@ -96,6 +98,11 @@ class GridJob:
     def stem(self) -> str:
         """What names of results begin with."""
         return ".".join(path.stem for path in self.inputs)
+
+    @property
+    def home(self) -> Path:
+        """Folder of the results where none is asked for."""
+        return self.inputs[0].parent
 
     def joined(self, names: tuple[str, ...]) -> str:
         """Return what stands for all results in the name of a file that there is one of."""

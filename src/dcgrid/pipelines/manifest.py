@@ -17,6 +17,7 @@ from dcgrid.pipelines.resolve import Edit, ResolvedGrid
 from dcgrid.prompts import Prompt, Segment
 
 FORMAT = "dcgrid-run-2"
+STORY_FORMAT = "dcgrid-story-1"
 _MAX_BYTES = 4 * 1024 * 1024
 _HINT = "a manifest is the .json file that `dcgrid edit` or `compose` writes beside its results"
 
@@ -80,6 +81,12 @@ def write_manifest(path: Path, manifest: RunManifest) -> None:
     path.write_text(f"{text}\n", encoding="utf-8")
 
 
+def write_story_manifest(path: Path, values: Mapping[str, Any]) -> None:
+    """Write what made a story as JSON to a path that is not its final one."""
+    text = json.dumps({"format": STORY_FORMAT, **values}, indent=2, default=str, allow_nan=False)
+    path.write_text(f"{text}\n", encoding="utf-8")
+
+
 def read_manifest(path: Path) -> RunManifest:
     """Read a manifest.
 
@@ -92,6 +99,11 @@ def read_manifest(path: Path) -> RunManifest:
         raise InputVideoError(
             f"{path} was written by an earlier dcgrid ({found}; this one reads {FORMAT})",
             hint="repeat it with the version that it names, or make the edit anew",
+        )
+    if found == STORY_FORMAT:
+        raise InputVideoError(
+            f"{path} is the manifest of a story, which `rerun` cannot repeat",
+            hint="run `dcgrid story` again with the same scenes and --seed",
         )
     if found != FORMAT:
         raise InputVideoError(f"{path} is not a run manifest of format {FORMAT}", hint=_HINT)

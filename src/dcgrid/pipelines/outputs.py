@@ -5,6 +5,7 @@
     --keep all                 input.rain.mp4 (best)  input.rain.2.mp4  input.rain.3.mp4
     --save-grid                input.rain.grid.mp4
     a.mp4 b.mp4 (compose)      a.b.fusion.mp4  a.b.fusion-2.mp4  a.b.fusion.{png,json}
+    a story                    name.1-rain.mp4  name.2-night.mp4  name.story.{mp4,png,json}
 
 No torch here.
 """
@@ -36,11 +37,14 @@ class OutputPaths:
     """The contact sheet (PNG)."""
     grid: Path | None
     """The whole grid as a video."""
+    reel: Path | None = None
+    """All videos one after another as one."""
 
     def all(self) -> tuple[Path, ...]:
         """Return every path."""
         videos = [path for group in self.videos for path in group]
-        return (*videos, *(path for path in (self.sheet, self.grid) if path), self.manifest)
+        pictures = (path for path in (self.reel, self.sheet, self.grid) if path)
+        return (*videos, *pictures, self.manifest)
 
 
 def name_outputs(
@@ -73,6 +77,7 @@ def name_outputs(
         manifest=_with_suffix(joined, ".json"),
         sheet=_with_suffix(joined, ".png") if job.contact_sheet else None,
         grid=_with_suffix(joined, f".grid{VIDEO_SUFFIX}") if job.save_grid else None,
+        reel=_with_suffix(joined, VIDEO_SUFFIX) if job.has_reel else None,
     )
     _check_free(job, paths)
     _check_writable(folder)
@@ -138,7 +143,7 @@ class StagedFiles:
 def _place(job: GridJob, edits: int) -> tuple[Path, str]:
     """Return the folder, and the stem if --out names a file."""
     if job.out is None:
-        return job.inputs[0].parent, ""
+        return job.home, ""
     if job.out.is_dir():
         return job.out, ""
     if job.out.suffix.lower() != VIDEO_SUFFIX:

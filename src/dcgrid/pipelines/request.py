@@ -52,6 +52,8 @@ class GridRequest:
     """s in x_t = (1-t) x0 + t s e; None: the model's."""
     continuation: Continuation | None = None
     """None: the clip is painted in one go."""
+    size_THW: tuple[int, int, int] | None = None
+    """Frames, height and width of a cell; needed only where no clip is given."""
 
     def visible_rows(self, spec: ModelSpec) -> tuple[tuple[bool, ...], ...]:
         """Return visible_KS of the text, narrowed for models that need it narrow.

@@ -9,7 +9,7 @@ No torch here: a wrong effect name is told at once.
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dcgrid.errors import UsageError
@@ -110,7 +110,7 @@ class ResolvedGrid:
     @property
     def labels(self) -> tuple[str, ...]:
         """What each cell shows, in a word, for plans and pictures."""
-        given = ("given",) if len(self.given) == 1 else ("A", "B")
+        given = ("A", "B") if self.mode == "composition" else ("given",) * len(self.given)
         shown = dict(zip(self.given, given, strict=True))
         return tuple(
             shown[cell] if index is None else self.edits[index].name
@@ -171,10 +171,10 @@ def resolve_edits(job: EditJob, recipe_dir: Path | None = None) -> ResolvedGrid:
             f"layout {layout.name!r} is not for editing one clip", hint="use --layout edit-2x2"
         )
     cells = layout.rows * layout.cols
-    slots = _slots(job, layout)
-    edits = tuple(_effect_edit(job, load_effect(name, recipe_dir), slots) for name in job.effects)
+    slots = layout_slots(job, layout)
+    edits = tuple(effect_edit(job, load_effect(name, recipe_dir), slots) for name in job.effects)
     if job.prompt.strip():
-        edits = (*edits, _free_edit(job, slug(job.prompt), job.prompt))
+        edits = (*edits, free_edit(job, job.prompt))
     if len(edits) >= cells:
         raise UsageError(
             f"{len(edits)} edits do not fit layout {layout.name!r} with {cells - 1} free cells",
@@ -186,7 +186,7 @@ def resolve_edits(job: EditJob, recipe_dir: Path | None = None) -> ResolvedGrid:
             f"edit {max(names, key=names.count)!r} is asked for twice",
             hint="with one edit the spare cells try it again anyway; --keep all writes each try",
         )
-    return _resolved("consistent", layout, slots, edits)
+    return place("consistent", layout, slots, edits)
 
 
 def resolve_fusions(job: ComposeJob, recipe_dir: Path | None = None) -> ResolvedGrid:
@@ -209,8 +209,10 @@ def resolve_fusions(job: ComposeJob, recipe_dir: Path | None = None) -> Resolved
         )
     texts = [*job.prompts, *[""] * (free - len(job.prompts))]
     names = ["fusion" if turn == 0 else f"fusion-{turn + 1}" for turn in range(free)]
-    edits = tuple(_free_edit(job, name, text) for name, text in zip(names, texts, strict=True))
-    return _resolved("composition", layout, _slots(job, layout), edits)
+    edits = tuple(
+        replace(free_edit(job, text), name=name) for name, text in zip(names, texts, strict=True)
+    )
+    return place("composition", layout, layout_slots(job, layout), edits)
 
 
 def slug(text: str) -> str:
@@ -229,12 +231,29 @@ def slug(text: str) -> str:
     return short or "prompt"
 
 
-def _resolved(
-    mode: Mode, layout: LayoutRecipe, slots: Mapping[str, str], edits: Sequence[Edit]
+def place(
+    mode: Mode,
+    layout: LayoutRecipe,
+    slots: Mapping[str, str],
+    edits: Sequence[Edit],
+    *,
+    given: tuple[int, ...] | None = None,
 ) -> ResolvedGrid:
-    """Deal the edits to the free cells in turn and render the prompt."""
+    """Deal edits to the free cells of a grid in turn and render its prompt.
+
+    Args:
+        mode: What the grid shows.
+        layout: Its shape and text.
+        slots: Words of the text, by slot.
+        edits: At least one, at most as many as free cells.
+        given: Cells that hold video; None: the layout's.
+
+    Raises:
+        PromptError: The prompt cannot be rendered.
+    """
     cells = range(layout.rows * layout.cols)
-    free = [cell for cell in cells if cell not in layout.given]
+    given = layout.given if given is None else given
+    free = [cell for cell in cells if cell not in given]
     edit_of = {cell: turn % len(edits) for turn, cell in enumerate(free)}
     clauses = [edits[edit_of[cell]].clause or None if cell in edit_of else None for cell in cells]
     return ResolvedGrid(
@@ -242,7 +261,7 @@ def _resolved(
         edits=tuple(edits),
         rows=layout.rows,
         cols=layout.cols,
-        given=layout.given,
+        given=given,
         edit_of_cell=tuple(edit_of.get(cell) for cell in cells),
         prompt=render_grid(layout, slots, clauses),
         layout_file=str(layout.file),
@@ -250,8 +269,12 @@ def _resolved(
     )
 
 
-def _slots(job: GridJob, layout: LayoutRecipe) -> Mapping[str, str]:
-    """Return the layout's slots with the user's words over them."""
+def layout_slots(job: GridJob, layout: LayoutRecipe) -> Mapping[str, str]:
+    """Return the layout's slots with the user's words over them.
+
+    Raises:
+        UsageError: A word is given that the layout has no slot for.
+    """
     words = {name: value.strip() for name, value in job.slots.items()}
     for name, value in words.items():
         if value and name not in layout.slots:
@@ -262,7 +285,12 @@ def _slots(job: GridJob, layout: LayoutRecipe) -> Mapping[str, str]:
     return {**layout.slots, **{name: value for name, value in words.items() if value}}
 
 
-def _effect_edit(job: EditJob, effect: EffectRecipe, slots: Mapping[str, str]) -> Edit:
+def effect_edit(job: GridJob, effect: EffectRecipe, slots: Mapping[str, str]) -> Edit:
+    """Return the edit that an effect recipe makes; the job's numbers win over the recipe's.
+
+    Raises:
+        PromptError: Its clause cannot be rendered.
+    """
     sampler = effect.sampler
     values = {name: slots.get(name) for name in EFFECT_SLOTS}
     return Edit(
@@ -277,9 +305,10 @@ def _effect_edit(job: EditJob, effect: EffectRecipe, slots: Mapping[str, str]) -
     )
 
 
-def _free_edit(job: GridJob, name: str, text: str) -> Edit:
+def free_edit(job: GridJob, text: str) -> Edit:
+    """Return the edit that free text asks for, named after it."""
     return Edit(
-        name=name,
+        name=slug(text),
         clause=" ".join(text.split()),
         negative="",
         guidance_scale=_first(job.guidance_scale, FREE_GUIDANCE),

@@ -1,0 +1,220 @@
+"""What a story is: its scenes in order, from a story file or from the command line.
+
+    from = "walk.mp4"                 the clip of the character; leave it out for text alone
+    subject = "a man"
+    motion = "walk"
+
+    [[scenes]]
+    title = "Morning"
+    effect = "golden-hour"            an effect recipe, or
+    prompt = "in a snowy street"      your own words
+
+No torch here.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from dcgrid.errors import UsageError
+from dcgrid.pipelines.job import GridJob, check_numbers
+from dcgrid.pipelines.resolve import Edit, ResolvedGrid, effect_edit, free_edit, layout_slots, place
+from dcgrid.recipes import LayoutRecipe, Table, effect_names, load_effect, load_layout, read_toml
+
+MAX_SCENES = 60
+"""Most scenes of a story."""
+# Without a clip a cell starts from noise alone, which one step cannot turn into a picture. The
+# weight of the text is that of sec. 8 (cfg 4-5).
+TEXT_ALONE_STEPS = 24
+TEXT_ALONE_GUIDANCE = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """One scene of a story."""
+
+    effect: str = ""
+    """Effect recipe that it shows, or its path; empty: `prompt` says it."""
+    prompt: str = ""
+    """The scene in free text; empty: `effect` says it."""
+    title: str = ""
+    """What the reel and the storyboard call it; empty: the effect's name, or the text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoryJob(GridJob):
+    """One run of `dcgrid story`.
+
+    Paper: sec. 4 (story generation), Fig. 8
+    """
+
+    command: ClassVar[str] = "story"
+    shows: ClassVar[str] = "edit"
+    has_reel: ClassVar[bool] = True
+
+    layout: str = "edit-2x2"
+    scenes: tuple[Scene, ...]
+    """The scenes in their order."""
+    name: str
+    """What results are called."""
+    folder: Path = Path()
+    """Where they go if `out` says nothing."""
+    source: Path | None = None
+    """The character's clip; None: the character comes from the text alone."""
+    subject: str = ""
+    """Who or what the story is about; empty: the layout's wording."""
+    motion: str = ""
+    """What the subject does; empty: the layout's wording."""
+    titles: bool = False
+    """True: the reel shows the title of each scene."""
+    fade_s: float = 0.0
+    """Seconds that neighbouring scenes of the reel are on screen together; 0: hard cuts."""
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The character's clip, if there is one."""
+        return (self.source,) if self.source else ()
+
+    @property
+    def words(self) -> str:
+        """All free text of the user."""
+        return " ".join([self.subject, self.motion, *(scene.prompt for scene in self.scenes)])
+
+    @property
+    def slots(self) -> dict[str, str]:
+        """Subject and motion."""
+        return {"subject": self.subject, "motion": self.motion}
+
+    @property
+    def stem(self) -> str:
+        """What names of results begin with."""
+        return self.name
+
+    @property
+    def home(self) -> Path:
+        """Folder of the results where none is asked for."""
+        return self.folder
+
+    def joined(self, names: tuple[str, ...]) -> str:
+        """Return what reel, storyboard and manifest are called."""
+        return "story"
+
+
+def read_story(path: Path) -> StoryJob:
+    """Read a story file; options of the command line go over what it says.
+
+    Raises:
+        RecipeError: The file cannot be read, or a key is unknown, missing or wrong; all at once.
+    """
+    table = read_toml(path)
+    source = table.text("from", default="", max_length=4000)
+    job = StoryJob(
+        name=path.stem,
+        folder=path.parent,
+        source=path.parent / source if source else None,
+        subject=table.text("subject", default="", max_length=200),
+        motion=table.text("motion", default="", max_length=200),
+        seed=table.integer("seed", minimum=0, maximum=2**63 - 1, default=0),
+        titles=table.flag("titles", default=False),
+        fade_s=table.number("fade", minimum=0, maximum=10, default=0),
+        scenes=tuple(_scene(one) for one in table.tables("scenes")),
+    )
+    if not job.scenes:
+        table.problem("scenes", "is missing; a story is a list of [[scenes]]")
+    elif len(job.scenes) > MAX_SCENES:
+        table.problem("scenes", f"has {len(job.scenes)} entries; at most {MAX_SCENES} are allowed")
+    table.finish()
+    return job
+
+
+def scene_of(text: str, recipe_dir: Path | None) -> Scene:
+    """Return the scene that one --scene means: an effect of that name, else free text."""
+    if text.strip() in effect_names(recipe_dir):
+        return Scene(effect=text.strip())
+    return Scene(prompt=text.strip())
+
+
+def resolve_story(job: StoryJob, recipe_dir: Path | None = None) -> tuple[ResolvedGrid, ...]:
+    """Deal the scenes to grids and render their text.
+
+    The character's clip stands in the first cell of every grid. Without one, the first grid is all
+    scenes, and the first cell of each later grid is the last scene before it.
+
+    Args:
+        job: The story.
+        recipe_dir: The user's own recipes; None: shipped ones only.
+
+    Raises:
+        UsageError: No scene, too many, or numbers out of range.
+        RecipeError: An effect or the layout is unknown or wrong.
+        PromptError: The text cannot be rendered.
+    """
+    check_numbers(job)
+    if not 1 <= len(job.scenes) <= MAX_SCENES or not all(s.effect or s.prompt for s in job.scenes):
+        raise UsageError(
+            f"a story has 1 to {MAX_SCENES} scenes with a text each, not {len(job.scenes)}",
+            hint='add --scene "in the rain", or name a story file',
+        )
+    if not 0 <= job.fade_s <= 10:
+        raise UsageError(f"a fade of {job.fade_s} s is out of range", hint="use --fade 0 to 10")
+    layout = load_layout(job.layout, recipe_dir)
+    if layout.mode != job.shows or len(layout.given) != 1:
+        raise UsageError(
+            f"layout {layout.name!r} is not for one character", hint="use --layout edit-2x2"
+        )
+    edits = list(_edits(job, layout, recipe_dir))
+    cells, grids = layout.rows * layout.cols, list[ResolvedGrid]()
+    while edits:
+        alone = job.source is None and not grids
+        count = cells if alone else cells - len(layout.given)
+        chosen, edits = edits[:count], edits[count:]
+        if alone:
+            chosen = [_text_alone(job, edit) for edit in chosen]
+        given = () if alone else layout.given
+        slots = layout_slots(job, layout)
+        grids.append(place("consistent", layout, slots, chosen, given=given))
+    return tuple(grids)
+
+
+def titles_of(job: StoryJob) -> tuple[str, ...]:
+    """Return the title of each scene."""
+    return tuple(
+        scene.title.strip() or scene.effect.replace("-", " ") or scene.prompt
+        for scene in job.scenes
+    )
+
+
+def _scene(table: Table) -> Scene:
+    scene = Scene(
+        effect=table.text("effect", default="", max_length=200).strip(),
+        prompt=table.text("prompt", default="", max_length=500).strip(),
+        title=table.text("title", default="", max_length=120).strip(),
+    )
+    if bool(scene.effect) == bool(scene.prompt):
+        table.problem("prompt", "or `effect`: a scene has exactly one of both")
+    return scene
+
+
+def _edits(job: StoryJob, layout: LayoutRecipe, recipe_dir: Path | None) -> list[Edit]:
+    """Return the scenes as edits; their names are numbered, so that a look may come twice."""
+    slots = layout_slots(job, layout)
+    width = len(str(len(job.scenes)))
+    edits = []
+    for number, scene in enumerate(job.scenes, start=1):
+        edit = (
+            effect_edit(job, load_effect(scene.effect, recipe_dir), slots)
+            if scene.effect
+            else free_edit(job, scene.prompt)
+        )
+        edits.append(replace(edit, name=f"{number:0{width}d}-{edit.name}"))
+    return edits
+
+
+def _text_alone(job: StoryJob, edit: Edit) -> Edit:
+    """Return a scene with sampler values for cells that no clip helps."""
+    steps, scale = job.num_inference_steps, job.guidance_scale
+    return replace(
+        edit,
+        num_inference_steps=TEXT_ALONE_STEPS if steps is None else steps,
+        guidance_scale=TEXT_ALONE_GUIDANCE if scale is None else scale,
+    )
