@@ -16,8 +16,9 @@ from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import PRESETS
 from dcgrid.models.weights import load_weights, read_weights
 from dcgrid.train import run as stages
-from dcgrid.train.checkpoint import STATE_NAME, read_step
+from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.grids import GridStage
+from dcgrid.train.keeping import read_step
 from dcgrid.train.lock import run_lock
 from dcgrid.train.loop import LoopOptions
 from dcgrid.train.plan import plan_stage

@@ -49,6 +49,8 @@ class RunLog:
         folder: The run's folder.
         step: Steps done; later lines of an earlier run are cut off.
         every: Steps between lines.
+        pending: Figures of the steps since the last line; a checkpoint keeps them, so that a
+            resumed run writes the same means.
         board: TensorBoard's writer, if any.
         on_progress: Told of every line of means.
 
@@ -62,12 +64,13 @@ class RunLog:
         step: int,
         *,
         every: int,
+        pending: dict[str, list[float]],
         board: Board | None,
         on_progress: Callable[[Progress], None],
     ) -> None:
         self.path = folder / LOG_NAME
         self.every = every
-        self.sums: dict[str, list[float]] = {}
+        self.pending = pending
         self._board = board
         self._on_progress = on_progress
         self._since = (step, time.monotonic())
@@ -84,13 +87,13 @@ class RunLog:
             OutputError: The log cannot be written.
         """
         for name, value in figures.items():
-            self.sums.setdefault(name, []).append(value)
+            self.pending.setdefault(name, []).append(value)
         if step % self.every and step != steps:
             return
-        means = {n: sum(v) / len(v) for n, v in self.sums.items()}
+        means = {n: sum(v) / len(v) for n, v in self.pending.items()}
         now = time.monotonic()
         rate = (now - self._since[1]) / max(step - self._since[0], 1)
-        self.sums.clear()
+        self.pending.clear()
         self._since = (step, now)
         self._write({"step": step, "s_per_step": round(rate, 4), **means})
         self._on_progress(
