@@ -19,13 +19,11 @@ from dcgrid.errors import OutputError, WeightsError
 from dcgrid.train import checkpoint
 from dcgrid.train.checkpoint import (
     STATE_NAME,
-    DamagedCheckpoint,
     load_state,
-    read_facts,
     remove_leftovers,
     save_state,
 )
-from dcgrid.train.keeping import kept_states, read_step
+from dcgrid.train.keeping import read_step
 from dcgrid.train.loop import LoopOptions, train
 
 TOY = Path(__file__).with_name("toy.py")

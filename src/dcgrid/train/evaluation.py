@@ -31,7 +31,7 @@ class Evaluates(Protocol):
 
 
 def eval_losses(stage: Evaluates, state: TrainState, grids: int) -> dict[str, float]:
-    """Measure the averaged weights, if there are any; returns `eval_0.1` ... and the mean `eval`."""
+    """Measure the averaged weights, or the last ones: `eval_0.1` ... and their mean `eval`."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.no_grad(), torch.random.fork_rng(devices), averaged_weights(state):
         losses = stage.evaluate(grids)
