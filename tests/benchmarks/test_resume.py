@@ -23,7 +23,7 @@ def written(folder: Path, *, weight: float = 1.0, loss: float = 0.5, seconds: fl
     save_file(tensors, folder / "fill" / "state.safetensors")
     line = {"step": 20, "s_per_step": seconds, "loss": loss}
     (folder / "fill" / "log.jsonl").write_text(json.dumps(line) + "\n")
-    (folder / "fill.safetensors").write_bytes(b"weights" * int(weight))
+    save_file({"a": torch.tensor(weight)}, folder / "fill.safetensors", {"steps": "20"})
     return folder
 
 
@@ -45,6 +45,8 @@ def test_any_difference_is_found(tmp_path: Path):
     other = written(tmp_path / "other", weight=2.0, loss=0.25)
     odd = {same.what for same in compare_runs(one, other, "fill") if same.different}
     assert odd == {"weights", "lines of the log", "weight files"}
+    save_file({"a": torch.tensor(1.0)}, other / "fill.safetensors", {"steps": "19"})
+    assert compare_runs(one, other, "fill")[-1].different == 1
     (other / "fill.safetensors").unlink()
     assert compare_runs(one, other, "fill")[-1].different == 1
 

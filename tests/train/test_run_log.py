@@ -91,7 +91,7 @@ def test_without_tensorboard_there_is_a_note(tmp_path, monkeypatch):
     notes = []
     assert open_board(tmp_path, notes.append) is None
     assert len(notes) == 1
-    assert "pip install tensorboard" in notes[0]
+    assert "pip install" in notes[0]
 
 
 def test_tensorboard_reads_the_same_figures_also_after_a_kill(tmp_path):

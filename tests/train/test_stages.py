@@ -175,7 +175,10 @@ def test_stopped_and_resumed_equals_uninterrupted(run_tiny, tmp_path, monkeypatc
             "loop",
             property(
                 lambda job: LoopOptions(
-                    folder=job.out / job.recipe.stage, resume=job.resume, save_every_s=0.0
+                    folder=job.out / job.recipe.stage,
+                    resume=job.resume,
+                    save_every_s=0.0,
+                    model=job.model,
                 )
             ),
         )

@@ -18,7 +18,7 @@ from dcgrid.recipes import shipped_dir
 if TYPE_CHECKING:
     import rich.progress
 
-    from dcgrid.train.loop import Progress
+    from dcgrid.train.log import Progress
     from dcgrid.train.run import TrainJob
     from dcgrid.train.settings import TrainRecipe
 

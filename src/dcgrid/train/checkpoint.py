@@ -103,6 +103,7 @@ def load_state(path: Path, state: TrainState) -> None:
     _check(path, state, tensors)
     try:
         step, pending = _step(metadata), _pending(metadata)
+        _facts(metadata)
         _fill(state, tensors)
     except (KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise _damaged(path, error) from error
@@ -121,9 +122,7 @@ def read_facts(path: Path) -> tuple[int, dict[str, str]]:
     """
     with _opened(path) as file:
         metadata: Mapping[str, str] = file.metadata()
-        step, facts = _step(metadata), json.loads(metadata["facts"])
-        if not isinstance(facts, dict):
-            raise ValueError("its facts are not a table")
+        step, facts = _step(metadata), _facts(metadata)
     return step, facts
 
 
@@ -156,6 +155,13 @@ def _step(metadata: Mapping[str, str] | None) -> int:
     if step < 0:
         raise ValueError(f"step {step} is below 0")
     return step
+
+
+def _facts(metadata: Mapping[str, str]) -> dict[str, str]:
+    facts = json.loads(metadata["facts"])
+    if not isinstance(facts, dict):
+        raise ValueError("its facts are not a table")
+    return facts
 
 
 def _pending(metadata: Mapping[str, str]) -> dict[str, list[float]]:

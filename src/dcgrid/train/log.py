@@ -169,7 +169,9 @@ def open_board(folder: Path, say: Callable[[str], None]) -> Board | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        say("TensorBoard is not installed, so the log is log.jsonl alone: pip install tensorboard")
+        say(
+            "TensorBoard is not installed, so the log is log.jsonl alone: pip install 'dcgrid[train]'"
+        )
         return None
     target = folder / BOARD_NAME
     try:

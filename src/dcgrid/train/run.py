@@ -33,7 +33,8 @@ from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latent
 from dcgrid.train.enlarge import UpsamplerStage
 from dcgrid.train.grids import GridStage
 from dcgrid.train.lock import run_lock
-from dcgrid.train.loop import LoopOptions, Progress, train
+from dcgrid.train.log import Progress
+from dcgrid.train.loop import LoopOptions, train
 from dcgrid.train.panes import FusionPool, PanePool
 from dcgrid.train.reader import fit_noise_reader
 from dcgrid.train.settings import TrainRecipe
