@@ -170,7 +170,7 @@ def open_board(folder: Path, say: Callable[[str], None]) -> Board | None:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         say(
-            "TensorBoard is not installed, so the log is log.jsonl alone: pip install 'dcgrid[train]'"
+            "no TensorBoard, so the log is log.jsonl alone; for curves: pip install 'dcgrid[train]'"
         )
         return None
     target = folder / BOARD_NAME
