@@ -1,77 +1,36 @@
 """A world of a few small pictures, and recipes that train the `tiny` preset in seconds."""
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
-from dcgrid.recipes import shipped_dir
+from benchmarks.small_world import write_small_recipe, write_small_world
 from dcgrid.train.run import Reporter, TrainJob, run_stage
 from dcgrid.train.settings import load_train_recipe
-
-LOSSES = {
-    "autoencoder": {"effect_share": 0.3, "fit_batches": 4.0},
-    "base": {"fresh": 0.3},
-    "upsampler": {"effect_share": 0.3},
-    "fill": {"fresh": 0.3, "edit_share": 0.75, "rank": 4.0, "dropout": 0.5},
-}
-"""What a small run changes of the shipped recipe's losses."""
 
 
 @pytest.fixture(scope="session")
 def tiny_store(tmp_path_factory):
     """Folder of a store with two photos, two sprites and one piece of footage."""
-    folder = tmp_path_factory.mktemp("store")
-    generator = torch.Generator().manual_seed(5)
-
-    def noise(*shape):
-        return torch.randint(256, shape, generator=generator).to(torch.uint8)
-
-    sprites = {name: noise(6, 4, 24, 24) for name in ("dog face", "hot-air balloon")}
-    for sprite_TCHW in sprites.values():
-        sprite_TCHW[:, 3] = 255
-    save_file(
-        {"beach": noise(3, 64, 96), "street": noise(3, 80, 64)}, folder / "photos.safetensors"
-    )
-    save_file(sprites, folder / "sprites.safetensors")
-    save_file({"walk.mp4": noise(3, 11, 48, 64)}, folder / "footage.safetensors")
-    return folder
+    return write_small_world(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
 def recipe_of(tmp_path):
     """Write a small recipe of a stage (or "fill-composition") and return its path."""
-
-    def write(name, *, steps=4, precision="fp32", rate="2e-3"):
-        sides = {"upsampler": "[[32, 32]]"}.get(name, "[[32, 32], [32, 48]]")
-        recipe = load_train_recipe(shipped_dir() / "train" / f"{name}.toml", "mini")
-        stage, shipped = recipe.stage, recipe.loss
-        knobs = "\n".join(f"{key} = {n}" for key, n in {**shipped, **LOSSES[stage]}.items())
-        text = (
-            f'stage = "{stage}"\nmode = "{recipe.mode}"\nprecision = "{precision}"\nseed = 3\n'
-            f"[optim]\nlearning_rate = {rate}\nsteps = {steps}\nwarmup_steps = 2\n"
-            "cooldown = 0.5\nema_decay = 0.9\n"
-            f"[loss]\n{knobs}\n"
-            "[[phases]]\nuntil = 0.5\nframes = 1\nsizes = [[32, 32]]\nbatch = 2\n"
-            f"[[phases]]\nuntil = 1.0\nframes = 5\nsizes = {sides}\nbatch = 2\n"
-        )
-        path = tmp_path / f"{name}.toml"
-        path.write_text(text)
-        return path
-
-    return write
+    return lambda name, **knobs: write_small_recipe(tmp_path, name, **knobs)
 
 
 @pytest.fixture
 def run_tiny(tiny_store, recipe_of):
     """Train a stage of `tiny` into a folder; returns the weight file and the reports."""
 
-    def run(stage, out, *, resume=False, decoder_only=False, **knobs):
+    def run(stage, out, *, resume=False, accept_changes=False, decoder_only=False, **knobs):
         job = TrainJob(
             recipe=load_train_recipe(recipe_of(stage, **knobs), "tiny"),
             model="tiny",
             out=out,
             store=tiny_store,
             resume=resume,
+            accept_changes=accept_changes,
             decoder_only=decoder_only,
         )
         reports = []

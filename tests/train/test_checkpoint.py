@@ -17,7 +17,13 @@ from safetensors.torch import save_file
 import dcgrid
 from dcgrid.errors import OutputError, WeightsError
 from dcgrid.train import checkpoint
-from dcgrid.train.checkpoint import STATE_NAME, load_state, read_step, remove_leftovers, save_state
+from dcgrid.train.checkpoint import (
+    STATE_NAME,
+    load_state,
+    remove_leftovers,
+    save_state,
+)
+from dcgrid.train.keeping import read_step
 from dcgrid.train.loop import LoopOptions, train
 
 TOY = Path(__file__).with_name("toy.py")
@@ -42,7 +48,7 @@ def test_round_trip(tmp_path):
     state = trained(tmp_path / "run")
     other = fresh(tmp_path / "other")
     assert not toy.same(toy.weights_of(state), toy.weights_of(other))
-    assert load_state(tmp_path / "run", other) == {"stage": "autoencoder"}
+    load_state(tmp_path / "run" / STATE_NAME, other)
     assert toy.same(toy.weights_of(state), toy.weights_of(other))
     assert other.step == 6 == read_step(tmp_path / "run")
     assert torch.equal(state.generator.get_state(), other.generator.get_state())
@@ -59,7 +65,7 @@ def test_nothing_to_resume(tmp_path):
     state = trained(tmp_path / "run")
     assert read_step(tmp_path) is None
     with pytest.raises(WeightsError, match="no checkpoint") as caught:
-        load_state(tmp_path, state)
+        load_state(tmp_path / STATE_NAME, state)
     assert "--resume" in caught.value.hint
 
 
@@ -70,7 +76,7 @@ def test_another_model_is_refused_and_nothing_changes(tmp_path):
     state = fresh(tmp_path / "other", stage)
     before = toy.weights_of(state)
     with pytest.raises(WeightsError, match="of another model"):
-        load_state(tmp_path / "run", state)
+        load_state(tmp_path / "run" / STATE_NAME, state)
     assert toy.same(before, toy.weights_of(state))
 
 
@@ -123,7 +129,7 @@ def test_wrong_contents_are_told_and_change_nothing(tmp_path, change):
     state = fresh(tmp_path / "other")
     before, random_state = toy.weights_of(state), state.generator.get_state()
     with pytest.raises(WeightsError) as caught:
-        load_state(tmp_path / "run", state)
+        load_state(tmp_path / "run" / STATE_NAME, state)
     assert caught.value.hint
     assert toy.same(before, toy.weights_of(state))
     assert torch.equal(random_state, state.generator.get_state())
@@ -145,7 +151,7 @@ def test_cut_and_mutated_files(tmp_path):
                 mutated[chance.randrange(header)] = chance.randrange(256)
         path.write_bytes(mutated)
         try:
-            load_state(tmp_path / "run", state)
+            load_state(tmp_path / "run" / STATE_NAME, state)
         except WeightsError as error:
             refused += 1
             assert str(path) in error.message
@@ -201,7 +207,7 @@ def check_kills(tmp_path, count, seed):
         torch.set_num_threads(threads)
     assert killed > 0
     resumed = fresh(tmp_path / "other")
-    load_state(tmp_path / "killed", resumed)
+    load_state(tmp_path / "killed" / STATE_NAME, resumed)
     assert resumed.step == toy.STEPS
     assert toy.same(toy.weights_of(whole), toy.weights_of(resumed))
     remove_leftovers(tmp_path / "killed")

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dcgrid.errors import DeviceError
-from dcgrid.train.checkpoint import STATE_NAME, read_step
+from dcgrid.train.checkpoint import STATE_NAME
+from dcgrid.train.keeping import read_step
 from dcgrid.train.loop import LoopOptions, train
 
 _FILE = importlib.util.spec_from_file_location("toy", Path(__file__).with_name("toy.py"))
@@ -18,10 +19,16 @@ toy = importlib.util.module_from_spec(_FILE)
 _FILE.loader.exec_module(toy)
 
 
-def run(folder, *, stage=None, steps=12, resume=False, reports=None, **optim):
-    options = LoopOptions(folder=folder, resume=resume, save_every_s=1e9, log_every=5)
+def run(
+    folder, *, stage=None, steps=12, resume=False, accept=False, reports=None, notes=None, **more
+):
+    options = LoopOptions(
+        folder=folder, resume=resume, save_every_s=1e9, log_every=5, accept_changes=accept
+    )
     collect = reports.append if reports is not None else lambda progress: None
-    return train(stage or toy.ToyStage(), toy.toy_recipe(steps, **optim), options, collect)
+    say = notes.append if notes is not None else lambda line: None
+    recipe = toy.toy_recipe(steps, **more)
+    return train(stage or toy.ToyStage(), recipe, options, collect, say)
 
 
 def test_same_seed_same_weights(tmp_path):

@@ -17,8 +17,9 @@ from dcgrid.models.native.config import PRESETS
 from dcgrid.models.weights import load_weights, read_weights
 from dcgrid.runtime.lock import run_lock
 from dcgrid.train import run as stages
-from dcgrid.train.checkpoint import STATE_NAME, read_step
+from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.grids import GridStage
+from dcgrid.train.keeping import read_step
 from dcgrid.train.loop import LoopOptions
 from dcgrid.train.plan import plan_stage
 
@@ -174,7 +175,10 @@ def test_stopped_and_resumed_equals_uninterrupted(run_tiny, tmp_path, monkeypatc
             "loop",
             property(
                 lambda job: LoopOptions(
-                    folder=job.out / job.recipe.stage, resume=job.resume, save_every_s=0.0
+                    folder=job.out / job.recipe.stage,
+                    resume=job.resume,
+                    save_every_s=0.0,
+                    model=job.model,
                 )
             ),
         )

@@ -124,6 +124,7 @@ def test_paper_can_be_planned(tmp_path, capsys):
             2,
             "--start-from is for a new run",
         ),
+        (["--stage", "base", "--accept-changes"], 2, "use it with --resume"),
         (["--stage", "base", "--device", "gpu"], 2, "unknown device 'gpu'"),
         (["--stage", "base", "--recipe", "nowhere.toml"], 3, "nowhere.toml"),
         (["--stage", "base", "--world", "nowhere", "--out", "{out}"], 4, "autoencoder.safetensors"),
@@ -185,6 +186,32 @@ def test_resume_without_and_with_damaged_checkpoint(command, tmp_path):
     assert code == 4
     assert "is damaged" in err
     assert state.stat().st_size == 2000
+
+
+def test_a_changed_recipe_is_refused_until_it_is_accepted(command, tmp_path):
+    assert command("autoencoder")[0] == 0
+    state = tmp_path / "run" / "autoencoder" / STATE_NAME
+    content = state.read_bytes()
+    code, _, err = command("autoencoder", "--resume", "--steps", 6, rate="1e-3")
+    assert code == 3
+    assert "optim.learning_rate: 0.002 -> 0.001" in err
+    assert "--accept-changes" in err
+    assert state.read_bytes() == content
+    code, _, err = command("autoencoder", "--resume", "--accept-changes", "--steps", 6, rate="1e-3")
+    assert code == 0, err
+    assert "going on with changes: optim.learning_rate" in err
+
+
+def test_a_checkpoint_cut_short_goes_on_from_a_kept_one(command, recipe_of, tmp_path):
+    path = recipe_of("autoencoder", steps=6, log="keep_every = 4\ntensorboard = false\n")
+    assert command("autoencoder", "--recipe", path)[0] == 0
+    state = tmp_path / "run" / "autoencoder" / STATE_NAME
+    state.write_bytes(state.read_bytes()[:2000])
+    code, _, err = command("autoencoder", "--recipe", path, "--resume")
+    assert code == 0, err
+    assert "6, 4 done, 2 to go" in err
+    assert "is damaged" in err
+    assert "going on from state-4.safetensors" in err
 
 
 def test_nan_ends_with_code_5_and_keeps_the_checkpoint(command, tmp_path, monkeypatch):

@@ -90,6 +90,13 @@ WRONG = [
     ("[mini.loss]", "[minni.loss]", "mini?"),
     ('stage = "fill"', 'stage = "full"', "recipe.stage"),
     ('stage = "fill"', "", "recipe.stage is missing"),
+    ("[optim]", "[log]\neval_evry = 5\n[optim]", "eval_every?"),
+    ("[optim]", "[log]\neval_every = -1\n[optim]", "log.eval_every"),
+    ("[optim]", "[log]\neval_grids = 0\n[optim]", "log.eval_grids"),
+    ("[optim]", "[log]\nkeep_every = 0\n[optim]", "log.keep_every"),
+    ("[optim]", "[log]\nkeep_last = 1.5\n[optim]", "log.keep_last"),
+    ("[optim]", "[log]\ntensorboard = 1\n[optim]", "log.tensorboard"),
+    ('stage = "fill"', 'stage = "fill"\nlog = 3', "log is missing or not a table"),
 ]
 
 

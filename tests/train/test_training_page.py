@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 from dcgrid.cli.main import app
-from dcgrid.train.settings import LOSS_KEYS, STAGES, OptimSettings, Phase
+from dcgrid.train.settings import LOSS_KEYS, STAGES, LogSettings, OptimSettings, Phase
 from dcgrid.train.world.sources import SOURCES, TRAINING_CLIPS
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +27,7 @@ def table_rows():
 def test_every_recipe_key_is_explained():
     names = {f"optim.{f.name}" for f in fields(OptimSettings)}
     names |= {f"phases[].{f.name}" for f in fields(Phase)}
+    names |= {f"log.{f.name}" for f in fields(LogSettings)}
     explained = {name for row in table_rows() for name in re.findall(r"`([^`]+)`", row[0])}
     assert names <= explained
     for stage in STAGES:

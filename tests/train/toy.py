@@ -16,7 +16,7 @@ from torch import nn
 
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.loop import LoopOptions, train
-from dcgrid.train.settings import OptimSettings, Phase, TrainRecipe
+from dcgrid.train.settings import LogSettings, OptimSettings, Phase, TrainRecipe
 
 STEPS = 120
 
@@ -40,7 +40,7 @@ class ToyStage:
         return loss, {"twice": 2 * float(loss.detach())}
 
 
-def toy_recipe(steps=STEPS, **optim):
+def toy_recipe(steps=STEPS, *, log=None, **optim):
     settings = {"learning_rate": 1e-2, "warmup_steps": 5, "ema_decay": 0.9, **optim}
     return TrainRecipe(
         stage="autoencoder",
@@ -49,6 +49,7 @@ def toy_recipe(steps=STEPS, **optim):
         loss={},
         precision="fp32",
         seed=4,
+        log=log or LogSettings(keep_last=0, tensorboard=False),
     )
 
 

@@ -18,7 +18,7 @@ from dcgrid.recipes import shipped_dir
 if TYPE_CHECKING:
     import rich.progress
 
-    from dcgrid.train.loop import Progress
+    from dcgrid.train.log import Progress
     from dcgrid.train.run import TrainJob
     from dcgrid.train.settings import TrainRecipe
 
@@ -84,6 +84,10 @@ StepsOption = Annotated[
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")
 ]
+AcceptOption = Annotated[
+    bool,
+    typer.Option("--accept-changes", help="With --resume: go on though the recipe has changed."),
+]
 StartOption = Annotated[
     Path | None,
     typer.Option(
@@ -115,6 +119,7 @@ def train(
     fetch_world: FetchOption = False,
     steps: StepsOption = None,
     resume: ResumeOption = False,
+    accept_changes: AcceptOption = False,
     start_from: StartOption = None,
     decoder_only: DecoderOption = False,
     force: AnewOption = False,
@@ -147,6 +152,8 @@ def train(
                 "--start-from is for a new run of stage autoencoder, base or fill",
                 hint="leave it out: --resume and --decoder-only go on from --out anyway",
             )
+        if accept_changes and not resume:
+            raise UsageError("--accept-changes is for a run that goes on: use it with --resume")
         from dcgrid.runtime.device import choose_device
         from dcgrid.train.run import TrainJob
 
@@ -156,6 +163,7 @@ def train(
             out=out or Path("runs") / model,
             store=store,
             resume=resume,
+            accept_changes=accept_changes,
             start=start_from,
             decoder_only=decoder_only,
             device=choose_device(device),

@@ -5,8 +5,8 @@ moment leaves the last good one. No pickle is written or read.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,10 @@ from safetensors.torch import save_file
 from dcgrid.errors import OutputError, WeightsError
 
 STATE_NAME = "state.safetensors"
+
+
+class DamagedCheckpoint(WeightsError):  # noqa: N818 - a state of the file
+    """A checkpoint is cut short or holds what no run wrote (exit code 4)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,6 +38,8 @@ class TrainState:
     """Source of all randomness of the run (CPU)."""
     step: int = 0
     """Optimiser steps done."""
+    pending: dict[str, list[float]] = field(default_factory=dict)
+    """Figures of the steps since the last line of the log."""
     remember: Callable[[], Mapping[str, torch.Tensor]] = field(default=dict)
     """Returns what the stage must keep to go on as it would have."""
     recall: Callable[[Mapping[str, torch.Tensor]], None] = field(default=lambda kept: None)
@@ -57,7 +63,11 @@ def save_state(folder: Path, state: TrainState, facts: Mapping[str, str]) -> Non
     if torch.cuda.is_initialized():
         tensors["rng_cuda"] = torch.cuda.get_rng_state()
     contiguous = {n: t.contiguous().clone() for n, t in tensors.items()}
-    metadata = {"step": str(state.step), "facts": json.dumps(dict(facts))}
+    metadata = {
+        "step": str(state.step),
+        "facts": json.dumps(dict(facts)),
+        "pending": json.dumps(state.pending),
+    }
     temporary = folder / f"{STATE_NAME}.tmp"
     try:
         save_file(contiguous, temporary, metadata)
@@ -75,53 +85,53 @@ def save_state(folder: Path, state: TrainState, facts: Mapping[str, str]) -> Non
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the half-written files that a kill left; nobody else may be writing there."""
-    for pattern in (f"{STATE_NAME}.tmp", ".tmp??????"):  # ours, and safetensors' own
+    for pattern in ("*.tmp", ".tmp??????"):  # ours, and safetensors' own
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 
 
-def load_state(folder: Path, state: TrainState) -> dict[str, str]:
-    """Fill `state` from the folder's checkpoint and return its facts.
+def load_state(path: Path, state: TrainState) -> None:
+    """Fill `state` from a checkpoint.
 
     Nothing of `state` is changed if the checkpoint does not fit.
 
     Raises:
-        WeightsError: The file is missing, damaged or of another model.
+        WeightsError: The file is missing or of another model.
+        DamagedCheckpoint: It is damaged.
     """
-    path = folder / STATE_NAME
-    tensors, step, facts = _read(path)
+    tensors, metadata = _read(path)
     _check(path, state, tensors)
     try:
+        step, pending = _step(metadata), _pending(metadata)
+        _facts(metadata)
         _fill(state, tensors)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise _damaged(path, error) from error
     state.step = step
-    return facts
+    # In place: the log adds to this very table.
+    state.pending.clear()
+    state.pending.update(pending)
 
 
-def read_step(folder: Path) -> int | None:
-    """Return how many steps the folder's checkpoint has behind it; None without one.
+def read_facts(path: Path) -> tuple[int, dict[str, str]]:
+    """Return a checkpoint's step and facts without its tensors.
 
     Raises:
-        WeightsError: The checkpoint is damaged.
+        WeightsError: The file is missing.
+        DamagedCheckpoint: It is damaged.
     """
-    path = folder / STATE_NAME
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            return _step(file.metadata())
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise _damaged(path, error) from error
+    with _opened(path) as file:
+        metadata: Mapping[str, str] = file.metadata()
+        step, facts = _step(metadata), _facts(metadata)
+    return step, facts
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], int, dict[str, str]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a checkpoint; whatever goes wrong inside means that it is damaged."""
     try:
         with safe_open(path, "pt") as file:
-            metadata: dict[str, str] = file.metadata()
-            keys = file.keys()
-            tensors = {key: file.get_tensor(key) for key in keys}
-        step, facts = _step(metadata), json.loads(metadata["facts"])
+            yield file
     except FileNotFoundError as error:
         raise WeightsError(
             f"no checkpoint {path} to resume", hint="run again without --resume"
@@ -130,9 +140,14 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], int, dict[str, str]]:
         SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError,
     ) as error:  # fmt: skip
         raise _damaged(path, error) from error
-    if not isinstance(facts, dict):
-        raise _damaged(path, "its facts are not a table")
-    return tensors, step, facts
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
+    with _opened(path) as file:
+        metadata: dict[str, str] = file.metadata()
+        keys = file.keys()
+        tensors = {key: file.get_tensor(key) for key in keys}
+    return tensors, metadata
 
 
 def _step(metadata: Mapping[str, str] | None) -> int:
@@ -140,6 +155,19 @@ def _step(metadata: Mapping[str, str] | None) -> int:
     if step < 0:
         raise ValueError(f"step {step} is below 0")
     return step
+
+
+def _facts(metadata: Mapping[str, str]) -> dict[str, str]:
+    facts = json.loads(metadata["facts"])
+    if not isinstance(facts, dict):
+        raise ValueError("its facts are not a table")
+    return facts
+
+
+def _pending(metadata: Mapping[str, str]) -> dict[str, list[float]]:
+    """Return the figures that the log had not written yet; older checkpoints have none."""
+    pending = json.loads(metadata.get("pending", "{}"))
+    return {str(name): [float(v) for v in values] for name, values in pending.items()}
 
 
 def _check(path: Path, state: TrainState, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -206,8 +234,8 @@ def _fill(state: TrainState, tensors: Mapping[str, torch.Tensor]) -> None:
         state.optimizer.state[state.parameters[name]] = values
 
 
-def _damaged(path: Path, why: object) -> WeightsError:
-    return WeightsError(
+def _damaged(path: Path, why: object) -> DamagedCheckpoint:
+    return DamagedCheckpoint(
         f"checkpoint {path} is damaged: {why}",
         hint="run again without --resume to begin anew, or put back a copy of the file",
     )

@@ -9,8 +9,8 @@ Letters: B batch, K cells, C channels, M moving channels of noise, F Y X latent 
 Paper: sec. 3.1 (flow matching), sec. 3.3 (Grid-Fill), sec. 8.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder
 from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.captions import Captions
+from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
 from dcgrid.train.panes import FusionPool, PanePool, PaneSet
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import chance
@@ -71,6 +72,7 @@ class GridStage:
         self.captions = captions
         self.recipe = recipe
         self.trained = trained
+        self._fixed: list[tuple[Batch, torch.Tensor]] = []
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return what this stage trains, by name."""
@@ -84,22 +86,70 @@ class GridStage:
         batch = self._batch(phase, generator)
         device = batch.cells_BKCFYX.device
         time_BKF = flow_times(self._times(batch, generator).to(device), batch.fill_BKF)
-        noise = torch.randn(batch.cells_BKCFYX.shape, generator=generator).to(device)
+        noise = self._noise(batch, generator)
+        offset = chance(generator) < knobs["offset_share"]
+        velocity = self._velocity(batch, noise, time_BKF, offset=offset)
+        target = velocity_target(batch.cells_BKCFYX, noise, knobs["noise_scale"])
+        root_C = self._channel_weights().sqrt().reshape(-1, 1, 1, 1)
+        loss = flow_loss(velocity * root_C, target * root_C, batch.fill_BKF)
+        return loss, _late_error(velocity.detach() - target, time_BKF)
+
+    def evaluate(self, grids: int) -> dict[float, float]:
+        """Return the loss at each flow time on grids and noise that are the same in every run.
+
+        All channels count the same, whatever `pixel_weight` is, so that recipes can be compared.
+        Grids are measured one by one: a batch of all would need more memory than training does.
+        """
+        if len(self._fixed) != grids:
+            self._fixed = self._fixed_grids(grids)
+        scale, losses = self.recipe.loss["noise_scale"], dict.fromkeys(EVAL_TIMES, 0.0)
+        with at_rest(self.dit, self.text):
+            for batch, noise in self._fixed:
+                target = velocity_target(batch.cells_BKCFYX, noise, scale)
+                for time in EVAL_TIMES:
+                    time_B = torch.full((1,), time, device=noise.device)
+                    time_BKF = flow_times(time_B, batch.fill_BKF)
+                    velocity = self._velocity(batch, noise, time_BKF, offset=False)
+                    losses[time] += float(flow_loss(velocity, target, batch.fill_BKF)) / grids
+        return losses
+
+    def _fixed_grids(self, grids: int) -> list[tuple[Batch, torch.Tensor]]:
+        """Draw the grids of the eval loss and their noise, set up as at inference."""
+        fusing = self.recipe.mode == "composition"
+        pool = (FusionPool if fusing else PanePool)(self.pool.world, self.pool.autoencoder)
+        phase = self.recipe.phases[-1]
+        one = replace(phase, sizes=phase.sizes[:1], batch=1)
+        filling = self.recipe.stage == "fill"
+        given_K = [filling, filling and fusing, False, False]
+        drawn = []
+        for number in range(grids):
+            generator = torch.Generator().manual_seed(EVAL_SEED + number)
+            (panes,) = pool.draw(one, generator, fresh=1)
+            rows = self.captions.grid_rows(panes, (0, 1, 2, 3), generator)
+            batch = _gather([panes], [[0, 1, 2, 3]], [given_K], rows, GRID)
+            drawn.append((batch, self._noise(batch, generator)))
+        return drawn
+
+    def _noise(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        """Draw the noise of a batch; its last channels are what moves."""
+        noise = torch.randn(batch.cells_BKCFYX.shape, generator=generator)
+        noise = noise.to(batch.cells_BKCFYX.device)
         if moving := len(self.dit.config.noise_motion):
             noise[:, :, -moving:] = batch.luck_BKMFYX
-        noised = noisy(batch.cells_BKCFYX, noise, time_BKF, knobs["noise_scale"])
-        patch = self.dit.config.patch
-        offset = chance(generator) < knobs["offset_share"]
+        return noise
+
+    def _velocity(
+        self, batch: Batch, noise: torch.Tensor, time_BKF: torch.Tensor, *, offset: bool
+    ) -> torch.Tensor:
+        """Predict the velocity of a batch, on the grid of tokens that is set off or the plain."""
+        noised = noisy(batch.cells_BKCFYX, noise, time_BKF, self.recipe.loss["noise_scale"])
+        patch, device = self.dit.config.patch, noised.device
         shown = widen_cells(noised, patch) if offset else noised
         places = token_places(shown, batch.layout, self.dit, MARGIN if offset else 0.0)
         with autocast(device, choose_dtype(self.recipe.precision, device)):
             text = encode_rows(self.text, batch.rows, batch.layout.count)
             velocity = self.dit(shown, time_BKF, text, places).float()
-        velocity = narrow_cells(velocity, patch) if offset else velocity
-        target = velocity_target(batch.cells_BKCFYX, noise, knobs["noise_scale"])
-        root_C = self._channel_weights().sqrt().reshape(-1, 1, 1, 1)
-        loss = flow_loss(velocity * root_C, target * root_C, batch.fill_BKF)
-        return loss, _late_error(velocity.detach() - target, time_BKF)
+        return narrow_cells(velocity, patch) if offset else velocity
 
     def remember(self) -> dict[str, torch.Tensor]:
         """Return what both stocks of panes were rendered from; see `PanePool.remember`."""
@@ -136,28 +186,19 @@ class GridStage:
         sets = (self.fusions if fusing else self.pool).draw(phase, generator, fresh=fresh)
         single = chance(generator) < knobs["single_share"]
         layout = SINGLE if single else GRID
-        cells, luck, rows, given = [], [], [], []
+        chosen, rows, given = [], [], []
         for panes in sets:
-            chosen, given_K = self._choose(panes, layout, generator)
-            cells.append(panes.latents_VCFYX[chosen])
-            luck.append(panes.luck_VMFYX[chosen])
+            chosen_K, given_K = self._choose(panes, layout, generator)
+            chosen.append(chosen_K)
             given.append(given_K)
             if chance(generator) < knobs["text_masking"]:
                 rows += [[""]] * layout.count
             elif single:
-                rows.append(self.captions.clip_row(panes, chosen[0], generator))
+                rows.append(self.captions.clip_row(panes, chosen_K[0], generator))
             else:
-                rows += self.captions.grid_rows(panes, chosen, generator)
-        cells_BKCFYX = torch.stack(cells)
-        # Its own memory, for heads are cut out of it.
-        fill_BKF = spread_over_frames(~torch.tensor(given), cells_BKCFYX.shape[3]).clone()
-        return Batch(
-            cells_BKCFYX=cells_BKCFYX,
-            luck_BKMFYX=torch.stack(luck),
-            fill_BKF=self._with_heads(fill_BKF, generator).to(cells_BKCFYX.device),
-            rows=rows,
-            layout=layout,
-        )
+                rows += self.captions.grid_rows(panes, chosen_K, generator)
+        batch = _gather(sets, chosen, given, rows, layout)
+        return replace(batch, fill_BKF=self._with_heads(batch.fill_BKF, generator))
 
     def _with_heads(self, fill_BKF: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Give the first latent frames of all cells of some grids.
@@ -165,6 +206,8 @@ class GridStage:
         So stand later windows of a long clip, see pipelines/windows.py.
         """
         share = self.recipe.loss.get("window_share", 0.0)
+        # Its own memory: a mask that was spread over frames has one row for all of them.
+        fill_BKF = fill_BKF.clone()
         for fill_KF in fill_BKF:
             if share and chance(generator) < share:
                 fill_KF[:, : min(HEAD_FRAMES, fill_KF.shape[1] - 1)] = False
@@ -202,6 +245,26 @@ class GridStage:
         if chance(generator) < self.recipe.loss["edit_share"]:
             return [0, 1, 2, 3], [True, True, False, False]
         return [0, 1, 2, 3], _some_given(layout, generator)
+
+
+def _gather(
+    sets: Sequence[PaneSet],
+    chosen: Sequence[list[int]],
+    given: Sequence[list[bool]],
+    rows: list[list[str]],
+    layout: GridLayout,
+) -> Batch:
+    """Put grids together: of each set the panes chosen, and which of their cells are given."""
+    pairs = list(zip(sets, chosen, strict=True))
+    cells_BKCFYX = torch.stack([panes.latents_VCFYX[chosen_K] for panes, chosen_K in pairs])
+    fill_BK = ~torch.tensor(list(given))
+    return Batch(
+        cells_BKCFYX=cells_BKCFYX,
+        luck_BKMFYX=torch.stack([panes.luck_VMFYX[chosen_K] for panes, chosen_K in pairs]),
+        fill_BKF=spread_over_frames(fill_BK, cells_BKCFYX.shape[3]).to(cells_BKCFYX.device),
+        rows=rows,
+        layout=layout,
+    )
 
 
 def _some_given(layout: GridLayout, generator: torch.Generator) -> list[bool]:

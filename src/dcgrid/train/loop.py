@@ -4,7 +4,6 @@ A stage gives parameters and a loss; the loop steps, averages, logs and saves. P
 callback; nothing is printed here.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,8 +14,12 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from dcgrid.errors import DeviceError
-from dcgrid.train.checkpoint import TrainState, load_state, save_state
+from dcgrid.train.changes import check_changes, facts_of_run
+from dcgrid.train.checkpoint import TrainState, save_state
+from dcgrid.train.evaluation import Evaluates, eval_losses
 from dcgrid.train.interrupt import HeldInterrupts
+from dcgrid.train.keeping import drop_states, find_state, keep_state, load_newest
+from dcgrid.train.log import Progress, RunLog, open_board
 from dcgrid.train.settings import OptimSettings, Phase, TrainRecipe
 
 
@@ -55,16 +58,10 @@ class LoopOptions:
     """Seconds between checkpoints."""
     log_every: int = 20
     """Steps between lines of log.jsonl."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """One report of the loop."""
-
-    step: int
-    steps: int
-    seconds_per_step: float
-    figures: dict[str, float]
+    model: str = ""
+    """Name of the model, for the checkpoint's facts."""
+    accept_changes: bool = False
+    """Go on though the recipe is not the checkpoint's."""
 
 
 def train(
@@ -72,37 +69,73 @@ def train(
     recipe: TrainRecipe,
     options: LoopOptions,
     on_progress: Callable[[Progress], None],
+    say: Callable[[str], None] = lambda line: None,
 ) -> TrainState:
     """Run a stage to its last step and return its state (averaged weights in `ema`).
 
     An interrupt (Ctrl-C, SIGTERM) waits for the end of the step, so that what is saved is a whole
-    number of steps; a second one does not wait and saves nothing.
+    number of steps; a second one does not wait and saves nothing. Remarks go to `say`.
 
     Raises:
         DeviceError: The loss or its gradient became NaN or infinite; the last checkpoint stays.
         OutputError: A checkpoint or the log cannot be written.
+        RecipeError: With `resume`: the recipe is not that of the checkpoint.
         WeightsError: With `resume`: there is no checkpoint, or it does not fit.
         KeyboardInterrupt: After the state is saved.
     """
     options.folder.mkdir(parents=True, exist_ok=True)
     state = _new_state(stage, recipe)
     if options.resume:
-        load_state(options.folder, state)
-    facts = {"stage": recipe.stage}
-    log = _Log(options, state.step)
+        facts = find_state(options.folder)[2]
+        check_changes(facts, recipe, options.model, say, accept=options.accept_changes)
+        load_newest(options.folder, state, say)
+    else:
+        drop_states(options.folder)  # of another run, not to be mistaken for this one's
+    log = RunLog(
+        options.folder,
+        state.step,
+        every=options.log_every,
+        pending=state.pending,
+        board=open_board(options.folder, say) if recipe.log.tensorboard else None,
+        on_progress=on_progress,
+    )
+    try:
+        _run(stage, recipe, options, state, log)
+    finally:
+        log.close()
+    return state
+
+
+def _run(
+    stage: Stage, recipe: TrainRecipe, options: LoopOptions, state: TrainState, log: RunLog
+) -> None:
+    """Take every step that is left; measure, log and save on the way."""
+    facts, steps, kept = facts_of_run(recipe, options.model), recipe.optim.steps, recipe.log
     saved_s = time.monotonic()
     with HeldInterrupts() as interrupts:
-        while state.step < recipe.optim.steps and not interrupts.pending:
+        while state.step < steps and not interrupts.pending:
             figures = _step(stage, recipe, state)
             try:
-                log.add(state.step, recipe.optim.steps, figures, on_progress)
+                _measure(stage, recipe, state, log)
+                log.add(state.step, steps, figures)
             except KeyboardInterrupt:
                 interrupts.pending = True  # the step is whole: save as for any interrupt
-            if time.monotonic() - saved_s > options.save_every_s:
+            keep = kept.keep_last > 0 and state.step % kept.keep_every == 0
+            if keep or time.monotonic() - saved_s > options.save_every_s:
                 save_state(options.folder, state, facts)
                 saved_s = time.monotonic()
+            if keep:
+                keep_state(options.folder, state.step, kept.keep_last)
         save_state(options.folder, state, facts)
-    return state
+
+
+def _measure(stage: Stage, recipe: TrainRecipe, state: TrainState, log: RunLog) -> None:
+    """Write the eval loss at every so many steps and at the last, where the stage has one."""
+    every, step = recipe.log.eval_every, state.step
+    due = every and (step % every == 0 or step == recipe.optim.steps)
+    if due and isinstance(stage, Evaluates):
+        began_s = time.monotonic()
+        log.add_eval(step, eval_losses(stage, state, recipe.log.eval_grids), began_s)
 
 
 def learning_rate(optim: OptimSettings, step: int) -> float:
@@ -168,7 +201,8 @@ def _require_finite(what: str, value: float, step: int) -> None:
     if not math.isfinite(value):
         raise DeviceError(
             f"the {what} is {value} at step {step}; the last checkpoint is whole",
-            hint="lower optim.learning_rate in the recipe and run again with --resume",
+            hint="lower optim.learning_rate in the recipe and run again with "
+            "--resume --accept-changes",
         )
 
 
@@ -181,32 +215,3 @@ def _average(state: TrainState, decay: float) -> None:
     torch._foreach_lerp_(
         list(state.ema.values()), [p.detach() for p in state.parameters.values()], weight
     )
-
-
-class _Log:
-    """Averages figures, appends them to log.jsonl and reports them."""
-
-    def __init__(self, options: LoopOptions, step: int) -> None:
-        self.path = options.folder / "log.jsonl"
-        self.every = options.log_every
-        self.sums: dict[str, list[float]] = {}
-        self.since = (step, time.monotonic())
-
-    def add(
-        self,
-        step: int,
-        steps: int,
-        figures: dict[str, float],
-        on_progress: Callable[[Progress], None],
-    ) -> None:
-        for name, value in figures.items():
-            self.sums.setdefault(name, []).append(value)
-        if step % self.every and step != steps:
-            return
-        means = {n: sum(v) / len(v) for n, v in self.sums.items()}
-        now = time.monotonic()
-        rate = (now - self.since[1]) / max(step - self.since[0], 1)
-        self.sums, self.since = {}, (step, now)
-        with self.path.open("a") as stream:
-            stream.write(json.dumps({"step": step, "s_per_step": round(rate, 4), **means}) + "\n")
-        on_progress(Progress(step=step, steps=steps, seconds_per_step=rate, figures=means))

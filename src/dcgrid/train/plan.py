@@ -20,8 +20,9 @@ from dcgrid.models.native.config import PRESETS, NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
-from dcgrid.train.checkpoint import STATE_NAME, read_step
+from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.codec import trained_names
+from dcgrid.train.keeping import read_step
 from dcgrid.train.panes import PANES, STOCK
 from dcgrid.train.run import TrainJob, captions_of, fill_targets, missing_parts
 from dcgrid.train.settings import Phase
@@ -52,7 +53,7 @@ class TrainPlan:
     memory_bytes: int
     """Rough peak memory."""
     disk_bytes: int
-    """Disk space of a checkpoint (two while one is written) and the weight file."""
+    """Disk space of a checkpoint (two while one is written), kept ones and the weight file."""
     seconds: float | None
     """Time that is left at the rate last logged in this folder; None: no rate is known."""
     missing: tuple[str, ...]
@@ -136,7 +137,7 @@ def plan_stage(job: TrainJob) -> TrainPlan:
         + 4 * total
         + 4 * sum(frozen.values())
         + max(_working_bytes(job, config, phase) for phase in job.recipe.phases),
-        disk_bytes=2 * state + 2 * total,
+        disk_bytes=(2 + job.recipe.log.keep_last) * state + 2 * total,
         seconds=None if rate is None else rate * max(job.recipe.optim.steps - done, 0),
         missing=tuple(_missing(job)),
     )
@@ -243,7 +244,7 @@ def _missing(job: TrainJob) -> list[str]:
     except WeightsError as error:
         lines.append(error.message)
     lines += [f"{path}, from stage {stage}" for stage, path in missing_parts(job)]
-    if job.resume and not (job.loop.folder / STATE_NAME).exists():
+    if job.resume and read_step(job.loop.folder) is None:
         lines.append(f"{job.loop.folder / STATE_NAME}, to resume from")
     return lines
 

@@ -33,7 +33,8 @@ from dcgrid.train.checkpoint import TrainState, remove_leftovers
 from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
 from dcgrid.train.enlarge import UpsamplerStage
 from dcgrid.train.grids import GridStage
-from dcgrid.train.loop import LoopOptions, Progress, train
+from dcgrid.train.log import Progress
+from dcgrid.train.loop import LoopOptions, train
 from dcgrid.train.panes import FusionPool, PanePool
 from dcgrid.train.reader import fit_noise_reader
 from dcgrid.train.settings import TrainRecipe
@@ -66,11 +67,21 @@ class TrainJob:
     """Stage `autoencoder`: keep encoder and latents as they are."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where clips are rendered and networks trained."""
+    accept_changes: bool = False
+    """With `resume`: go on though the recipe is not the checkpoint's."""
+    save_every_s: float = 120.0
+    """Seconds between checkpoints."""
 
     @property
     def loop(self) -> LoopOptions:
         """Where the loop keeps its state."""
-        return LoopOptions(folder=self.out / self.recipe.run_name, resume=self.resume)
+        return LoopOptions(
+            folder=self.out / self.recipe.run_name,
+            resume=self.resume,
+            save_every_s=self.save_every_s,
+            model=self.model,
+            accept_changes=self.accept_changes,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +98,7 @@ def run_stage(job: TrainJob, reporter: Reporter) -> Path:
     Raises:
         WeightsError: The world, an earlier stage's weights or the checkpoint is missing or damaged.
         OutputError: Another run works in the folder, or a file cannot be written.
+        RecipeError: With `resume`: the recipe is not that of the checkpoint.
         DeviceError: The loss became NaN or infinite.
         KeyboardInterrupt: After the state is saved.
     """
@@ -162,7 +174,7 @@ def _run_autoencoder(job: TrainJob, config: NativeConfig, reporter: Reporter) ->
             facts = {"model": job.model, "stage": "autoencoder", "steps": "0"}
             save_weights(path, model.state_dict(), facts, _stored_as(job))
     stage = AutoencoderStage(model, world, job.recipe, decoder_only=job.decoder_only)
-    state = train(stage, job.recipe, job.loop, reporter.progress)
+    state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
     model.load_state_dict(averaged(state), strict=False)
     if config.autoencoder.deep_encoder and not job.decoder_only:
         measure_latents(model, world, job.recipe.phases[-1], job.recipe)
@@ -227,7 +239,7 @@ def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     if config.dit.prediction == "mixture":
         dit.latent_spread.copy_(autoencoder.latent_spread)
     stage = GridStage((dit, text), pools, _captions(), job.recipe, trained)
-    state = train(stage, job.recipe, job.loop, reporter.progress)
+    state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
     final, facts = averaged(state), facts_of(job, state)
     fixed = {f"dit.{n}": t for n, t in dit.named_buffers()}
     for part, extra in (("text", {"vocabulary": list(words)}), ("dit", {})):
@@ -272,7 +284,7 @@ def _run_fill(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     world, autoencoder = WorldClips(WorldStore(job.store), job.device), _autoencoder(job, config)
     pools = PanePool(world, autoencoder), FusionPool(world, autoencoder)
     stage = GridStage((dit, text), pools, _captions(), job.recipe, trained)
-    state = train(stage, job.recipe, job.loop, reporter.progress)
+    state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
     dit.load_state_dict(averaged(state), strict=False)
     dit.to(torch.bfloat16)  # the file's format; the base is not written
     path = job.out / f"{job.recipe.run_name}.safetensors"
@@ -285,7 +297,7 @@ def _run_upsampler(job: TrainJob, config: NativeConfig, reporter: Reporter) -> P
     model = Upsampler(config.upsampler).to(job.device)
     world = WorldClips(WorldStore(job.store), job.device)
     stage = UpsamplerStage(model, _autoencoder(job, config), world, job.recipe)
-    state = train(stage, job.recipe, job.loop, reporter.progress)
+    state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
     model.load_state_dict(averaged(state))
     save_weights(path, model.state_dict(), facts_of(job, state), _stored_as(job))
     return path

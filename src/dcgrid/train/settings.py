@@ -11,7 +11,7 @@
 import math
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -85,6 +85,22 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """What a run measures and keeps on its way; none of it changes the weights that come out."""
+
+    eval_every: int = 500
+    """Steps between eval losses (and one at the last step); 0: never."""
+    eval_grids: int = 4
+    """Grids that the eval loss is the mean of; the same ones in every run."""
+    keep_every: int = 500
+    """Steps between checkpoints that are kept beside the newest."""
+    keep_last: int = 1
+    """How many of those are kept; 0: none."""
+    tensorboard: bool = True
+    """Also write the log for TensorBoard, if that is installed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRecipe:
     """Everything that a stage needs to know beside its data."""
 
@@ -104,6 +120,8 @@ class TrainRecipe:
     """How matrices are kept in the weight file: "bf16", "int8" (docs/decisions/0012) or "fp32"."""
     seed: int = 0
     """Seed of weights, data and noise."""
+    log: LogSettings = field(default_factory=LogSettings)
+    """What is measured and kept on the way."""
 
     @property
     def run_name(self) -> str:
@@ -163,6 +181,7 @@ def _train_recipe(path: Path, tables: dict[str, Any]) -> TrainRecipe:
         raise RecipeError(f"{path}: phases must be a list of one table or more")
     built = dict(tables)
     built["optim"] = _build(path, OptimSettings, tables.get("optim"), "optim")
+    built["log"] = _build(path, LogSettings, tables.get("log", {}), "log")
     built["phases"] = tuple(_build(path, Phase, p, f"phases[{i}]") for i, p in enumerate(phases))
     ends = [phase.until for phase in built["phases"]]
     if ends != sorted(set(ends)) or ends[-1] != 1.0:
@@ -183,8 +202,8 @@ def _build(path: Path, kind: type[_Settings], table: object, place: str) -> _Set
         if key not in known:
             raise _unknown(path, f"{place}.{key}", tuple(known))
         values[key] = _checked(path, f"{place}.{key}", key, value)
-    for name, field in known.items():
-        if name not in values and field.default is MISSING:
+    for name, one in known.items():
+        if name not in values and one.default is MISSING and one.default_factory is MISSING:
             raise RecipeError(f"{path}: {place}.{name} is missing")
     return kind(**values)
 
@@ -268,6 +287,11 @@ _ALLOWED: Mapping[str, tuple[Callable[[object], bool], str]] = MappingProxyType(
         "frames": (lambda v: _is_count(v, 1), "a whole number above 0"),
         "sizes": (_are_sizes, "a list of [height, width] in pixels"),
         "batch": (lambda v: _is_count(v, 1), "a whole number above 0"),
+        "eval_every": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
+        "eval_grids": (lambda v: _is_count(v, 1), "a whole number above 0"),
+        "keep_every": (lambda v: _is_count(v, 1), "a whole number above 0"),
+        "keep_last": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
+        "tensorboard": (lambda v: isinstance(v, bool), "true or false"),
     }
 )
 """What each key may hold, and how that is said."""

@@ -1,0 +1,1 @@
+"""Proof that a killed and resumed training ends as one that was never stopped."""

@@ -1,0 +1,62 @@
+"""A world of a few small pictures and recipes for it, with which `tiny` trains in seconds."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from dcgrid.recipes import shipped_dir
+from dcgrid.train.settings import load_train_recipe
+
+LOSSES = {
+    "autoencoder": {"effect_share": 0.3, "fit_batches": 4.0},
+    "base": {"fresh": 0.3},
+    "upsampler": {"effect_share": 0.3},
+    "fill": {"fresh": 0.3, "edit_share": 0.75, "rank": 4.0, "dropout": 0.5},
+}
+"""What a small run changes of the shipped recipe's losses."""
+
+
+def write_small_world(folder: Path) -> Path:
+    """Write a store with two photos, two sprites and one piece of footage; return its folder."""
+    generator = torch.Generator().manual_seed(5)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randint(256, shape, generator=generator).to(torch.uint8)
+
+    sprites = {name: noise(6, 4, 24, 24) for name in ("dog face", "hot-air balloon")}
+    for sprite_TCHW in sprites.values():
+        sprite_TCHW[:, 3] = 255
+    save_file(
+        {"beach": noise(3, 64, 96), "street": noise(3, 80, 64)}, folder / "photos.safetensors"
+    )
+    save_file(sprites, folder / "sprites.safetensors")
+    save_file({"walk.mp4": noise(3, 11, 48, 64)}, folder / "footage.safetensors")
+    return folder
+
+
+def write_small_recipe(
+    folder: Path,
+    name: str,
+    *,
+    steps: int = 4,
+    precision: str = "fp32",
+    rate: str = "2e-3",
+    log: str = "eval_every = 0\ntensorboard = false\n",
+) -> Path:
+    """Write a small recipe of a stage (or "fill-composition") and return its path."""
+    sides = {"upsampler": "[[32, 32]]"}.get(name, "[[32, 32], [32, 48]]")
+    recipe = load_train_recipe(shipped_dir() / "train" / f"{name}.toml", "mini")
+    stage, shipped = recipe.stage, recipe.loss
+    knobs = "\n".join(f"{key} = {n}" for key, n in {**shipped, **LOSSES[stage]}.items())
+    path = folder / f"{name}.toml"
+    path.write_text(
+        f'stage = "{stage}"\nmode = "{recipe.mode}"\nprecision = "{precision}"\nseed = 3\n'
+        f"[optim]\nlearning_rate = {rate}\nsteps = {steps}\nwarmup_steps = 2\n"
+        "cooldown = 0.5\nema_decay = 0.9\n"
+        f"[log]\n{log}"
+        f"[loss]\n{knobs}\n"
+        "[[phases]]\nuntil = 0.5\nframes = 1\nsizes = [[32, 32]]\nbatch = 2\n"
+        f"[[phases]]\nuntil = 1.0\nframes = 5\nsizes = {sides}\nbatch = 2\n"
+    )
+    return path
