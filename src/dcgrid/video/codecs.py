@@ -5,7 +5,7 @@ from typing import Literal
 import av
 
 _DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "gif", "theora")
-_ENCODERS = ("libx264", "aac", "png")
+_ENCODERS = ("libx264", "libx264rgb", "aac", "png")
 
 
 def codec_support() -> dict[str, dict[str, bool]]:

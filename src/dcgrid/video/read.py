@@ -153,7 +153,8 @@ def read_window(path: Path | str, plan: ClipPlan, first: int, count: int) -> tor
 
     Returns:
         RGB, uint8, shape (count, H, W, 3): frames `first` to `first + count` of what `read_clip`
-        gives, held ones included.
+        gives, held ones included. (After damage in the file the pixels may differ: what a decoder
+        makes of it depends on where it began.)
 
     Raises:
         InputVideoError: The file cannot be read, or it ends before the window does.

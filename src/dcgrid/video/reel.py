@@ -93,7 +93,7 @@ def draw_title(frames_THWC: torch.Tensor, title: str) -> torch.Tensor:
         title: Small letters are drawn as capitals, accents are left out.
 
     Returns:
-        New frames of the same shape; the same for all T outside and inside the title's rows.
+        New frames of the same shape; the same pixels are drawn over on every frame.
     """
     placed = _title_pixels(title, frames_THWC.shape[1], frames_THWC.shape[2])
     drawn_THWC = frames_THWC.clone()
