@@ -105,7 +105,7 @@ def stage_of(pool, recipe_of):
 
     def make(name, **knobs):
         recipe = load_train_recipe(recipe_of(name), "tiny")
-        recipe.loss.update(knobs)
+        recipe.loss.update({"window_share": 0.0} | knobs)
         effects = [load_effect(n) for n in EFFECT_NAMES]
         layouts = load_layout("edit-2x2"), load_layout("composition-2x2")
         captions = Captions(effects, *layouts)
@@ -148,6 +148,24 @@ def test_fill_as_edit_gives_the_clip_as_it_is_in_the_first_cell(stage_of, monkey
         for cells, panes in zip(batch.cells_BKCFYX, drawn[-1], strict=True):
             assert torch.equal(cells[0], panes.latents_VCFYX[0])
             assert not any(torch.equal(cell, panes.latents_VCFYX[0]) for cell in cells[1:])
+
+
+def test_some_grids_are_set_up_as_later_windows_of_a_clip(stage_of):
+    stage, generator = stage_of("fill", edit_share=1.0, window_share=0.5), seeded(8)
+    long = Phase(until=1.0, frames=13, sizes=((32, 32),), batch=2)
+    counts = {True: 0, False: 0}
+    for _ in range(20):
+        for fill_KF in stage._batch(long, generator).fill_BKF:
+            assert not fill_KF[0].any()
+            assert fill_KF[1:, 2:].all()
+            heads = fill_KF[1:, :2]
+            assert heads.all() or not heads.any()
+            counts[bool(heads.any())] += 1
+    assert min(counts.values()) > 8
+    # A clip of two latent frames must have one left to paint.
+    short = stage_of("fill", edit_share=1.0, window_share=1.0)._batch(PHASE, generator).fill_BKF
+    assert short[:, 1:].tolist() == [[[False, True]] * 3] * PHASE.batch
+    assert stage_of("fill", window_share=1.0).loss(long, generator)[0].isfinite()
 
 
 def test_fill_of_the_paper_gives_one_to_all_but_one(stage_of):

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from dcgrid.pipelines.run import RunResult
 
 
-def check_and_carry_out(job: GridJob, output: Output, *, dry_run: bool) -> None:
+def check_and_carry_out(job: GridJob, sink: Output, *, dry_run: bool) -> None:
     """Check a job with the user's recipes at hand and carry it out."""
-    carry_out(prepare_run(job, hub.config_dir() / "recipes"), output, dry_run=dry_run)
+    with sink as output:
+        carry_out(prepare_run(job, hub.config_dir() / "recipes"), output, dry_run=dry_run)
 
 
 def carry_out(prepared: "PreparedRun", output: Output, *, dry_run: bool) -> None:

@@ -89,9 +89,8 @@ def compose(
 ) -> None:
     """Compose two videos: the subject of A with the fire, the sparks, the light of B.
 
-    Two fusions are made in one pass. B takes the size of A, and both are cut to the shorter.
-    Results go beside A and are named after both (a.b.fusion.mp4, a.b.fusion-2.mp4), with a contact
-    sheet and a manifest from which `dcgrid rerun` makes the same pixels again.
+    B takes the size of A, and both are cut to the shorter. Two fusions go beside A, named after
+    both (a.b.fusion.mp4, a.b.fusion-2.mp4), with a contact sheet and a manifest for `dcgrid rerun`.
     """
     job = ComposeJob(
         first=first,
@@ -120,5 +119,4 @@ def compose(
         offline=offline,
         force=force,
     )
-    with Output(format_=format_, quiet=quiet) as output:
-        check_and_carry_out(job, output, dry_run=dry_run)
+    check_and_carry_out(job, Output(format_=format_, quiet=quiet), dry_run=dry_run)

@@ -110,5 +110,4 @@ def edit(
         offline=offline,
         force=force,
     )
-    with Output(format_=format_, quiet=quiet) as output:
-        check_and_carry_out(job, output, dry_run=dry_run)
+    check_and_carry_out(job, Output(format_=format_, quiet=quiet), dry_run=dry_run)

@@ -13,8 +13,8 @@ import torch
 from dcgrid.pipelines.plan import RunPlan, clip_rules
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.windows import Window, plan_windows
-from dcgrid.video.clip import Clip, ClipPlan, SoundSource
-from dcgrid.video.read import read_clip, read_window
+from dcgrid.video.clip import Clip, ClipPlan, ClipRules, SoundSource
+from dcgrid.video.read import measure_plan, read_clip, read_window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,20 +65,14 @@ def read_footage(plan: RunPlan, progress: Progress) -> tuple[RunPlan, tuple[Foot
     """
     inputs = plan.prepared.job.inputs
     if len(plan.windows) > 1:
-        long = [
-            Footage(path=path, plan=clip, whole_THWC=None)
-            for path, clip in zip(inputs, plan.clips, strict=True)
-        ]
-        return plan, tuple(long)
+        return _measured(plan, progress)
     read = [_read(plan, index, progress) for index in range(len(inputs))]
     frames = min(len(clip.frames_THWC) for clip, _ in read)
     footage = tuple(
         Footage(path=path, plan=_shortened(done, frames), whole_THWC=clip.frames_THWC[:frames])
         for path, (clip, done) in zip(inputs, read, strict=True)
     )
-    spec = plan.spec
-    windows = plan_windows(frames, spec.max_frames, spec.carried_frames, spec.stride_T)
-    return replace(plan, clips=tuple(one.plan for one in footage), windows=windows), footage
+    return _with_clips(plan, tuple(one.plan for one in footage)), footage
 
 
 def clip_fps(plan: RunPlan) -> Fraction:
@@ -86,12 +80,44 @@ def clip_fps(plan: RunPlan) -> Fraction:
     return Fraction(plan.spec.fps).limit_denominator(100_000)
 
 
+def _measured(plan: RunPlan, progress: Progress) -> tuple[RunPlan, tuple[Footage, ...]]:
+    """Find out how long clips truly are, where the files only declare it; keep no frame."""
+    job, measured = plan.prepared.job, []
+    for index, clip in enumerate(plan.clips):
+        if clip.info.num_frames is None or clip.is_guess:
+            progress.start("measuring the clip")
+            start_s, asked_s = job.starts_s[index], plan.asked_s[index]
+            clip = measure_plan(clip.info, _rules(plan, clip), start_s, asked_s)
+        measured.append(clip)
+    frames = min(clip.num_frames for clip in measured)
+    clips = tuple(_shortened(clip, frames) for clip in measured)
+    if frames < plan.clips[0].num_frames:
+        progress.note(f"The video is shorter than it says: {frames} frames are used.")
+    footage = tuple(
+        Footage(path=path, plan=clip, whole_THWC=None)
+        for path, clip in zip(job.inputs, clips, strict=True)
+    )
+    return _with_clips(plan, clips), footage
+
+
+def _with_clips(plan: RunPlan, clips: tuple[ClipPlan, ...]) -> RunPlan:
+    """Return the plan for what the clips turned out to be."""
+    spec = plan.spec
+    windows = plan_windows(clips[0].num_frames, spec.max_frames, spec.carried_frames, spec.stride_T)
+    return replace(plan, clips=clips, windows=windows)
+
+
+def _rules(plan: RunPlan, clip: ClipPlan) -> ClipRules:
+    """Return the model's rules for a clip whose size is settled."""
+    return replace(clip_rules(plan.spec), cell_sizes=(clip.cell_size,))
+
+
 def _read(plan: RunPlan, index: int, progress: Progress) -> tuple[Clip, ClipPlan]:
     job, planned = plan.prepared.job, plan.clips[index]
     progress.start("reading the clip", planned.num_frames)
     clip, done = read_clip(
         job.inputs[index],
-        replace(clip_rules(plan.spec), cell_sizes=(planned.cell_size,)),
+        _rules(plan, planned),
         start_s=job.starts_s[index],
         duration_s=plan.asked_s[index],
         on_frame=progress.update,
