@@ -14,7 +14,9 @@ from benchmarks.progress import Silent
 from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.reading import hash_tensors
 from dcgrid.errors import UsageError
+from dcgrid.grid.modes import Mode
 from dcgrid.models.loading import (
+    ADAPTER_NAMES,
     PART_NAMES,
     load_text_encoder,
     model_spec,
@@ -56,7 +58,11 @@ class ModelChoice:
 
 
 def load_choice(
-    choice: ModelChoice, *, adapter: str | None = None, parts: Sequence[str] = PART_NAMES
+    choice: ModelChoice,
+    *,
+    adapter: str | None = None,
+    parts: Sequence[str] = PART_NAMES,
+    mode: Mode = "consistent",
 ) -> NativeBackbone:
     """Load a model with its adapter merged into it.
 
@@ -65,6 +71,7 @@ def load_choice(
         adapter: In place of `choice.adapter`; "none" is the bare base.
         parts: Parts that a folder of weights must have; others are left untrained, for a model
             that is still in the making.
+        mode: What grids show that its adapter fills.
 
     Raises:
         WeightsError: Weights are missing, damaged or of the wrong shape.
@@ -74,10 +81,10 @@ def load_choice(
     wanted = adapter or choice.adapter
     if choice.weights_dir is None:
         job = EditJob(input=Path(), model=choice.model, adapter=wanted)
-        return load_model(job, "consistent", device, dtype, Silent()).backbone
+        return load_model(job, mode, device, dtype, Silent()).backbone
     backbone = load_parts(choice, parts)
     if wanted != "none":
-        path = weight_files(choice.model, choice.weights_dir)["fill"]
+        path = weight_files(choice.model, choice.weights_dir)[ADAPTER_NAMES[mode]]
         path = path if wanted == "default" else Path(wanted)
         base_hash = hash_tensors(backbone.network.state_dict())
         fold_adapter(backbone.network, path, base=backbone.spec.name, base_hash=base_hash)

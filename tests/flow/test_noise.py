@@ -53,3 +53,25 @@ def test_the_seed_decides() -> None:
     first = draw_noise(SHAPE, 7, motion=motion)
     assert torch.equal(first, draw_noise(SHAPE, 7, motion=motion))
     assert not torch.equal(first[:, :, -1], draw_noise(SHAPE, 8, motion=motion)[:, :, -1])
+
+
+def test_noise_that_moves_goes_on_from_window_to_window() -> None:
+    motion = [(2, 0.0), (-1, 1.5)]
+    total = 20
+    windows = {
+        first: draw_noise(SHAPE, 7, motion=motion, span=(first, total)) for first in (0, 4, 9)
+    }
+    for first, shared in ((0, 4), (4, 5)):
+        later = windows[first + shared]
+        before = windows[first][:, :, -2:, shared:]
+        assert torch.equal(before, later[:, :, -2:, : before.shape[3]])
+    # White noise is new in each window, and standard normal.
+    white = torch.cat([window[:, :, :-2].flatten() for window in windows.values()])
+    assert white.std().item() == pytest.approx(1, abs=0.03)
+    assert not torch.equal(windows[0][:, :, :-2], windows[4][:, :, :-2])
+    assert not (windows[0][:, :, :-2, 4] == windows[4][:, :, :-2, 0]).any()
+
+
+def test_another_seed_moves_otherwise_in_every_window() -> None:
+    one, other = (draw_noise(SHAPE, seed, motion=[(1, 0.0)], span=(6, 30)) for seed in (0, 1))
+    assert not (one == other).any()

@@ -186,3 +186,45 @@ def test_callers_mistakes() -> None:
         sample(lambda x, _: x, cells, cells[:, :2], FILL, settings(2, "euler"))
     with pytest.raises(ValueError, match="nothing to fill"):
         sample(lambda x, _: x, cells, cells, torch.zeros(4, dtype=torch.bool), settings(2, "euler"))
+
+
+@pytest.mark.parametrize("given", ["clean", "replace"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_given_frames_of_a_filled_cell_stay_bit_identical(solver: Solver, given: str) -> None:
+    """A window of a long clip begins with latent frames that the one before has painted."""
+    cells, noise = draw_noise(SHAPE, 1), draw_noise(SHAPE, 2)
+    fill_KF = FILL[:, None].repeat(1, 2)
+    fill_KF[2, 0] = False
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def velocity(grid: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        seen.append((grid.clone(), time.clone()))
+        return torch.randn(SHAPE, generator=torch.Generator().manual_seed(len(seen)))
+
+    out = sample(velocity, cells, noise, fill_KF, settings(5, solver, given=given))
+    assert torch.equal(out[:, 2, :, 0], cells[:, 2, :, 0])
+    assert torch.equal(out[:, 0], cells[:, 0])
+    assert not torch.equal(out[:, 2, :, 1], cells[:, 2, :, 1])
+    for grid, time in seen:
+        if given == "clean":
+            assert torch.equal(grid[:, 2, :, 0], cells[:, 2, :, 0])
+            assert time[:, 2, 0].eq(0).all()
+        else:
+            common = float(time[0, 1, 0])
+            expected = (1 - common) * cells[:, 2, :, 0] + common * noise[:, 2, :, 0]
+            torch.testing.assert_close(grid[:, 2, :, 0], expected)
+            assert time.eq(common).all()
+        assert time[:, 2, 1].eq(time[0, 1, 0]).all()
+
+
+def test_a_mask_of_cells_and_the_same_mask_of_frames_agree() -> None:
+    cells, noise = draw_noise(SHAPE, 1), draw_noise(SHAPE, 2)
+
+    def velocity(grid: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        return grid.sin() + time[:, :, None, :, None, None]
+
+    outs = [
+        sample(velocity, cells, noise, fill, settings(4, "heun"))
+        for fill in (FILL, FILL[:, None].repeat(1, 2))
+    ]
+    assert torch.equal(*outs)

@@ -13,7 +13,7 @@ from dcgrid.models.base import CellText, TokenPlaces
 from dcgrid.models.loading import TINY_SPEC
 from dcgrid.pipelines.fill import FillSettings, fill_grid, to_frames, to_model_range
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.request import grid_request
+from dcgrid.pipelines.request import Continuation, grid_request
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve_edits
 from dcgrid.prompts import Prompt
 
@@ -263,3 +263,37 @@ def test_noise_follows_the_seed_alone(given_THWC: Tensor) -> None:
         assert torch.equal(first.setdefault(seed, start), start)
         assert start.std() == pytest.approx(TINY_SPEC.noise_scale, rel=0.15)
     assert not torch.equal(first[5], first[6])
+
+
+def test_a_later_window_begins_with_the_frames_it_is_given(given_THWC: Tensor) -> None:
+    backbone = Recorder()
+    long_THWC = given_THWC[:1].repeat(9, 1, 1, 1)
+    heads = {cell: (long_THWC[:5] // (cell + 1)) for cell in (1, 2, 3)}
+    where = Continuation(first=4, total=12, heads=heads)
+    request = grid_request(grid(guidance_scale=1.0), [long_THWC], where)
+    filled = fill_grid(backbone, request, FillSettings(seed=1, device=CPU), Quiet())
+    for cells_BKCFYX, time_BKF in backbone.velocity_calls:
+        assert (time_BKF[:, 1:, :2] == 0).all()
+        assert (time_BKF[:, 1:, 2] > 0).all()
+        for cell, head_THWC in heads.items():
+            clean = backbone.encode(to_model_range(head_THWC))
+            assert torch.equal(cells_BKCFYX[:, cell, :, :2], clean)
+    for one in filled:
+        apart = one.small_THWC[:5].float() - heads[one.cell].float()
+        assert apart.abs().max() <= 1
+        assert one.small_THWC.shape == long_THWC.shape
+    noise = draw_noise((1, 4, 4, 3, 4, 6), 1, span=(4, 12))
+    assert torch.equal(backbone.velocity_calls[0][0][:, 1:, :, 2], noise[:, 1:, :, 2])
+
+
+def test_a_grid_without_any_clip_is_painted_whole() -> None:
+    backbone = Recorder()
+    edits = replace(grid(guidance_scale=1.0), given=(), edit_of_cell=(0, 0, 0, 0))
+    request = grid_request(edits, [])
+    with pytest.raises(ValueError, match="needs its size"):
+        fill_grid(backbone, request, FillSettings(seed=1, device=CPU), Quiet())
+    request = replace(request, size_THW=(9, 32, 48))
+    filled = fill_grid(backbone, request, FillSettings(seed=1, device=CPU), Quiet())
+    assert [one.cell for one in filled] == [0, 1, 2, 3]
+    assert filled[0].frames_THWC.shape == (9, 32, 48, 3)
+    assert all((time_BKF > 0).all() for _, time_BKF in backbone.velocity_calls)

@@ -1,0 +1,152 @@
+"""`python -m benchmarks.compose`: fusions of held-out clips with an element, against the truth.
+
+The element is drawn by the procedural world and the fusion is a function of both clips
+(dcgrid/train/world/fusion.py), so the truth of any two is known. Beside it stands what one gets
+without a model: the better of the two inputs in place of the fusion.
+
+Letters: T frames, H W height/width, C the 3 colours.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks import options as shared
+from benchmarks.clips import BenchClip, find_clips, read_bench_clip
+from benchmarks.edits import CellSized
+from benchmarks.figures import compare
+from benchmarks.models import load_choice
+from benchmarks.progress import Silent
+from dcgrid.models.base import Backbone
+from dcgrid.pipelines.fill import FillSettings, fill_grid
+from dcgrid.pipelines.job import ComposeJob
+from dcgrid.pipelines.request import grid_request
+from dcgrid.pipelines.resolve import resolve_fusions
+from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
+
+FUSIONS = (fuse_around, fuse_lit)
+"""What the third and the fourth cell show."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusionScore:
+    """One fusion beside its truth."""
+
+    clip: str
+    """Name of clip A."""
+    element: str
+    """What clip B shows."""
+    fusion: str
+    """Name of the function that makes the truth."""
+    fused_db: float
+    """PSNR of the fusion."""
+    pasted_db: float
+    """PSNR of the better input, shown in place of the fusion."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compose", description=__doc__)
+    parser.add_argument("clips", nargs="*", help="video files, or names in --clips-dir (held out)")
+    parser.add_argument("--elements", nargs="+", default=list(ELEMENTS), choices=list(ELEMENTS))
+    parser.add_argument("--per-clip", type=int, default=2, help="elements for each clip (2)")
+    shared.add_clip_options(parser)
+    shared.add_model_options(parser)
+    shared.add_sampler_options(parser)
+    options = parser.parse_args(arguments)
+    return shared.run_command(lambda: _run(options))
+
+
+def score_fusions(
+    backbone: Backbone, clip: BenchClip, element: str, seed: int, device: torch.device
+) -> list[FusionScore]:
+    """Compose a clip with an element, as `dcgrid compose` does, and score both fusions.
+
+    Args:
+        backbone: The model with its composition adapter, results at the size of a cell.
+        clip: Clip A.
+        element: Key of `ELEMENTS`; drawn with `seed`.
+        seed: Of the element and of the sampler's noise.
+        device: Where the model is.
+    """
+    scene_CTHW = clip.frames_THWC.permute(3, 0, 1, 2).float() / 255
+    seconds_T = torch.arange(scene_CTHW.shape[1]) / backbone.spec.fps
+    drawn_CTHW = draw_element(element, scene_CTHW, seconds_T, torch.Generator().manual_seed(seed))
+    element_THWC = _pixels(drawn_CTHW)
+    # The words that a user would give; the truth is rendered from the pixels that the model got.
+    words = ELEMENTS[element]
+    job = ComposeJob(
+        first=clip.path,
+        second=Path(),
+        concept=words.phrases[0],
+        concept_motion=words.motion,
+        seed=seed,
+    )
+    request = grid_request(resolve_fusions(job), [clip.frames_THWC, element_THWC])
+    settings = FillSettings(seed=seed, device=device)
+    filled = fill_grid(backbone, request, settings, Silent())
+    shown_CTHW = element_THWC.permute(3, 0, 1, 2).float() / 255
+    scores = []
+    for one, fuse in zip(filled, FUSIONS, strict=True):
+        truth_THWC = _pixels(fuse(scene_CTHW, shown_CTHW))
+        inputs = (clip.frames_THWC, element_THWC)
+        scores.append(
+            FusionScore(
+                clip=clip.path.name,
+                element=element,
+                fusion=fuse.__name__,
+                fused_db=compare(one.frames_THWC, truth_THWC).psnr,
+                pasted_db=max(compare(source, truth_THWC).psnr for source in inputs),
+            )
+        )
+    return scores
+
+
+def report(scores: Sequence[FusionScore]) -> str:
+    """Return the table: a line an element and fusion, then the mean and the lowest gain."""
+    lines = ["element      fusion        fused dB  better input  gain"]
+    groups = sorted({(score.element, score.fusion) for score in scores})
+    for element, fusion in groups:
+        chosen = [s for s in scores if (s.element, s.fusion) == (element, fusion)]
+        lines.append(_line(element, fusion, chosen))
+    lines.append(_line("mean", "", scores))
+    least = min(scores, key=lambda s: s.fused_db - s.pasted_db)
+    gain = least.fused_db - least.pasted_db
+    lines.append(f"lowest gain: {gain:.2f} dB ({least.clip} with {least.element}, {least.fusion})")
+    return "\n".join(lines)
+
+
+def _run(options: argparse.Namespace) -> None:
+    per_clip = shared.positive(options.per_clip, "--per-clip")
+    paths = find_clips(options.clips, options.clips_dir, allow_seen=False)
+    choice = shared.model_choice(options)
+    backbone = CellSized(load_choice(choice, mode="composition"))
+    device, _ = choice.place()
+    scores = []
+    for number, path in enumerate(paths):
+        clip = read_bench_clip(path, backbone.spec, options.duration)
+        for turn in range(min(per_clip, len(options.elements))):
+            element = options.elements[(number * per_clip + turn) % len(options.elements)]
+            scores += score_fusions(backbone, clip, element, options.seed + number, device)
+        print(f"{number + 1}/{len(paths)} {path.name}", file=sys.stderr)
+    print(report(scores))
+
+
+def _line(element: str, fusion: str, scores: Sequence[FusionScore]) -> str:
+    fused = statistics.fmean(score.fused_db for score in scores)
+    pasted = statistics.fmean(score.pasted_db for score in scores)
+    return f"{element:12} {fusion:12} {fused:9.2f} {pasted:13.2f} {fused - pasted:5.2f}"
+
+
+def _pixels(clip_CTHW: Tensor) -> Tensor:
+    return (clip_CTHW * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
