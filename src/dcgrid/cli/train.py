@@ -32,11 +32,12 @@ class Stage(StrEnum):
     AUTOENCODER = "autoencoder"
     BASE = "base"
     UPSAMPLER = "upsampler"
+    GRID = "grid"
     FILL = "fill"
 
 
 class Mode(StrEnum):
-    """What the grids of stage fill show."""
+    """What the grids of stages grid and fill show."""
 
     CONSISTENT = "consistent"
     COMPOSITION = "composition"
@@ -49,7 +50,7 @@ ModeOption = Annotated[
     Mode | None,
     typer.Option(
         "--mode",
-        help="Stage fill: for edits of one clip, or for the fusion of two.",
+        help="Stages grid and fill: for edits of one clip, or for the fusion of two.",
         show_default="the recipe's, else consistent",
     ),
 ]
@@ -149,7 +150,7 @@ def train(
             raise UsageError(f"--decoder-only is for stage autoencoder, not {stage}")
         if start_from is not None and (decoder_only or resume or stage is Stage.UPSAMPLER):
             raise UsageError(
-                "--start-from is for a new run of stage autoencoder, base or fill",
+                "--start-from is for a new run of stage autoencoder, base, grid or fill",
                 hint="leave it out: --resume and --decoder-only go on from --out anyway",
             )
         if accept_changes and not resume:
@@ -177,8 +178,8 @@ def _read_recipe(
     """Read the recipe of a stage, by default the shipped one of its mode."""
     from dcgrid.train.settings import load_train_recipe, with_steps
 
-    if mode is not None and stage is not Stage.FILL:
-        raise UsageError(f"--mode is for stage fill, not {stage}")
+    if mode is not None and stage not in (Stage.GRID, Stage.FILL):
+        raise UsageError(f"--mode is for stages grid and fill, not {stage}")
     name = f"{stage}-{mode}" if mode is Mode.COMPOSITION else stage
     path = recipe or shipped_dir() / "train" / f"{name}.toml"
     settings = with_steps(load_train_recipe(path, model), steps)

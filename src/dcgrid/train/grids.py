@@ -1,12 +1,13 @@
-"""Stages `base` and `fill`: the transformer, and the Grid-Fill adapter on it.
+"""Stages `base`, `grid` and `fill`: the transformer, and the adapters on it.
 
 `base` learns text to video, single clips and grids of one clip under several effects, all cells at
 one time, so that it knows panes in context as large video models do; no cell is ever given.
+`grid` trains a LoRA on whole grids, in composition mode two that are routed to cells.
 `fill` trains a LoRA: given cells are clean at time 0 and out of the loss.
 
 Letters: B batch, K cells, C channels, M moving channels of noise, F Y X latent frames/rows/columns.
 
-Paper: sec. 3.1 (flow matching), sec. 3.3 (Grid-Fill), sec. 8.
+Paper: sec. 3.1 (flow matching), sec. 3.2 (Grid LoRA), sec. 3.3 (Grid-Fill), sec. 8.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,9 @@ from dcgrid.flow.schedule import TrainingTimes
 from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.grid.masks import flow_times, random_fill_mask, spread_over_frames
+from dcgrid.grid.modes import Routing
 from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
+from dcgrid.grid.routing import route_matrix
 from dcgrid.models.base import TokenPlaces
 from dcgrid.models.native.backbone import encode_rows
 from dcgrid.models.native.dit import DiT
@@ -57,7 +60,7 @@ class Batch:
 
 
 class GridStage:
-    """The loss of `base` and `fill`; they differ in what is given and what is trained."""
+    """The loss of `base`, `grid` and `fill`; they differ in what is given and what is trained."""
 
     def __init__(
         self,
@@ -72,6 +75,9 @@ class GridStage:
         self.captions = captions
         self.recipe = recipe
         self.trained = trained
+        self.route_KA: torch.Tensor | None = None
+        if recipe.stage == "grid" and recipe.mode == "composition":
+            self.route_KA = route_matrix(GRID, Routing(mode="composition"))
         self._fixed: list[tuple[Batch, torch.Tensor]] = []
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -148,8 +154,12 @@ class GridStage:
         places = token_places(shown, batch.layout, self.dit, MARGIN if offset else 0.0)
         with autocast(device, choose_dtype(self.recipe.precision, device)):
             text = encode_rows(self.text, batch.rows, batch.layout.count)
-            velocity = self.dit(shown, time_BKF, text, places).float()
+            velocity = self.dit(shown, time_BKF, text, places, self._route_on(device)).float()
         return narrow_cells(velocity, patch) if offset else velocity
+
+    def _route_on(self, device: torch.device) -> torch.Tensor | None:
+        """Return which adapter acts on which cell, where any is routed."""
+        return None if self.route_KA is None else self.route_KA.to(device)
 
     def remember(self) -> dict[str, torch.Tensor]:
         """Return what both stocks of panes were rendered from; see `PanePool.remember`."""
@@ -225,7 +235,7 @@ class GridStage:
             return self._choose_fusion(layout, generator)
         count = len(panes.effects)
         order = torch.randperm(count, generator=generator).tolist()
-        if self.recipe.stage == "base":
+        if self.recipe.stage != "fill":
             return order[: layout.count], [False] * layout.count
         if chance(generator) < self.recipe.loss["edit_share"]:
             effects = [i for i in order if i][: layout.count - 1]
@@ -239,7 +249,7 @@ class GridStage:
 
         In `fill` the usual case is that of `compose`: both sources are given.
         """
-        if self.recipe.stage == "base":
+        if self.recipe.stage != "fill":
             order = torch.randperm(4, generator=generator).tolist()
             return (order[:1] if layout == SINGLE else [0, 1, 2, 3]), [False] * layout.count
         if chance(generator) < self.recipe.loss["edit_share"]:

@@ -24,7 +24,7 @@ from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.codec import trained_names
 from dcgrid.train.keeping import read_step
 from dcgrid.train.panes import PANES, STOCK
-from dcgrid.train.run import TrainJob, captions_of, fill_targets, missing_parts
+from dcgrid.train.run import TrainJob, adapter_specs, captions_of, missing_parts
 from dcgrid.train.settings import Phase
 from dcgrid.train.world.store import WorldStore
 
@@ -200,9 +200,15 @@ def _parameters(job: TrainJob, config: NativeConfig) -> tuple[dict[str, int], di
     networks = {"dit": _count(dit.parameters()), **_text_count(job, config)}
     if stage == "base":
         return networks, frozen
-    shapes, rank = linear_shapes(dit), int(job.recipe.loss["rank"])
+    shapes = linear_shapes(dit)
+    specs = adapter_specs(job.recipe, job.model, config, "")
     return (
-        {"fill LoRA": sum(rank * sum(shapes[n]) for n in find_targets(dit, fill_targets(config)))},
+        {
+            f"{spec.name} LoRA": sum(
+                spec.rank * sum(shapes[n]) for n in find_targets(dit, spec.targets)
+            )
+            for spec in specs
+        },
         {**frozen, **networks},
     )
 

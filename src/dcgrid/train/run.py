@@ -13,10 +13,10 @@ from typing import cast
 import torch
 from safetensors import SafetensorError
 
-from dcgrid.adapters.attach import attach_adapter
-from dcgrid.adapters.files import save_adapter
+from dcgrid.adapters.attach import attach_adapter, set_routed
+from dcgrid.adapters.files import load_adapter, save_adapter
 from dcgrid.adapters.reading import hash_tensors
-from dcgrid.adapters.spec import AdapterSpec
+from dcgrid.adapters.spec import AdapterSpec, Stage
 from dcgrid.errors import OutputError, WeightsError
 from dcgrid.grid.modes import Mode
 from dcgrid.models.loading import load_text_encoder
@@ -43,6 +43,8 @@ from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.effects import EFFECT_NAMES
 from dcgrid.train.world.store import WorldStore
 
+DC_NAME = "dc.safetensors"
+"""File of the Multi-DC LoRA."""
 FILL_TARGETS = ("query", "key", "value", "out", "gate", "mlp_in", "mlp_out", "modulation")
 """Layers that the Grid-Fill LoRA acts on: all of attention, MLP, modulation and peer head."""
 
@@ -127,12 +129,44 @@ def missing_parts(job: TrainJob) -> list[tuple[str, Path]]:
     """Return the weight files that a stage needs and does not find, each after its stage."""
     parts = _DECODER_ONLY if job.decoder_only else _EARLIER[job.recipe.stage]
     files = [(stage, job.out / f"{part}.safetensors") for stage, part in parts]
+    if job.recipe.loss.get("dc_strength", 0.0):
+        files.append(("dc", job.out / DC_NAME))
     return [(stage, path) for stage, path in files if not path.is_file()]
 
 
 def fill_targets(config: NativeConfig) -> tuple[str, ...]:
     """Return the layers that the Grid-Fill LoRA of a model acts on."""
     return (*FILL_TARGETS, "luck") if config.dit.noise_motion else FILL_TARGETS
+
+
+def adapter_specs(
+    recipe: TrainRecipe, model: str, config: NativeConfig, base_hash: str
+) -> tuple[AdapterSpec, ...]:
+    """Return the adapters that stage grid or fill trains.
+
+    One, but two in stage grid of a composition: for the cells of A and of B, on query projections
+    alone, and their mean for the fusions.
+
+    Paper: sec. 3.2, eqs. 1-3
+    """
+    routed = recipe.stage == "grid" and recipe.mode == "composition"
+    rank = int(recipe.loss["rank"])
+    return tuple(
+        AdapterSpec(
+            name=f"{recipe.run_name}{part}",
+            stage=cast(Stage, recipe.stage),
+            mode=cast(Mode, recipe.mode),
+            rank=rank,
+            alpha=rank,
+            dropout=recipe.loss["dropout"],
+            targets=("query",) if routed else fill_targets(config),
+            noise_scale=recipe.loss["noise_scale"],
+            base=model,
+            base_hash=base_hash,
+            recipe=f"{recipe.run_name}.toml",
+        )
+        for part in (("-a", "-b") if routed else ("",))
+    )
 
 
 def captions_of(subjects: Iterable[str]) -> tuple[str, ...]:
@@ -253,32 +287,30 @@ def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     return job.out / "dit.safetensors"
 
 
-def _run_fill(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
-    """Train the Grid-Fill LoRA on the frozen base. Paper: sec. 3.3."""
-    knobs = job.recipe.loss
+def _run_adapters(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
+    """Train the LoRAs of stage grid or fill on the frozen base. Paper: sec. 3.2, 3.3."""
     text = load_text_encoder(job.model, job.out / "text.safetensors").to(job.device)
     dit = DiT(config.dit).to(job.device)
     load_weights(job.out / "dit.safetensors", dit)
     dit.requires_grad_(False)
     text.requires_grad_(False)
-    spec = AdapterSpec(
-        name=job.recipe.run_name,
-        stage="fill",
-        mode=cast(Mode, job.recipe.mode),
-        rank=int(knobs["rank"]),
-        alpha=knobs["rank"],
-        dropout=knobs["dropout"],
-        targets=fill_targets(config),
-        noise_scale=knobs["noise_scale"],
-        base=job.model,
-        base_hash=hash_tensors(dit.state_dict()),
-        recipe=f"{job.recipe.run_name}.toml",
-    )
-    attach_adapter(dit, spec, seed=job.recipe.seed)
-    if job.start is not None and not job.resume:
-        path = job.start / f"{job.recipe.run_name}.safetensors"
-        fresh = start_adapter_from(path, dit, spec)
-        reporter.say(f"adapter started from {job.start}; {fresh} layers are new")
+    specs = adapter_specs(job.recipe, job.model, config, hash_tensors(dit.state_dict()))
+    if strength := job.recipe.loss.get("dc_strength", 0.0):
+        report = load_adapter(
+            dit,
+            job.out / DC_NAME,
+            base=job.model,
+            base_hash=specs[0].base_hash,
+            strength=strength,
+        )
+        reporter.say(f"{DC_NAME} at {strength:g}: {report.matched} of {report.total} layers")
+    for number, spec in enumerate(specs):
+        attach_adapter(dit, spec, seed=job.recipe.seed + number)
+        if job.start is not None and not job.resume:
+            fresh = start_adapter_from(job.start / f"{spec.name}.safetensors", dit, spec)
+            reporter.say(f"{spec.name} started from {job.start}; {fresh} layers are new")
+    if len(specs) > 1:
+        set_routed(dit, [spec.name for spec in specs])
     dit.to(job.device).train()
     trained = {n: p for n, p in dit.named_parameters() if p.requires_grad}
     world, autoencoder = WorldClips(WorldStore(job.store), job.device), _autoencoder(job, config)
@@ -287,9 +319,10 @@ def _run_fill(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
     dit.load_state_dict(averaged(state), strict=False)
     dit.to(torch.bfloat16)  # the file's format; the base is not written
-    path = job.out / f"{job.recipe.run_name}.safetensors"
-    save_adapter(dit, spec, path)
-    return path
+    paths = [job.out / f"{spec.name}.safetensors" for spec in specs]
+    for spec, path in zip(specs, paths, strict=True):
+        save_adapter(dit, spec, path)
+    return paths[0]
 
 
 def _run_upsampler(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
@@ -324,6 +357,7 @@ _EARLIER = {
     "autoencoder": (),
     "base": _DECODER_ONLY,
     "upsampler": _DECODER_ONLY,
+    "grid": (*_DECODER_ONLY, ("base", "text"), ("base", "dit")),
     "fill": (*_DECODER_ONLY, ("base", "text"), ("base", "dit")),
 }
 """Stage and part of the weight files that each stage reads."""
@@ -331,5 +365,6 @@ _RUNNERS: dict[str, Callable[[TrainJob, NativeConfig, Reporter], Path]] = {
     "autoencoder": _run_autoencoder,
     "base": _run_base,
     "upsampler": _run_upsampler,
-    "fill": _run_fill,
+    "grid": _run_adapters,
+    "fill": _run_adapters,
 }

@@ -21,7 +21,7 @@ from dcgrid.errors import RecipeError, UsageError
 from dcgrid.grid.modes import Mode
 from dcgrid.models.native.config import PRESETS
 
-STAGES = ("autoencoder", "base", "upsampler", "fill")
+STAGES = ("autoencoder", "base", "upsampler", "grid", "fill")
 
 STORED = ("bf16", "int8", "fp32")
 
@@ -38,6 +38,7 @@ LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "autoencoder": (*_PIXEL_KEYS, "kl", "latent_noise", "fit_batches"),
         "base": (*_GRID_KEYS, "reader_steps"),
         "upsampler": _PIXEL_KEYS,
+        "grid": (*_GRID_KEYS, "dc_strength", "rank", "dropout"),
         "fill": (*_GRID_KEYS, "edit_share", "window_share", "rank", "dropout"),
     }
 )
@@ -113,7 +114,7 @@ class TrainRecipe:
     loss: dict[str, float]
     """Weights and probabilities of the stage's loss; the stage names its keys."""
     mode: str = "consistent"
-    """What the grids of stage fill show: "consistent" or "composition"."""
+    """What the grids of stages grid and fill show: "consistent" or "composition"."""
     precision: str = "bf16"
     """"bf16" (autocast) or "fp32"."""
     stored: str = "bf16"
@@ -187,9 +188,16 @@ def _train_recipe(path: Path, tables: dict[str, Any]) -> TrainRecipe:
     if ends != sorted(set(ends)) or ends[-1] != 1.0:
         raise RecipeError(f"{path}: phases: until must rise and end at 1.0, not {ends}")
     recipe = _build(path, TrainRecipe, built, "recipe")
-    if recipe.mode != "consistent" and recipe.stage != "fill":
-        raise RecipeError(f"{path}: mode = {recipe.mode!r} is for stage fill, not {recipe.stage}")
-    return replace(recipe, loss=_loss(path, recipe.stage, recipe.loss))
+    if recipe.mode != "consistent" and recipe.stage not in ("grid", "fill"):
+        raise RecipeError(
+            f"{path}: mode = {recipe.mode!r} is for stages grid and fill, not {recipe.stage}"
+        )
+    loss = _loss(path, recipe.stage, recipe.loss)
+    if recipe.stage == "grid" and loss["single_share"]:
+        raise RecipeError(
+            f"{path}: loss.single_share must be 0 in stage grid, which has whole grids"
+        )
+    return replace(recipe, loss=loss)
 
 
 def _build(path: Path, kind: type[_Settings], table: object, place: str) -> _Settings:
