@@ -102,3 +102,9 @@ def test_model_phases_and_many_changes(tmp_path):
     assert message.count(" -> ") == SHOWN_CHANGES
     assert f"and {count - 1 - SHOWN_CHANGES} more" in message  # steps are told apart
     assert notes == []  # the paper's schedule has no cooldown and one phase
+
+
+def test_facts_that_hold_no_recipe_are_a_change():
+    facts = facts_of_run(toy.toy_recipe(), "toy")
+    for odd in ("{", "3", None):
+        assert "seed" in changed_keys({**facts, "recipe": odd}, facts)

@@ -120,6 +120,9 @@ def _say(**facts):
         _say(step="-1"),
         _say(facts="{"),
         _say(facts="[]"),
+        _say(pending="[]"),
+        _say(pending='{"loss": 3}'),
+        _say(pending='{"loss": ["much"]}'),
         lambda tensors, metadata: metadata.clear(),
     ],
 )

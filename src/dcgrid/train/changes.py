@@ -67,7 +67,7 @@ def _flat(facts: Mapping[str, str]) -> dict[str, str]:
     """Return every value of the facts as JSON text by its dotted key."""
     try:
         recipe = json.loads(facts["recipe"])
-    except ValueError:
+    except (ValueError, TypeError):  # no recipe of ours: every key then counts as changed
         recipe = {}
     flat = {"model": facts.get("model", "")}
 

@@ -167,6 +167,8 @@ def _facts(metadata: Mapping[str, str]) -> dict[str, str]:
 def _pending(metadata: Mapping[str, str]) -> dict[str, list[float]]:
     """Return the figures that the log had not written yet; older checkpoints have none."""
     pending = json.loads(metadata.get("pending", "{}"))
+    if not isinstance(pending, dict):
+        raise ValueError("its figures are not a table")
     return {str(name): [float(v) for v in values] for name, values in pending.items()}
 
 
