@@ -1,6 +1,8 @@
 """A world of a few small pictures and recipes for it, with which `tiny` trains in seconds."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors.torch import save_file
@@ -44,12 +46,13 @@ def write_small_recipe(
     precision: str = "fp32",
     rate: str = "2e-3",
     log: str = "eval_every = 0\ntensorboard = false\n",
+    loss: Mapping[str, float] = MappingProxyType({}),
 ) -> Path:
     """Write a small recipe of a stage (or "fill-composition") and return its path."""
     sides = {"upsampler": "[[32, 32]]"}.get(name, "[[32, 32], [32, 48]]")
     recipe = load_train_recipe(shipped_dir() / "train" / f"{name}.toml", "mini")
     stage, shipped = recipe.stage, recipe.loss
-    knobs = "\n".join(f"{key} = {n}" for key, n in {**shipped, **LOSSES[stage]}.items())
+    knobs = "\n".join(f"{key} = {n}" for key, n in {**shipped, **LOSSES[stage], **loss}.items())
     path = folder / f"{name}.toml"
     path.write_text(
         f'stage = "{stage}"\nmode = "{recipe.mode}"\nprecision = "{precision}"\nseed = 3\n'

@@ -100,6 +100,56 @@ def test_composition_makes_an_adapter_of_its_own(run_tiny, trained):
     assert (trained / "fill-composition" / STATE_NAME).is_file()
 
 
+def test_grid_trains_one_adapter_on_all_targets(run_tiny, trained):
+    path, _ = run_tiny("grid", trained)
+    spec, tensors = read_adapter(path)
+    assert path == trained / "grid.safetensors"
+    assert (spec.stage, spec.mode, spec.targets) == (
+        "grid",
+        "consistent",
+        stages.fill_targets(PRESETS["tiny"]),
+    )
+    assert any(t.any() for n, t in tensors.items() if ".lora_B." in n)
+
+
+def test_grid_of_a_composition_trains_two_routed_adapters(run_tiny, trained, monkeypatch):
+    """Each acts on its own source alone, so what one learns does not depend on the other's cell."""
+    routes = []
+    real = GridStage._route_on
+
+    def spy(stage, device):
+        routes.append(real(stage, device))
+        return routes[-1]
+
+    monkeypatch.setattr(GridStage, "_route_on", spy)
+    path, _ = run_tiny("grid-composition", trained)
+    assert path == trained / "grid-composition-a.safetensors"
+    for route_KA in routes:
+        assert route_KA.tolist() == [[1, 0], [0, 1], [0.5, 0.5], [0.5, 0.5]]
+    learned = {}
+    for part in "ab":
+        spec, tensors = read_adapter(trained / f"grid-composition-{part}.safetensors")
+        assert (spec.mode, spec.targets) == ("composition", stages.ROUTED_TARGETS)
+        assert all(".query." in name for name in tensors)
+        learned[part] = tensors
+    ups = [{n: t for n, t in learned[p].items() if ".lora_B." in n} for p in "ab"]
+    assert all(any(t.any() for t in up.values()) for up in ups)
+    assert not same_tensors(*ups)
+
+
+def test_grid_on_multi_dc_needs_its_file_and_leaves_it_as_it_is(run_tiny, trained):
+    with pytest.raises(WeightsError, match=r"dc\.safetensors"):
+        run_tiny("grid", trained, loss={"dc_strength": 1.0})
+    shutil.copy(trained / "fill.safetensors", trained / "dc.safetensors")
+    before = (trained / "dc.safetensors").read_bytes()
+    plain, _ = run_tiny("grid", trained)
+    alone = read_adapter(plain)[1]
+    on_top, _ = run_tiny("grid", trained, loss={"dc_strength": 1.0})
+    assert (trained / "dc.safetensors").read_bytes() == before
+    assert not same_tensors(alone, read_adapter(on_top)[1])
+    assert read_adapter(on_top)[1].keys() == alone.keys()
+
+
 def test_base_in_memory_is_bit_identical_after_fill(run_tiny, trained, monkeypatch):
     """The network that the adapter sat on, not only its file."""
     seen = {}
@@ -141,12 +191,16 @@ def test_decoder_only_keeps_the_latents(run_tiny, trained):
     assert any(not torch.equal(before[n], after[n]) for n in before if n.startswith("decoder."))
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "upsampler", "base", "fill"])
+@pytest.mark.parametrize("stage", ["autoencoder", "upsampler", "base", "grid", "fill"])
 @pytest.mark.parametrize("steps", [10])
 def test_stopped_and_resumed_equals_uninterrupted(run_tiny, tmp_path, monkeypatch, stage, steps):
     """Also the pane stock and dropout, which the run's own generator does not hold."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    earlier = {"autoencoder": (), "fill": ("autoencoder", "base")}.get(stage, ("autoencoder",))
+    earlier = {
+        "autoencoder": (),
+        "fill": ("autoencoder", "base"),
+        "grid": ("autoencoder", "base"),
+    }.get(stage, ("autoencoder",))
     for needed in earlier:
         run_tiny(needed, whole)
     if earlier:

@@ -116,7 +116,11 @@ def test_paper_can_be_planned(tmp_path, capsys):
         (["--stage", "base", "--model", "minni"], 2, "did you mean mini?"),
         (["--stage", "base", "--decoder-only"], 2, "--decoder-only"),
         (["--stage", "base", "--steps", "0"], 2, "--steps"),
-        (["--stage", "base", "--mode", "composition"], 2, "--mode is for stage fill, not base"),
+        (
+            ["--stage", "base", "--mode", "composition"],
+            2,
+            "--mode is for stages grid and fill, not base",
+        ),
         (["--stage", "base", "--start-from", "ed", "--resume"], 2, "--start-from is for a new run"),
         (["--stage", "upsampler", "--start-from", "ed"], 2, "--start-from is for a new run"),
         (

@@ -43,6 +43,8 @@ from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.effects import EFFECT_NAMES
 from dcgrid.train.world.store import WorldStore
 
+ROUTED_TARGETS = ("grid_attention.query", "text_attention.query")
+"""Layers whose LoRA acts on each cell with another weight: q of attention. Paper: eqs. 1-3."""
 DC_NAME = "dc.safetensors"
 """File of the Multi-DC LoRA."""
 FILL_TARGETS = ("query", "key", "value", "out", "gate", "mlp_in", "mlp_out", "modulation")
@@ -159,7 +161,7 @@ def adapter_specs(
             rank=rank,
             alpha=rank,
             dropout=recipe.loss["dropout"],
-            targets=("query",) if routed else fill_targets(config),
+            targets=ROUTED_TARGETS if routed else fill_targets(config),
             noise_scale=recipe.loss["noise_scale"],
             base=model,
             base_hash=base_hash,

@@ -151,7 +151,10 @@ class TextAttention(nn.Module):
         """Return what each token reads in its cell's text, BSD."""
         cells = context.shape.cells
         query = rearrange(
-            self.query(tokens_BSD), "b (k s) (n p) -> (b k) n s p", k=cells, n=self.heads
+            self.query(tokens_BSD, context.route_KA),
+            "b (k s) (n p) -> (b k) n s p",
+            k=cells,
+            n=self.heads,
         )
         text = context.text_BKLE.to(tokens_BSD.dtype)
         key, value = (
