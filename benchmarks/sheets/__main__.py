@@ -1,4 +1,4 @@
-"""`python -m benchmarks.sheets clips|effects|table`: pictures and pages of docs/. See make.py."""
+"""`python -m benchmarks.sheets clips|effects|films|table`: pictures and pages of docs/."""
 
 import argparse
 import sys
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import options as shared
-from benchmarks.clips import find_clips, read_bench_clip
+from benchmarks.clips import CLIPS_DIR, find_clips, read_bench_clip
 from benchmarks.models import load_choice
 from benchmarks.sheets.credits import SHEET_CLIPS, Credit, credit_of, credits_page
 from benchmarks.sheets.effects_page import PREVIEWS, effects_page
+from benchmarks.sheets.films import PAIRS, TALES, films_page, write_fusions, write_tale
 from benchmarks.sheets.make import SHEET_EFFECTS, write_page, write_previews, write_sheet
 from dcgrid.errors import UsageError
 from dcgrid.recipes import effect_names, list_effects
@@ -22,7 +23,7 @@ PREVIEW_CLIP = "asl_book.mkv"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _parser().parse_args(arguments)
-    commands = {"clips": _clips, "effects": _effects, "table": _table}
+    commands = {"clips": _clips, "effects": _effects, "films": _films, "table": _table}
     return shared.run_command(lambda: commands[options.command](options))
 
 
@@ -36,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     clips.add_argument("--effects", nargs="+", default=list(SHEET_EFFECTS))
     effects = commands.add_parser("effects", help="a preview of every effect, and effects.md")
     effects.add_argument("--effects", nargs="+", help="names of effects (all)")
+    films = commands.add_parser("films", help="compositions and stories, and films.md")
+    films.add_argument("--seed", type=int, default=0, help="seed of the noise (0)")
+    films.add_argument("--clips-dir", type=Path, default=CLIPS_DIR, help="where the clips are")
     table = commands.add_parser("table", help="effects.md alone, without a model")
     for command in (clips, effects):
         shared.add_clip_options(command)
@@ -43,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         shared.add_sampler_options(command)
     for command in (effects, table):
         command.add_argument("--clip", default=PREVIEW_CLIP, help="the clip of the previews")
-    for command in (clips, effects, table):
+    for command in (clips, effects, films, table):
         command.add_argument("--docs", type=Path, default=DOCS, help="folder of the pages")
     return parser
 
@@ -74,6 +78,23 @@ def _effects(options: argparse.Namespace) -> None:
     for written in write_previews(folder, backbone, clip, effects, settings):
         print(written)
     write_page(options.docs / "effects.md", effects_page(list_effects(), options.docs, preview))
+
+
+def _films(options: argparse.Namespace) -> None:
+    pictures = []
+    for pair in PAIRS:
+        picture = f"pictures/compose/{pair.picture}"
+        write_fusions(options.docs / picture, pair, options.clips_dir, options.seed)
+        pictures.append((picture, f"`dcgrid compose {pair.first} {pair.second}`"))
+        print(picture, file=sys.stderr)
+    for tale in TALES:
+        picture = f"pictures/stories/{_credit(tale.clip).picture}"
+        write_tale(options.docs / picture, tale, options.clips_dir, options.seed)
+        scenes = " ".join(f"--scene {name}" for name in tale.scenes)
+        pictures.append((picture, f"`dcgrid story --from {tale.clip} {scenes}`"))
+        print(picture, file=sys.stderr)
+    page = films_page("Compositions and stories", pictures, "python -m benchmarks.sheets films")
+    write_page(options.docs / "films.md", page)
 
 
 def _table(options: argparse.Namespace) -> None:

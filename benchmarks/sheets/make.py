@@ -49,7 +49,7 @@ def write_sheet(
     """
     edits = _edits(backbone, clip, effects, settings)
     rows = [clip.frames_THWC, *(edits[name] for name in effects)]
-    _write_small(path, rows, ["original", *effects], SHEET_FRAMES, SHEET_BYTES)
+    write_small(path, rows, ["original", *effects], SHEET_FRAMES, SHEET_BYTES)
 
 
 def write_previews(
@@ -78,7 +78,7 @@ def write_previews(
     for name, edit_THWC in _edits(backbone, clip, effects, settings).items():
         rows = [clip.frames_THWC, edit_THWC]
         paths.append(folder / f"{name}.png")
-        _write_small(paths[-1], rows, ["original", name], PREVIEW_FRAMES, PREVIEW_BYTES)
+        write_small(paths[-1], rows, ["original", name], PREVIEW_FRAMES, PREVIEW_BYTES)
     return paths
 
 
@@ -100,10 +100,14 @@ def _edits(
     return {name: edit.frames_THWC for name, edit in made.items()}
 
 
-def _write_small(
+def write_small(
     path: Path, clips: Sequence[Tensor], labels: Sequence[str], frames: int, most_bytes: int
 ) -> None:
-    """Write a contact sheet with frames as large as the file may be."""
+    """Write a contact sheet with frames as large as the file may be.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
     _make_folder(path.parent)
     side = float(_LARGEST)
     # A picture that is too large must never be seen under the final name.

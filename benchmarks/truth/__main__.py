@@ -15,7 +15,7 @@ from benchmarks.progress import Silent
 from benchmarks.truth.measure import BARE, EDIT, Score, measure_clip, measure_codec, order_effects
 from benchmarks.truth.report import codec_report, summary, truth_report
 from dcgrid.errors import UsageError
-from dcgrid.models.loading import weight_digests
+from dcgrid.models.loading import ADAPTER_NAMES, PART_NAMES, weight_digests
 from dcgrid.runtime import device as runtime
 
 MEASURED = ("autoencoder", "text", "dit")
@@ -107,7 +107,9 @@ def _facts(options: argparse.Namespace, choice: ModelChoice) -> dict[str, Any]:
     return {
         "model": choice.model,
         "adapter": choice.adapter,
-        "weights": weight_digests(choice.model, choice.weights_dir),
+        "weights": weight_digests(
+            choice.model, choice.weights_dir, (*PART_NAMES, ADAPTER_NAMES["consistent"])
+        ),
         "steps": options.steps,
         "guidance": options.guidance,
         "seed": options.seed,

@@ -93,8 +93,8 @@ def test_the_table_needs_no_model_and_links_no_picture_that_is_not_there(tmp_pat
 def test_pictures_shrink_until_they_fit(tmp_path: Path):
     noise = torch.randint(0, 256, (5, 96, 160, 3), generator=torch.Generator().manual_seed(0))
     clip = noise.to(torch.uint8)
-    make._write_small(tmp_path / "a.png", [clip], ["original"], 4, 200_000)
-    make._write_small(tmp_path / "b.png", [clip], ["original"], 4, 60_000)
+    make.write_small(tmp_path / "a.png", [clip], ["original"], 4, 200_000)
+    make.write_small(tmp_path / "b.png", [clip], ["original"], 4, 60_000)
     sizes = [(tmp_path / name).stat().st_size for name in ("a.png", "b.png")]
     assert 100_000 < sizes[0] <= 200_000
     assert 30_000 < sizes[1] <= 60_000

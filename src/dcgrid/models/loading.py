@@ -4,7 +4,7 @@ Weights of `mini` are inside the package; `tiny` has seeded random weights and i
 `paper` can be built (its weights were never published) on the meta device to count it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -104,10 +104,13 @@ def weight_files(name: str, weights_dir: Path | None = None) -> dict[str, Path]:
     return {part: folder / f"{part}.safetensors" for part in parts}
 
 
-def weight_digests(name: str, weights_dir: Path | None = None) -> dict[str, str]:
-    """Return the SHA-256 of each weight file of a model that is there, adapters left out."""
+def weight_digests(
+    name: str, weights_dir: Path | None = None, parts: Sequence[str] = PART_NAMES
+) -> dict[str, str]:
+    """Return the SHA-256 of those weight files of a model that are there."""
     files = weight_files(name, weights_dir)
-    return {part: file_sha256(files[part]) for part in PART_NAMES if part in files}
+    there = {part: files[part] for part in parts if part in files and files[part].exists()}
+    return {part: file_sha256(path) for part, path in there.items()}
 
 
 def load_backbone(
