@@ -44,8 +44,15 @@ from dcgrid.video.clip import ClipRules
 if TYPE_CHECKING:
     from dcgrid.train.run import Reporter, TrainJob
 
-DC_TARGETS = ("query", "key", "value", "out", "mlp_in", "mlp_out")
-"""Layers that the Multi-DC LoRA acts on: all of attention and MLP (DESIGN section 2)."""
+_SIDES = ("query", "key", "value", "out")
+DC_TARGETS = (
+    *(f"grid_attention.{side}" for side in _SIDES),
+    *(f"text_attention.{side}" for side in _SIDES),
+    "mlp_in",
+    "mlp_out",
+)
+"""Layers that the Multi-DC LoRA acts on: attention and MLP (DESIGN section 2). What looks from cell
+to cell at one place is left out: with a single cell it has nothing to learn."""
 TOKENS_NAME = "dc-tokens.safetensors"
 """File of the tags' embeddings, beside the adapter."""
 _PAPER_FPS = 24.0
