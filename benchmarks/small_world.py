@@ -14,6 +14,7 @@ LOSSES = {
     "autoencoder": {"effect_share": 0.3, "fit_batches": 4.0},
     "base": {"fresh": 0.3},
     "upsampler": {"effect_share": 0.3},
+    "dc": {"rank": 4.0},
     "grid": {"fresh": 0.3, "rank": 4.0, "dropout": 0.0, "dc_strength": 0.0},
     "fill": {"fresh": 0.3, "edit_share": 0.75, "window_share": 0.25, "rank": 4.0, "dropout": 0.5},
 }

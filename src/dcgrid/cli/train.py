@@ -32,6 +32,7 @@ class Stage(StrEnum):
     AUTOENCODER = "autoencoder"
     BASE = "base"
     UPSAMPLER = "upsampler"
+    DC = "dc"
     GRID = "grid"
     FILL = "fill"
 
@@ -101,6 +102,17 @@ DecoderOption = Annotated[
     bool,
     typer.Option("--decoder-only", help="Stage autoencoder: keep the encoder and so the latents."),
 ]
+ConceptsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--concepts",
+        help="Stage dc: manifest or folder of clips to learn.",
+        show_default="11 of the procedural world",
+    ),
+]
+CacheOption = Annotated[
+    bool, typer.Option("--cache-only", help="Stage dc: encode the clips, then stop.")
+]
 AnewOption = Annotated[
     bool, typer.Option("--force", "-f", help="Begin anew over an earlier checkpoint.")
 ]
@@ -123,6 +135,8 @@ def train(
     accept_changes: AcceptOption = False,
     start_from: StartOption = None,
     decoder_only: DecoderOption = False,
+    concepts: ConceptsOption = None,
+    cache_only: CacheOption = False,
     force: AnewOption = False,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = None,
@@ -148,7 +162,12 @@ def train(
             return
         if decoder_only and stage is not Stage.AUTOENCODER:
             raise UsageError(f"--decoder-only is for stage autoencoder, not {stage}")
-        if start_from is not None and (decoder_only or resume or stage is Stage.UPSAMPLER):
+        if stage is not Stage.DC and (concepts is not None or cache_only):
+            option = "--cache-only" if concepts is None else "--concepts"
+            raise UsageError(f"{option} is for stage dc, not {stage}")
+        if start_from is not None and (
+            decoder_only or resume or stage in (Stage.UPSAMPLER, Stage.DC)
+        ):
             raise UsageError(
                 "--start-from is for a new run of stage autoencoder, base, grid or fill",
                 hint="leave it out: --resume and --decoder-only go on from --out anyway",
@@ -168,6 +187,8 @@ def train(
             start=start_from,
             decoder_only=decoder_only,
             device=choose_device(device),
+            concepts=concepts,
+            cache_only=cache_only,
         )
         _carry_out(job, output, threads=threads, dry_run=dry_run, force=force)
 

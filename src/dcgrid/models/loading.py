@@ -21,7 +21,7 @@ from dcgrid.models.native.config import MINI, TINY, NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
-from dcgrid.models.weights import load_weights, read_weights
+from dcgrid.models.weights import load_weights, read_weights, save_weights
 
 PART_NAMES = ("autoencoder", "text", "dit", "upsampler")
 """Weight files of a native model, `<part>.safetensors`."""
@@ -29,6 +29,9 @@ ADAPTER_NAMES: Mapping[str, str] = MappingProxyType(
     {"consistent": "fill", "composition": "fill-composition"}
 )
 """Its Grid-Fill adapters by what their grids show, files of the same form."""
+
+_TAGS = "tags"
+"""Name of the table of tags' embeddings in their file, shape tags x E."""
 
 MINI_SPEC = ModelSpec(
     name="mini",
@@ -179,6 +182,49 @@ def load_text_encoder(name: str, path: Path) -> TextEncoder:
     encoder = TextEncoder(config, WordTokenizer(words))
     load_weights(path, encoder)
     return encoder
+
+
+def save_tags(path: Path, encoder: TextEncoder, facts: Mapping[str, str]) -> None:
+    """Write the tags that an encoder knows, and their embeddings in float32.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    table_TE = torch.stack([tag_E.detach() for tag_E in encoder.tags]).float().cpu()
+    named = {**facts, "tags": list(encoder.tokenizer.tags)}
+    save_weights(path, {_TAGS: table_TE}, named, torch.float32)
+
+
+def load_tags(path: Path, encoder: TextEncoder) -> tuple[str, ...]:
+    """Give a text encoder the tags of a file, in place of any that it knew; they do not learn.
+
+    Returns:
+        Their names, without brackets.
+
+    Raises:
+        WeightsError: The file is missing or damaged, holds no tags, or embeddings of another width.
+    """
+    tensors, facts = read_weights(path)
+    names, table = facts.get("tags"), tensors.get(_TAGS)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        names = []
+    if table is None or table.ndim != 2 or not 0 < len(names) == len(set(names)) == len(table):
+        raise WeightsError(
+            f"{path} holds no tags", hint="stage dc writes them: dc-tokens.safetensors"
+        )
+    if table.shape[1] != encoder.config.width:
+        raise WeightsError(
+            f"{path}: tags are {table.shape[1]} wide, the text encoder's words "
+            f"{encoder.config.width}",
+            hint="train stage dc for this model, or name the model that the tags are for",
+        )
+    if not table.isfinite().all():
+        raise WeightsError(f"{path} holds tags that are not finite", hint="train stage dc again")
+    with torch.no_grad():
+        for tag_E, row_E in zip(encoder.add_tags(names), table, strict=True):
+            tag_E.copy_(row_E)
+            tag_E.requires_grad_(False)
+    return tuple(names)
 
 
 def _load_parts(name: str, config: NativeConfig, files: Mapping[str, Path]) -> NativeParts:

@@ -31,7 +31,7 @@ class TrainState:
     parameters: dict[str, torch.nn.Parameter]
     """Trained parameters by name."""
     optimizer: torch.optim.Optimizer
-    """Its parameter order is that of `parameters`."""
+    """Steps the same parameters, in groups of its own."""
     ema: dict[str, torch.Tensor]
     """Averaged copies by the same names; empty without an average."""
     generator: torch.Generator

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -44,6 +44,14 @@ class Remembers(Protocol):
 
     def recall(self, kept: Mapping[str, torch.Tensor]) -> None:
         """Take back what `remember` returned, or nothing from a checkpoint without it."""
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A stage some of whose parameters learn at another rate than the recipe's."""
+
+    def paces(self) -> Mapping[str, float]:
+        """Return factors of the learning rate by parameter name; others have 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +167,7 @@ def _new_state(stage: Stage, recipe: TrainRecipe) -> TrainState:
     parameters = stage.parameters()
     optim = recipe.optim
     optimizer = torch.optim.AdamW(
-        list(parameters.values()),
+        _paced_groups(stage, parameters),
         lr=optim.learning_rate,
         betas=optim.betas,
         eps=optim.eps,
@@ -178,10 +186,21 @@ def _new_state(stage: Stage, recipe: TrainRecipe) -> TrainState:
     return state
 
 
+def _paced_groups(
+    stage: Stage, parameters: Mapping[str, torch.nn.Parameter]
+) -> list[dict[str, Any]]:
+    """Return groups for the optimiser, one for each factor of the rate."""
+    paces = stage.paces() if isinstance(stage, Paced) else {}
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault(paces.get(name, 1.0), []).append(parameter)
+    return [{"params": members, "pace": pace} for pace, members in groups.items()]
+
+
 def _step(stage: Stage, recipe: TrainRecipe, state: TrainState) -> dict[str, float]:
     """Take one optimiser step and return its figures."""
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(recipe.optim, state.step)
+        group["lr"] = group["pace"] * learning_rate(recipe.optim, state.step)
     loss, figures = stage.loss(phase_at(recipe, state.step), state.generator)
     value = float(loss.detach())
     _require_finite("loss", value, state.step)

@@ -22,6 +22,7 @@ from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.codec import trained_names
+from dcgrid.train.dc import DC_TARGETS, check_concepts, count_tags
 from dcgrid.train.keeping import read_step
 from dcgrid.train.panes import PANES, STOCK
 from dcgrid.train.run import TrainJob, adapter_specs, captions_of, missing_parts
@@ -115,11 +116,13 @@ def plan_stage(job: TrainJob) -> TrainPlan:
     """Plan a run; nothing is loaded or written.
 
     Raises:
-        RecipeError: The recipe's shapes do not fit the model.
+        RecipeError: The recipe's shapes do not fit the model, or the concepts have problems.
         WeightsError: The folder's checkpoint is damaged.
     """
     config = PRESETS[job.model]
     check_shapes(job)
+    if job.recipe.stage == "dc":
+        check_concepts(job)
     with torch.device("meta"):
         trained, frozen = _parameters(job, config)
     done = (read_step(job.loop.folder) or 0) if job.resume else 0
@@ -200,6 +203,8 @@ def _parameters(job: TrainJob, config: NativeConfig) -> tuple[dict[str, int], di
     networks = {"dit": _count(dit.parameters()), **_text_count(job, config)}
     if stage == "base":
         return networks, frozen
+    if stage == "dc":
+        return _concept_counts(job, config, dit), {**frozen, **networks}
     shapes = linear_shapes(dit)
     specs = adapter_specs(job.recipe, job.model, config, "")
     return (
@@ -210,6 +215,16 @@ def _parameters(job: TrainJob, config: NativeConfig) -> tuple[dict[str, int], di
             for spec in specs
         },
         {**frozen, **networks},
+    )
+
+
+def _concept_counts(job: TrainJob, config: NativeConfig, dit: DiT) -> dict[str, int]:
+    """Return the sizes of the structured LoRA, which has two input sides, and of the tokens."""
+    shapes, rank = linear_shapes(dit), int(job.recipe.loss["rank"])
+    sides = [shapes[name] for name in find_targets(dit, DC_TARGETS)]
+    counts = {"dc LoRA": sum(rank * (outputs + 2 * inputs) for outputs, inputs in sides)}
+    return (
+        counts if config.text is None else {**counts, "tokens": count_tags(job) * config.text.width}
     )
 
 
@@ -246,7 +261,8 @@ def _working_bytes(job: TrainJob, config: NativeConfig, phase: Phase) -> int:
 def _missing(job: TrainJob) -> list[str]:
     lines = []
     try:
-        WorldStore(job.store)
+        if job.concepts is None:
+            WorldStore(job.store)
     except WeightsError as error:
         lines.append(error.message)
     lines += [f"{path}, from stage {stage}" for stage, path in missing_parts(job)]

@@ -31,6 +31,7 @@ from dcgrid.runtime.lock import run_lock
 from dcgrid.train.captions import Captions
 from dcgrid.train.checkpoint import TrainState, remove_leftovers
 from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
+from dcgrid.train.dc import check_concepts, run_concepts
 from dcgrid.train.enlarge import UpsamplerStage
 from dcgrid.train.grids import GridStage
 from dcgrid.train.log import Progress
@@ -75,6 +76,10 @@ class TrainJob:
     """With `resume`: go on though the recipe is not the checkpoint's."""
     save_every_s: float = 120.0
     """Seconds between checkpoints."""
+    concepts: Path | None = None
+    """Stage `dc`: manifest or folder of clips; None: concepts of the procedural world."""
+    cache_only: bool = False
+    """Stage `dc`: make what it learns from and stop."""
 
     @property
     def loop(self) -> LoopOptions:
@@ -102,7 +107,8 @@ def run_stage(job: TrainJob, reporter: Reporter) -> Path:
     Raises:
         WeightsError: The world, an earlier stage's weights or the checkpoint is missing or damaged.
         OutputError: Another run works in the folder, or a file cannot be written.
-        RecipeError: With `resume`: the recipe is not that of the checkpoint.
+        RecipeError: With `resume`: the recipe is not that of the checkpoint. Stage `dc`: recipe or
+            concepts have problems; then nothing was written.
         DeviceError: The loss became NaN or infinite.
         KeyboardInterrupt: After the state is saved.
     """
@@ -111,6 +117,8 @@ def run_stage(job: TrainJob, reporter: Reporter) -> Path:
             f"stage {job.recipe.stage} needs {missing}, which is not there",
             hint=f"dcgrid train --stage {stage} --model {job.model} --out {job.out}",
         )
+    if job.recipe.stage == "dc":
+        check_concepts(job)
     torch.manual_seed(job.recipe.seed)
     started = time.monotonic()
     with run_lock(job.loop.folder):
@@ -359,6 +367,7 @@ _EARLIER = {
     "autoencoder": (),
     "base": _DECODER_ONLY,
     "upsampler": _DECODER_ONLY,
+    "dc": (*_DECODER_ONLY, ("base", "text"), ("base", "dit")),
     "grid": (*_DECODER_ONLY, ("base", "text"), ("base", "dit")),
     "fill": (*_DECODER_ONLY, ("base", "text"), ("base", "dit")),
 }
@@ -367,6 +376,7 @@ _RUNNERS: dict[str, Callable[[TrainJob, NativeConfig, Reporter], Path]] = {
     "autoencoder": _run_autoencoder,
     "base": _run_base,
     "upsampler": _run_upsampler,
+    "dc": run_concepts,
     "grid": _run_adapters,
     "fill": _run_adapters,
 }

@@ -21,7 +21,7 @@ from dcgrid.errors import RecipeError, UsageError
 from dcgrid.grid.modes import Mode
 from dcgrid.models.native.config import PRESETS
 
-STAGES = ("autoencoder", "base", "upsampler", "grid", "fill")
+STAGES = ("autoencoder", "base", "upsampler", "dc", "grid", "fill")
 
 STORED = ("bf16", "int8", "fp32")
 
@@ -33,11 +33,16 @@ _GRID_KEYS = (
     "noise_scale", "time_shift", "noise_share", "text_masking", "single_share", "fresh",
     "pixel_weight", "offset_share", "fusion_share",
 )  # fmt: skip
+_CONCEPT_KEYS = (
+    "noise_scale", "time_shift", "text_masking", "self_conditioning", "prior_share", "pixel_weight",
+    "appearance_dropout", "motion_dropout", "token_rate", "rank",
+)  # fmt: skip
 LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "autoencoder": (*_PIXEL_KEYS, "kl", "latent_noise", "fit_batches"),
         "base": (*_GRID_KEYS, "reader_steps"),
         "upsampler": _PIXEL_KEYS,
+        "dc": _CONCEPT_KEYS,
         "grid": (*_GRID_KEYS, "dc_strength", "rank", "dropout"),
         "fill": (*_GRID_KEYS, "edit_share", "window_share", "rank", "dropout"),
     }

@@ -3,7 +3,8 @@
 Letters: N segments, L text tokens, E text width.
 
 Words are looked up in a fixed vocabulary that travels with the weights; a word it does not hold
-becomes "unknown" and is named, so that a user can be told. Read `WordTokenizer`, `TextEncoder`.
+becomes "unknown" and is named, so that a user can be told. Tags such as [Cat_identity] are tokens
+of their own that are learned later (stage dc). Read `WordTokenizer`, `TextEncoder`.
 """
 
 import math
@@ -26,6 +27,8 @@ RESERVED = 3
 """Rows of the embedding table before those of words."""
 _WORD = re.compile(r"[^\W_]+")
 """Letters and digits of any script, so that a word in another one is unknown and not silence."""
+_TAG = re.compile(r"\[([^\[\]]+)\]")
+"""What may be a tag; it is one only if the name is known."""
 _ENDINGS = ("s", "es", "ed", "ing", "ly", "y", "er")
 
 
@@ -42,29 +45,46 @@ class TextToken:
 
 
 class WordTokenizer:
-    """Cuts text into lower-case words and looks them up."""
+    """Cuts text into lower-case words and looks them up; known tags are looked up whole.
 
-    def __init__(self, vocabulary: Sequence[str]) -> None:
+    a cat [Cat_identity] [TOP LEFT]      ->  a | cat | Cat_identity | top | left
+    """
+
+    def __init__(self, vocabulary: Sequence[str], tags: Sequence[str] = ()) -> None:
+        """Take words, and tags without their brackets; the ids of tags follow those of words."""
         self.vocabulary = tuple(vocabulary)
+        self.tags = tuple(tags)
         self._index = {word: i + RESERVED for i, word in enumerate(self.vocabulary)}
+        self._tag_index = {tag: i + self.size for i, tag in enumerate(self.tags)}
 
     @property
     def size(self) -> int:
-        """Rows of the embedding table."""
+        """Rows of the embedding table, which is that of words; tags have one of their own."""
         return len(self.vocabulary) + RESERVED
 
     def tokens(self, text: str) -> tuple[TextToken, ...]:
         """Return the text's tokens in order; a text without words gives one EMPTY token."""
-        found = tuple(
-            TextToken(index=self._look_up(_plain(m.group())), start=m.start(), end=m.end())
-            for m in _WORD.finditer(text)
-        )
-        return found or (TextToken(index=EMPTY, start=0, end=0),)
+        found: list[TextToken] = []
+        end = 0
+        for match in _TAG.finditer(text):
+            if (index := self._tag_index.get(match.group(1))) is not None:
+                found += self._words(text, end, match.start())
+                found.append(TextToken(index=index, start=match.start(), end=match.end()))
+                end = match.end()
+        found += self._words(text, end, len(text))
+        return tuple(found) or (TextToken(index=EMPTY, start=0, end=0),)
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         """Return the words of the text that the vocabulary lacks, each once, in order."""
         unknown = (text[t.start : t.end].lower() for t in self.tokens(text) if t.index == UNKNOWN)
         return tuple(dict.fromkeys(unknown))
+
+    def _words(self, text: str, start: int, end: int) -> list[TextToken]:
+        """Return the words between two characters of a text."""
+        return [
+            TextToken(index=self._look_up(_plain(m.group())), start=m.start(), end=m.end())
+            for m in _WORD.finditer(text, start, end)
+        ]
 
     def _look_up(self, word: str) -> int:
         """Return a word's id, or that of the same word with or without a common ending."""
@@ -116,7 +136,10 @@ class _TextBlock(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Encodes segments of words. Differs: the paper has T5 (docs/decisions/0005)."""
+    """Encodes segments of words. Differs: the paper has T5 (docs/decisions/0005).
+
+    `tags` holds one embedding a tag of the tokenizer, shape E; empty until `add_tags`.
+    """
 
     def __init__(self, config: TextConfig, tokenizer: WordTokenizer) -> None:
         super().__init__()
@@ -125,6 +148,28 @@ class TextEncoder(nn.Module):
         self.words = nn.Embedding(tokenizer.size, config.width, padding_idx=PAD)
         self.blocks = nn.ModuleList(_TextBlock(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.width)
+        self.tags = nn.ParameterList()
+
+    def add_tags(self, tags: Sequence[str]) -> list[nn.Parameter]:
+        """Let the encoder know tags, in place of any that it knew; words stay what they are.
+
+        Args:
+            tags: Names without brackets, all different.
+
+        Returns:
+            Their embeddings in order, zero and trainable, shape E each.
+
+        Raises:
+            ValueError: A name stands twice.
+
+        Paper: sec. 3.1 (unique tokens)
+        """
+        if len(set(tags)) != len(tags):
+            raise ValueError(f"tags stand twice: {tags}")
+        self.tokenizer = WordTokenizer(self.tokenizer.vocabulary, tags)
+        zero_E = self.words.weight.new_zeros(self.config.width)
+        self.tags = nn.ParameterList(nn.Parameter(zero_E.clone()) for _ in tags)
+        return list(self.tags)
 
     def forward(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode segments, each on its own.
@@ -143,11 +188,20 @@ class TextEncoder(nn.Module):
         padded = [row + [PAD] * (longest - len(row)) for row in indices]
         index_NL = torch.tensor(padded, device=self.words.weight.device)
         valid_NL = index_NL != PAD
-        tokens_NLE = self.words(index_NL) + self._positions(longest)
+        tokens_NLE = self._embed(index_NL) + self._positions(longest)
         for block in self.blocks:
             tokens_NLE = block(tokens_NLE, valid_NL)
         encoded: torch.Tensor = self.norm(tokens_NLE)
         return encoded, valid_NL
+
+    def _embed(self, index_NL: torch.Tensor) -> torch.Tensor:
+        """Look up words and tags, shape NLE."""
+        if not (index_NL >= self.tokenizer.size).any():
+            # Without its table in the graph, a tag gets no gradient from texts that do not name it.
+            words_NLE: torch.Tensor = self.words(index_NL)
+            return words_NLE
+        table = torch.cat([self.words.weight, torch.stack(list(self.tags))])
+        return F.embedding(index_NL, table, padding_idx=PAD)
 
     def _positions(self, count: int) -> torch.Tensor:
         """Return sinusoids of word positions, shape LE."""

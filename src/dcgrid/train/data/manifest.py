@@ -82,6 +82,11 @@ class Concept:
             f"[{self.motion_token}]", self.scene,
         )  # fmt: skip
 
+    def plain_prompt(self, *, moving: bool) -> str:
+        """Return the dynamic or the static prompt without its tokens, as the bare base knows it."""
+        does = ("performing", self.motion) if moving else ()
+        return _joined(self.subject, *does, self.scene)
+
 
 def read_concepts(path: Path, rules: ClipRules) -> list[Concept]:
     """Read a manifest or a folder and check every clip and text.

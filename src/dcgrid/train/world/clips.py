@@ -69,6 +69,12 @@ class WorldClips:
             )
         return self._sprite(frames, size, generator)
 
+    def draw_subject(
+        self, frames: int, size: tuple[int, int], generator: torch.Generator
+    ) -> WorldClip:
+        """Draw a clip with a named subject that moves over a background; see `draw`."""
+        return self._sprite(frames, size, generator)
+
     def _get(self, kind: str, generator: torch.Generator) -> tuple[str, torch.Tensor]:
         names = self.store.names[kind]
         name = names[pick(len(names), generator)]

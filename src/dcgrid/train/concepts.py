@@ -1,0 +1,239 @@
+"""Stage `dc`: many dynamic concepts in one structured LoRA, and a unique token for each.
+
+    phases of one frame     the set: pictures in any order     learn A1, B1, tokens of identities
+    phases of more frames   the sequence: whole clips          learn B2, tokens of motions
+
+What does not learn in a phase gets no gradient, so the optimiser leaves it alone, weight decay and
+all.
+
+Letters: B batch, K cells (1), C channels, M moving channels of noise, F Y X latent
+frames/rows/columns, N pictures of a set.
+
+Paper: sec. 3.1 (Set-and-Sequence)
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dcgrid.adapters.routed import Part
+from dcgrid.adapters.structured import learn_part
+from dcgrid.errors import RecipeError
+from dcgrid.flow.noise import draw_moving
+from dcgrid.flow.path import data_from_velocity, flow_loss, noisy, velocity_target
+from dcgrid.flow.schedule import TrainingTimes
+from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.models.native.backbone import encode_rows
+from dcgrid.models.native.config import DiTConfig
+from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.text import TextEncoder
+from dcgrid.runtime.device import autocast, choose_dtype
+from dcgrid.train.data.manifest import Concept
+from dcgrid.train.data.material import Example
+from dcgrid.train.grids import SINGLE, token_places
+from dcgrid.train.settings import Phase, TrainRecipe
+from dcgrid.train.world.clips import chance, pick
+
+_SHARES = ("text_masking", "self_conditioning", "prior_share", "pixel_weight")
+_DROPOUTS = ("appearance_dropout", "motion_dropout")
+
+
+def check_recipe(recipe: TrainRecipe, config: DiTConfig) -> None:
+    """Check what is asked of stage `dc` beyond the types of its keys.
+
+    Raises:
+        RecipeError: A value is out of range, or asks for what the network cannot do.
+    """
+    knobs = recipe.loss
+    wrong = [f"{key} must be from 0 to 1" for key in _SHARES if knobs[key] > 1]
+    wrong += [f"{key} must be from 0 to below 1" for key in _DROPOUTS if knobs[key] >= 1]
+    if knobs["rank"] < 1 or knobs["rank"] % 1:
+        wrong.append("rank must be a whole number above 0")
+    if knobs["noise_scale"] <= 0 or knobs["time_shift"] <= 0:
+        wrong.append("noise_scale and time_shift must be above 0")
+    if wrong:
+        raise RecipeError(f"stage dc: loss.{wrong[0]}", hint="compare recipes/train/dc.toml")
+    if knobs["self_conditioning"] and not config.self_conditioning:
+        raise RecipeError(
+            f"stage dc: loss.self_conditioning = {knobs['self_conditioning']:g}, but this network "
+            "takes no earlier estimate",
+            hint="set it to 0 in the model's own table, as [mini.loss] does",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConceptTags:
+    """The unique tokens of some concepts, without brackets, each once."""
+
+    identities: tuple[str, ...]
+    """What stands for a look."""
+    motions: tuple[str, ...]
+    """What stands for a movement."""
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Identities, then motions."""
+        return (*self.identities, *self.motions)
+
+    @property
+    def in_brackets(self) -> tuple[str, ...]:
+        """All of them as prompts name them."""
+        return tuple(f"[{tag}]" for tag in self.all)
+
+
+def tags_of(concepts: Iterable[Concept]) -> ConceptTags:
+    """Collect the tokens of concepts; a token that several share stands once."""
+    listed = list(concepts)
+    return ConceptTags(
+        identities=tuple(dict.fromkeys(concept.identity for concept in listed)),
+        motions=tuple(dict.fromkeys(concept.motion_token for concept in listed)),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConceptData:
+    """Everything that the stage draws from, by phase."""
+
+    examples: Mapping[Phase, Sequence[Example]]
+    """Clips or pictures of concepts."""
+    priors: Mapping[Phase, Sequence[Example]]
+    """Videos that the bare base made; none where `prior_share` is 0."""
+    tags: ConceptTags
+    """The tokens, in the order in which the text encoder has them."""
+
+
+class ConceptStage:
+    """The loss of stage `dc`."""
+
+    def __init__(
+        self,
+        networks: tuple[DiT, TextEncoder],
+        adapter: str,
+        data: ConceptData,
+        autoencoder: Autoencoder,
+        recipe: TrainRecipe,
+    ) -> None:
+        """Take a transformer with a structured adapter on it, and the text encoder with the tags.
+
+        Args:
+            networks: Both frozen but for the adapter and the tags.
+            adapter: Its name.
+            data: What to draw from.
+            autoencoder: Its scale of latents weights the channels.
+            recipe: The stage's recipe.
+        """
+        self.dit, self.text = networks
+        self.adapter, self.data, self.recipe = adapter, data, recipe
+        named = dict(zip(data.tags.all, self.text.tags, strict=True))
+        self._tags: dict[Part, list[nn.Parameter]] = {
+            "appearance": [named[tag] for tag in data.tags.identities],
+            "motion": [named[tag] for tag in data.tags.motions],
+        }
+        self.trained = {
+            f"dit.{name}": parameter
+            for name, parameter in self.dit.named_parameters()
+            if f".{adapter}." in name
+        }
+        self.trained |= {
+            f"text.{n}": p
+            for n, p in self.text.named_parameters(prefix="")
+            if n.startswith("tags.")
+        }
+        self._part: Part | None = None
+        share = recipe.loss["pixel_weight"]
+        power_C = autoencoder.latent_scale.square()
+        weight_C = 1 - share + share * power_C / power_C.mean()
+        self._root_C = weight_C.sqrt().reshape(-1, 1, 1, 1)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return the adapter's three sides and the tags, whatever learns now."""
+        return self.trained
+
+    def paces(self) -> dict[str, float]:
+        """Return the factor of the tags' own learning rate."""
+        factor = self.recipe.loss["token_rate"] / self.recipe.optim.learning_rate
+        return {name: factor for name in self.trained if name.startswith("text.")}
+
+    def loss(
+        self, phase: Phase, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the flow-matching loss of a batch of single cells. Paper: sec. 3.1."""
+        knobs = self.recipe.loss
+        self._learn("appearance" if phase.frames == 1 else "motion")
+        cells_BKCFYX, rows = self.draw(phase, generator)
+        noise = self._noise(cells_BKCFYX, generator)
+        times = TrainingTimes(shift=knobs["time_shift"]).draw(len(rows), generator)
+        frames = cells_BKCFYX.shape[3]
+        time_BKF = times.to(noise.device)[:, None, None].expand(-1, 1, frames).contiguous()
+        noised = noisy(cells_BKCFYX, noise, time_BKF, knobs["noise_scale"])
+        velocity = self._velocity(noised, time_BKF, rows, generator)
+        target = velocity_target(cells_BKCFYX, noise, knobs["noise_scale"])
+        everywhere = torch.ones_like(time_BKF, dtype=torch.bool)
+        return flow_loss(velocity * self._root_C, target * self._root_C, everywhere), {}
+
+    def draw(
+        self, phase: Phase, generator: torch.Generator
+    ) -> tuple[torch.Tensor, list[list[str]]]:
+        """Draw a batch of the concepts, or of what the bare base made.
+
+        Clips of other shapes than the first one drawn do not go with it in a batch.
+
+        Returns:
+            Clean latents, BKCFYX with K = 1, and B lists with the text of each.
+        """
+        prior = chance(generator) < self.recipe.loss["prior_share"]
+        examples = (self.data.priors if prior else self.data.examples)[phase]
+        chosen = [examples[pick(len(examples), generator)]]
+        shape = chosen[0].latents_NCFYX.shape[1:]
+        alike = [one for one in examples if one.latents_NCFYX.shape[1:] == shape]
+        chosen += [alike[pick(len(alike), generator)] for _ in range(phase.batch - 1)]
+        drawn, rows = [], []
+        for example in chosen:
+            drawn.append(example.latents_NCFYX[pick(len(example.latents_NCFYX), generator)])
+            masked = chance(generator) < self.recipe.loss["text_masking"]
+            rows.append(["" if masked else example.text])
+        return torch.stack(drawn)[:, None], rows
+
+    def _learn(self, part: Part) -> None:
+        """Let one part of the adapter and its tokens learn and freeze the other."""
+        if part == self._part:
+            return
+        learn_part(self.dit, self.adapter, part, self.recipe.loss[f"{part}_dropout"])
+        for owner, tags in self._tags.items():
+            for tag_E in tags:
+                tag_E.requires_grad_(owner == part)
+        self._part = part
+
+    def _noise(self, cells_BKCFYX: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Draw noise; its last channels move, but nothing in these clips was rendered from them."""
+        noise = torch.randn(cells_BKCFYX.shape, generator=generator)
+        if motion := self.dit.config.noise_motion:
+            for cell_CFYX in noise.flatten(0, 1):
+                size_FYX = cell_CFYX.shape[1:]
+                cell_CFYX[-len(motion) :] = draw_moving(size_FYX, motion, generator)
+        return noise.to(cells_BKCFYX.device)
+
+    def _velocity(
+        self,
+        noised: torch.Tensor,
+        time_BKF: torch.Tensor,
+        rows: list[list[str]],
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        """Predict the velocity, BKCFYX; where the recipe says so from an earlier estimate, too."""
+        places = token_places(noised, SINGLE, self.dit)
+        share = self.recipe.loss["self_conditioning"]
+        estimate = None
+        device = noised.device
+        with autocast(device, choose_dtype(self.recipe.precision, device)):
+            text = encode_rows(self.text, rows, cells=1)
+            if share and chance(generator) < share:
+                with torch.no_grad():
+                    first = self.dit(noised, time_BKF, text, places).float()
+                estimate = data_from_velocity(noised, first, time_BKF)
+            velocity: torch.Tensor = self.dit(
+                noised, time_BKF, text, places, estimate_BKCFYX=estimate
+            )
+        return velocity.float()

@@ -1,0 +1,120 @@
+"""Videos that the bare base makes: seen between those of concepts, they keep it what it is.
+
+The texts are those of the concepts without their unique tokens, so that what a token means stays in
+the token and the words around it keep theirs.
+
+Letters: C channels, F Y X latent frames/rows/columns, B batch, K cells; B and K are 1.
+
+Paper: sec. 3.1 (Set-and-Sequence)
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from dcgrid.adapters.reading import hash_tensors
+from dcgrid.flow.noise import draw_noise
+from dcgrid.flow.sampler import SampleSettings, sample
+from dcgrid.flow.schedule import Schedule
+from dcgrid.models.native.backbone import encode_rows
+from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.text import TextEncoder
+from dcgrid.runtime.device import autocast, choose_dtype
+from dcgrid.train.data.cache import TensorCache
+from dcgrid.train.data.manifest import Concept
+from dcgrid.train.data.material import Example
+from dcgrid.train.evaluation import at_rest
+from dcgrid.train.grids import SINGLE, token_places
+from dcgrid.train.settings import Phase, TrainRecipe
+
+PRIOR_STEPS = 16
+"""Sampling steps of such a video."""
+
+
+def make_priors(
+    networks: tuple[DiT, TextEncoder],
+    concepts: Sequence[Concept],
+    examples: Mapping[Phase, Sequence[Example]],
+    recipe: TrainRecipe,
+    cache: TensorCache,
+) -> dict[Phase, list[Example]]:
+    """Let the bare base make a video for each concept and phase, in the size of the concept's own.
+
+    Args:
+        networks: The transformer without any adapter, and the text encoder without tags.
+        concepts: The words.
+        examples: What the concepts look like in each phase, in the order of `concepts`.
+        recipe: Its seed, noise scale, time shift and precision; no share of priors makes none.
+        cache: Keeps them.
+
+    Raises:
+        OutputError: The cache cannot be written.
+    """
+    if not recipe.loss["prior_share"]:
+        return {phase: [] for phase in examples}
+    dit, text = networks
+    base = hash_tensors({**dit.state_dict(), **_prefixed(text)})
+    made: dict[Phase, list[Example]] = {}
+    for phase, shown in examples.items():
+        made[phase] = []
+        for number, (concept, example) in enumerate(zip(concepts, shown, strict=True)):
+            prompt = concept.plain_prompt(moving=phase.frames > 1)
+            latents_CFYX = example.latents_NCFYX[0]
+            facts = {
+                "kind": "prior",
+                "prompt": prompt,
+                "shape": list(latents_CFYX.shape),
+                "seed": recipe.seed + number,
+                "steps": PRIOR_STEPS,
+                "shift": recipe.loss["time_shift"],
+                "noise_scale": recipe.loss["noise_scale"],
+                "precision": recipe.precision,
+                "base": base,
+            }
+
+            def make(
+                prompt: str = prompt, like: torch.Tensor = latents_CFYX, number: int = number
+            ) -> dict[str, torch.Tensor]:
+                return {"latents": _sampled(networks, prompt, like, recipe, number)}
+
+            kept_NCFYX = cache.get(facts, make)["latents"].to(latents_CFYX.device)
+            made[phase].append(Example(text=prompt, latents_NCFYX=kept_NCFYX))
+    return made
+
+
+def _prefixed(text: TextEncoder) -> dict[str, torch.Tensor]:
+    return {f"text.{name}": tensor for name, tensor in text.state_dict().items()}
+
+
+def _sampled(
+    networks: tuple[DiT, TextEncoder],
+    prompt: str,
+    like_CFYX: torch.Tensor,
+    recipe: TrainRecipe,
+    number: int,
+) -> torch.Tensor:
+    """Sample one video of a shape without guidance, NCFYX with N = 1."""
+    dit, encoder = networks
+    device = like_CFYX.device
+    blank_BKCFYX = torch.zeros_like(like_CFYX)[None, None]
+    noise_BKCFYX = draw_noise(
+        tuple(blank_BKCFYX.shape),
+        recipe.seed + number,
+        device=device,
+        motion=dit.config.noise_motion,
+    )
+    places = token_places(blank_BKCFYX, SINGLE, dit)
+
+    def velocity(cells_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> torch.Tensor:
+        predicted: torch.Tensor = dit(cells_BKCFYX, time_BKF, text, places)
+        return predicted.float()
+
+    settings = SampleSettings(
+        schedule=Schedule(num_inference_steps=PRIOR_STEPS, shift=recipe.loss["time_shift"]),
+        noise_scale=recipe.loss["noise_scale"],
+    )
+    precision = choose_dtype(recipe.precision, device)
+    with torch.no_grad(), at_rest(dit, encoder), autocast(device, precision):
+        text = encode_rows(encoder, [[prompt]], cells=1)
+        fill_K = torch.ones(1, dtype=torch.bool)
+        return sample(velocity, blank_BKCFYX, noise_BKCFYX, fill_K, settings)[0]
