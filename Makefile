@@ -80,11 +80,16 @@ world: $(STAMP)
 	$(BIN)/python -m pip install --quiet OpenEXR
 	$(BIN)/dcgrid train --fetch-world $(IN_WORLD) $(if $(wildcard $(CLIPS)),--clips $(CLIPS))
 
-# All four stages of mini into RUN; hours. Interrupted, it goes on where it was.
+# All stages of mini into RUN, in both modes; hours. Interrupted, it goes on where it was. DEVICE=cuda
+# trains on a GPU.
+RUNS := autoencoder base upsampler dc grid grid-composition fill fill-composition
+
 weights: world
-	set -e; for stage in autoencoder base upsampler fill; do \
-	  if test -e $(RUN)/$$stage/state.safetensors; then go=--resume; else go=; fi; \
-	  $(BIN)/dcgrid train --stage $$stage --out $(RUN) $(IN_WORLD) $$go; \
+	set -e; for run in $(RUNS); do \
+	  if test -e $(RUN)/$$run/state.safetensors; then go=--resume; else go=; fi; \
+	  case $$run in *-composition) mode="--mode composition";; *) mode=;; esac; \
+	  $(BIN)/dcgrid train --stage $${run%-composition} $$mode --out $(RUN) $(IN_WORLD) \
+	    $(if $(DEVICE),--device $(DEVICE)) $$go; \
 	done
 
 clean:

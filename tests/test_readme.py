@@ -25,7 +25,9 @@ def test_commands_are_understood(command: str, clip: Path, monkeypatch: pytest.M
     arguments = shlex.split(command)[1:]
     if arguments[0] == "rerun":
         assert main(["edit", "input.mp4", "-e", "rain", "--model", "tiny"]) == 0
-    if arguments[0] in ("edit", "rerun") and "--dry-run" not in arguments:
+    for name in ("person.mp4", "sparks.mp4"):
+        shutil.copy(clip, name)
+    if arguments[0] in ("edit", "compose", "story", "rerun") and "--dry-run" not in arguments:
         arguments.append("--dry-run")
     assert main(arguments) == 0
 

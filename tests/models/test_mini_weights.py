@@ -8,14 +8,16 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from dcgrid.errors import AdapterError
 from dcgrid.flow.noise import draw_moving, draw_noise
 from dcgrid.models.loading import model_spec, weight_files, weights_folder
 from dcgrid.pipelines.fill import FillSettings, fill_grid
-from dcgrid.pipelines.job import EditJob
+from dcgrid.pipelines.job import ComposeJob, EditJob
 from dcgrid.pipelines.models import load_model
 from dcgrid.pipelines.request import grid_request
-from dcgrid.pipelines.resolve import resolve_edits
+from dcgrid.pipelines.resolve import resolve_edits, resolve_fusions
 from dcgrid.train.world.effects import render_effect
+from dcgrid.train.world.fusion import draw_element, fuse_around, fuse_lit
 
 CPU = torch.device("cpu")
 
@@ -62,7 +64,7 @@ def edited(adapter: str, clip_THWC: Tensor, effect: str = "night") -> Tensor:
 
 def test_all_parts_are_there_as_safetensors_within_40_million_bytes() -> None:
     files = weight_files("mini")
-    assert set(files) == {"autoencoder", "text", "dit", "upsampler", "fill"}
+    assert {"autoencoder", "text", "dit", "upsampler", "dc", "grid", "fill"} < set(files)
     for path in files.values():
         with safe_open(path, "pt") as file:
             assert len(file.keys()) > 0
@@ -99,6 +101,29 @@ def test_drops_are_where_the_noise_says(effect: str, margin: float) -> None:
 
     others = [draw_moving((3, 16, 16), motion, torch.Generator().manual_seed(s)) for s in range(4)]
     assert score(noise) > max(score(other) for other in others) + margin
+
+
+def test_a_fusion_is_nearer_to_the_truth_than_either_clip() -> None:
+    scene_THWC = scene()
+    pixels_CTHW = scene_THWC.permute(3, 0, 1, 2).float() / 255
+    seconds_T = torch.arange(len(scene_THWC)) / 12
+    drawn_CTHW = draw_element("fire", pixels_CTHW, seconds_T, torch.Generator().manual_seed(1))
+    fire_THWC = (drawn_CTHW * 255).round().byte().permute(1, 2, 3, 0)
+    job = ComposeJob(first=Path(), second=Path(), concept="a fire")
+    backbone = load_model(job, "composition", CPU, torch.float32, Silent()).backbone
+    backbone.upsample = lambda video_BCTHW: video_BCTHW  # type: ignore[method-assign]
+    request = grid_request(resolve_fusions(job), [scene_THWC, fire_THWC])
+    fusions = fill_grid(backbone, request, FillSettings(seed=0, device=CPU), Silent())
+    for one, fuse in zip(fusions, (fuse_around, fuse_lit), strict=True):
+        truth_CTHW = fuse(pixels_CTHW, fire_THWC.permute(3, 0, 1, 2).float() / 255)
+        pasted = max(psnr(scene_THWC, truth_CTHW), psnr(fire_THWC, truth_CTHW))
+        assert psnr(one.frames_THWC, truth_CTHW) > pasted + 3
+
+
+def test_an_adapter_of_another_mode_is_refused() -> None:
+    job = ComposeJob(first=Path(), second=Path(), adapter="package:mini/fill.safetensors")
+    with pytest.raises(AdapterError, match="mode consistent, this one is composition"):
+        load_model(job, "composition", CPU, torch.float32, Silent())
 
 
 def test_words_that_were_never_seen_are_named() -> None:

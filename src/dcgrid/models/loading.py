@@ -29,6 +29,10 @@ ADAPTER_NAMES: Mapping[str, str] = MappingProxyType(
     {"consistent": "fill", "composition": "fill-composition"}
 )
 """Its Grid-Fill adapters by what their grids show, files of the same form."""
+GRID_NAME = "grid"
+"""Its Grid LoRA of consistent mode."""
+EARLIER_NAMES = ("dc", "dc-tokens", GRID_NAME, "grid-composition-a", "grid-composition-b")
+"""What the two earlier stages of the method made: Multi-DC with its tokens, and Grid."""
 
 _TAGS = "tags"
 """Name of the table of tags' embeddings in their file, shape tags x E."""
@@ -103,7 +107,7 @@ def weight_files(name: str, weights_dir: Path | None = None) -> dict[str, Path]:
     if name == "tiny" and weights_dir is None:
         return {}
     folder = weights_dir or weights_folder(name)
-    parts = (*PART_NAMES, *ADAPTER_NAMES.values())
+    parts = (*PART_NAMES, *EARLIER_NAMES, *ADAPTER_NAMES.values())
     return {part: folder / f"{part}.safetensors" for part in parts}
 
 

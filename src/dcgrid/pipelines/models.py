@@ -11,7 +11,13 @@ from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.reading import LoadReport, hash_tensors
 from dcgrid.errors import AdapterError, WeightsError
 from dcgrid.grid.modes import Mode
-from dcgrid.models.loading import ADAPTER_NAMES, load_backbone, weight_digests, weight_files
+from dcgrid.models.loading import (
+    ADAPTER_NAMES,
+    GRID_NAME,
+    load_backbone,
+    weight_digests,
+    weight_files,
+)
 from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.progress import Progress
@@ -38,6 +44,16 @@ def adapter_reference(job: GridJob, mode: Mode) -> str:
     # The model for tests has no trained adapter.
     known = weight_files(job.model)
     return f"package:{job.model}/{ADAPTER_NAMES[mode]}.safetensors" if known else "none"
+
+
+def grid_reference(job: GridJob) -> str:
+    """Return the weight reference of the model's Grid LoRA (consistent mode); "none": it has none.
+
+    With `adapter` "none" the bare base is wanted here, too.
+    """
+    if job.adapter == "none" or GRID_NAME not in weight_files(job.model):
+        return "none"
+    return f"package:{job.model}/{GRID_NAME}.safetensors"
 
 
 def adapter_file(job: GridJob, mode: Mode) -> Path | None:

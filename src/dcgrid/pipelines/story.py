@@ -31,7 +31,7 @@ from dcgrid.pipelines.choose import rank_tries
 from dcgrid.pipelines.fill import FilledCell, FillSettings, fill_grid
 from dcgrid.pipelines.job import check_input
 from dcgrid.pipelines.manifest import write_story_manifest
-from dcgrid.pipelines.models import LoadedModel, load_model
+from dcgrid.pipelines.models import LoadedModel, grid_reference, load_model
 from dcgrid.pipelines.outputs import OutputPaths, StagedFiles, name_outputs
 from dcgrid.pipelines.plan import clip_rules, memory_estimate_bytes
 from dcgrid.pipelines.progress import Progress
@@ -218,7 +218,7 @@ def tell_story(plan: StoryPlan, progress: Progress) -> StoryResult:
 
 
 class _Models:
-    """The model with its Grid-Fill adapter, and bare for a grid that has no clip."""
+    """The model with its Grid-Fill adapter, and with Grid LoRA for a grid that has no clip."""
 
     def __init__(self, plan: StoryPlan, progress: Progress) -> None:
         self._plan, self._progress = plan, progress
@@ -235,8 +235,8 @@ class _Models:
             job = self._plan.prepared.job
             device = torch.device(self._plan.device)
             dtype = runtime.choose_dtype(self._plan.dtype, device)
-            # A Grid-Fill adapter knows grids with a given cell only.
-            asked = job if filling else replace(job, adapter="none")
+            # A Grid-Fill adapter knows grids with a given cell only; without one, Grid LoRA paints.
+            asked = job if filling else replace(job, adapter=grid_reference(job))
             self.loaded[filling] = load_model(asked, "consistent", device, dtype, self._progress)
         return self.loaded[filling]
 
