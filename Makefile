@@ -46,6 +46,7 @@ docs: $(STAMP)
 ifneq ($(wildcard $(CLIPS)),)
 	$(BIN)/python -m benchmarks.sheets effects
 	$(BIN)/python -m benchmarks.sheets clips
+	$(BIN)/python -m benchmarks.sheets films
 else
 	$(BIN)/python -m benchmarks.sheets table
 	@echo "No clips at $(CLIPS): the pictures under docs/pictures stay as they are."

@@ -103,7 +103,11 @@ def _run(options: argparse.Namespace) -> None:
         plan = plan_run(prepare_run(job))
         result = carry_out(plan, Silent())
         frames, seconds = plan.clips[0].num_frames, sum(result.manifest.timings_s.values())
-        print(f"{options.clip.name}: {frames} frames, {len(plan.windows)} windows, {seconds:.0f} s")
+        memory = result.manifest.peak_memory_bytes / 1e9
+        print(
+            f"{options.clip.name}: {frames} frames, {len(plan.windows)} windows, {seconds:.0f} s, "
+            f"{memory:.2f} GB at most"
+        )
         print("effect        borders: mean  largest   others: median  95 %    rank  worst")
         clip_THWC = _read(long, plan)
         for output in result.manifest.outputs:

@@ -93,8 +93,10 @@ def test_a_run_that_was_killed_goes_on_with_the_windows_it_has(
         return real(*arguments)
 
     monkeypatch.setattr(paint, "fill_grid", breaks)
+    progress = Silence()
     with pytest.raises(KeyboardInterrupt):
-        run(whole(long_clip, force=True))
+        run(whole(long_clip, force=True), progress)
+    assert "What is painted so far is kept; the same command goes on with it." in progress.lines
     progress = Silence()
     again = run(whole(long_clip, force=True), progress)
     assert "3 of 6 windows are there from an earlier run; going on." in progress.lines

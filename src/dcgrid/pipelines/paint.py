@@ -115,8 +115,13 @@ def paint_windows(
             folder = _work_folder(plan, model)
             stack.enter_context(run_lock(folder))
         painted = Painted(plan.windows, cells, folder)
-        _paint(plan, footage, model, painted, progress)
-        yield painted
+        try:
+            _paint(plan, footage, model, painted, progress)
+            yield painted
+        except BaseException:
+            if folder is not None and any(painted.has(window) for window in plan.windows):
+                progress.note("What is painted so far is kept; the same command goes on with it.")
+            raise
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
