@@ -216,9 +216,7 @@ def _concept_counts(job: TrainJob, config: NativeConfig, dit: DiT) -> dict[str, 
     shapes, rank = linear_shapes(dit), int(job.recipe.loss["rank"])
     sides = [shapes[name] for name in find_targets(dit, DC_TARGETS)]
     counts = {"dc LoRA": sum(rank * (outputs + 2 * inputs) for outputs, inputs in sides)}
-    return (
-        counts if config.text is None else {**counts, "tokens": tags * config.text.width}
-    )
+    return counts if config.text is None else {**counts, "tokens": tags * config.text.width}
 
 
 def _text_count(job: TrainJob, config: NativeConfig) -> dict[str, int]:
