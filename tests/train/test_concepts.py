@@ -402,6 +402,8 @@ def test_the_command_takes_concepts(out, manifest, recipe_of, tiny_store, capsys
     assert (out / "cache").is_dir()
     assert main([*dc_arguments, "--concepts", str(manifest)]) == 0
     assert capsys.readouterr().out == f"wrote {out / 'dc.safetensors'}\n"
+    # An earlier run is no reason not to fill the cache.
+    assert main([*dc_arguments, "--concepts", str(manifest), "--cache-only", "--quiet"]) == 0
     for option in (["--concepts", str(manifest)], ["--cache-only"]):
         assert main([*arguments, "--stage", "fill", *option]) == 2
         assert f"{option[0]} is for stage dc, not fill" in capsys.readouterr().err

@@ -54,6 +54,18 @@ def test_composition_has_the_numbers_of_the_paper():
     assert recipe.optim == with_steps(consistent, 3500).optim
 
 
+def test_concepts_have_the_numbers_of_the_paper():
+    recipe = load_train_recipe(FOLDER / "dc.toml", "paper")
+    optim, loss = recipe.optim, recipe.loss
+    assert (optim.learning_rate, optim.betas, optim.weight_decay) == (1e-4, (0.9, 0.99), 0.01)
+    assert (optim.clip_norm, optim.warmup_steps, optim.cooldown) == (0.05, 0, 0.0)
+    assert (loss["rank"], loss["self_conditioning"]) == (8, 0.9)
+    assert [phase.frames for phase in recipe.phases] == [1, 121]
+    mini = load_train_recipe(FOLDER / "dc.toml", "mini")
+    assert mini.loss["self_conditioning"] == 0
+    assert [phase.frames for phase in mini.phases] == [1, 17, 33]
+
+
 def test_a_model_overrides_single_keys_only():
     shared = tomllib.loads((FOLDER / "base.toml").read_text())
     recipe = load_train_recipe(FOLDER / "base.toml", "mini")

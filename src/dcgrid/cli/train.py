@@ -245,7 +245,7 @@ def _carry_out(
         output.result(plan.lines(), {"dry_run": True, **plan.as_json()})
         return
     checkpoint = job.loop.folder / STATE_NAME
-    if checkpoint.exists() and not job.resume and not force:
+    if checkpoint.exists() and not (job.resume or job.cache_only or force):
         raise OutputError(
             f"{checkpoint} is from an earlier run of this stage",
             hint="go on from it with --resume, or begin anew over it with --force",

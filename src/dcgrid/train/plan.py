@@ -22,7 +22,7 @@ from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.codec import trained_names
-from dcgrid.train.dc import DC_TARGETS, check_concepts, count_tags
+from dcgrid.train.dc import DC_TARGETS, count_tags
 from dcgrid.train.keeping import read_step
 from dcgrid.train.panes import PANES, STOCK
 from dcgrid.train.run import TrainJob, adapter_specs, captions_of, missing_parts
@@ -121,8 +121,6 @@ def plan_stage(job: TrainJob) -> TrainPlan:
     """
     config = PRESETS[job.model]
     check_shapes(job)
-    if job.recipe.stage == "dc":
-        check_concepts(job)
     with torch.device("meta"):
         trained, frozen = _parameters(job, config)
     done = (read_step(job.loop.folder) or 0) if job.resume else 0
@@ -220,12 +218,11 @@ def _parameters(job: TrainJob, config: NativeConfig) -> tuple[dict[str, int], di
 
 def _concept_counts(job: TrainJob, config: NativeConfig, dit: DiT) -> dict[str, int]:
     """Return the sizes of the structured LoRA, which has two input sides, and of the tokens."""
+    tags = count_tags(job)  # first, as it checks the recipe too
     shapes, rank = linear_shapes(dit), int(job.recipe.loss["rank"])
     sides = [shapes[name] for name in find_targets(dit, DC_TARGETS)]
     counts = {"dc LoRA": sum(rank * (outputs + 2 * inputs) for outputs, inputs in sides)}
-    return (
-        counts if config.text is None else {**counts, "tokens": count_tags(job) * config.text.width}
-    )
+    return counts if config.text is None else {**counts, "tokens": tags * config.text.width}
 
 
 def _text_count(job: TrainJob, config: NativeConfig) -> dict[str, int]:
@@ -252,8 +249,10 @@ def _working_bytes(job: TrainJob, config: NativeConfig, phase: Phase) -> int:
     codec = config.autoencoder
     frames = (phase.frames - 1) // codec.total_stride_T + 1
     places = frames * height * width // codec.total_stride_HW**2
-    tokens = 4 * phase.batch * places // (config.dit.patch[1] * config.dit.patch[2])
-    stock = STOCK * PANES * places * codec.latent_channels * len(phase.sizes)
+    # Concepts are single cells without a stock; their own latents are few.
+    cells, sets = (1, 0) if job.recipe.stage == "dc" else (4, STOCK * PANES)
+    tokens = cells * phase.batch * places // (config.dit.patch[1] * config.dit.patch[2])
+    stock = sets * places * codec.latent_channels * len(phase.sizes)
     kept = tokens * config.dit.blocks * _TOKEN_WIDTHS * config.dit.width
     return 4 * (stock + kept)
 
