@@ -12,6 +12,7 @@ import typer
 from dcgrid import hub
 from dcgrid.cli.options import DeviceOption, DryRunOption, FormatOption, QuietOption
 from dcgrid.cli.output import Format, Output
+from dcgrid.cli.sample import SampleRequest, refuse_options, sample_grids
 from dcgrid.errors import OutputError, UsageError
 from dcgrid.recipes import shipped_dir
 
@@ -33,11 +34,12 @@ class Stage(StrEnum):
     BASE = "base"
     UPSAMPLER = "upsampler"
     GRID = "grid"
+    SAMPLE = "sample"
     FILL = "fill"
 
 
 class Mode(StrEnum):
-    """What the grids of stages grid and fill show."""
+    """What the grids of stages grid, sample and fill show."""
 
     CONSISTENT = "consistent"
     COMPOSITION = "composition"
@@ -50,7 +52,7 @@ ModeOption = Annotated[
     Mode | None,
     typer.Option(
         "--mode",
-        help="Stages grid and fill: for edits of one clip, or for the fusion of two.",
+        help="Stages grid, sample and fill: for edits of one clip, or for the fusion of two.",
         show_default="the recipe's, else consistent",
     ),
 ]
@@ -81,6 +83,18 @@ FetchOption = Annotated[
 ]
 StepsOption = Annotated[
     int | None, typer.Option("--steps", min=1, help="Steps to train.", show_default="the recipe's")
+]
+GridsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--grids", min=1, help="Stage sample: grids to sample.", show_default="the recipe's"
+    ),
+]
+DropOption = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--drop", help="Stage sample: number of a bad grid to drop; sample nothing. Repeatable."
+    ),
 ]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")
@@ -119,7 +133,21 @@ def train(
     clips: ClipsOption = None,
     fetch_world: FetchOption = False,
     steps: StepsOption = None,
-    resume: ResumeOption = False,
+    grids: GridsOption = None,
+    drop: DropOption = None,
+    resume: GridsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--grids", min=1, help="Stage sample: grids to sample.", show_default="the recipe's"
+    ),
+]
+DropOption = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--drop", help="Stage sample: number of a bad grid to drop; sample nothing. Repeatable."
+    ),
+]
+ResumeOption = False,
     accept_changes: AcceptOption = False,
     start_from: StartOption = None,
     decoder_only: DecoderOption = False,
@@ -146,6 +174,33 @@ def train(
                 raise UsageError(f"--clips: there is no folder {clips}")
             _fetch_world(store, clips or store / "clips", output)
             return
+        if stage is Stage.SAMPLE:
+            refused = {
+                "--steps": steps is not None,
+                "--resume": resume,
+                "--accept-changes": accept_changes,
+                "--start-from": start_from is not None,
+                "--decoder-only": decoder_only,
+                "--force": force,
+                "--grids beside --drop": grids is not None and bool(drop),
+            }
+            refuse_options(refused)
+            request = SampleRequest(
+                mode=(mode or Mode.CONSISTENT).value,
+                model=model,
+                recipe=recipe,
+                out=out or Path("runs") / model,
+                store=store,
+                grids=grids,
+                drop=tuple(drop or ()),
+                device=device,
+                threads=threads,
+                dry_run=dry_run,
+            )
+            sample_grids(request, output)
+            return
+        if grids is not None or drop:
+            raise UsageError(f"--grids and --drop are for stage sample, not {stage}")
         if decoder_only and stage is not Stage.AUTOENCODER:
             raise UsageError(f"--decoder-only is for stage autoencoder, not {stage}")
         if start_from is not None and (decoder_only or resume or stage is Stage.UPSAMPLER):

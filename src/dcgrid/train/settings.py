@@ -33,13 +33,14 @@ _GRID_KEYS = (
     "noise_scale", "time_shift", "noise_share", "text_masking", "single_share", "fresh",
     "pixel_weight", "offset_share", "fusion_share",
 )  # fmt: skip
+_FILL_KEYS = ("edit_share", "window_share", "sampled_share")
 LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "autoencoder": (*_PIXEL_KEYS, "kl", "latent_noise", "fit_batches"),
         "base": (*_GRID_KEYS, "reader_steps"),
         "upsampler": _PIXEL_KEYS,
         "grid": (*_GRID_KEYS, "dc_strength", "rank", "dropout"),
-        "fill": (*_GRID_KEYS, "edit_share", "window_share", "rank", "dropout"),
+        "fill": (*_GRID_KEYS, *_FILL_KEYS, "rank", "dropout"),
     }
 )
 """Keys of each stage's table [loss]; all are required."""
