@@ -135,19 +135,7 @@ def train(
     steps: StepsOption = None,
     grids: GridsOption = None,
     drop: DropOption = None,
-    resume: GridsOption = Annotated[
-    int | None,
-    typer.Option(
-        "--grids", min=1, help="Stage sample: grids to sample.", show_default="the recipe's"
-    ),
-]
-DropOption = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--drop", help="Stage sample: number of a bad grid to drop; sample nothing. Repeatable."
-    ),
-]
-ResumeOption = False,
+    resume: ResumeOption = False,
     accept_changes: AcceptOption = False,
     start_from: StartOption = None,
     decoder_only: DecoderOption = False,
