@@ -75,7 +75,11 @@ def sample_grids(request: SampleRequest, output: Output) -> None:
         files = drop_grids(job, request.drop)
     else:
         output.start("sampling grids", recipe.grids)
-        files = run_sampling(job, output.note, output.update)
+        try:
+            files = run_sampling(job, output.note, output.update)
+        except KeyboardInterrupt:
+            output.note("stopped; finished grids are kept, the same command goes on from them")
+            raise
     sheet = job.folder / SHEET_NAME
     lines = [f"{len(files)} grids in {job.folder}", *([f"look at {sheet}"] if files else [])]
     value = {
