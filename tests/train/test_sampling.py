@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+import dcgrid
 from benchmarks.small_world import write_small_sample
 from dcgrid.adapters.attach import attach_adapter
 from dcgrid.adapters.files import save_adapter, write_adapter
@@ -23,6 +25,7 @@ from dcgrid.train.sampled import grid_files, read_grid
 from dcgrid.train.sampling import SampleJob, load_sample_recipe
 from dcgrid.train.sampling_run import drop_grids, run_sampling
 
+SHIPPED = Path(dcgrid.__file__).parent / "models" / "weights" / "mini"
 ADAPTERS = {"consistent": ("grid",), "composition": ("grid-composition-a", "grid-composition-b")}
 
 
@@ -304,3 +307,26 @@ def test_command(based, tiny_store, tmp_path, capsys):
     for wrong in (["--steps", "3"], ["--resume"], ["--force"], ["--drop", "9"]):
         assert main([*shared, *wrong]) == 2, wrong
     assert main(["train", "--stage", "fill", "--drop", "1"]) == 2
+
+
+def test_moving_noise_is_kept_with_the_grid(tmp_path, tiny_store):
+    """`fill` noises a cell with the very noise that says where its drops are."""
+    out = tmp_path / "mini"
+    out.mkdir()
+    for part in ("autoencoder", "text", "dit"):
+        name = f"{part}.safetensors"
+        (out / name).symlink_to(SHIPPED / name)
+    dit = DiT(PRESETS["mini"].dit)
+    load_weights(out / "dit.safetensors", dit)
+    spec = AdapterSpec(name="grid", stage="grid", rank=1, alpha=1, targets=("query",), base="mini")
+    attach_adapter(dit, spec)
+    save_adapter(dit, spec, out / "grid.safetensors")
+    recipe = load_sample_recipe(write_small_sample(tmp_path, grids=1, sizes=[[64, 64]]), "mini")
+    job = SampleJob(recipe=recipe, mode="consistent", model="mini", out=out, store=tiny_store)
+    grid = read_grid(sample(job)[0][0])
+    moving = len(PRESETS["mini"].dit.noise_motion)
+    assert grid.luck_KMFYX.shape == (4, moving, 2, 8, 8)
+    # The first channel falls by four rows a latent frame.
+    falling_KFYX = grid.luck_KMFYX[:, 0]
+    assert torch.equal(falling_KFYX[:, 1, 4:], falling_KFYX[:, 0, :4])
+    assert falling_KFYX.std() > 0.5
