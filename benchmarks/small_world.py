@@ -65,3 +65,22 @@ def write_small_recipe(
         f"[[phases]]\nuntil = 1.0\nframes = 5\nsizes = {sides}\nbatch = 2\n"
     )
     return path
+
+
+def write_small_sample(folder: Path, **knobs: object) -> Path:
+    """Write a small recipe of stage `sample` and return its path."""
+    keys: dict[str, object] = {
+        "grids": 3,
+        "num_inference_steps": 2,
+        "guidance_scale": 2.0,
+        "frames": 5,
+        "sizes": [[32, 32], [32, 48]],
+        "noise_scale": 1.0,
+        "time_shift": 1.0,
+        "dc_strength": 0.0,
+        "seed": 3,
+    }
+    path = folder / "sample.toml"
+    lines = [f"{key} = {value}" for key, value in {**keys, **knobs}.items()]
+    path.write_text("\n".join(['stage = "sample"', *lines, ""]))
+    return path

@@ -20,7 +20,7 @@ DETERMINISTIC = {
     *("fog", "night", "violet-night", "backlight", "golden-hour", "blue-light", "red-light"),
     *("noir", "underwater"),
 }
-LAYOUTS = ["composition-2x2", "edit-1x3", "edit-2x2"]
+LAYOUTS = ["composition-1x3", "composition-2x2", "edit-1x3", "edit-2x2"]
 
 
 def test_names():

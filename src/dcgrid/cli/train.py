@@ -12,6 +12,7 @@ import typer
 from dcgrid import hub
 from dcgrid.cli.options import DeviceOption, DryRunOption, FormatOption, QuietOption
 from dcgrid.cli.output import Format, Output
+from dcgrid.cli.sample import SampleRequest, refuse_options, sample_grids
 from dcgrid.errors import OutputError, UsageError
 from dcgrid.recipes import shipped_dir
 
@@ -34,11 +35,12 @@ class Stage(StrEnum):
     UPSAMPLER = "upsampler"
     DC = "dc"
     GRID = "grid"
+    SAMPLE = "sample"
     FILL = "fill"
 
 
 class Mode(StrEnum):
-    """What the grids of stages grid and fill show."""
+    """What the grids of stages grid, sample and fill show."""
 
     CONSISTENT = "consistent"
     COMPOSITION = "composition"
@@ -51,7 +53,7 @@ ModeOption = Annotated[
     Mode | None,
     typer.Option(
         "--mode",
-        help="Stages grid and fill: for edits of one clip, or for the fusion of two.",
+        help="Stages grid, sample and fill: for edits of one clip, or for the fusion of two.",
         show_default="the recipe's, else consistent",
     ),
 ]
@@ -82,6 +84,18 @@ FetchOption = Annotated[
 ]
 StepsOption = Annotated[
     int | None, typer.Option("--steps", min=1, help="Steps to train.", show_default="the recipe's")
+]
+GridsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--grids", min=1, help="Stage sample: grids to sample.", show_default="the recipe's"
+    ),
+]
+DropOption = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--drop", help="Stage sample: number of a bad grid to drop; sample nothing. Repeatable."
+    ),
 ]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")
@@ -131,6 +145,8 @@ def train(
     clips: ClipsOption = None,
     fetch_world: FetchOption = False,
     steps: StepsOption = None,
+    grids: GridsOption = None,
+    drop: DropOption = None,
     resume: ResumeOption = False,
     accept_changes: AcceptOption = False,
     start_from: StartOption = None,
@@ -160,6 +176,33 @@ def train(
                 raise UsageError(f"--clips: there is no folder {clips}")
             _fetch_world(store, clips or store / "clips", output)
             return
+        if stage is Stage.SAMPLE:
+            refused = {
+                "--steps": steps is not None,
+                "--resume": resume,
+                "--accept-changes": accept_changes,
+                "--start-from": start_from is not None,
+                "--decoder-only": decoder_only,
+                "--force": force,
+                "--grids beside --drop": grids is not None and bool(drop),
+            }
+            refuse_options(refused)
+            request = SampleRequest(
+                mode=(mode or Mode.CONSISTENT).value,
+                model=model,
+                recipe=recipe,
+                out=out or Path("runs") / model,
+                store=store,
+                grids=grids,
+                drop=tuple(drop or ()),
+                device=device,
+                threads=threads,
+                dry_run=dry_run,
+            )
+            sample_grids(request, output)
+            return
+        if grids is not None or drop:
+            raise UsageError(f"--grids and --drop are for stage sample, not {stage}")
         if decoder_only and stage is not Stage.AUTOENCODER:
             raise UsageError(f"--decoder-only is for stage autoencoder, not {stage}")
         if stage is not Stage.DC and (concepts is not None or cache_only):

@@ -178,6 +178,22 @@ class Table:
             return ()
         return tuple(float(item) for item in items)
 
+    def sizes(
+        self, key: str, *, default: tuple[tuple[int, int], ...] | None = None
+    ) -> tuple[tuple[int, int], ...]:
+        """Return a list of one [height, width] or more, whole numbers above 0."""
+        wanted = "a list of [height, width] in pixels"
+        value = self._typed(key, (list, tuple), wanted, default)
+        pairs = tuple(value or ())
+        for pair in pairs:
+            whole = isinstance(pair, list | tuple) and all(_is(n, (int,)) and n > 0 for n in pair)
+            if not whole or len(pair) != 2:
+                self.problem(key, f"must be {wanted}, not {_shown(value)}")
+                return ()
+        if value is not None and not pairs:
+            self.problem(key, f"must be {wanted}, not an empty one")
+        return tuple((height, width) for height, width in pairs)
+
     def flag(self, key: str, *, default: bool | None = None) -> bool:
         """Return true or false."""
         return bool(self._typed(key, (bool,), "true or false", default))

@@ -32,6 +32,7 @@ from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.captions import Captions
 from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
 from dcgrid.train.panes import FusionPool, PanePool, PaneSet
+from dcgrid.train.sampled import SampledGrids
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import chance
 
@@ -69,12 +70,14 @@ class GridStage:
         captions: Captions,
         recipe: TrainRecipe,
         trained: dict[str, nn.Parameter],
+        sampled: SampledGrids | None = None,
     ) -> None:
         self.dit, self.text = networks
         self.pool, self.fusions = pools
         self.captions = captions
         self.recipe = recipe
         self.trained = trained
+        self.sampled = sampled
         self.route_KA: torch.Tensor | None = None
         if recipe.stage == "grid" and recipe.mode == "composition":
             self.route_KA = route_matrix(GRID, Routing(mode="composition"))
@@ -191,6 +194,9 @@ class GridStage:
 
     def _batch(self, phase: Phase, generator: torch.Generator) -> Batch:
         knobs = self.recipe.loss
+        # Without painted grids no chance is drawn for them: such runs stay what they were.
+        if self.sampled is not None and chance(generator) < knobs["sampled_share"]:
+            return self._sampled_batch(self.sampled, phase, generator)
         fresh = 1 if chance(generator) < knobs["fresh"] else 0
         fusing = chance(generator) < knobs["fusion_share"]
         sets = (self.fusions if fusing else self.pool).draw(phase, generator, fresh=fresh)
@@ -209,6 +215,29 @@ class GridStage:
                 rows += self.captions.grid_rows(panes, chosen_K, generator)
         batch = _gather(sets, chosen, given, rows, layout)
         return replace(batch, fill_BKF=self._with_heads(batch.fill_BKF, generator))
+
+    def _sampled_batch(
+        self, sampled: SampledGrids, phase: Phase, generator: torch.Generator
+    ) -> Batch:
+        """Draw a batch of painted grids; what stands where, and its text, are as painted."""
+        knobs, device = self.recipe.loss, self.pool.world.device
+        as_used = [True, self.recipe.mode == "composition", False, False]
+        grids = sampled.draw(phase, generator)
+        rows, given = [], []
+        for grid in grids:
+            used = chance(generator) < knobs["edit_share"]
+            given.append(as_used if used else _some_given(GRID, generator))
+            masked = chance(generator) < knobs["text_masking"]
+            rows += [[""]] * GRID.count if masked else grid.rows
+        cells_BKCFYX = torch.stack([grid.cells_KCFYX for grid in grids]).to(device)
+        fill_BKF = spread_over_frames(~torch.tensor(given), cells_BKCFYX.shape[3]).to(device)
+        return Batch(
+            cells_BKCFYX=cells_BKCFYX,
+            luck_BKMFYX=torch.stack([grid.luck_KMFYX for grid in grids]).to(device),
+            fill_BKF=self._with_heads(fill_BKF, generator),
+            rows=rows,
+            layout=GRID,
+        )
 
     def _with_heads(self, fill_BKF: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Give the first latent frames of all cells of some grids.

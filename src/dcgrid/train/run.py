@@ -38,6 +38,7 @@ from dcgrid.train.log import Progress
 from dcgrid.train.loop import LoopOptions, train
 from dcgrid.train.panes import FusionPool, PanePool
 from dcgrid.train.reader import fit_noise_reader
+from dcgrid.train.sampled import missing_grids, open_grids
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.start import start_adapter_from, start_from, start_text_from
 from dcgrid.train.world.clips import WorldClips
@@ -108,7 +109,7 @@ def run_stage(job: TrainJob, reporter: Reporter) -> Path:
         WeightsError: The world, an earlier stage's weights or the checkpoint is missing or damaged.
         OutputError: Another run works in the folder, or a file cannot be written.
         RecipeError: With `resume`: the recipe is not that of the checkpoint. Stage `dc`: recipe or
-            concepts have problems; then nothing was written.
+            concepts have problems; then nothing was written. No sampled grid fits the phases.
         DeviceError: The loss became NaN or infinite.
         KeyboardInterrupt: After the state is saved.
     """
@@ -141,7 +142,8 @@ def missing_parts(job: TrainJob) -> list[tuple[str, Path]]:
     files = [(stage, job.out / f"{part}.safetensors") for stage, part in parts]
     if job.recipe.loss.get("dc_strength", 0.0):
         files.append(("dc", job.out / DC_NAME))
-    return [(stage, path) for stage, path in files if not path.is_file()]
+    missing = [(stage, path) for stage, path in files if not path.is_file()]
+    return missing + missing_grids(job.recipe, job.out)
 
 
 def fill_targets(config: NativeConfig) -> tuple[str, ...]:
@@ -181,7 +183,7 @@ def adapter_specs(
 
 def captions_of(subjects: Iterable[str]) -> tuple[str, ...]:
     """Return every word that captions with these subjects can hold."""
-    return _captions().vocabulary([*subjects, "scene", "camera move"])
+    return world_captions().vocabulary([*subjects, "scene", "camera move"])
 
 
 def facts_of(job: TrainJob, state: TrainState) -> dict[str, str]:
@@ -282,7 +284,7 @@ def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     pools = PanePool(world, autoencoder), FusionPool(world, autoencoder)
     if config.dit.prediction == "mixture":
         dit.latent_spread.copy_(autoencoder.latent_spread)
-    stage = GridStage((dit, text), pools, _captions(), job.recipe, trained)
+    stage = GridStage((dit, text), pools, world_captions(), job.recipe, trained)
     state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
     final, facts = averaged(state), facts_of(job, state)
     fixed = {f"dit.{n}": t for n, t in dit.named_buffers()}
@@ -305,6 +307,7 @@ def _run_adapters(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Pa
     dit.requires_grad_(False)
     text.requires_grad_(False)
     specs = adapter_specs(job.recipe, job.model, config, hash_tensors(dit.state_dict()))
+    sampled = open_grids(job.recipe, job.model, job.out, specs[0].base_hash)
     if strength := job.recipe.loss.get("dc_strength", 0.0):
         report = load_adapter(
             dit,
@@ -325,7 +328,7 @@ def _run_adapters(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Pa
     trained = {n: p for n, p in dit.named_parameters() if p.requires_grad}
     world, autoencoder = WorldClips(WorldStore(job.store), job.device), _autoencoder(job, config)
     pools = PanePool(world, autoencoder), FusionPool(world, autoencoder)
-    stage = GridStage((dit, text), pools, _captions(), job.recipe, trained)
+    stage = GridStage((dit, text), pools, world_captions(), job.recipe, trained, sampled)
     state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
     dit.load_state_dict(averaged(state), strict=False)
     dit.to(torch.bfloat16)  # the file's format; the base is not written
@@ -357,7 +360,8 @@ def _autoencoder(job: TrainJob, config: NativeConfig) -> Autoencoder:
     return model.to(job.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
 
 
-def _captions() -> Captions:
+def world_captions() -> Captions:
+    """Return the writer of captions of the procedural world."""
     effects = [load_effect(name) for name in EFFECT_NAMES]
     return Captions(effects, load_layout("edit-2x2"), load_layout("composition-2x2"))
 

@@ -37,6 +37,7 @@ _CONCEPT_KEYS = (
     "noise_scale", "time_shift", "text_masking", "self_conditioning", "prior_share", "pixel_weight",
     "appearance_dropout", "motion_dropout", "token_rate", "rank",
 )  # fmt: skip
+_FILL_KEYS = ("edit_share", "window_share", "sampled_share")
 LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "autoencoder": (*_PIXEL_KEYS, "kl", "latent_noise", "fit_batches"),
@@ -44,7 +45,7 @@ LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "upsampler": _PIXEL_KEYS,
         "dc": _CONCEPT_KEYS,
         "grid": (*_GRID_KEYS, "dc_strength", "rank", "dropout"),
-        "fill": (*_GRID_KEYS, "edit_share", "window_share", "rank", "dropout"),
+        "fill": (*_GRID_KEYS, *_FILL_KEYS, "rank", "dropout"),
     }
 )
 """Keys of each stage's table [loss]; all are required."""

@@ -1,0 +1,203 @@
+"""Grids that stage `sample` has painted: their files, and the pool that stage `fill` draws from.
+
+    <out>/grids-consistent/0001.safetensors    latents, and in the facts what they were made with
+                           sheet.png           a row a grid, to look for bad ones
+                           dropped/            the bad ones; read by nothing
+
+Letters: B batch, K cells, C channels, M moving channels of noise, F Y X latent frames/rows/columns.
+
+Paper: sec. 3.2 (Sampling Grids)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcgrid.errors import RecipeError, WeightsError
+from dcgrid.models.weights import read_weights, save_weights
+from dcgrid.train.settings import Phase, TrainRecipe
+from dcgrid.train.world.clips import pick
+
+DROPPED = "dropped"
+"""Folder of the grids that a person found bad, inside the folder of grids."""
+_CELLS, _LUCK = "cells_KCFYX", "luck_KMFYX"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledGrid:
+    """One painted grid."""
+
+    cells_KCFYX: torch.Tensor
+    """Normalised latents, float32."""
+    luck_KMFYX: torch.Tensor
+    """The moving noise that each cell was painted from; M may be 0."""
+    facts: dict[str, Any]
+    """What it was made with: number, mode, texts of each cell, size, seed, hashes of weights."""
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Texts that each cell reads, K lists."""
+        texts: list[list[str]] = self.facts["texts"]
+        return texts
+
+    @property
+    def frames(self) -> int:
+        """Pixel frames of a cell."""
+        return int(self.facts["frames"])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a cell in pixels."""
+        height, width = self.facts["size"]
+        return int(height), int(width)
+
+
+def grids_folder(out: Path, mode: str) -> Path:
+    """Return the folder of a mode's grids below a model's folder."""
+    return out / f"grids-{mode}"
+
+
+def grid_path(folder: Path, number: int) -> Path:
+    """Return the file of a grid; numbers count from 1."""
+    return folder / f"{number:04d}.safetensors"
+
+
+def grid_files(folder: Path) -> dict[int, Path]:
+    """Return the files of a folder's grids by number, in their order; dropped ones are not in."""
+    found = {int(p.stem): p for p in folder.glob("*.safetensors") if p.stem.isdecimal()}
+    return dict(sorted(found.items()))
+
+
+def write_grid(path: Path, grid: SampledGrid) -> None:
+    """Write a grid to its file, all or nothing.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    tensors = {_CELLS: grid.cells_KCFYX.cpu(), _LUCK: grid.luck_KMFYX.cpu()}
+    save_weights(path, tensors, grid.facts, torch.float32)
+
+
+def read_grid(path: Path) -> SampledGrid:
+    """Read a grid.
+
+    Raises:
+        WeightsError: The file is missing, damaged, or no grid of this program.
+    """
+    tensors, facts = read_weights(path)
+    missing = ({_CELLS, _LUCK} - tensors.keys()) | (
+        {"texts", "frames", "size", "base"} - facts.keys()
+    )
+    if missing or tensors[_CELLS].ndim != 5 or not tensors[_CELLS].isfinite().all():
+        raise WeightsError(
+            f"{path} is no sampled grid", hint="remove it, then run `dcgrid train --stage sample`"
+        )
+    return SampledGrid(cells_KCFYX=tensors[_CELLS], luck_KMFYX=tensors[_LUCK], facts=facts)
+
+
+def has_facts(path: Path, facts: dict[str, Any]) -> bool:
+    """Return True if a file is there, whole, and was made with exactly these facts."""
+    try:
+        return read_grid(path).facts == facts
+    except WeightsError:
+        return False
+
+
+class SampledGrids:
+    """The painted grids of one mode, for training.
+
+    Args:
+        folder: Where they are.
+        phases: Shapes of the data that they must serve.
+        base_hash: Hash of the transformer that is trained on; latents of another mean nothing here.
+        command: The command that samples grids.
+
+    Raises:
+        WeightsError: There is none, or one is damaged or of another base.
+        RecipeError: None fits a phase.
+    """
+
+    def __init__(self, folder: Path, phases: Sequence[Phase], base_hash: str, command: str) -> None:
+        files = grid_files(folder)
+        if not files:
+            raise WeightsError(f"no sampled grids in {folder}", hint=command)
+        self._grids = [read_grid(path) for path in files.values()]
+        for grid, path in zip(self._grids, files.values(), strict=True):
+            if grid.facts["base"] != base_hash:
+                raise WeightsError(f"{path} was sampled with another base", hint=command)
+        for phase in phases:
+            self._fitting(phase)
+
+    def draw(self, phase: Phase, generator: torch.Generator) -> list[SampledGrid]:
+        """Draw a batch of grids of one size, cut to the phase's frames; one may come twice."""
+        fitting = self._fitting(phase)
+        grids = fitting[list(fitting)[pick(len(fitting), generator)]]
+        drawn = [grids[pick(len(grids), generator)] for _ in range(phase.batch)]
+        return [_cut(grid, phase.frames) for grid in drawn]
+
+    def _fitting(self, phase: Phase) -> dict[tuple[int, int], list[SampledGrid]]:
+        """Return the grids that are long enough by each of the phase's sizes that has any."""
+        fitting: dict[tuple[int, int], list[SampledGrid]] = {}
+        for size in phase.sizes:
+            grids = [g for g in self._grids if g.size == size and g.frames >= phase.frames]
+            if grids:
+                fitting[size] = grids
+        if not fitting:
+            found = dict.fromkeys(_shown(grid.frames, grid.size) for grid in self._grids)
+            wanted = " or ".join(_shown(phase.frames, size) for size in phase.sizes)
+            raise RecipeError(
+                f"loss.sampled_share: no sampled grid fits a phase of {wanted} "
+                f"(frames x height x width); there are {', '.join(found)}",
+                hint="sample grids of that shape: frames and sizes in recipes/train/sample.toml",
+            )
+        return fitting
+
+
+def missing_grids(recipe: TrainRecipe, out: Path) -> list[tuple[str, Path]]:
+    """Return the folder of grids, after its stage, if a recipe wants grids and there are none."""
+    folder = grids_folder(out, recipe.mode)
+    if not recipe.loss.get("sampled_share", 0.0) or grid_files(folder):
+        return []
+    return [(_stage_of(recipe), folder)]
+
+
+def open_grids(recipe: TrainRecipe, model: str, out: Path, base_hash: str) -> SampledGrids | None:
+    """Read the painted grids that a recipe draws from; None if it takes none.
+
+    Raises:
+        WeightsError: There is none, or one is damaged or was painted on another base.
+        RecipeError: None fits a phase.
+    """
+    if not recipe.loss.get("sampled_share", 0.0):
+        return None
+    command = f"dcgrid train --stage {_stage_of(recipe)} --model {model} --out {out}"
+    return SampledGrids(grids_folder(out, recipe.mode), recipe.phases, base_hash, command)
+
+
+def _stage_of(recipe: TrainRecipe) -> str:
+    """Return what stands behind --stage to sample the grids of a recipe."""
+    return "sample" if recipe.mode == "consistent" else f"sample --mode {recipe.mode}"
+
+
+def _cut(grid: SampledGrid, frames: int) -> SampledGrid:
+    """Return the first frames of a grid.
+
+    The autoencoder is causal, so these are the very latents of the shorter clip.
+    """
+    if frames == grid.frames:
+        return grid
+    # Pixel frames are stride * n + 1, latent frames n + 1, of the long clip and of the short.
+    stride = (grid.frames - 1) // (grid.cells_KCFYX.shape[2] - 1)
+    kept = (frames - 1) // stride + 1
+    return SampledGrid(
+        cells_KCFYX=grid.cells_KCFYX[:, :, :kept],
+        luck_KMFYX=grid.luck_KMFYX[:, :, :kept],
+        facts=grid.facts,
+    )
+
+
+def _shown(frames: int, size: tuple[int, int]) -> str:
+    return f"{frames}x{size[0]}x{size[1]}"
