@@ -83,8 +83,9 @@ def score_seams(edit: str, plan: RunPlan, clip_THWC: Tensor, edit_THWC: Tensor) 
         made - given
         for made, given in zip(_differences(edit_THWC), _differences(clip_THWC), strict=True)
     ]
-    # Frame n of `excess` is the step from n to n + 1.
-    borders = [before.first + before.count - 1 for before, _ in pairwise(plan.windows)]
+    # Entry n of `excess` is the step from n to n + 1. Blended frames belong to the border.
+    joins = [(one.first + one.head - 1, one.blend + 1) for one in plan.windows[1:]]
+    borders = [first + n for first, steps in joins for n in range(steps)]
     return SeamScore(
         edit=edit,
         borders=tuple(excess[n] for n in borders),
@@ -108,7 +109,7 @@ def _run(options: argparse.Namespace) -> None:
             f"{options.clip.name}: {frames} frames, {len(plan.windows)} windows, {seconds:.0f} s, "
             f"{memory:.2f} GB at most"
         )
-        print("effect        borders: mean  largest   others: median  95 %    rank  worst")
+        print("effect         borders: mean   95 %   others: mean   95 %   rank  worst")
         clip_THWC = _read(long, plan)
         for output in result.manifest.outputs:
             edit_THWC = torch.stack([frame for _, frame in decode_all(out / output.path)])
@@ -117,12 +118,16 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _line(score: SeamScore) -> str:
-    others = sorted(score.others)
     return (
-        f"{score.edit:12} {statistics.fmean(score.borders):14.2f} {max(score.borders):8.2f}"
-        f" {statistics.median(others):16.2f} {others[int(0.95 * len(others))]:5.2f}"
-        f" {score.rank:7.2f} {score.worst:6.2f}"
+        f"{score.edit:12} {statistics.fmean(score.borders):16.2f} {_high(score.borders):6.2f}"
+        f" {statistics.fmean(score.others):14.2f} {_high(score.others):6.2f}"
+        f" {score.rank:6.2f} {score.worst:6.2f}"
     )
+
+
+def _high(values: Sequence[float]) -> float:
+    """Return the value that 95 % lie below."""
+    return sorted(values)[int(0.95 * len(values))]
 
 
 def _differences(frames_THWC: Tensor) -> list[float]:

@@ -75,7 +75,7 @@ def test_a_jump_where_windows_meet_is_seen_and_one_elsewhere_is_not_a_seam(long_
     count = long_plan.clips[0].num_frames
     generator = torch.Generator().manual_seed(0)
     clip = torch.randint(100, 110, (count, 16, 16, 3), generator=generator).byte()
-    border = windows[1].first + windows[1].count - 1
+    border = windows[2].first + windows[2].head - 1
     jump = clip.clone()
     jump[border + 1 :] += 60
     seen = score_seams("jump", long_plan, clip, jump)

@@ -13,7 +13,7 @@ from dcgrid.pipelines import paint
 from dcgrid.pipelines.paint import Painted
 from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
-from dcgrid.pipelines.windows import plan_windows
+from dcgrid.pipelines.windows import Join, Window, plan_windows
 from dcgrid.runtime.lock import run_lock
 from tests.pipelines.runs import Silence, decoded, job, moving_square, run
 
@@ -131,7 +131,7 @@ def test_two_processes_do_not_work_on_one_run(
 
 
 def test_a_damaged_part_is_refused_and_named(tmp_path: Path) -> None:
-    windows = plan_windows(13, 9, 5, 4)
+    windows = plan_windows(13, 9, Join(head=5, blend=0), 4)
     painted = Painted(windows, [1], tmp_path)
     filled = [
         paint.FilledCell(
@@ -142,7 +142,7 @@ def test_a_damaged_part_is_refused_and_named(tmp_path: Path) -> None:
     ]
     for window in windows:
         assert not painted.has(window)
-        painted.put(window, filled, 5)
+        painted.put(window, filled)
         assert painted.has(window)
     pieces = list(painted.pieces(1))
     assert [len(piece) for piece in pieces] == [9, 4]
@@ -159,3 +159,24 @@ def test_a_long_run_can_be_made_again(long_clip: Path) -> None:
     assert text["clips"][0]["frames"] == 29
     prepared, _ = prepare_rerun(RerunJob(manifest=first.files[-1]))
     assert run(prepared).same_pixels is True
+
+
+def test_what_both_windows_paint_is_mixed_step_by_step(tmp_path: Path) -> None:
+    windows = plan_windows(25, 17, Join(head=5, blend=4), 4)
+    assert len(windows) == 2
+    painted = Painted(windows, [1], tmp_path)
+
+    def filled(window: Window, level: int) -> list[paint.FilledCell]:
+        frames = torch.full((window.count, 16, 16, 3), level, dtype=torch.uint8)
+        frames[:, 0, 0, 0] = torch.arange(window.first, window.first + window.count)
+        return [paint.FilledCell(cell=1, frames_THWC=frames, small_THWC=frames)]
+
+    for window, level in zip(windows, (100, 200), strict=True):
+        painted.put(window, filled(window, level))
+    whole_THWC = torch.cat(list(painted.pieces(1)))
+    assert whole_THWC[:, 0, 0, 0].tolist() == list(range(25))
+    levels = whole_THWC[:, 5, 5, 1].tolist()
+    assert levels == [100] * 13 + [120, 140, 160, 180] + [200] * 8
+    # The second window was given the first one's frames at its own place.
+    head = painted.heads(windows[1])[1]
+    assert head[:, 0, 0, 0].tolist() == list(range(8, 13))

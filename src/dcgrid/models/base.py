@@ -59,7 +59,9 @@ class ModelSpec:
     """True: a velocity is the mean over the plain grid of tokens and one set off by half a token,
     for models trained on both (docs/decisions/0010)."""
     carried_frames: int
-    """Frames that a window of a long clip takes over from the one before; stride_T * n + 1."""
+    """Frames that a window of a long clip is given of the one before; stride_T * n + 1."""
+    blended_frames: int
+    """Frames after them that both windows paint and that are mixed; a multiple of stride_T."""
     upsample: int
     """Factor of the upsampler after decoding; 1 is none."""
     license: str

@@ -57,6 +57,7 @@ MINI_SPEC = ModelSpec(
     noise_motion=MINI.dit.noise_motion,
     offset_tokens=True,
     carried_frames=5,
+    blended_frames=8,
     upsample=2,
     license="Apache-2.0",
 )
@@ -68,6 +69,7 @@ TINY_SPEC = replace(
     cell_pitch=None,
     noise_motion=TINY.dit.noise_motion,
     offset_tokens=False,
+    blended_frames=0,
     default_frames=5,
     max_frames=9,
     cell_sizes=((32, 48), (48, 32), (32, 32)),

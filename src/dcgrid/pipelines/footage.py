@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from dcgrid.pipelines.plan import RunPlan, clip_rules
+from dcgrid.pipelines.plan import RunPlan, clip_rules, windows_of
 from dcgrid.pipelines.progress import Progress
-from dcgrid.pipelines.windows import Window, plan_windows
+from dcgrid.pipelines.windows import Window
 from dcgrid.video.clip import Clip, ClipPlan, ClipRules, SoundSource
 from dcgrid.video.read import measure_plan, read_clip, read_window
 
@@ -39,9 +39,9 @@ class Footage:
         return read_window(self.path, self.plan, window.first, window.count)
 
     def pieces(self, windows: Sequence[Window]) -> Iterator[torch.Tensor]:
-        """Yield all frames in order, a window's new ones at a time."""
+        """Yield all frames in order, those of a window at a time."""
         for window in windows:
-            yield self.frames(window)[window.carried :]
+            yield self.frames(window)[window.fresh]
 
     def sound(self) -> SoundSource | None:
         """Return the sound that goes with the frames; None: the source is silent."""
@@ -102,8 +102,7 @@ def _measured(plan: RunPlan, progress: Progress) -> tuple[RunPlan, tuple[Footage
 
 def _with_clips(plan: RunPlan, clips: tuple[ClipPlan, ...]) -> RunPlan:
     """Return the plan for what the clips turned out to be."""
-    spec = plan.spec
-    windows = plan_windows(clips[0].num_frames, spec.max_frames, spec.carried_frames, spec.stride_T)
+    windows = windows_of(plan.spec, clips[0].num_frames)
     return replace(plan, clips=clips, windows=windows)
 
 

@@ -53,34 +53,45 @@ class Painted:
             for path in (self._part(window.index, cell), self._tail(window.index, cell))
         )
 
-    def put(self, window: Window, filled: Sequence[FilledCell], carried: int) -> None:
-        """Keep what was painted of a window; `carried` frames are what the next goes on from.
+    def put(self, window: Window, filled: Sequence[FilledCell]) -> None:
+        """Keep what was painted of a window, and what the next one goes on from.
 
         Raises:
             OutputError: The disk is full.
         """
+        after = self.windows[min(window.index + 1, len(self.windows) - 1)]
+        start = after.first - window.first
         for one in filled:
             if self._folder is None:
                 self._kept[window.index, one.cell] = one.frames_THWC
                 continue
-            tail_THWC = one.small_THWC[-carried:]
+            # The last window has none after it; any frames will do to tell that it is whole.
+            tail_THWC = one.small_THWC[start : start + max(after.head, 1)]
             write_part(self._tail(window.index, one.cell), tail_THWC, overwrite=True)
             write_part(self._part(window.index, one.cell), one.frames_THWC, overwrite=True)
 
     def heads(self, window: Window) -> Mapping[int, torch.Tensor]:
         """Return what each cell of a window goes on from, THWC; nothing for the first."""
-        if not window.carried:
+        if not window.head:
             return {}
         return {cell: read_part(self._tail(window.index - 1, cell)) for cell in self.cells}
 
     def pieces(self, cell: int) -> Iterator[torch.Tensor]:
-        """Yield all frames of a cell in order, a window's new ones at a time."""
+        """Yield all frames of a cell in order, those of a window at a time."""
+        held_THWC: torch.Tensor | None = None
         for window in self.windows:
-            if self._folder is None:
-                yield self._kept[window.index, cell]
-            else:
-                # Frames that are carried over are shown as the window before painted them.
-                yield read_part(self._part(window.index, cell))[window.carried :]
+            frames_THWC = self._frames(window, cell)
+            if window.blend and held_THWC is not None:
+                zone = slice(window.head, window.head + window.blend)
+                frames_THWC = frames_THWC.clone()
+                frames_THWC[zone] = blend(held_THWC, frames_THWC[zone])
+            held_THWC = frames_THWC[window.shown :]
+            yield frames_THWC[window.fresh]
+
+    def _frames(self, window: Window, cell: int) -> torch.Tensor:
+        if self._folder is None:
+            return self._kept[window.index, cell]
+        return read_part(self._part(window.index, cell))
 
     def _part(self, index: int, cell: int) -> Path:
         return self._of(f"{index:06d}.{cell}.mkv")
@@ -92,6 +103,13 @@ class Painted:
         if self._folder is None:
             raise ValueError("a clip of one window has no parts")
         return self._folder / name
+
+
+def blend(before_THWC: torch.Tensor, after_THWC: torch.Tensor) -> torch.Tensor:
+    """Mix frames of two windows, the later one more from frame to frame; uint8, rounded."""
+    weights_T = torch.arange(1, len(after_THWC) + 1) / (len(after_THWC) + 1)
+    mixed_THWC = torch.lerp(before_THWC.float(), after_THWC.float(), weights_T[:, None, None, None])
+    return mixed_THWC.round().to(torch.uint8)
 
 
 @contextmanager
@@ -150,9 +168,7 @@ def _paint(
             shown = _Numbered(progress, f"window {window.index + 1} of {count}")
         given = [one.frames(window) for one in footage]
         request = grid_request(plan.prepared.grid, given, where)
-        painted.put(
-            window, fill_grid(model.backbone, request, settings, shown), spec.carried_frames
-        )
+        painted.put(window, fill_grid(model.backbone, request, settings, shown))
 
 
 class _Numbered:

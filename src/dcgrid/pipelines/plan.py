@@ -13,7 +13,7 @@ from dcgrid import hub
 from dcgrid.pipelines.job import GridJob, check_input
 from dcgrid.pipelines.outputs import OutputPaths, name_outputs
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve
-from dcgrid.pipelines.windows import Window, plan_windows
+from dcgrid.pipelines.windows import Join, Window, plan_windows
 
 if TYPE_CHECKING:
     from dcgrid.models.base import ModelSpec
@@ -93,7 +93,8 @@ class RunPlan:
             lines.insert(
                 -2,
                 f"Windows: {len(self.windows)} of up to {first.count} frames ({seconds:.2f} s), "
-                f"each going on from the last {second.carried} frames of the one before.",
+                f"each going on from {second.head} frames of the one before, "
+                f"{second.blend} more blended.",
             )
         for reference, size in self.downloads.items():
             amount = "unknown size" if size is None else _size(size)
@@ -180,7 +181,7 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     dtype = runtime.choose_dtype(job.dtype, device)
     clips, asked_s = plan_clips(job, spec)
     frames, size = clips[0].num_frames, clips[0].cell_size
-    windows = plan_windows(frames, spec.max_frames, spec.carried_frames, spec.stride_T)
+    windows = windows_of(spec, frames)
     geometry = LatentGeometry(stride_T=spec.stride_T, stride_HW=spec.stride_HW, patch=spec.patch)
     tokens = cell_token_shape(windows[0].count, *size, geometry).count
     references = [one for one in (adapter_reference(job, grid.mode),) if one != "none"]
@@ -227,6 +228,12 @@ def plan_clips(
             asked[index] = frames / rules.fps
             plans[index] = plan_clip(plan.info, same, plan.start_s, asked[index])
     return tuple(plans), tuple(asked)
+
+
+def windows_of(spec: "ModelSpec", num_frames: int) -> tuple[Window, ...]:
+    """Return the windows in which a model paints a clip of so many frames."""
+    join = Join(head=spec.carried_frames, blend=spec.blended_frames)
+    return plan_windows(num_frames, spec.max_frames, join, spec.stride_T)
 
 
 def clip_rules(spec: "ModelSpec") -> "ClipRules":

@@ -195,5 +195,6 @@ def _sampler(plan: RunPlan) -> dict[str, Any]:
         "noise_scale": settings.noise_scale,
         "given": settings.given,
         "windows": len(plan.windows),
-        "carried_frames": plan.windows[-1].carried,
+        "carried_frames": plan.windows[-1].head,
+        "blended_frames": plan.windows[-1].blend,
     }

@@ -1,18 +1,34 @@
-"""Long clips in windows: what each paints, and what it takes over from the one before.
+"""Long clips in windows: what each paints, and how it goes on from the one before.
 
-A window is as long as the model's longest clip. Its first frames are the last ones of the window
-before, given clean, so that the same model goes on where it stopped:
+A window is as long as the model's longest clip. Its head is given: frames that the window before
+has painted, clean, so that the same model goes on where it stopped. What comes next is painted by
+both and blended, so that no step is seen:
 
     frames      0 ............ 32
     window 0    [==============]
-    window 1                [##===========]          # carried over, = painted
-    window 2                            [##=====]
+    window 1              [##~~~========]          # head, given    ~ blended    = painted
+    window 2                        [##~~~====]
 
 Frames are counted as stride * n + 1 everywhere, as the autoencoder wants them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """How neighbouring windows share frames."""
+
+    head: int
+    """Frames at the beginning of a window that are given; stride * n + 1."""
+    blend: int
+    """Frames after them that both windows paint; a multiple of the stride; 0: a hard join."""
+
+    @property
+    def shared(self) -> int:
+        """Frames that neighbours have in common."""
+        return self.head + self.blend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,17 +41,26 @@ class Window:
     """Its first frame in the clip."""
     count: int
     """Its frames; stride * n + 1."""
-    carried: int
-    """Frames at its head that the window before has painted; 0 or stride * n + 1."""
+    head: int
+    """Frames at its beginning that are given; 0 in the first window."""
+    blend: int
+    """Frames after the head that are mixed with those of the window before."""
+    shown: int
+    """Its frames before this one are delivered with it (the head was with the window before)."""
+
+    @property
+    def fresh(self) -> slice:
+        """Its frames that are delivered with it."""
+        return slice(self.head, self.shown)
 
 
-def plan_windows(num_frames: int, longest: int, carried: int, stride: int) -> tuple[Window, ...]:
+def plan_windows(num_frames: int, longest: int, join: Join, stride: int) -> tuple[Window, ...]:
     """Cut a clip into windows.
 
     Args:
         num_frames: Frames of the clip, stride * n + 1.
         longest: Most frames of a window.
-        carried: Frames that neighbours share, stride * n + 1.
+        join: What neighbours share.
         stride: Pixel frames per latent frame.
 
     Returns:
@@ -44,30 +69,37 @@ def plan_windows(num_frames: int, longest: int, carried: int, stride: int) -> tu
     Raises:
         ValueError: A count is not stride * n + 1, or a window would paint nothing new.
     """
-    for name, count in (("num_frames", num_frames), ("carried", carried), ("longest", longest)):
+    counts = (("num_frames", num_frames), ("longest", longest), ("head", join.head))
+    for name, count in (*counts, ("blend + 1", join.blend + 1)):
         if count < 1 or (count - 1) % stride:
             raise ValueError(f"{name} = {count} is not {stride} n + 1")
     if num_frames <= longest:
-        return (Window(index=0, first=0, count=num_frames, carried=0),)
-    step = longest - carried
-    if step < stride:
-        raise ValueError(f"windows of {longest} frames that share {carried} paint nothing new")
-    firsts = range(0, num_frames - carried, step)
-    return tuple(
-        Window(
-            index=index,
-            first=first,
-            count=min(longest, num_frames - first),
-            carried=carried if index else 0,
+        return (Window(index=0, first=0, count=num_frames, head=0, blend=0, shown=num_frames),)
+    step = longest - join.shared
+    if step < max(stride, join.blend):
+        raise ValueError(f"windows of {longest} frames that share {join.shared} paint nothing new")
+    firsts = range(0, num_frames - join.shared, step)
+    windows = []
+    for index, first in enumerate(firsts):
+        count = min(longest, num_frames - first)
+        last = index == len(firsts) - 1
+        windows.append(
+            Window(
+                index=index,
+                first=first,
+                count=count,
+                head=join.head if index else 0,
+                blend=join.blend if index else 0,
+                shown=count if last else count - join.blend,
+            )
         )
-        for index, first in enumerate(firsts)
-    )
+    return tuple(windows)
 
 
 def sheet_frames(windows: Sequence[Window], count: int) -> list[int]:
     """Return evenly spaced frames of the whole clip, at most `count`, the first and last included.
 
-    >>> sheet_frames(plan_windows(9, 33, 5, 4), 3)
+    >>> sheet_frames(plan_windows(9, 33, Join(head=5, blend=8), 4), 3)
     [0, 4, 8]
     """
     total = windows[-1].first + windows[-1].count
