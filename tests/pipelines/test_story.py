@@ -105,7 +105,10 @@ def test_from_text_alone_later_grids_go_on_from_the_last_scene(
         return made[-1]
 
     monkeypatch.setattr(story_module, "fill_grid", keep)
-    result = tell(story_job(tmp_path, *["rain", "night", "fog", "noir", "snow"], duration_s=0.5))
+    progress = Silence()
+    job = story_job(tmp_path, *["rain", "night", "fog", "noir", "snow"], duration_s=0.5)
+    result = tell(job, progress)
+    assert any("too small to make a character" in line for line in progress.warnings)
     assert [sorted(request.given) for request in requests] == [[], [0]]
     assert torch.equal(requests[1].given[0], made[0][3].small_THWC)
     assert len(decoded(result.files[0])) == 5

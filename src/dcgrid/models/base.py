@@ -62,6 +62,8 @@ class ModelSpec:
     """Frames that a window of a long clip is given of the one before; stride_T * n + 1."""
     blended_frames: int
     """Frames after them that both windows paint and that are mixed; a multiple of stride_T."""
+    paints_from_text: bool
+    """True: it makes a subject that can be recognised from words alone."""
     upsample: int
     """Factor of the upsampler after decoding; 1 is none."""
     license: str

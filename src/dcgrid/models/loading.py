@@ -58,6 +58,7 @@ MINI_SPEC = ModelSpec(
     offset_tokens=True,
     carried_frames=5,
     blended_frames=8,
+    paints_from_text=False,
     upsample=2,
     license="Apache-2.0",
 )

@@ -28,6 +28,7 @@ from torch import Tensor
 from dcgrid import __version__, hub
 from dcgrid.errors import UsageError
 from dcgrid.pipelines.choose import rank_tries
+from dcgrid.pipelines.deliver import enlarged
 from dcgrid.pipelines.fill import FilledCell, FillSettings, fill_grid
 from dcgrid.pipelines.job import check_input
 from dcgrid.pipelines.manifest import write_story_manifest
@@ -202,6 +203,11 @@ def tell_story(plan: StoryPlan, progress: Progress) -> StoryResult:
         # Only decoding shows how many frames there are.
         plan = replace(plan, size_THW=(len(clip.frames_THWC), *plan.size_THW[1:]))
     models = _Models(plan, progress)
+    if clip is None and not plan.spec.paints_from_text:
+        progress.warn(
+            f"the model {plan.spec.name} is too small to make a character from words alone; "
+            "name a clip with --from"
+        )
     unknown = models.any().backbone.unknown_words(job.words)
     if unknown:
         progress.warn(f"the model {plan.spec.name} never saw: {', '.join(unknown)}")
@@ -343,10 +349,12 @@ def _write(
             comment=comment,
         )
     if prepared.outputs.sheet is not None:
-        rows = ([] if clip is None else [[clip.frames_THWC]]) + [[scene] for scene in scenes]
-        labels = ([] if clip is None else ["clip"]) + [
-            f"{number} {title}" for number, title in enumerate(titles, start=1)
-        ]
+        rows = [[scene] for scene in scenes]
+        labels = [f"{number} {title}" for number, title in enumerate(titles, start=1)]
+        if clip is not None:
+            height, width = scenes[0].shape[1:3]
+            rows.insert(0, [enlarged(clip.frames_THWC, (height, width))])
+            labels.insert(0, "clip")
         write_contact_sheet(staged.stage(prepared.outputs.sheet), rows, labels)
     return notes
 
