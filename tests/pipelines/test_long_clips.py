@@ -106,6 +106,29 @@ def test_a_run_that_was_killed_goes_on_with_the_windows_it_has(
     ]
 
 
+def test_a_window_that_was_damaged_since_is_painted_again(
+    long_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untouched = run(whole(long_clip)).manifest.outputs
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(paint.Painted, "pieces", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(whole(long_clip, force=True))
+    part = next((hub.cache_dir() / "runs").glob("*/000002.1.mkv"))
+    part.write_bytes(part.read_bytes()[:-100])
+    progress = Silence()
+    again = run(whole(long_clip, force=True), progress)
+    assert "Damaged windows of an earlier run that are painted again: 1." in progress.lines
+    assert "5 of 6 windows are there from an earlier run; going on." in progress.lines
+    assert [one.frames_sha256 for one in again.manifest.outputs] == [
+        one.frames_sha256 for one in untouched
+    ]
+
+
 def test_windows_of_another_seed_are_not_taken(
     long_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from dcgrid import __version__, hub
+from dcgrid.errors import InputVideoError
 from dcgrid.pipelines.fill import FilledCell, FillSettings, fill_grid
 from dcgrid.pipelines.footage import Footage
 from dcgrid.pipelines.models import LoadedModel
@@ -47,11 +48,18 @@ class Painted:
         """Return True if the window is painted already."""
         if self._folder is None:
             return all((window.index, cell) in self._kept for cell in self.cells)
-        return all(
-            path.exists()
-            for cell in self.cells
-            for path in (self._part(window.index, cell), self._tail(window.index, cell))
-        )
+        return all(path.exists() for path in self._paths(window))
+
+    def drop_damaged(self) -> int:
+        """Remove parts on disk that cannot be read; return how many windows they were of."""
+        dropped = 0
+        for window in self.windows if self._folder is not None else ():
+            paths = self._paths(window)
+            damaged = [path for path in paths if path.exists() and not _is_whole(path)]
+            for path in damaged:
+                path.unlink()
+            dropped += bool(damaged)
+        return dropped
 
     def put(self, window: Window, filled: Sequence[FilledCell]) -> None:
         """Keep what was painted of a window, and what the next one goes on from.
@@ -93,6 +101,10 @@ class Painted:
             return self._kept[window.index, cell]
         return read_part(self._part(window.index, cell))
 
+    def _paths(self, window: Window) -> list[Path]:
+        named = (self._part, self._tail)
+        return [name(window.index, cell) for cell in self.cells for name in named]
+
     def _part(self, index: int, cell: int) -> Path:
         return self._of(f"{index:06d}.{cell}.mkv")
 
@@ -103,6 +115,14 @@ class Painted:
         if self._folder is None:
             raise ValueError("a clip of one window has no parts")
         return self._folder / name
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_part(path)
+    except InputVideoError:
+        return False
+    return True
 
 
 def blend(before_THWC: torch.Tensor, after_THWC: torch.Tensor) -> torch.Tensor:
@@ -153,6 +173,8 @@ def _paint(
 ) -> None:
     spec, count = plan.spec, len(plan.windows)
     settings = FillSettings(seed=plan.prepared.job.seed, device=torch.device(plan.device))
+    if damaged := painted.drop_damaged():
+        progress.note(f"Damaged windows of an earlier run that are painted again: {damaged}.")
     done = sum(painted.has(window) for window in plan.windows)
     if done:
         progress.note(f"{done} of {count} windows are there from an earlier run; going on.")
