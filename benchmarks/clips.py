@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dcgrid.errors import InputVideoError, UsageError
 from dcgrid.models.base import ModelSpec
 from dcgrid.pipelines.job import check_input
 from dcgrid.pipelines.plan import clip_rules
 from dcgrid.train.world.sources import TRAINING_CLIPS
-from dcgrid.video.read import read_clip
+from dcgrid.video.read import decode_all, read_clip
 
 CLIPS_DIR = Path(__file__).parents[2] / "shared" / "clips"
 """Where the clips are: beside the checkout."""
@@ -73,6 +74,11 @@ def is_seen(path: Path) -> bool:
     """Return True if training may have seen this footage, in this container or another."""
     # The same footage lies there in several containers: stream_of_water.mp4 and .webm.
     return path.stem in {Path(name).stem for name in TRAINING_CLIPS}
+
+
+def read_frames(path: Path) -> Tensor:
+    """Return all frames of a file as they are, THWC, uint8; they must fit in memory."""
+    return torch.stack([frame_HWC for _, frame_HWC in decode_all(path)])
 
 
 def read_bench_clip(path: Path, spec: ModelSpec, duration_s: float | None = None) -> BenchClip:

@@ -26,14 +26,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import options as shared
-from benchmarks.clips import CLIPS_DIR
+from benchmarks.clips import CLIPS_DIR, read_frames
 from benchmarks.progress import Silent
 from dcgrid.errors import UsageError, WeightsError
 from dcgrid.models.loading import model_spec
 from dcgrid.pipelines.plan import clip_rules
 from dcgrid.pipelines.script import Scene, StoryJob
 from dcgrid.pipelines.story import plan_story, prepare_story, tell_story
-from dcgrid.video.read import decode_all, read_clip
+from dcgrid.video.read import read_clip
 
 CLIPS = ("asl_book.mkv", "asl_again.mkv", "asl_eat.mkv", "headpose_female.gif")
 """Four people whose faces can be seen."""
@@ -159,7 +159,9 @@ def _run(options: argparse.Namespace) -> None:
             )
             result = tell_story(plan_story(prepare_story(job)), Silent())
             files = result.files[: len(options.scenes)]
-            made = {scene: _frames(file) for scene, file in zip(options.scenes, files, strict=True)}
+            made = {
+                scene: read_frames(file) for scene, file in zip(options.scenes, files, strict=True)
+            }
         # As the model was given it: a face of 20 pixels has lost more than any edit takes.
         made["clip"] = read_clip(clip, clip_rules(model_spec("mini")))[0].frames_THWC
         for scene, frames_THWC in made.items():
@@ -172,10 +174,6 @@ def _cosine(one: SceneFace, other: SceneFace) -> float:
     if one.embedding_E is None or other.embedding_E is None:
         raise ValueError("no face to compare")
     return float(one.embedding_E @ other.embedding_E)
-
-
-def _frames(path: Path) -> Tensor:
-    return torch.stack([frame_HWC for _, frame_HWC in decode_all(path)])
 
 
 if __name__ == "__main__":

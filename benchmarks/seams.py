@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import options as shared
-from benchmarks.clips import CLIPS_DIR
+from benchmarks.clips import CLIPS_DIR, read_frames
 from benchmarks.progress import Silent
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.plan import RunPlan, plan_run, prepare_run
@@ -112,7 +112,7 @@ def _run(options: argparse.Namespace) -> None:
         print("effect         borders: mean   95 %   others: mean   95 %   rank  worst")
         clip_THWC = _read(long, plan)
         for output in result.manifest.outputs:
-            edit_THWC = torch.stack([frame for _, frame in decode_all(out / output.path)])
+            edit_THWC = read_frames(out / output.path)
             print(_line(score_seams(output.edit, plan, clip_THWC, edit_THWC)))
     print("rank: share of other frames that move less than the borders' mean; 0.5 is unseen.")
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from benchmarks.clips import read_frames
 from benchmarks.progress import Silent
 from benchmarks.sheets.make import write_small
 from dcgrid.models.loading import model_spec
@@ -20,7 +20,7 @@ from dcgrid.pipelines.run import carry_out
 from dcgrid.pipelines.script import Scene, StoryJob
 from dcgrid.pipelines.story import plan_story, prepare_story, tell_story
 from dcgrid.train.world.fusion import ELEMENTS, draw_element
-from dcgrid.video.read import decode_all, read_clip
+from dcgrid.video.read import read_clip
 from dcgrid.video.write import write_video
 
 FRAMES, MOST_BYTES = 4, 200_000
@@ -90,8 +90,8 @@ def write_fusions(path: Path, pair: Pair, clips_dir: Path, seed: int) -> None:
             save_grid=True, **words,
         )  # fmt: skip
         result = carry_out(plan_run(prepare_run(job)), Silent())
-        fusions = [_frames(file) for file in result.files[:2]]
-        grid_THWC = _frames(result.files[2])
+        fusions = [read_frames(file) for file in result.files[:2]]
+        grid_THWC = read_frames(result.files[2])
     height, width = fusions[0].shape[1:3]
     rows = [grid_THWC[:, :height, :width], grid_THWC[:, :height, width:], *fusions]
     write_small(path, rows, ["A", "B", "fusion", "fusion-2"], FRAMES, MOST_BYTES)
@@ -114,7 +114,7 @@ def write_tale(path: Path, tale: Tale, clips_dir: Path, seed: int) -> None:
             contact_sheet=False,
         )
         result = tell_story(plan_story(prepare_story(job)), Silent())
-        scenes = [_frames(file) for file in result.files[: len(tale.scenes)]]
+        scenes = [read_frames(file) for file in result.files[: len(tale.scenes)]]
     given, _ = read_clip(clip, clip_rules(model_spec("mini")))
     write_small(path, [given.frames_THWC, *scenes], ["clip", *tale.scenes], FRAMES, MOST_BYTES)
 
@@ -137,7 +137,3 @@ def _drawn(element: str, like: Path, folder: Path, seed: int) -> Path:
     frames_THWC = (drawn_CTHW * 255).round().to(torch.uint8).permute(1, 2, 3, 0)
     write_video(folder / f"{element}.mp4", frames_THWC, clip.fps)
     return folder / f"{element}.mp4"
-
-
-def _frames(path: Path) -> Tensor:
-    return torch.stack([frame_HWC for _, frame_HWC in decode_all(path)])

@@ -57,9 +57,10 @@ class Take:
 def choose_takes(plan: RunPlan, footage: Sequence[Footage], painted: Painted) -> list[Take]:
     """Rank the tries at each edit and give the kept ones their files, the best first."""
     prepared, takes = plan.prepared, []
+    score_of = _scores(plan, footage[0], painted)
     groups = zip(prepared.grid.names, prepared.grid.tries, prepared.outputs.videos, strict=True)
     for name, cells, paths in groups:
-        scores = [_score(plan, footage[0], painted, cell) for cell in cells]
+        scores = [score_of[cell] for cell in cells]
         for path, (index, score) in zip(paths, rank_scores(scores), strict=False):
             digest = hash_pieces(painted.pieces(cells[index]), plan.clips[0].num_frames)
             takes.append(
@@ -178,9 +179,14 @@ class _VideoWriter:
         return Fraction(source_fps).limit_denominator(1001)
 
 
-def _score(plan: RunPlan, given: Footage, painted: Painted, cell: int) -> TryScore:
-    pairs = zip(given.pieces(plan.windows), painted.pieces(cell), strict=True)
-    return mean_score([score_try(given_THWC, made_THWC) for given_THWC, made_THWC in pairs])
+def _scores(plan: RunPlan, given: Footage, painted: Painted) -> dict[int, TryScore]:
+    """Score every cell in one pass: a long clip is decoded anew each time it is gone through."""
+    scores: dict[int, list[TryScore]] = {cell: [] for cell in painted.cells}
+    streams = [painted.pieces(cell) for cell in painted.cells]
+    for given_THWC, *made in zip(given.pieces(plan.windows), *streams, strict=True):
+        for cell, made_THWC in zip(painted.cells, made, strict=True):
+            scores[cell].append(score_try(given_THWC, made_THWC))
+    return {cell: mean_score(pieces) for cell, pieces in scores.items()}
 
 
 def _write_sheet(

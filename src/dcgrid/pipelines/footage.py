@@ -112,13 +112,34 @@ def _rules(plan: RunPlan, clip: ClipPlan) -> ClipRules:
 
 
 def _read(plan: RunPlan, index: int, progress: Progress) -> tuple[Clip, ClipPlan]:
-    job, planned = plan.prepared.job, plan.clips[index]
+    planned, start_s = plan.clips[index], plan.prepared.job.starts_s[index]
+    rules = _rules(plan, planned)
+    return read_planned(planned, rules, (start_s, plan.asked_s[index]), progress)
+
+
+def read_planned(
+    planned: ClipPlan,
+    rules: ClipRules,
+    asked_s: tuple[float | None, float | None],
+    progress: Progress,
+) -> tuple[Clip, ClipPlan]:
+    """Read a clip that was planned, and tell what only decoding showed.
+
+    Args:
+        planned: From `plan_clip`, with the same rules and seconds.
+        rules: What the model asks.
+        asked_s: Start and duration that were asked for.
+        progress: Told of frames, and of what differs from the plan.
+
+    Raises:
+        InputVideoError: The video cannot be decoded.
+    """
     progress.start("reading the clip", planned.num_frames)
     clip, done = read_clip(
-        job.inputs[index],
-        _rules(plan, planned),
-        start_s=job.starts_s[index],
-        duration_s=plan.asked_s[index],
+        planned.info.path,
+        rules,
+        start_s=asked_s[0],
+        duration_s=asked_s[1],
         on_frame=progress.update,
     )
     for line in done.lines():

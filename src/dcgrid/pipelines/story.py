@@ -30,6 +30,7 @@ from dcgrid.errors import UsageError
 from dcgrid.pipelines.choose import rank_tries
 from dcgrid.pipelines.deliver import enlarged
 from dcgrid.pipelines.fill import FilledCell, FillSettings, fill_grid
+from dcgrid.pipelines.footage import read_planned
 from dcgrid.pipelines.job import check_input
 from dcgrid.pipelines.manifest import write_story_manifest
 from dcgrid.pipelines.models import LoadedModel, grid_reference, load_model
@@ -42,7 +43,7 @@ from dcgrid.pipelines.script import StoryJob, resolve_story, titles_of
 from dcgrid.runtime import device as runtime
 from dcgrid.video.clip import Clip, ClipPlan
 from dcgrid.video.parts import read_part, write_part
-from dcgrid.video.read import plan_clip, probe, read_clip
+from dcgrid.video.read import plan_clip, probe
 from dcgrid.video.reel import reel_length, reel_pieces
 from dcgrid.video.sheet import write_contact_sheet
 from dcgrid.video.write import write_pieces, write_video
@@ -279,21 +280,11 @@ class _Scenes(Sequence[Tensor]):
 
 
 def _read(plan: StoryPlan, progress: Progress) -> Clip | None:
-    job = plan.prepared.job
-    if job.source is None or plan.clip is None:
+    if plan.clip is None:
         return None
-    progress.start("reading the clip", plan.clip.num_frames)
-    clip, done = read_clip(
-        job.source,
-        replace(clip_rules(plan.spec), longest=None),
-        start_s=job.start_s,
-        duration_s=job.duration_s,
-        on_frame=progress.update,
-    )
-    for line in done.lines():
-        if line not in plan.clip.lines():
-            progress.note(line)
-    return clip
+    job = plan.prepared.job
+    rules = replace(clip_rules(plan.spec), longest=None)
+    return read_planned(plan.clip, rules, (job.start_s, job.duration_s), progress)[0]
 
 
 def _paint(
