@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dcgrid.flow.noise import draw_noise
-from dcgrid.models.base import Backbone, CellText, ModelSpec, TokenPlaces
+from dcgrid.models.base import Backbone, CellText, Memory, ModelSpec, TokenPlaces
 from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.pipelines.choose import rank_tries
 from dcgrid.pipelines.fill import FillSettings, fill_grid
@@ -80,9 +80,10 @@ class CellSized:
         text: CellText,
         places: TokenPlaces,
         route_KA: Tensor | None = None,
+        memory: Memory | None = None,
     ) -> Tensor:
         """Predict the velocity, as the model does."""
-        return self._backbone.velocity(cells_BKCFYX, time_BKF, text, places, route_KA)
+        return self._backbone.velocity(cells_BKCFYX, time_BKF, text, places, route_KA, memory)
 
     def upsample(self, video_BCTHW: Tensor) -> Tensor:
         """Return the clips as they are."""

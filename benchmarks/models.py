@@ -87,7 +87,8 @@ def load_choice(
         path = weight_files(choice.model, choice.weights_dir)[ADAPTER_NAMES[mode]]
         path = path if wanted == "default" else Path(wanted)
         base_hash = hash_tensors(backbone.network.state_dict())
-        fold_adapter(backbone.network, path, base=backbone.spec.name, base_hash=base_hash)
+        report = fold_adapter(backbone.network, path, base=backbone.spec.name, base_hash=base_hash)
+        backbone.use_given(clean=report.spec.given == "clean", first=report.spec.given_first)
     return backbone
 
 

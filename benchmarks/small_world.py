@@ -48,6 +48,7 @@ def write_small_recipe(
     rate: str = "2e-3",
     log: str = "eval_every = 0\ntensorboard = false\n",
     loss: Mapping[str, float] = MappingProxyType({}),
+    keys: str = "",
 ) -> Path:
     """Write a small recipe of a stage (or "fill-composition") and return its path."""
     sides = {"upsampler": "[[32, 32]]"}.get(name, "[[32, 32], [32, 48]]")
@@ -56,7 +57,7 @@ def write_small_recipe(
     knobs = "\n".join(f"{key} = {n}" for key, n in {**shipped, **LOSSES[stage], **loss}.items())
     path = folder / f"{name}.toml"
     path.write_text(
-        f'stage = "{stage}"\nmode = "{recipe.mode}"\nprecision = "{precision}"\nseed = 3\n'
+        f'stage = "{stage}"\nmode = "{recipe.mode}"\nprecision = "{precision}"\nseed = 3\n{keys}'
         f"[optim]\nlearning_rate = {rate}\nsteps = {steps}\nwarmup_steps = 2\n"
         "cooldown = 0.5\nema_decay = 0.9\n"
         f"[log]\n{log}"

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from dcgrid.flow.noise import draw_noise
-from dcgrid.models.base import CellText, TokenPlaces
-from dcgrid.models.loading import TINY_SPEC
+from dcgrid.models.base import CellText, Memory, TokenPlaces
+from dcgrid.models.loading import TINY_SPEC, load_backbone
+from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.pipelines.fill import FillSettings, fill_grid, to_frames, to_model_range
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.request import Continuation, grid_request
@@ -78,6 +80,7 @@ class Recorder:
         text: CellText,
         places: TokenPlaces,
         route_KA: Tensor | None = None,
+        memory: Memory | None = None,
     ) -> Tensor:
         assert route_KA is None
         self.velocity_calls.append((cells_BKCFYX.clone(), time_BKF.clone()))
@@ -145,7 +148,7 @@ def test_two_grids_of_tokens_are_averaged(given_THWC: Tensor) -> None:
 
 def test_an_offset_grid_counts_half(given_THWC: Tensor) -> None:
     class Louder(Recorder):
-        def velocity(self, cells, time, text, places, route_KA=None):  # type: ignore[no-untyped-def]
+        def velocity(self, cells, time, text, places, route_KA=None, memory=None):  # type: ignore[no-untyped-def]
             return torch.full_like(cells, 3.0 if places.margin else 1.0)
 
     backbone = Louder()
@@ -297,3 +300,70 @@ def test_a_grid_without_any_clip_is_painted_whole() -> None:
     assert [one.cell for one in filled] == [0, 1, 2, 3]
     assert filled[0].frames_THWC.shape == (9, 32, 48, 3)
     assert all((time_BKF > 0).all() for _, time_BKF in backbone.velocity_calls)
+
+
+class Forgetful:
+    """A backbone that is never given a memory, and counts the tokens that the other one saves."""
+
+    def __init__(self, backbone: NativeBackbone) -> None:
+        self._backbone = backbone
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._backbone, name)
+
+    def velocity(self, *arguments: Any, memory: Memory | None = None) -> Tensor:
+        return self._backbone.velocity(*arguments)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("negative_text", [True, False])
+def test_what_is_kept_from_step_to_step_changes_no_pixel(
+    given_THWC: Tensor, first: bool, negative_text: bool
+) -> None:
+    backbone = load_backbone("tiny")
+    backbone._spec = replace(backbone.spec, negative_text=negative_text, offset_tokens=True)
+    backbone.use_given(clean=True, first=first)
+    calls: list[int] = []
+    mlp = backbone.parts.dit.blocks[0].mlp_in  # type: ignore[union-attr]
+    mlp.register_forward_hook(lambda _, inputs, __: calls.append(inputs[0].shape[1]))
+    request = grid_request(grid(guidance_scale=2.0, num_inference_steps=3), [given_THWC])
+    request = replace(request, noise_scale=1.0)
+    kept, plain = (
+        fill_grid(one, request, FillSettings(seed=1, device=CPU), Quiet())  # type: ignore[arg-type]
+        for one in (backbone, Forgetful(backbone))
+    )
+    for one, other in zip(kept, plain, strict=True):
+        difference = (one.small_THWC.int() - other.small_THWC.int()).abs().max()
+        assert difference <= 1  # sums in another order
+    # Three steps, two branches, two grids of tokens; all of each grid is computed once.
+    ours, all_of_it = calls[:12], calls[12:]
+    assert [o == a for o, a in zip(ours, all_of_it, strict=True)].count(True) == (
+        2 if first else 12
+    )
+    assert all(o in (a, a * 3 // 4) for o, a in zip(ours, all_of_it, strict=True))
+
+
+def test_given_cells_read_one_text_in_both_branches_where_they_are_read_first(
+    given_THWC: Tensor,
+) -> None:
+    """Without it, what the first branch keeps would be wrong for the second."""
+
+    class Listening(Recorder):
+        def __init__(self, first: bool) -> None:
+            super().__init__()
+            self.spec = replace(self.spec, given_first=first)
+            self.heard: list[list[float]] = []
+
+        def velocity(self, cells, time, text, places, route_KA=None, memory=None):  # type: ignore[no-untyped-def]
+            self.heard.append(text.tokens_BKLE.flatten().tolist())
+            return super().velocity(cells, time, text, places)
+
+    heard = {}
+    for first in (True, False):
+        backbone = Listening(first)
+        request = grid_request(grid(guidance_scale=2.0, num_inference_steps=1), [given_THWC])
+        fill_grid(backbone, request, FillSettings(seed=1, device=CPU), Quiet())
+        heard[first] = backbone.heard
+    conditional, away = heard[True]
+    assert away[0] == conditional[0] != heard[False][1][0]
+    assert away[1:] == heard[False][1][1:]

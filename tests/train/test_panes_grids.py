@@ -1,5 +1,7 @@
 """Panes and grids: what is drawn, what is given, and what the loss covers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -182,6 +184,39 @@ def test_text_masking_at_its_ends(stage_of):
     assert batch.rows == [[""]] * (PHASE.batch * batch.layout.count)
     rows = stage_of("base", text_masking=0.0)._batch(PHASE, seeded(8)).rows
     assert all(text for row in rows for text in row)
+
+
+def test_given_cells_keep_their_text_where_they_are_read_first(stage_of):
+    stage = stage_of("fill", edit_share=1.0, text_masking=1.0)
+    stage.recipe = replace(stage.recipe, given_first=True)
+    rows = stage._batch(PHASE, seeded(8)).rows
+    for number, row in enumerate(rows):
+        assert (row == [""]) == (number % 4 != 0)
+
+
+def test_given_cells_may_be_noised_like_the_rest(stage_of, monkeypatch):
+    stage, seen = stage_of("fill", edit_share=1.0, offset_share=0.0), {}
+    stage.recipe = replace(stage.recipe, given="replace")
+
+    class Recorder(torch.nn.Module):
+        config = TINY.dit
+
+        def forward(self, noised, time_BKF, text, places, route_KA=None):
+            seen["noised"], seen["time"] = noised, time_BKF
+            return torch.zeros_like(noised)
+
+    stage.dit, draw_batch = Recorder(), stage._batch
+
+    def keep(*arguments):
+        seen["batch"] = draw_batch(*arguments)
+        return seen["batch"]
+
+    monkeypatch.setattr(stage, "_batch", keep)
+    stage.loss(PHASE, seeded(8))
+    assert (seen["time"] == seen["time"][:, :1, :1]).all()
+    assert (seen["time"] > 0).all()
+    assert (seen["noised"] != seen["batch"].cells_BKCFYX).flatten(2).any(2).all()
+    assert not seen["batch"].fill_BKF[:, 0].any()  # given all the same, and out of the loss
 
 
 def test_given_cells_are_clean_at_time_0_and_out_of_the_loss(stage_of, monkeypatch):

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from benchmarks.models import ModelChoice, load_choice
 from dcgrid.adapters.files import hash_tensors, load_adapter, read_adapter
 from dcgrid.errors import OutputError, RecipeError, WeightsError
 from dcgrid.models.loading import load_backbone
@@ -387,3 +388,24 @@ def test_plan_counts_what_the_stages_train(run_tiny, recipe_of, trained, tiny_st
         state = (trained / stage / STATE_NAME).stat().st_size
         assert state < plan.disk_bytes + 60_000 + 200 * 5056
         assert any(f"from step {2}" in line for line in plan.lines())
+
+
+@pytest.mark.parametrize(
+    ("keys", "given", "first"),
+    [
+        ("", "clean", False),
+        ("given_first = true", "clean", True),
+        ('given = "replace"', "replace", False),
+    ],
+)
+def test_an_adapter_says_how_given_cells_were_treated(run_tiny, trained, keys, given, first):
+    run_tiny("fill", trained, keys=f"{keys}\n")
+    spec, tensors = read_adapter(trained / "fill.safetensors")
+    assert (spec.given, spec.given_first) == (given, first)
+    choice = ModelChoice(model="tiny", weights_dir=trained, dtype="fp32", device="cpu")
+    backbone = load_choice(choice)
+    assert backbone.spec.given_first is backbone.parts.dit.given_first is first
+    assert backbone.spec.per_cell_time is (given == "clean")
+    if keys:
+        run_tiny("fill", trained)
+        assert not same_tensors(tensors, read_adapter(trained / "fill.safetensors")[1])

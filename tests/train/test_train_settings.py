@@ -102,6 +102,9 @@ WRONG = [
     ("[mini.loss]", "[minni.loss]", "mini?"),
     ('stage = "fill"', 'stage = "full"', "recipe.stage"),
     ('stage = "fill"', "", "recipe.stage is missing"),
+    ('stage = "fill"', 'stage = "fill"\ngiven_first = 1', "recipe.given_first"),
+    ('stage = "fill"', 'stage = "fill"\ngiven = "noised"', "recipe.given"),
+    ('stage = "fill"', 'stage = "fill"\ngiven = "replace"\ngiven_first = true', 'given = "clean"'),
     ("[optim]", "[log]\neval_evry = 5\n[optim]", "eval_every?"),
     ("[optim]", "[log]\neval_every = -1\n[optim]", "log.eval_every"),
     ("[optim]", "[log]\neval_grids = 0\n[optim]", "log.eval_grids"),
@@ -122,6 +125,15 @@ def test_a_wrong_recipe_names_the_place(tmp_path, old, new, told):
         load_train_recipe(path, "paper")
     assert told in f"{caught.value.message} {caught.value.hint}"
     assert str(path) in caught.value.message
+
+
+@pytest.mark.parametrize("line", ["given_first = true", 'given = "replace"'])
+@pytest.mark.parametrize("stage", ["base", "dc", "grid"])
+def test_keys_of_given_cells_are_for_stage_fill(tmp_path, stage, line):
+    path = tmp_path / "mine.toml"
+    path.write_text(f"{line}\n{(FOLDER / f'{stage}.toml').read_text()}")
+    with pytest.raises(RecipeError, match=f"{line.split()[0]} is for stage fill"):
+        load_train_recipe(path, "mini")
 
 
 def test_missing_unreadable_and_foreign_files(tmp_path):

@@ -46,6 +46,10 @@ class AdapterSpec:
     """Grid it was trained on, ROWSxCOLS."""
     noise_scale: float = 1.0
     """s in training; > 0."""
+    given: Literal["clean", "replace"] = "clean"
+    """How given cells entered in training: clean at time 0, or noised like the rest."""
+    given_first: bool = False
+    """True: it was trained with given cells that read given cells alone (docs/decisions/0014)."""
     base: str = ""
     """Name of the model it was trained on."""
     base_hash: str = ""
@@ -64,6 +68,7 @@ class AdapterSpec:
             "stage": self.stage in get_args(Stage),
             "mode": self.mode in get_args(Mode),
             "form": self.form in get_args(Form),
+            "given": self.given in ("clean", "replace"),
             "rank": self.rank >= 1,
             "alpha": 0 < self.alpha < math.inf,
             "targets": len(self.targets) > 0 and all(self.targets),
@@ -121,6 +126,9 @@ def _typed(key: str, value: object, kind: object) -> object:
             return float(value) if abs(value) < 1e300 else math.inf
     elif kind is int:
         if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif kind is bool:
+        if isinstance(value, bool):
             return value
     elif isinstance(value, str):
         return value

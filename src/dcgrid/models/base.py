@@ -6,8 +6,8 @@ frames/rows/columns, L text tokens, E text width, A adapters.
 Read `ModelSpec` (facts) and then `Backbone` (four verbs). models/loading.py makes backbones.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -45,6 +45,9 @@ class ModelSpec:
     """Most text tokens of one segment."""
     per_cell_time: bool
     """True: trained (base or adapter) with given cells at time 0."""
+    given_first: bool
+    """True: trained (base or adapter) with given cells that read given cells alone, so a `Memory`
+    saves their part of later calls (docs/decisions/0014)."""
     own_clause_only: bool
     """True: a cell reads the global text and its own clause, whatever the layout says; for models
     too small to tell the clauses of other cells from their own."""
@@ -96,6 +99,17 @@ class TokenPlaces:
     """Tokens on each side of a cell that are not of its picture (grid/offset.py)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What a backbone keeps from one call to the next: what it knows of texts and given cells.
+
+    One a sampling and grid of tokens: given cells and places of all its calls are the same.
+    """
+
+    kept: dict[Hashable, object] = field(default_factory=dict)
+    """The backbone's own; empty at first."""
+
+
 class Backbone(Protocol):
     """A video model that fills grids."""
 
@@ -121,8 +135,12 @@ class Backbone(Protocol):
         text: CellText,
         places: TokenPlaces,
         route_KA: torch.Tensor | None = None,
+        memory: Memory | None = None,
     ) -> torch.Tensor:
-        """Predict dx/dt of every cell, shape BKCFYX, at flow times in [0, 1]."""
+        """Predict dx/dt of every cell, shape BKCFYX, at flow times in [0, 1].
+
+        Where the time is 0 the velocity means nothing. A memory changes no number.
+        """
 
     def upsample(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
         """Enlarge clips in [-1, 1] by `spec.upsample`."""

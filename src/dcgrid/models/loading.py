@@ -51,6 +51,7 @@ MINI_SPEC = ModelSpec(
     time_shift=3.0,
     text_limit=48,
     per_cell_time=True,
+    given_first=MINI.dit.given_first,
     own_clause_only=True,
     negative_text=False,
     cell_pitch=(16, 16),

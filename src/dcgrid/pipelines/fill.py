@@ -8,12 +8,13 @@ frames/height/width, F Y X latent frames/rows/columns; THWC is a clip as uint8.
 Every pipeline ends here; run.py is the one to read before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional
 
 from dcgrid.flow.noise import draw_noise
 from dcgrid.flow.sampler import SampleSettings, combine_guidance, sample
@@ -22,7 +23,7 @@ from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.grid.masks import fill_mask, spread_over_frames
 from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
-from dcgrid.models.base import Backbone, CellText, ModelSpec, TokenPlaces
+from dcgrid.models.base import Backbone, CellText, Memory, ModelSpec, TokenPlaces
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest
 
@@ -194,45 +195,69 @@ def _decode(
     return results
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TokenGrid:
+    """One grid of tokens, and what the model keeps of it from call to call."""
+
+    places: TokenPlaces
+    memory: Memory
+
+
 def _token_grids(
     spec: ModelSpec, layout: GridLayout, size_FYX: tuple[int, ...], device: torch.device
-) -> list[TokenPlaces]:
-    """Return the places of the plain tokens and, where the model has them, of the offset ones."""
+) -> list[_TokenGrid]:
+    """Return the plain tokens and, where the model has them, the offset ones."""
     frames, rows, columns = size_FYX
     grids = [token_places(spec, layout, size_FYX)]
     if spec.offset_tokens:
         wide = (frames, rows + spec.patch[1], columns + spec.patch[2])
         grids.append(token_places(spec, layout, wide, MARGIN))
     return [
-        replace(
-            places,
-            coordinates_S3=places.coordinates_S3.to(device),
-            position_S=places.position_S.to(device),
+        _TokenGrid(
+            places=replace(
+                places,
+                coordinates_S3=places.coordinates_S3.to(device),
+                position_S=places.position_S.to(device),
+            ),
+            memory=Memory(),
         )
         for places in grids
     ]
 
 
-def _steered(backbone: Backbone, text: CellText, grids: list[TokenPlaces]) -> VelocityFn:
+def _steered(backbone: Backbone, text: CellText, grids: list[_TokenGrid]) -> VelocityFn:
     """Return the velocity under a text: the mean over the grids of tokens."""
     patch = backbone.spec.patch
 
     def velocity(cells_BKCFYX: Tensor, time_BKF: Tensor) -> Tensor:
         total_BKCFYX = torch.zeros_like(cells_BKCFYX)
-        for places in grids:
-            if places.margin:
-                wide_BKCFYX = widen_cells(cells_BKCFYX, patch)
-                wide_BKCFYX = backbone.velocity(wide_BKCFYX, time_BKF, text, places)
-                total_BKCFYX += narrow_cells(wide_BKCFYX, patch)
-            else:
-                total_BKCFYX += backbone.velocity(cells_BKCFYX, time_BKF, text, places)
+        for grid in grids:
+            offset = grid.places.margin > 0
+            shown_BKCFYX = widen_cells(cells_BKCFYX, patch) if offset else cells_BKCFYX
+            found_BKCFYX = backbone.velocity(
+                shown_BKCFYX, time_BKF, text, grid.places, memory=grid.memory
+            )
+            total_BKCFYX += narrow_cells(found_BKCFYX, patch) if offset else found_BKCFYX
         return total_BKCFYX / len(grids)
 
     return velocity
 
 
+def _with_text_of(text: CellText, other: CellText, cells: Iterable[int]) -> CellText:
+    """Return a text in which some cells read what they read in another one."""
+    longest = max(text.valid_BKL.shape[-1], other.valid_BKL.shape[-1])
+    tokens, valid = [], []
+    for one in (text, other):
+        missing = longest - one.valid_BKL.shape[-1]
+        tokens.append(functional.pad(one.tokens_BKLE, (0, 0, 0, missing)))
+        valid.append(functional.pad(one.valid_BKL, (0, missing)))
+    chosen = list(cells)
+    tokens[0][:, chosen], valid[0][:, chosen] = tokens[1][:, chosen], valid[1][:, chosen]
+    return CellText(tokens_BKLE=tokens[0], valid_BKL=valid[0])
+
+
 def _guided_velocity(
-    backbone: Backbone, request: GridRequest, grids: list[TokenPlaces]
+    backbone: Backbone, request: GridRequest, grids: list[_TokenGrid]
 ) -> VelocityFn:
     """Return the velocity with guidance; each cell may have a scale of its own."""
 
@@ -244,6 +269,9 @@ def _guided_velocity(
     if all(scale == 1 for scale in scales.values()):
         return steered(text)
     away = backbone.encode_text([request.negative_prompt], [request.negative_rows(backbone.spec)])
+    if backbone.spec.given_first:
+        # What is known of given cells serves both branches, so their text is one.
+        away = _with_text_of(away, text, request.given)
     conditional, unconditional = steered(text), steered(away)
     masks = {
         scale: torch.tensor([scales.get(cell) == scale for cell in range(request.layout.count)])

@@ -134,9 +134,11 @@ def check_weights(model: LoadedModel, expected: Mapping[str, str]) -> None:
 
 
 def _fold(backbone: NativeBackbone, path: Path) -> LoadReport:
-    return fold_adapter(
+    report = fold_adapter(
         backbone.network,
         path,
         base=backbone.spec.name,
         base_hash=hash_tensors(backbone.network.state_dict()),
     )
+    backbone.use_given(clean=report.spec.given == "clean", first=report.spec.given_first)
+    return report

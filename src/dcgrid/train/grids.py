@@ -94,7 +94,7 @@ class GridStage:
         knobs = self.recipe.loss
         batch = self._batch(phase, generator)
         device = batch.cells_BKCFYX.device
-        time_BKF = flow_times(self._times(batch, generator).to(device), batch.fill_BKF)
+        time_BKF = self._spread(self._times(batch, generator).to(device), batch.fill_BKF)
         noise = self._noise(batch, generator)
         offset = chance(generator) < knobs["offset_share"]
         velocity = self._velocity(batch, noise, time_BKF, offset=offset)
@@ -117,7 +117,7 @@ class GridStage:
                 target = velocity_target(batch.cells_BKCFYX, noise, scale)
                 for time in EVAL_TIMES:
                     time_B = torch.full((1,), time, device=noise.device)
-                    time_BKF = flow_times(time_B, batch.fill_BKF)
+                    time_BKF = self._spread(time_B, batch.fill_BKF)
                     velocity = self._velocity(batch, noise, time_BKF, offset=False)
                     losses[time] += float(flow_loss(velocity, target, batch.fill_BKF)) / grids
         return losses
@@ -185,6 +185,11 @@ class GridStage:
         power_C = self.pool.autoencoder.latent_scale.square()
         return 1 - share + share * power_C / power_C.mean()
 
+    def _spread(self, time_B: torch.Tensor, fill_BKF: torch.Tensor) -> torch.Tensor:
+        """Return the time of every cell and frame: 0 where it is given, unless that is noised."""
+        everywhere = self.recipe.given == "replace"
+        return flow_times(time_B, torch.ones_like(fill_BKF) if everywhere else fill_BKF)
+
     def _times(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
         """Draw a flow time for each grid; some stand at 1, where a single step starts."""
         grids = len(batch.cells_BKCFYX)
@@ -207,14 +212,23 @@ class GridStage:
             chosen_K, given_K = self._choose(panes, layout, generator)
             chosen.append(chosen_K)
             given.append(given_K)
-            if chance(generator) < knobs["text_masking"]:
-                rows += [[""]] * layout.count
+            masked = chance(generator) < knobs["text_masking"]
+            if masked and not self.recipe.given_first:
+                written = [[""]] * layout.count
             elif single:
-                rows.append(self.captions.clip_row(panes, chosen_K[0], generator))
+                written = [self.captions.clip_row(panes, chosen_K[0], generator)]
             else:
-                rows += self.captions.grid_rows(panes, chosen_K, generator)
+                written = self.captions.grid_rows(panes, chosen_K, generator)
+            rows += _masked(written, self._keeping(given_K)) if masked else written
         batch = _gather(sets, chosen, given, rows, layout)
         return replace(batch, fill_BKF=self._with_heads(batch.fill_BKF, generator))
+
+    def _keeping(self, given_K: Sequence[bool]) -> Sequence[bool]:
+        """Return the cells whose text masking leaves alone.
+
+        Guidance has one text for given cells where what is known of them serves both branches.
+        """
+        return given_K if self.recipe.given_first else [False] * len(given_K)
 
     def _sampled_batch(
         self, sampled: SampledGrids, phase: Phase, generator: torch.Generator
@@ -228,7 +242,7 @@ class GridStage:
             used = chance(generator) < knobs["edit_share"]
             given.append(as_used if used else _some_given(GRID, generator))
             masked = chance(generator) < knobs["text_masking"]
-            rows += [[""]] * GRID.count if masked else grid.rows
+            rows += _masked(grid.rows, self._keeping(given[-1])) if masked else grid.rows
         cells_BKCFYX = torch.stack([grid.cells_KCFYX for grid in grids]).to(device)
         fill_BKF = spread_over_frames(~torch.tensor(given), cells_BKCFYX.shape[3]).to(device)
         return Batch(
@@ -284,6 +298,11 @@ class GridStage:
         if chance(generator) < self.recipe.loss["edit_share"]:
             return [0, 1, 2, 3], [True, True, False, False]
         return [0, 1, 2, 3], _some_given(layout, generator)
+
+
+def _masked(rows: Sequence[list[str]], keeping_K: Sequence[bool]) -> list[list[str]]:
+    """Return texts of which only some cells keep theirs; the others read nothing."""
+    return [row if kept else [""] for row, kept in zip(rows, keeping_K, strict=True)]
 
 
 def _gather(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -173,6 +173,8 @@ def adapter_specs(
             dropout=recipe.loss["dropout"],
             targets=ROUTED_TARGETS if routed else fill_targets(config),
             noise_scale=recipe.loss["noise_scale"],
+            given=cast(Literal["clean", "replace"], recipe.given),
+            given_first=recipe.given_first,
             base=model,
             base_hash=base_hash,
             recipe=f"{recipe.run_name}.toml",
@@ -324,6 +326,7 @@ def _run_adapters(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Pa
             reporter.say(f"{spec.name} started from {job.start}; {fresh} layers are new")
     if len(specs) > 1:
         set_routed(dit, [spec.name for spec in specs])
+    dit.given_first = job.recipe.given_first or config.dit.given_first
     dit.to(job.device).train()
     trained = {n: p for n, p in dit.named_parameters() if p.requires_grad}
     world, autoencoder = WorldClips(WorldStore(job.store), job.device), _autoencoder(job, config)

@@ -121,6 +121,10 @@ class TrainRecipe:
     """Weights and probabilities of the stage's loss; the stage names its keys."""
     mode: str = "consistent"
     """What the grids of stages grid and fill show: "consistent" or "composition"."""
+    given_first: bool = False
+    """Stage fill: given cells read given cells alone, see docs/decisions/0014."""
+    given: str = "clean"
+    """Stage fill: given cells enter "clean" at time 0, or noised like the rest ("replace")."""
     precision: str = "bf16"
     """"bf16" (autocast) or "fp32"."""
     stored: str = "bf16"
@@ -197,6 +201,14 @@ def _train_recipe(path: Path, tables: dict[str, Any]) -> TrainRecipe:
     if recipe.mode != "consistent" and recipe.stage not in ("grid", "fill"):
         raise RecipeError(
             f"{path}: mode = {recipe.mode!r} is for stages grid and fill, not {recipe.stage}"
+        )
+    if recipe.stage != "fill" and (recipe.given_first or recipe.given != "clean"):
+        key = "given_first" if recipe.given_first else "given"
+        raise RecipeError(f"{path}: {key} is for stage fill; in {recipe.stage} no cell is given")
+    if recipe.given_first and recipe.given != "clean":
+        raise RecipeError(
+            f'{path}: given_first needs given = "clean": cells that change from step to step '
+            "cannot be kept"
         )
     loss = _loss(path, recipe.stage, recipe.loss)
     if recipe.stage == "grid" and loss["single_share"]:
@@ -287,6 +299,8 @@ _ALLOWED: Mapping[str, tuple[Callable[[object], bool], str]] = MappingProxyType(
         "precision": (lambda v: v in ("bf16", "fp32"), '"bf16" or "fp32"'),
         "stored": (lambda v: v in STORED, f"one of {', '.join(STORED)}"),
         "mode": (lambda v: v in get_args(Mode), f"one of {', '.join(get_args(Mode))}"),
+        "given_first": (lambda v: isinstance(v, bool), "true or false"),
+        "given": (lambda v: v in ("clean", "replace"), '"clean" or "replace"'),
         "seed": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
         "learning_rate": (lambda v: _is_number(v, 1e-12, 1e3), "a number above 0"),
         "steps": (lambda v: _is_count(v, 1), "a whole number above 0"),

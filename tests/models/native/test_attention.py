@@ -85,7 +85,7 @@ def test_window_equals_a_dense_mask(
         for j, there in enumerate(position_S.tolist()):
             may[i, j] = abs(here - there) <= reach
     assert torch.equal(may, window_mask(position_S, reach))
-    attended = attend_in_window(query, key, value, position_S, reach)
+    attended = attend_in_window(query, key, value, position_S, position_S, reach)
     torch.testing.assert_close(attended.double(), exact(query, key, value, may), rtol=0, atol=1e-5)
 
 

@@ -188,6 +188,10 @@ def plain_grid(case: Case, b: int) -> Tensor:
     number = torch.arange(len(tokens))
     apart = (number[:, None] - number[None, :]).abs()
     near_SS = apart <= (config.window // 2 if config.window else len(tokens))
+    peers_SS = same_SS
+    if dit.given_first:
+        hidden_SS = (time[:, None] == 0) & (time[None, :] != 0)
+        near_SS, peers_SS = near_SS & ~hidden_SS, same_SS & ~hidden_SS
     owner = torch.tensor([t.cell for t in tokens])
     count, length = case.text.valid_BKL.shape[1:]
     text_of = torch.arange(count).repeat_interleave(length)
@@ -196,7 +200,7 @@ def plain_grid(case: Case, b: int) -> Tensor:
     for block in dit.blocks:
         assert isinstance(block, Block)
         stream = plain_block(
-            block, stream, table_SD, angles, (near_SS, same_SS), words, readable_ST
+            block, stream, table_SD, angles, (near_SS, peers_SS), words, readable_ST
         )
     shift, scale = linear(dit.modulation, F.silu(table_SD)).chunk(2, dim=1)
     hidden = plain_norm(stream + field) * (1 + scale) + shift

@@ -54,36 +54,47 @@ def _attend_in_chunks(
 
 
 def attend_in_window(
-    query_BNSP: torch.Tensor,
+    query_BNQP: torch.Tensor,
     key_BNSP: torch.Tensor,
     value_BNSP: torch.Tensor,
+    position_Q: torch.Tensor,
     position_S: torch.Tensor,
     reach: int,
+    given_BS: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attend to tokens at most `reach` away in grid order; tokens come and go cell-major.
 
         grid order   . . [ reach | q | reach ] . .
 
+    Args:
+        query_BNQP: Queries of some tokens of the grid.
+        key_BNSP: Keys of all its tokens.
+        value_BNSP: Their values.
+        position_Q: Place of each query in grid order.
+        position_S: Place of each key; every number below S once.
+        reach: Tokens to each side.
+        given_BS: True for given tokens (by key), where those read given ones alone.
+
     Paper: sec. 8, Table 5 (window 6144, centred: reach 3072).
     """
-    order_S = position_S.argsort()
-    query, key, value = (t[:, :, order_S] for t in (query_BNSP, key_BNSP, value_BNSP))
-    count = query.shape[2]
+    order_S, order_Q = position_S.argsort(), position_Q.argsort()
+    key, value = key_BNSP[:, :, order_S], value_BNSP[:, :, order_S]
+    query, rank_Q = query_BNQP[:, :, order_Q], position_Q[order_Q]
     parts = []
-    for start in range(0, count, QUERY_CHUNK):
-        stop = min(start + QUERY_CHUNK, count)
-        first, last = max(0, start - reach), min(count, stop + reach)
-        rows = torch.arange(start, stop, device=query.device)[:, None]
-        columns = torch.arange(first, last, device=query.device)[None, :]
+    for part, rank in zip(query.split(QUERY_CHUNK, dim=2), rank_Q.split(QUERY_CHUNK), strict=True):
+        first, last = max(0, int(rank[0]) - reach), min(len(order_S), int(rank[-1]) + reach + 1)
+        columns = torch.arange(first, last, device=rank.device)
+        readable = (rank[:, None] - columns).abs() <= reach
+        if given_BS is not None:
+            given = given_BS[:, order_S]
+            hidden = given[:, rank, None] & ~given[:, None, columns]
+            readable = (readable & ~hidden)[:, None]
         parts.append(
             F.scaled_dot_product_attention(
-                query[:, :, start:stop],
-                key[:, :, first:last],
-                value[:, :, first:last],
-                attn_mask=(rows - columns).abs() <= reach,
+                part, key[:, :, first:last], value[:, :, first:last], attn_mask=readable
             )
         )
-    return torch.cat(parts, dim=2)[:, :, position_S]
+    return torch.cat(parts, dim=2)[:, :, order_Q.argsort()]
 
 
 class HeadNorm(nn.Module):

@@ -4,12 +4,12 @@ Letters: see models/base.py. Nothing here chooses devices; `loading.load_backbon
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from dcgrid.models.base import CellText, ModelSpec, TokenPlaces
+from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.t5 import T5TextEncoder
@@ -47,6 +47,17 @@ class NativeBackbone:
     def spec(self) -> ModelSpec:
         """Facts about the model."""
         return self._spec
+
+    def use_given(self, *, clean: bool, first: bool) -> None:
+        """Treat given cells as the adapter that was put on was trained with.
+
+        Args:
+            clean: They enter at time 0; else noised like the rest.
+            first: They read given cells alone.
+        """
+        first = first or self.parts.dit.config.given_first
+        self._spec = replace(self._spec, per_cell_time=clean, given_first=first)
+        self.parts.dit.given_first = first
 
     @property
     def network(self) -> nn.Module:
@@ -99,10 +110,13 @@ class NativeBackbone:
         text: CellText,
         places: TokenPlaces,
         route_KA: torch.Tensor | None = None,
+        memory: Memory | None = None,
     ) -> torch.Tensor:
         """Predict dx/dt of every cell, float32, BKCFYX."""
         with self._precision():
-            predicted: torch.Tensor = self.parts.dit(cells_BKCFYX, time_BKF, text, places, route_KA)
+            predicted: torch.Tensor = self.parts.dit(
+                cells_BKCFYX, time_BKF, text, places, route_KA, memory=memory
+            )
         return predicted.float()
 
     @torch.no_grad()

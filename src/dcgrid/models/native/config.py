@@ -107,6 +107,8 @@ class DiTConfig:
     cell_pitch: int | None = None
     """Distance between neighbouring cells in RoPE positions, with rotations that repeat at it;
     None: cells abut and rotations are the usual ones. Differs: docs/decisions/0004."""
+    given_first: bool = False
+    """True: given cells read given cells alone, whatever adapter is on (docs/decisions/0014)."""
     rope_base: float = 10_000.0
     """Longest wavelength of the rotary embedding, in positions (before 2 pi)."""
 

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from dcgrid.models.base import CellText, TokenPlaces
+from dcgrid.models.base import CellText, Memory, TokenPlaces
 from dcgrid.models.native.attention import axis_frequencies, rotary_tables
 from dcgrid.models.native.config import DiTConfig
+from dcgrid.models.native.given import Call, find_given, live_call, name_text
 from dcgrid.models.native.layers import (
     NOISE_WIDTH,
     CellAttention,
@@ -151,6 +152,7 @@ class DiT(nn.Module):
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
+        self.given_first = config.given_first
         width = config.width
         inputs = config.latent_channels * (2 if config.self_conditioning else 1)
         volume = math.prod(config.patch)
@@ -189,6 +191,7 @@ class DiT(nn.Module):
         places: TokenPlaces,
         route_KA: torch.Tensor | None = None,
         estimate_BKCFYX: torch.Tensor | None = None,
+        memory: Memory | None = None,
     ) -> torch.Tensor:
         """Return the velocity of every cell.
 
@@ -199,28 +202,55 @@ class DiT(nn.Module):
             places: Where each token stands.
             route_KA: Weights of the routed adapters, per cell.
             estimate_BKCFYX: Earlier estimate of the clean latents (self-conditioning); None: zeros.
+            memory: What earlier calls of this sampling found, see `given`; None: nothing is kept.
 
         Returns:
             Velocity, shape BKCFYX. Where the time is 0 it means nothing; samplers do not read it.
+
+        Raises:
+            ValueError: The memory is of a sampling with other given cells.
         """
+        if self.config.self_conditioning and estimate_BKCFYX is None:
+            estimate_BKCFYX = torch.zeros_like(cells_BKCFYX)
+        given = live = None
+        if self.given_first:
+            given, live = find_given(time_BKF, self.config.patch[0], memory)
+        call = Call(
+            cells_BKCFYX=cells_BKCFYX,
+            time_BKF=time_BKF,
+            text=text,
+            places=places,
+            key_position_S=places.position_S,
+            route_KA=route_KA,
+            estimate_BKCFYX=estimate_BKCFYX,
+            given=given,
+            memory=memory,
+            text_name=name_text(text, memory),
+        )
+        if live is None or given is None:
+            return self._predict(call)
+        velocity_BKCFYX = torch.zeros_like(cells_BKCFYX)
+        first = live.first * self.config.patch[0]
+        painted = self._predict(live_call(call, given, live, self.config.patch[0]))
+        velocity_BKCFYX[:, list(live.cells), :, first:] = painted
+        return velocity_BKCFYX
+
+    def _predict(self, call: Call) -> torch.Tensor:
+        """Return the velocity of the cells of a call."""
+        cells_BKCFYX, time_BKF = call.cells_BKCFYX, call.time_BKF
         inputs = cells_BKCFYX
         if self.config.prediction == "mixture":
             inputs = linear_guess(cells_BKCFYX, time_BKF, self.latent_spread)
-        if self.config.self_conditioning:
-            if estimate_BKCFYX is None:
-                estimate_BKCFYX = torch.zeros_like(cells_BKCFYX)
-            inputs = torch.cat([cells_BKCFYX, estimate_BKCFYX], dim=2)
+        if call.estimate_BKCFYX is not None:
+            inputs = torch.cat([cells_BKCFYX, call.estimate_BKCFYX], dim=2)
         patches_BSD = self._to_tokens(inputs)
         tokens_BSD = self.patch_in(patches_BSD)
-        context = self._context(cells_BKCFYX, time_BKF, text, places, route_KA)
+        context = self._context(call)
         if self.noise_in is not None:
             tokens_BSD = tokens_BSD + self.noise_in(context.luck_BSD)
         field_BSD = None
         if self.place_in is not None and self.place_field is not None:
-            features = place_features(context.shape.token_size, tokens_BSD.device, places.margin)
-            features_BSP = features.to(self.place_in.weight.dtype).repeat(
-                len(tokens_BSD), context.shape.cells, 1
-            )
+            features_BSP = self._place_features(call, context.shape)
             field_BSD = self.place_field(features_BSP, context).to(tokens_BSD.dtype)
             placed_BSD = self.place_in(features_BSP).to(tokens_BSD.dtype)
             tokens_BSD = tokens_BSD + placed_BSD + field_BSD
@@ -239,18 +269,20 @@ class DiT(nn.Module):
         mixture = predicted.to(cells_BKCFYX.dtype)
         return velocity_of_mixture(cells_BKCFYX, mixture, time_BKF, self.latent_spread)
 
-    def _context(
-        self,
-        cells_BKCFYX: torch.Tensor,
-        time_BKF: torch.Tensor,
-        text: CellText,
-        places: TokenPlaces,
-        route_KA: torch.Tensor | None,
-    ) -> Context:
-        _, cells, _, frames, rows, columns = cells_BKCFYX.shape
-        patch = self.config.patch
-        times_U, index_BKF = torch.unique(time_BKF[:, :, :: patch[0]], return_inverse=True)
-        cosine_SP, sine_SP = rotary_tables(places.coordinates_S3, self.frequencies)
+    def _place_features(self, call: Call, shape: GridShape) -> torch.Tensor:
+        """Return where in its cell each token stands, shape B S PLACE_CHANNELS."""
+        frames, device = call.first + shape.frames, call.cells_BKCFYX.device
+        size = (frames, shape.rows, shape.columns)
+        features = place_features(size, device, call.places.margin)
+        features = features[call.first * shape.rows * shape.columns :]
+        dtype = self.patch_in.weight.dtype
+        return features.to(dtype).repeat(len(call.cells_BKCFYX), shape.cells, 1)
+
+    def _context(self, call: Call) -> Context:
+        _, cells, _, frames, rows, columns = call.cells_BKCFYX.shape
+        patch, text = self.config.patch, call.text
+        times_U, index_BKF = torch.unique(call.time_BKF[:, :, :: patch[0]], return_inverse=True)
+        cosine_SP, sine_SP = rotary_tables(call.places.coordinates_S3, self.frequencies)
         embedded = embed_time(times_U).to(self.time_in.weight.dtype)
         condition_UD = self.time_out(F.silu(self.time_in(embedded)))
         if self.text_pool is not None:
@@ -267,11 +299,15 @@ class DiT(nn.Module):
             condition_index_BKF=index_BKF,
             cosine_SP=cosine_SP,
             sine_SP=sine_SP,
-            position_S=places.position_S,
+            position_S=call.places.position_S,
+            key_position_S=call.key_position_S,
             text_BKLE=text.tokens_BKLE,
             valid_BKL=text.valid_BKL,
-            route_KA=route_KA,
-            luck_BSD=self._luck(cells_BKCFYX, time_BKF),
+            route_KA=call.route_KA,
+            luck_BSD=self._luck(call.cells_BKCFYX, call.time_BKF),
+            given=call.given,
+            memory=call.memory,
+            text_name=call.text_name,
         )
 
     def _luck(self, cells_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> torch.Tensor | None:

@@ -9,15 +9,23 @@ Paper: sec. 8, Table 5.
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from dcgrid.models.base import Memory
 from dcgrid.models.linear import CellLinear
 from dcgrid.models.native.attention import HeadNorm, attend, attend_in_window, rotate
 from dcgrid.models.native.config import DiTConfig
+from dcgrid.models.native.given import (
+    Given,
+    Pair,
+    attend_given_first,
+    hidden_peers,
+)
 
 NOISE_WIDTH = 96
 """Channels in which a token carries what the noise around it says."""
@@ -60,11 +68,19 @@ class Context:
     cosine_SP: torch.Tensor
     sine_SP: torch.Tensor
     position_S: torch.Tensor
+    key_position_S: torch.Tensor
+    """That of every key; kept ones come first."""
     text_BKLE: torch.Tensor
     valid_BKL: torch.Tensor
     route_KA: torch.Tensor | None
     luck_BSD: torch.Tensor | None = None
     """What the noise around each token says, NOISE_WIDTH channels; None: it is not looked at."""
+    given: Given | None = None
+    """What is given, where given tokens read given ones alone; None: all tokens read all."""
+    memory: Memory | None = None
+    """Where what later calls need again is kept; None: nowhere."""
+    text_name: str = ""
+    """Tells one text of a sampling from another."""
 
 
 class GridAttention(nn.Module):
@@ -88,12 +104,25 @@ class GridAttention(nn.Module):
         value = self._split(self.value(tokens_BSD))
         query = rotate(self.query_norm(query), context.cosine_SP, context.sine_SP)
         key = rotate(self.key_norm(key), context.cosine_SP, context.sine_SP)
-        if self.window is None:
-            attended = attend(query, key, value)
-        else:
-            attended = attend_in_window(query, key, value, context.position_S, self.window // 2)
+        attended = self._attend(query, key, value, context)
         out: torch.Tensor = self.out(rearrange(attended, "b n s p -> b s (n p)"))
         return out
+
+    def _attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, context: Context
+    ) -> torch.Tensor:
+        given, places = context.given, context.shape.rows * context.shape.columns
+        known_BS = None
+        if given is not None:
+            key, value = given.with_tokens(self, (key, value), places)
+            # All that are left to ask, once the given are known, may read all.
+            known_BS = None if given.recalled else given.known_tokens(places)
+        if self.window is not None:
+            positions = context.position_S, context.key_position_S
+            return attend_in_window(query, key, value, *positions, self.window // 2, known_BS)
+        if known_BS is not None:
+            return attend_given_first(query, key, value, known_BS)
+        return attend(query, key, value)
 
     def _split(self, tokens_BSD: torch.Tensor) -> torch.Tensor:
         return rearrange(tokens_BSD, "b s (n p) -> b n s p", n=self.heads)
@@ -128,7 +157,13 @@ class CellAttention(nn.Module):
             _by_place(project(tokens_BSD), cells, heads)
             for project in (self.query, self.key, self.value)
         )
-        taken = _take(self.query_norm(query), self.key_norm(key), value)
+        key, given, hidden = self.key_norm(key), context.given, None
+        if given is not None:
+            key, value = given.with_peers(self, (key, value), context.shape.frames)
+            if not given.recalled:
+                places = context.shape.rows * context.shape.columns
+                hidden = hidden_peers(given, places, heads)
+        taken = _take(self.query_norm(query), key, value, hidden)
         merged = rearrange(taken, "(b s n) k p -> b (k s) (n p)", b=tokens_BSD.shape[0], n=heads)
         out: torch.Tensor = self.out(merged)
         return out
@@ -156,19 +191,31 @@ class TextAttention(nn.Module):
             k=cells,
             n=self.heads,
         )
-        text = context.text_BKLE.to(tokens_BSD.dtype)
-        key, value = (
-            rearrange(project(text), "b k l (n p) -> (b k) n l p", n=self.heads)
-            for project in (self.key, self.value)
-        )
+        key, value = self._read(context, tokens_BSD.dtype)
         attended = attend(
             self.query_norm(query),
-            self.key_norm(key),
+            key,
             value,
             rearrange(context.valid_BKL, "b k l -> (b k) l"),
         )
         out: torch.Tensor = self.out(rearrange(attended, "(b k) n s p -> b (k s) (n p)", k=cells))
         return out
+
+    def _read(self, context: Context, dtype: torch.dtype) -> Pair:
+        """Return keys and values of the text, (B K) N L P; a memory has them from its first use."""
+        kept = None if context.memory is None else context.memory.kept
+        name = (self, context.text_name)
+        if kept is not None and name in kept:
+            return cast(Pair, kept[name])
+        text = context.text_BKLE.to(dtype)
+        key, value = (
+            rearrange(project(text), "b k l (n p) -> (b k) n l p", n=self.heads)
+            for project in (self.key, self.value)
+        )
+        read = self.key_norm(key), value
+        if kept is not None:
+            kept[name] = read
+        return read
 
 
 class TextPool(nn.Module):
@@ -279,7 +326,11 @@ class PeerHead(nn.Module):
         cells = context.shape.cells
         query = self.query_norm(_by_place(self.query(hidden_BSD), cells))
         key = self.key_norm(_by_place(self.key(hidden_BSD), cells))
-        taken = _take(query, key, _by_place(self.value(patches_BSD), cells))
+        value = _by_place(self.value(patches_BSD), cells)
+        # What given cells would take here is never read, so nothing is hidden from them.
+        if context.given is not None:
+            key, value = context.given.with_peers(self, (key, value), context.shape.frames)
+        taken = _take(query, key, value)
         taken_BSD = rearrange(taken, "(b s) k d -> b (k s) d", b=hidden_BSD.shape[0])
         if self.luck is not None and context.luck_BSD is not None:
             taken_BSD = taken_BSD + self.luck(context.luck_BSD)
@@ -292,9 +343,19 @@ def _by_place(tokens_BSD: torch.Tensor, cells: int, heads: int = 1) -> torch.Ten
     return rearrange(tokens_BSD, "b (k s) (n p) -> (b s n) k p", k=cells, n=heads)
 
 
-def _take(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Attend over the few tokens of one place; all (B S N) K P, queries and keys normed."""
+def _take(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    hidden: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attend over the few tokens of one place; all (B S N) K P, queries and keys normed.
+
+    `hidden` is true where a query (row) may not read a key (column), (B S N) K K.
+    """
     # Plain products: there are many small ones here, and few keys to each.
     scores = (query * (PEER_SHARPNESS * query.shape[-1] ** -0.5)) @ key.transpose(1, 2)
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, float("-inf"))
     taken: torch.Tensor = scores.float().softmax(-1).to(value.dtype) @ value
     return taken
