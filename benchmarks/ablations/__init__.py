@@ -1,0 +1,1 @@
+"""Ablations of the method on `mini`, with seeds: see docs/results.md."""

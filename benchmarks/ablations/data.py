@@ -1,0 +1,144 @@
+"""What is learned from, and what is never shown to an adapter: the held-out subjects and clips.
+
+Every twelfth animated subject of the procedural world is held out. A clip that is measured is such
+a subject moving over real footage that no training saw, so its place is known to the pixel. The
+base of `mini` saw pictures of these subjects; the adapters did not.
+
+Letters: T frames, H W height/width, C channels, N clips.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.clips import find_clips, read_bench_clip
+from dcgrid.models.loading import MINI_SPEC
+from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.train.panes import FusionPool, PanePool, PaneSet
+from dcgrid.train.settings import Phase
+from dcgrid.train.world.clips import WorldClips, pick
+from dcgrid.train.world.motion import composite_sprite
+from dcgrid.train.world.store import WorldStore
+
+FRAMES, SIDE = 9, 96
+"""Frames and side of a cell: small, so that a training takes minutes on two cores."""
+STOCK = 80
+"""Sets of panes that a training draws from."""
+HELD_OUT_STEP = 12
+"""Every so manieth subject is held out."""
+_POOL_SEED, _CLIP_SEED = 9_000, 9_100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutClip:
+    """A clip whose subject no adapter saw."""
+
+    frames_THWC: Tensor
+    """RGB, uint8."""
+    alpha_THW: Tensor
+    """Where the subject is, 0 to 1."""
+    subject: str
+    """What it is."""
+
+
+class FixedPool:
+    """A stock of pane sets that was rendered once; takes the place of `PanePool` in training."""
+
+    def __init__(self, pool: PanePool, seed: int, said: Callable[[str], None]) -> None:
+        self.world, self.autoencoder = pool.world, pool.autoencoder
+        phase = Phase(until=1.0, frames=FRAMES, sizes=((SIDE, SIDE),), batch=1)
+        generator = torch.Generator().manual_seed(_POOL_SEED + seed)
+        self.sets: list[PaneSet] = []
+        for number in range(STOCK):
+            self.sets += pool.draw(phase, generator, fresh=1)
+            if number % 20 == 19:
+                said(f"seed {seed}: {number + 1} of {STOCK} sets of panes")
+
+    def draw(self, phase: Phase, generator: torch.Generator, *, fresh: int) -> list[PaneSet]:
+        """Draw a batch of sets; nothing is rendered."""
+        del fresh
+        return [self.sets[pick(len(self.sets), generator)] for _ in range(phase.batch)]
+
+    def remember(self) -> dict[str, Tensor]:
+        """Return nothing: the stock is made again from its seed."""
+        return {}
+
+    def recall(self, kept: object) -> None:
+        """Need nothing."""
+
+
+def held_out(store: WorldStore) -> list[str]:
+    """Return the names of the subjects that no adapter sees."""
+    return store.names["sprites"][::HELD_OUT_STEP]
+
+
+def training_pools(
+    store_dir: Path, autoencoder: Autoencoder, seed: int, said: Callable[[str], None]
+) -> tuple[FixedPool, FixedPool]:
+    """Render what the trainings with one seed draw from: edits, and fusions."""
+    store = WorldStore(store_dir)
+    away = set(held_out(store))
+    store.names = {**store.names, "sprites": [n for n in store.names["sprites"] if n not in away]}
+    world = WorldClips(store)
+    return (
+        FixedPool(PanePool(world, autoencoder), seed, said),
+        FixedPool(FusionPool(world, autoencoder), seed, said),
+    )
+
+
+def held_out_clips(store_dir: Path, clips_dir: Path, count: int) -> list[HeldOutClip]:
+    """Compose held-out subjects onto footage that no training saw; the same ones every time."""
+    store = WorldStore(store_dir)
+    subjects, paths = held_out(store), find_clips([], clips_dir, allow_seen=False)
+    clips = []
+    for number in range(count):
+        generator = torch.Generator().manual_seed(_CLIP_SEED + number)
+        name = subjects[number % len(subjects)]
+        ground = read_bench_clip(paths[number % len(paths)], MINI_SPEC).frames_THWC[:FRAMES]
+        clip_CTHW, alpha_1THW = composite_sprite(
+            _square(ground), store.get("sprites", name).float() / 255, generator=generator
+        )
+        frames_THWC = (clip_CTHW * 255).round().to(torch.uint8).permute(1, 2, 3, 0)
+        clips.append(HeldOutClip(frames_THWC=frames_THWC, alpha_THW=alpha_1THW[0], subject=name))
+    return clips
+
+
+def region_db(found_THWC: Tensor, truth_THWC: Tensor, alpha_THW: Tensor) -> dict[str, float]:
+    """Return PSNR in dB inside the subject (alpha above 0.5), outside (below 0.1) and of all."""
+    error_THW = (found_THWC.double() - truth_THWC.double()).square().mean(-1)
+    regions = {
+        "subject": error_THW[alpha_THW > 0.5],
+        "outside": error_THW[alpha_THW < 0.1],
+        "all": error_THW,
+    }
+    return {
+        name: float(10 * torch.log10(255**2 / errors.mean().clamp_min(1e-3)))
+        for name, errors in regions.items()
+        if len(errors)
+    }
+
+
+def mean_figures(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each figure over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {
+        name: sum(values) / len(values)
+        for name in names
+        if (values := [row[name] for row in rows if name in row])
+    }
+
+
+def _square(frames_THWC: Tensor) -> Tensor:
+    """Cut the middle square out of a clip and shrink it to a cell, CTHW in [0, 1]."""
+    height, width = frames_THWC.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    cut = frames_THWC[:, top : top + side, left : left + side].permute(0, 3, 1, 2).float() / 255
+    small = F.interpolate(
+        cut, size=(SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False
+    )
+    return small.permute(1, 0, 2, 3).clamp(0, 1)

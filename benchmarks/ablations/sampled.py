@@ -1,0 +1,34 @@
+"""Grids that the shipped Grid LoRA samples, for the variant that learns from them, too."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.ablations.data import FRAMES, SIDE
+from benchmarks.ablations.training import MODEL
+from dcgrid.models.loading import weight_files
+from dcgrid.train.sampling import SampleJob, SampleRecipe
+from dcgrid.train.sampling_run import run_sampling
+
+RECIPE = SampleRecipe(
+    grids=32,
+    num_inference_steps=12,
+    guidance_scale=3.0,
+    frames=FRAMES,
+    sizes=((SIDE, SIDE),),
+    noise_scale=1.0,
+    time_shift=2.0,
+    dc_strength=0.0,
+    seed=0,
+)
+
+
+def sample_grids(folder: Path, store: Path, say: Callable[[str], None]) -> Path:
+    """Sample the grids that are not there yet, as stage `sample` does; return their folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, path in weight_files(MODEL).items():
+        link = folder / f"{part}.safetensors"
+        if path.is_file() and not link.exists():
+            link.symlink_to(path)
+    job = SampleJob(recipe=RECIPE, mode="consistent", model=MODEL, out=folder, store=store)
+    run_sampling(job, say, lambda done, count: say(f"grid {done} of {count}"))
+    return job.folder

@@ -1,0 +1,206 @@
+"""Train one adapter of one variant with one seed, on the shipped base of `mini`.
+
+The loop, the loss and the files are those of `dcgrid train`; only what the variant is about
+differs.
+
+Letters: K cells.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.ablations.data import FRAMES, SIDE, FixedPool
+from benchmarks.ablations.variants import Variant
+from dcgrid.adapters.attach import attach_adapter, set_routed
+from dcgrid.adapters.files import load_adapter, save_adapter
+from dcgrid.adapters.reading import hash_tensors
+from dcgrid.adapters.spec import AdapterSpec
+from dcgrid.models.loading import load_text_encoder, weight_files
+from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.models.native.config import PRESETS
+from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.text import TextEncoder
+from dcgrid.models.weights import load_weights
+from dcgrid.recipes import shipped_dir
+from dcgrid.train.captions import Captions
+from dcgrid.train.grids import GridStage
+from dcgrid.train.loop import LoopOptions, train
+from dcgrid.train.panes import PaneSet
+from dcgrid.train.run import ROUTED_TARGETS, fill_targets, world_captions
+from dcgrid.train.sampled import SampledGrids
+from dcgrid.train.settings import LogSettings, Phase, TrainRecipe, load_train_recipe
+
+MODEL = "mini"
+BATCH, RANK = 2, 16
+RECIPES = {"fill": "fill", "composition": "grid-composition"}
+_FILL_LOSS = {
+    "fresh": 0.0,
+    "offset_share": 0.0,
+    "window_share": 0.0,
+    "text_masking": 0.0,
+    # Edits are measured in one step and in several, so both kinds of time are learned.
+    "noise_share": 0.4,
+    "rank": float(RANK),
+}
+_GRID_LOSS = {"fresh": 0.0, "text_masking": 0.0, "fusion_share": 1.0, "rank": float(RANK)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Networks:
+    """The frozen networks of the shipped model, and what identifies them."""
+
+    dit: DiT
+    text: TextEncoder
+    autoencoder: Autoencoder
+    base_hash: str
+
+
+class VariantCaptions(Captions):
+    """Captions whose cells read as the variant says."""
+
+    def __init__(self, captions: Captions, variant: Variant) -> None:
+        super().__init__(captions.effects.values(), captions.layout, captions.composition)
+        self._variant = variant
+
+    def grid_rows(
+        self, panes: PaneSet, chosen: Sequence[int], generator: torch.Generator
+    ) -> list[list[str]]:
+        """Return the texts of each cell; see `shown_rows`."""
+        return shown_rows(super().grid_rows(panes, chosen, generator), self._variant)
+
+
+def shown_rows(rows: list[list[str]], variant: Variant) -> list[list[str]]:
+    """Return what cells read in a variant, from the global text and own clause of each.
+
+    Paper: sec. 3.2 (A reads g and A, B reads g and B, the fusions all four), for compositions.
+    """
+    if variant.joined:
+        return [[" ".join(row)] for row in rows]
+    if variant.family != "composition":
+        return rows
+    whole, clauses = rows[0][0], [row[1] for row in rows]
+    if variant.all_text:
+        return [[whole, *clauses]] * len(rows)
+    fused = [[whole, *clauses[:2], own] for own in clauses[2:]]
+    return [[whole, clauses[0]], [whole, clauses[1]], *fused]
+
+
+def load_networks() -> Networks:
+    """Load the shipped base; every training gets networks of its own."""
+    files, config = weight_files(MODEL), PRESETS[MODEL]
+    dit, autoencoder = DiT(config.dit), Autoencoder(config.autoencoder)
+    load_weights(files["dit"], dit)
+    load_weights(files["autoencoder"], autoencoder)
+    text = load_text_encoder(MODEL, files["text"])
+    for network in (dit, text, autoencoder):
+        network.requires_grad_(False).eval()
+    base_hash = hash_tensors(dit.state_dict())
+    return Networks(dit=dit, text=text, autoencoder=autoencoder, base_hash=base_hash)
+
+
+def recipe_of(variant: Variant, steps: int, seed: int) -> TrainRecipe:
+    """Return the shipped recipe, brought to small cells and few steps, with the variant's keys."""
+    shipped = load_train_recipe(shipped_dir() / "train" / f"{RECIPES[variant.family]}.toml", MODEL)
+    loss = {**shipped.loss, **(_FILL_LOSS if variant.family == "fill" else _GRID_LOSS)}
+    return replace(
+        shipped,
+        optim=replace(shipped.optim, steps=steps, warmup_steps=20, ema_decay=0.98),
+        phases=(Phase(until=1.0, frames=FRAMES, sizes=((SIDE, SIDE),), batch=BATCH),),
+        loss={**loss, **variant.loss},
+        given=variant.given,
+        given_first=variant.given_first,
+        seed=seed,
+        log=LogSettings(eval_every=0, keep_last=0, tensorboard=False),
+    )
+
+
+def adapters_of(
+    variant: Variant, seed: int, recipe: TrainRecipe, base_hash: str
+) -> list[AdapterSpec]:
+    """Return the adapters that a variant trains: one, or two that are routed."""
+    composition = variant.family == "composition"
+    return [
+        AdapterSpec(
+            name=f"{variant.name}{part}",
+            stage="grid" if composition else "fill",
+            mode="composition" if composition else "consistent",
+            rank=RANK,
+            alpha=RANK,
+            targets=ROUTED_TARGETS if composition else fill_targets(PRESETS[MODEL]),
+            noise_scale=recipe.loss["noise_scale"],
+            given=variant.given,
+            given_first=variant.given_first,
+            base=MODEL,
+            base_hash=base_hash,
+            recipe=f"benchmarks.ablations, seed {seed}",
+        )
+        for part in (("-a", "-b") if variant.routed else ("",))
+    ]
+
+
+def adapter_files(variant: Variant, seed: int, folder: Path) -> list[Path]:
+    """Return where a variant's adapters are, whoever trained them."""
+    name = variant.trained_as or variant.name
+    parts = ("-a", "-b") if variant.routed else ("",)
+    return [folder / f"{name}{part}-{seed}.safetensors" for part in parts]
+
+
+def train_variant(
+    variant: Variant,
+    seed: int,
+    steps: int,
+    pools: tuple[FixedPool, FixedPool],
+    folder: Path,
+    sampled: Path,
+    say: Callable[[str], None],
+) -> None:
+    """Train a variant's adapters and write them, unless they are there."""
+    paths = adapter_files(variant, seed, folder)
+    if variant.trained_as or all(path.is_file() for path in paths):
+        return
+    networks, recipe = load_networks(), recipe_of(variant, steps, seed)
+    dit, specs = networks.dit, adapters_of(variant, seed, recipe, networks.base_hash)
+    for number, spec in enumerate(specs):
+        attach_adapter(dit, spec, seed=seed + 100 * number)
+    if variant.routed:
+        set_routed(dit, [spec.name for spec in specs])
+    dit.given_first = variant.given_first
+    dit.train()
+    trained = {n: p for n, p in dit.named_parameters() if p.requires_grad}
+    grids = None
+    if recipe.loss.get("sampled_share"):
+        grids = SampledGrids(sampled, recipe.phases, networks.base_hash, "")
+    captions = VariantCaptions(world_captions(), variant)
+    stage = GridStage((dit, networks.text), pools, captions, recipe, trained, grids)  # type: ignore[arg-type]
+    if not variant.routed:
+        stage.route_KA = None
+    options = LoopOptions(folder=folder / f"run-{variant.name}-{seed}", model=MODEL)
+    state = train(stage, recipe, options, lambda _: None, say)
+    dit.load_state_dict(state.ema, strict=False)
+    for spec, path in zip(specs, paths, strict=True):
+        save_adapter(dit, spec, path)
+
+
+def trained_networks(variant: Variant, seed: int, folder: Path) -> Networks:
+    """Return the base with a variant's adapters on it, and Multi-DC if it keeps that."""
+    networks = load_networks()
+    dit, names = networks.dit, []
+    for path in adapter_files(variant, seed, folder):
+        report = load_adapter(dit, path, base=MODEL, base_hash=networks.base_hash)
+        names.append(report.spec.name)
+    if variant.routed:
+        set_routed(dit, names)
+    if variant.multi_dc:
+        load_adapter(
+            dit,
+            weight_files(MODEL)["dc"],
+            base=MODEL,
+            base_hash=networks.base_hash,
+            strength=variant.multi_dc,
+        )
+    dit.given_first = variant.given_first
+    dit.eval()
+    return networks

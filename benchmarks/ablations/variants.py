@@ -1,0 +1,135 @@
+"""What is trained, and which two of them answer which question of the paper."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Family = Literal["fill", "composition"]
+"""fill: Grid-Fill on edits, one given cell. composition: Grid on fusions, no given cell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One way to train or to use an adapter."""
+
+    name: str
+    """Name of its files."""
+    family: Family
+    """What is trained, and what is measured."""
+    loss: Mapping[str, float] = field(default_factory=dict)
+    """Keys of the recipe's table [loss] that differ from the family's."""
+    given: Literal["clean", "replace"] = "clean"
+    """How given cells enter."""
+    given_first: bool = False
+    """Given cells read given cells alone."""
+    joined: bool = False
+    """What a cell reads is encoded as one text, not segment by segment."""
+    all_text: bool = False
+    """Every cell reads the clauses of all cells."""
+    routed: bool = False
+    """Two adapters, one for cell A and one for cell B, and their mean for the fusions."""
+    inference_noise: float = 1.0
+    """s of the sampler."""
+    multi_dc: float = 0.0
+    """Strength of the Multi-DC LoRA at inference."""
+    trained_as: str = ""
+    """Name of the variant whose adapter this one uses; empty: it is trained."""
+
+
+FILL = Variant(name="fill", family="fill")
+"""What the others of its family differ from: all as `mini` has it, no text masked."""
+ROUTED = Variant(name="routed-visible", family="composition", routed=True)
+"""The paper's way: structured LoRAs, and text that is visible to its cells alone."""
+
+VARIANTS: tuple[Variant, ...] = (
+    FILL,
+    Variant(name="masking", family="fill", loss={"text_masking": 0.6}),
+    Variant(name="noise", family="fill", loss={"noise_scale": 1.9}, inference_noise=1.8),
+    Variant(name="replaced", family="fill", given="replace"),
+    Variant(name="given-first", family="fill", given_first=True),
+    Variant(name="sampled", family="fill", loss={"sampled_share": 0.25}),
+    Variant(name="joined", family="fill", joined=True),
+    Variant(name="multi-dc", family="fill", multi_dc=1.0, trained_as="fill"),
+    ROUTED,
+    Variant(name="naive", family="composition", all_text=True),
+    Variant(name="one-lora", family="composition"),
+    Variant(name="all-text", family="composition", routed=True, all_text=True),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One claim, and the two variants that put it to the test."""
+
+    asks: str
+    """What is compared."""
+    claim: str
+    """What the paper says."""
+    first: str
+    """Name of the variant that is measured from."""
+    second: str
+    """Name of the variant whose figures less those of the first answer it."""
+
+
+QUESTIONS: tuple[Question, ...] = (
+    Question(
+        asks="naive LoRA and text, against routed LoRAs and visible text",
+        claim="naive finetuning leaks concepts between cells (Fig. 7)",
+        first="naive",
+        second="routed-visible",
+    ),
+    Question(
+        asks="routing alone (text visible in both)",
+        claim="structured LoRAs mitigate leaking (Fig. 7)",
+        first="one-lora",
+        second="routed-visible",
+    ),
+    Question(
+        asks="visible text alone (LoRAs routed in both)",
+        claim="text masks mitigate leaking (sec. 3.2, Fig. 7)",
+        first="all-text",
+        second="routed-visible",
+    ),
+    Question(
+        asks="without sampled grids, against a quarter of them",
+        claim="sampled grids augment the data of Grid-Fill (sec. 3.2)",
+        first="fill",
+        second="sampled",
+    ),
+    Question(
+        asks="Multi-DC away at inference, against kept",
+        claim="Multi-DC is attenuated or left away (sec. 3.2, Table 1)",
+        first="fill",
+        second="multi-dc",
+    ),
+    Question(
+        asks="text masking 0 against 0.6",
+        claim="0.6 in Grid-Fill (sec. 8)",
+        first="fill",
+        second="masking",
+    ),
+    Question(
+        asks="noise scale 1 against 1.9 (1.8 at inference)",
+        claim="1.9 and 1.8 (sec. 8)",
+        first="fill",
+        second="noise",
+    ),
+    Question(
+        asks="given cells clean, against noised like the rest",
+        claim="given cells are clean (sec. 3.3)",
+        first="fill",
+        second="replaced",
+    ),
+    Question(
+        asks="full attention, against given-first",
+        claim="not in the paper (docs/decisions/0014)",
+        first="fill",
+        second="given-first",
+    ),
+    Question(
+        asks="text encoded segment by segment, against as one",
+        claim="segments (sec. 3.2)",
+        first="fill",
+        second="joined",
+    ),
+)
