@@ -24,7 +24,8 @@ from benchmarks.small_world import write_small_recipe, write_small_world
 from dcgrid.errors import DcgridError, UsageError
 from dcgrid.train import loop
 from dcgrid.train.checkpoint import STATE_NAME
-from dcgrid.train.run import Reporter, TrainJob, run_stage
+from dcgrid.train.job import Reporter, TrainJob
+from dcgrid.train.run import run_stage
 from dcgrid.train.settings import load_train_recipe
 
 PLACES = ("while starting", "in a step", "in an eval loss", "in a checkpoint", "in between")

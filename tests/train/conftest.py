@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks.small_world import write_small_recipe, write_small_world
-from dcgrid.train.run import Reporter, TrainJob, run_stage
+from dcgrid.train.job import Reporter, TrainJob
+from dcgrid.train.run import run_stage
 from dcgrid.train.settings import load_train_recipe
 
 

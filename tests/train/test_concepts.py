@@ -17,10 +17,11 @@ from dcgrid.models.native.dit import DiT
 from dcgrid.models.weights import read_weights
 from dcgrid.train import dc
 from dcgrid.train.concepts import ConceptStage, check_recipe
+from dcgrid.train.job import Reporter, TrainJob
 from dcgrid.train.keeping import read_step
 from dcgrid.train.loop import LoopOptions
 from dcgrid.train.plan import plan_stage
-from dcgrid.train.run import Reporter, TrainJob, run_stage
+from dcgrid.train.run import run_stage
 from dcgrid.train.settings import load_train_recipe
 
 MANIFEST = """

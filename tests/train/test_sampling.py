@@ -21,6 +21,7 @@ from dcgrid.models.weights import load_weights, read_weights
 from dcgrid.recipes import shipped_dir
 from dcgrid.train import run as stages
 from dcgrid.train.grids import GridStage
+from dcgrid.train.loop import LoopOptions
 from dcgrid.train.sampled import grid_files, read_grid
 from dcgrid.train.sampling import SampleJob, load_sample_recipe
 from dcgrid.train.sampling_run import drop_grids, run_sampling
@@ -221,7 +222,7 @@ def test_fill_with_sampled_grids_resumes_exactly(job_of, run_tiny, based, tmp_pa
 
 
 def _saving_loop(job):
-    return stages.LoopOptions(
+    return LoopOptions(
         folder=job.out / "fill", resume=job.resume, save_every_s=0.0, model=job.model
     )
 

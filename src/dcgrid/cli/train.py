@@ -19,8 +19,8 @@ from dcgrid.recipes import shipped_dir
 if TYPE_CHECKING:
     import rich.progress
 
+    from dcgrid.train.job import TrainJob
     from dcgrid.train.log import Progress
-    from dcgrid.train.run import TrainJob
     from dcgrid.train.settings import TrainRecipe
 
 _NOTE_EVERY_S = 30.0
@@ -218,7 +218,7 @@ def train(
         if accept_changes and not resume:
             raise UsageError("--accept-changes is for a run that goes on: use it with --resume")
         from dcgrid.runtime.device import choose_device
-        from dcgrid.train.run import TrainJob
+        from dcgrid.train.job import TrainJob
 
         job = TrainJob(
             recipe=_read_recipe(stage, mode, recipe, model, steps),
@@ -360,7 +360,7 @@ class _TrainBar:
 
     def reporter(self) -> Any:  # noqa: ANN401 - its module loads torch
         """Return what `run_stage` reports to."""
-        from dcgrid.train.run import Reporter
+        from dcgrid.train.job import Reporter
 
         return Reporter(say=self._say, progress=self._show)
 

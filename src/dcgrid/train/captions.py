@@ -9,9 +9,11 @@ import torch
 
 from dcgrid.models.native.text import build_vocabulary
 from dcgrid.prompts.template import render_grid
+from dcgrid.recipes import load_effect, load_layout
 from dcgrid.recipes.schema import EffectRecipe, LayoutRecipe
 from dcgrid.train.panes import PaneSet
 from dcgrid.train.world.clips import MOTIONS, chance, pick
+from dcgrid.train.world.effects import EFFECT_NAMES
 from dcgrid.train.world.fusion import ELEMENTS, Element
 
 NAMED_SHARE = 0.6
@@ -92,3 +94,14 @@ def _rows(
 
 def _element_slots(element: Element, phrase: str) -> dict[str, str]:
     return {"effect": phrase, "effect_look": element.look, "effect_motion": element.motion}
+
+
+def world_captions() -> Captions:
+    """Return the writer of captions of the procedural world."""
+    effects = [load_effect(name) for name in EFFECT_NAMES]
+    return Captions(effects, load_layout("edit-2x2"), load_layout("composition-2x2"))
+
+
+def captions_of(subjects: Iterable[str]) -> tuple[str, ...]:
+    """Return every word that captions with these subjects can hold."""
+    return world_captions().vocabulary([*subjects, "scene", "camera move"])

@@ -5,22 +5,16 @@
 <out>/cache/                  latents of the clips, and videos of the bare base
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from dcgrid.adapters.attach import attach_adapter
 from dcgrid.adapters.files import save_adapter
-from dcgrid.adapters.reading import hash_tensors
 from dcgrid.adapters.spec import AdapterSpec
-from dcgrid.models.loading import load_text_encoder, model_spec, save_tags
-from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.models.loading import model_spec, save_tags
 from dcgrid.models.native.config import PRESETS, NativeConfig
-from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder
-from dcgrid.models.weights import load_weights
 from dcgrid.train.checkpoint import TrainState
 from dcgrid.train.concepts import ConceptData, ConceptStage, ConceptTags, check_recipe, tags_of
 from dcgrid.train.data.cache import TensorCache
@@ -35,14 +29,13 @@ from dcgrid.train.data.material import (
     encode_concepts,
     world_sources,
 )
+from dcgrid.train.job import Reporter, TrainJob, facts_of, take_averaged
 from dcgrid.train.loop import train
+from dcgrid.train.networks import Base, load_autoencoder, load_base
 from dcgrid.train.priors import make_priors
 from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.store import WorldStore
 from dcgrid.video.clip import ClipRules
-
-if TYPE_CHECKING:
-    from dcgrid.train.run import Reporter, TrainJob
 
 _SIDES = ("query", "key", "value", "out")
 DC_TARGETS = (
@@ -59,17 +52,7 @@ _PAPER_FPS = 24.0
 """Frames per second of the paper's model, which cannot be loaded. Paper: sec. 8"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Networks:
-    """What the stage works with."""
-
-    dit: DiT
-    text: TextEncoder
-    autoencoder: Autoencoder
-    base_hash: str
-
-
-def check_concepts(job: "TrainJob") -> list[Concept] | None:
+def check_concepts(job: TrainJob) -> list[Concept] | None:
     """Check recipe and concepts of stage `dc` before anything starts; nothing is written.
 
     Returns:
@@ -92,7 +75,7 @@ def check_concepts(job: "TrainJob") -> list[Concept] | None:
     return read_concepts(job.concepts, rules)
 
 
-def count_tags(job: "TrainJob") -> int:
+def count_tags(job: TrainJob) -> int:
     """Return how many unique tokens a run learns.
 
     Raises:
@@ -102,7 +85,7 @@ def count_tags(job: "TrainJob") -> int:
     return 2 * (SUBJECTS + SCENES) if concepts is None else len(tags_of(concepts).all)
 
 
-def run_concepts(job: "TrainJob", config: NativeConfig, reporter: "Reporter") -> Path:
+def run_concepts(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     """Train the Multi-DC LoRA and its tokens; with `cache_only` only make what they learn from.
 
     Returns:
@@ -119,29 +102,30 @@ def run_concepts(job: "TrainJob", config: NativeConfig, reporter: "Reporter") ->
     sources = _sources(job, config)
     concepts = [source.concept for source in sources]
     tags = tags_of(concepts)
-    networks = _load(job, config)
+    base = load_base(job.model, job.out, job.device)
+    autoencoder = load_autoencoder(job.model, job.out, job.device)
     cache = TensorCache(job.out / "cache")
-    encoding = Encoding(autoencoder=networks.autoencoder, cache=cache, fps=_fps(job.model))
+    encoding = Encoding(autoencoder=autoencoder, cache=cache, fps=_fps(job.model))
     examples = encode_concepts(sources, job.recipe.phases, encoding)
-    pair = networks.dit, networks.text
+    pair = base.dit, base.text
     # Before there are adapter and tokens: these are videos of the bare base.
     priors = make_priors(pair, concepts, examples, job.recipe, cache)
     reporter.say(cache.tally.line())
     if job.cache_only:
         return cache.folder
-    networks.text.add_tags(tags.all)
-    networks.text.to(job.device)
-    _tell_unknown(concepts, networks.text, reporter)
-    spec = _spec(job, networks, concepts, tags)
-    attach_adapter(networks.dit, spec, seed=job.recipe.seed)
-    networks.dit.to(job.device).train()
+    base.text.add_tags(tags.all)
+    base.text.to(job.device)
+    _tell_unknown(concepts, base.text, reporter)
+    spec = _spec(job, base, concepts, tags)
+    attach_adapter(base.dit, spec, seed=job.recipe.seed)
+    base.dit.to(job.device).train()
     data = ConceptData(examples=examples, priors=priors, tags=tags)
-    stage = ConceptStage(pair, spec.name, data, networks.autoencoder, job.recipe)
+    stage = ConceptStage(pair, spec.name, data, autoencoder, job.recipe)
     state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
-    return _write(job, networks, spec, state)
+    return _write(job, base, spec, state)
 
 
-def _sources(job: "TrainJob", config: NativeConfig) -> list[Source]:
+def _sources(job: TrainJob, config: NativeConfig) -> list[Source]:
     """Return the clips of the manifest, or of the world."""
     concepts = check_concepts(job)
     if concepts is None:
@@ -151,24 +135,7 @@ def _sources(job: "TrainJob", config: NativeConfig) -> list[Source]:
     return [FileSource(concept=c, fps=_fps(job.model), stride=stride) for c in concepts]
 
 
-def _load(job: "TrainJob", config: NativeConfig) -> _Networks:
-    """Load the three networks, frozen."""
-    text = load_text_encoder(job.model, job.out / "text.safetensors").to(job.device)
-    dit, autoencoder = DiT(config.dit), Autoencoder(config.autoencoder)
-    load_weights(job.out / "dit.safetensors", dit)
-    load_weights(job.out / "autoencoder.safetensors", autoencoder)
-    base_hash = hash_tensors(dit.state_dict())
-    for network in (text, dit, autoencoder):
-        network.eval().requires_grad_(False)
-    return _Networks(
-        dit=dit.to(job.device),
-        text=text,
-        autoencoder=autoencoder.to(job.device),
-        base_hash=base_hash,
-    )
-
-
-def _tell_unknown(concepts: list[Concept], text: TextEncoder, reporter: "Reporter") -> None:
+def _tell_unknown(concepts: list[Concept], text: TextEncoder, reporter: Reporter) -> None:
     """Name the words that the model does not know: it can learn nothing by them."""
     words = [w for c in concepts for w in text.tokenizer.unknown_words(c.dynamic_prompt)]
     if words:
@@ -176,9 +143,7 @@ def _tell_unknown(concepts: list[Concept], text: TextEncoder, reporter: "Reporte
         reporter.say(f"words of the concepts that the model never saw: {listed}")
 
 
-def _spec(
-    job: "TrainJob", networks: _Networks, concepts: list[Concept], tags: ConceptTags
-) -> AdapterSpec:
+def _spec(job: TrainJob, base: Base, concepts: list[Concept], tags: ConceptTags) -> AdapterSpec:
     rank = job.recipe.loss["rank"]
     return AdapterSpec(
         name=job.recipe.run_name,
@@ -190,28 +155,20 @@ def _spec(
         layout="1x1",
         noise_scale=job.recipe.loss["noise_scale"],
         base=job.model,
-        base_hash=networks.base_hash,
+        base_hash=base.hash,
         recipe=f"{job.recipe.run_name}.toml",
         tokens=tags.in_brackets,
         prompts=tuple(concept.dynamic_prompt for concept in concepts),
     )
 
 
-def _write(job: "TrainJob", networks: _Networks, spec: AdapterSpec, state: TrainState) -> Path:
+def _write(job: TrainJob, base: Base, spec: AdapterSpec, state: TrainState) -> Path:
     """Write the averaged weights, or the last ones where no average is kept: tokens, adapter."""
-    with torch.no_grad():
-        for name, averaged in state.ema.items():
-            state.parameters[name].copy_(averaged)
-    facts = {
-        "model": job.model,
-        "stage": job.recipe.stage,
-        "steps": str(state.step),
-        "seed": str(job.recipe.seed),
-    }
-    save_tags(job.out / TOKENS_NAME, networks.text, facts)
-    networks.dit.to(torch.bfloat16)  # the file's format; the base is not written
+    take_averaged(state)
+    save_tags(job.out / TOKENS_NAME, base.text, facts_of(job, state))
+    base.dit.to(torch.bfloat16)  # the file's format; the base is not written
     path = job.out / f"{job.recipe.run_name}.safetensors"
-    save_adapter(networks.dit, spec, path)
+    save_adapter(base.dit, spec, path)
     return path
 
 
@@ -219,9 +176,9 @@ def _fps(model: str) -> float:
     return _PAPER_FPS if model == "paper" else model_spec(model).fps
 
 
-def _longest(job: "TrainJob") -> int:
+def _longest(job: TrainJob) -> int:
     return max(phase.frames for phase in job.recipe.phases)
 
 
-def _sizes(job: "TrainJob") -> tuple[Size, ...]:
+def _sizes(job: TrainJob) -> tuple[Size, ...]:
     return tuple(dict.fromkeys(size for phase in job.recipe.phases for size in phase.sizes))

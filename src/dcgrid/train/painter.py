@@ -19,17 +19,14 @@ from dcgrid.flow.sampler import SampleSettings, VelocityFn, sample, with_guidanc
 from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.modes import Routing
 from dcgrid.grid.routing import route_matrix
-from dcgrid.models.loading import load_text_encoder
 from dcgrid.models.native.backbone import encode_rows
 from dcgrid.models.native.config import PRESETS
-from dcgrid.models.native.dit import DiT
-from dcgrid.models.native.text import TextEncoder
-from dcgrid.models.weights import load_weights
 from dcgrid.runtime.device import autocast, choose_dtype
-from dcgrid.train.captions import Captions
+from dcgrid.train.captions import world_captions
 from dcgrid.train.grids import GRID, token_places
+from dcgrid.train.job import DC_NAME
+from dcgrid.train.networks import load_base
 from dcgrid.train.panes import PaneSet
-from dcgrid.train.run import DC_NAME, world_captions
 from dcgrid.train.sampled import SampledGrid
 from dcgrid.train.sampling import SampleJob, SampleRecipe
 from dcgrid.train.world.clips import MOTIONS, pick
@@ -43,15 +40,12 @@ class GridPainter:
 
     def __init__(self, job: SampleJob) -> None:
         self.job = job
-        self.captions: Captions = world_captions()
+        self.captions = world_captions()
         self.subjects = WorldStore(job.store).names["sprites"]
-        self.text: TextEncoder = load_text_encoder(job.model, job.out / "text.safetensors")
-        self.dit = DiT(PRESETS[job.model].dit)
-        load_weights(job.out / "dit.safetensors", self.dit)
-        self.base_hash = hash_tensors(self.dit.state_dict())
+        base = load_base(job.model, job.out, job.device)
+        self.dit, self.text, self.base_hash = base.dit, base.text, base.hash
         self.adapter_hashes = self._attach()
-        for network in (self.text, self.dit):
-            network.to(job.device).eval().requires_grad_(False)
+        self.dit.to(job.device).eval().requires_grad_(False)
         self.route_KA: torch.Tensor | None = None
         if job.mode == "composition":
             self.route_KA = route_matrix(GRID, Routing(mode="composition")).to(job.device)

@@ -20,12 +20,14 @@ from dcgrid.models.native.config import PRESETS, NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
+from dcgrid.train.captions import captions_of
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.codec import trained_names
 from dcgrid.train.dc import DC_TARGETS, count_tags
+from dcgrid.train.job import TrainJob
 from dcgrid.train.keeping import read_step
 from dcgrid.train.panes import PANES, STOCK
-from dcgrid.train.run import TrainJob, adapter_specs, captions_of, missing_parts
+from dcgrid.train.run import adapter_specs, missing_parts
 from dcgrid.train.settings import Phase
 from dcgrid.train.world.store import WorldStore
 

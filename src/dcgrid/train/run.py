@@ -5,8 +5,7 @@ Later stages read earlier parts from the same folder.
 """
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, cast
 
@@ -15,91 +14,37 @@ from safetensors import SafetensorError
 
 from dcgrid.adapters.attach import attach_adapter, set_routed
 from dcgrid.adapters.files import load_adapter, save_adapter
-from dcgrid.adapters.reading import hash_tensors
 from dcgrid.adapters.spec import AdapterSpec, Stage
 from dcgrid.errors import OutputError, WeightsError
 from dcgrid.grid.modes import Mode
-from dcgrid.models.loading import load_text_encoder
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import PRESETS, NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.models.weights import load_weights, read_weights, save_weights
-from dcgrid.recipes import load_effect, load_layout
 from dcgrid.runtime.lock import run_lock
-from dcgrid.train.captions import Captions
-from dcgrid.train.checkpoint import TrainState, remove_leftovers
+from dcgrid.train.captions import captions_of, world_captions
+from dcgrid.train.checkpoint import remove_leftovers
 from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
 from dcgrid.train.dc import check_concepts, run_concepts
 from dcgrid.train.enlarge import UpsamplerStage
 from dcgrid.train.grids import GridStage
-from dcgrid.train.log import Progress
-from dcgrid.train.loop import LoopOptions, train
+from dcgrid.train.job import DC_NAME, Reporter, TrainJob, averaged, facts_of
+from dcgrid.train.loop import train
+from dcgrid.train.networks import load_autoencoder, load_base
 from dcgrid.train.panes import FusionPool, PanePool
 from dcgrid.train.reader import fit_noise_reader
 from dcgrid.train.sampled import missing_grids, open_grids
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.start import start_adapter_from, start_from, start_text_from
 from dcgrid.train.world.clips import WorldClips
-from dcgrid.train.world.effects import EFFECT_NAMES
 from dcgrid.train.world.store import WorldStore
 
 ROUTED_TARGETS = ("grid_attention.query", "text_attention.query")
 """Layers whose LoRA acts on each cell with another weight: q of attention. Paper: eqs. 1-3."""
-DC_NAME = "dc.safetensors"
-"""File of the Multi-DC LoRA."""
 FILL_TARGETS = ("query", "key", "value", "out", "gate", "mlp_in", "mlp_out", "modulation")
 """Layers that the Grid-Fill LoRA acts on: all of attention, MLP, modulation and peer head."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainJob:
-    """One run of one stage."""
-
-    recipe: TrainRecipe
-    """The stage's recipe, overrides applied."""
-    model: str
-    """Preset of the native model."""
-    out: Path
-    """Folder of the weight files."""
-    store: Path
-    """Folder of the world's pictures."""
-    resume: bool = False
-    """Go on from the last checkpoint."""
-    start: Path | None = None
-    """Folder of an earlier edition's weights to start from; None: random ones."""
-    decoder_only: bool = False
-    """Stage `autoencoder`: keep encoder and latents as they are."""
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    """Where clips are rendered and networks trained."""
-    accept_changes: bool = False
-    """With `resume`: go on though the recipe is not the checkpoint's."""
-    save_every_s: float = 120.0
-    """Seconds between checkpoints."""
-    concepts: Path | None = None
-    """Stage `dc`: manifest or folder of clips; None: concepts of the procedural world."""
-    cache_only: bool = False
-    """Stage `dc`: make what it learns from and stop."""
-
-    @property
-    def loop(self) -> LoopOptions:
-        """Where the loop keeps its state."""
-        return LoopOptions(
-            folder=self.out / self.recipe.run_name,
-            resume=self.resume,
-            save_every_s=self.save_every_s,
-            model=self.model,
-            accept_changes=self.accept_changes,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reporter:
-    """How a run tells what it does."""
-
-    say: Callable[[str], None]
-    progress: Callable[[Progress], None]
 
 
 def run_stage(job: TrainJob, reporter: Reporter) -> Path:
@@ -183,26 +128,6 @@ def adapter_specs(
     )
 
 
-def captions_of(subjects: Iterable[str]) -> tuple[str, ...]:
-    """Return every word that captions with these subjects can hold."""
-    return world_captions().vocabulary([*subjects, "scene", "camera move"])
-
-
-def facts_of(job: TrainJob, state: TrainState) -> dict[str, str]:
-    """Return what a weight file says of its making."""
-    return {
-        "model": job.model,
-        "stage": job.recipe.stage,
-        "steps": str(state.step),
-        "seed": str(job.recipe.seed),
-    }
-
-
-def averaged(state: TrainState) -> dict[str, torch.Tensor]:
-    """Return the averaged weights, or the last ones where no average is kept."""
-    return state.ema or {n: p.detach() for n, p in state.parameters.items()}
-
-
 def _run_autoencoder(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     """Fit the linear path and the scale of latents, then train what is deep.
 
@@ -220,13 +145,13 @@ def _run_autoencoder(job: TrainJob, config: NativeConfig, reporter: Reporter) ->
         if not config.autoencoder.deep_encoder:
             measure_latents(model, world, job.recipe.phases[-1], job.recipe, kept)
             facts = {"model": job.model, "stage": "autoencoder", "steps": "0"}
-            save_weights(path, model.state_dict(), facts, _stored_as(job))
+            save_weights(path, model.state_dict(), facts, job.stored_as)
     stage = AutoencoderStage(model, world, job.recipe, decoder_only=job.decoder_only)
     state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
     model.load_state_dict(averaged(state), strict=False)
     if config.autoencoder.deep_encoder and not job.decoder_only:
         measure_latents(model, world, job.recipe.phases[-1], job.recipe)
-    save_weights(path, model.state_dict(), facts_of(job, state), _stored_as(job))
+    save_weights(path, model.state_dict(), facts_of(job, state), job.stored_as)
     return path
 
 
@@ -274,7 +199,7 @@ def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
         had_reader = _start_base(job.start, dit, text, reporter)
     trained = {f"text.{n}": p for n, p in text.named_parameters()}
     trained |= {f"dit.{n}": p for n, p in dit.named_parameters()}
-    autoencoder = _autoencoder(job, config)
+    autoencoder = _autoencoder(job)
     if not job.resume and not had_reader:
         fit_noise_reader(
             dit,
@@ -297,25 +222,22 @@ def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
             if name.startswith(part)
         }
         path = job.out / f"{part}.safetensors"
-        save_weights(path, tensors, {**facts, **extra}, _stored_as(job))
+        save_weights(path, tensors, {**facts, **extra}, job.stored_as)
     return job.out / "dit.safetensors"
 
 
 def _run_adapters(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     """Train the LoRAs of stage grid or fill on the frozen base. Paper: sec. 3.2, 3.3."""
-    text = load_text_encoder(job.model, job.out / "text.safetensors").to(job.device)
-    dit = DiT(config.dit).to(job.device)
-    load_weights(job.out / "dit.safetensors", dit)
-    dit.requires_grad_(False)
-    text.requires_grad_(False)
-    specs = adapter_specs(job.recipe, job.model, config, hash_tensors(dit.state_dict()))
-    sampled = open_grids(job.recipe, job.model, job.out, specs[0].base_hash)
+    base = load_base(job.model, job.out, job.device)
+    dit, text = base.dit, base.text
+    specs = adapter_specs(job.recipe, job.model, config, base.hash)
+    sampled = open_grids(job.recipe, job.model, job.out, base.hash)
     if strength := job.recipe.loss.get("dc_strength", 0.0):
         report = load_adapter(
             dit,
             job.out / DC_NAME,
             base=job.model,
-            base_hash=specs[0].base_hash,
+            base_hash=base.hash,
             strength=strength,
         )
         reporter.say(f"{DC_NAME} at {strength:g}: {report.matched} of {report.total} layers")
@@ -329,7 +251,7 @@ def _run_adapters(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Pa
     dit.given_first = job.recipe.given_first or config.dit.given_first
     dit.to(job.device).train()
     trained = {n: p for n, p in dit.named_parameters() if p.requires_grad}
-    world, autoencoder = WorldClips(WorldStore(job.store), job.device), _autoencoder(job, config)
+    world, autoencoder = WorldClips(WorldStore(job.store), job.device), _autoencoder(job)
     pools = PanePool(world, autoencoder), FusionPool(world, autoencoder)
     stage = GridStage((dit, text), pools, world_captions(), job.recipe, trained, sampled)
     state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
@@ -345,28 +267,15 @@ def _run_upsampler(job: TrainJob, config: NativeConfig, reporter: Reporter) -> P
     path = job.out / "upsampler.safetensors"
     model = Upsampler(config.upsampler).to(job.device)
     world = WorldClips(WorldStore(job.store), job.device)
-    stage = UpsamplerStage(model, _autoencoder(job, config), world, job.recipe)
+    stage = UpsamplerStage(model, _autoencoder(job), world, job.recipe)
     state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
     model.load_state_dict(averaged(state))
-    save_weights(path, model.state_dict(), facts_of(job, state), _stored_as(job))
+    save_weights(path, model.state_dict(), facts_of(job, state), job.stored_as)
     return path
 
 
-def _stored_as(job: TrainJob) -> torch.dtype:
-    named = {"bf16": torch.bfloat16, "int8": torch.int8, "fp32": torch.float32}
-    return named[job.recipe.stored]
-
-
-def _autoencoder(job: TrainJob, config: NativeConfig) -> Autoencoder:
-    model = Autoencoder(config.autoencoder)
-    load_weights(job.out / "autoencoder.safetensors", model)
-    return model.to(job.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
-
-
-def world_captions() -> Captions:
-    """Return the writer of captions of the procedural world."""
-    effects = [load_effect(name) for name in EFFECT_NAMES]
-    return Captions(effects, load_layout("edit-2x2"), load_layout("composition-2x2"))
+def _autoencoder(job: TrainJob) -> Autoencoder:
+    return load_autoencoder(job.model, job.out, job.device, channels_last=True)
 
 
 _DECODER_ONLY = (("autoencoder", "autoencoder"),)

@@ -13,7 +13,7 @@ from dcgrid.grid.layout import LatentGeometry, cell_token_shape
 from dcgrid.grid.modes import Mode
 from dcgrid.models.native.config import PRESETS
 from dcgrid.recipes import Table, read_toml
-from dcgrid.train.run import DC_NAME
+from dcgrid.train.job import DC_NAME
 from dcgrid.train.sampled import grids_folder
 
 _PARTS = (("autoencoder", "autoencoder"), ("base", "text"), ("base", "dit"))

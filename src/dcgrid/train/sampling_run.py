@@ -15,11 +15,9 @@ import torch
 from einops import rearrange
 
 from dcgrid.errors import UsageError, WeightsError
-from dcgrid.models.native.autoencoder import Autoencoder
-from dcgrid.models.native.config import PRESETS
-from dcgrid.models.weights import load_weights
 from dcgrid.runtime.lock import run_lock
 from dcgrid.train.checkpoint import remove_leftovers
+from dcgrid.train.networks import load_autoencoder
 from dcgrid.train.painter import GridPainter
 from dcgrid.train.sampled import (
     DROPPED,
@@ -99,7 +97,9 @@ def drop_grids(job: SampleJob, numbers: Sequence[int]) -> list[Path]:
                 f"--drop {number}: there is no grid {number} in {job.folder}",
                 hint=f"look at {job.folder / SHEET_NAME} for the numbers",
             )
-    _autoencoder(job)  # without it there is no sheet: better before anything has moved
+    load_autoencoder(
+        job.model, job.out, job.device
+    )  # without it there is no sheet: better before anything has moved
     with run_lock(job.folder):
         (job.folder / DROPPED).mkdir(exist_ok=True)
         for number in dict.fromkeys(numbers):
@@ -116,7 +116,8 @@ def write_sheet(job: SampleJob) -> None:
         WeightsError: The autoencoder or a grid is missing or damaged.
         OutputError: The picture cannot be written.
     """
-    autoencoder, rows, labels = _autoencoder(job), [], []
+    autoencoder = load_autoencoder(job.model, job.out, job.device)
+    rows, labels = [], []
     for number, path in grid_files(job.folder).items():
         cells = []
         for cell_CFYX in read_grid(path).cells_KCFYX:
@@ -136,9 +137,3 @@ def _first_and_last(frames_THWC: torch.Tensor) -> torch.Tensor:
     """Return what the sheet shows of a cell; all frames of many grids would not fit in memory."""
     picks = torch.linspace(0, len(frames_THWC) - 1, min(SHEET_FRAMES, len(frames_THWC)))
     return frames_THWC[picks.round().long()]
-
-
-def _autoencoder(job: SampleJob) -> Autoencoder:
-    model = Autoencoder(PRESETS[job.model].autoencoder)
-    load_weights(job.out / "autoencoder.safetensors", model)
-    return model.to(job.device).eval().requires_grad_(False)

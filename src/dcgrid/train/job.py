@@ -1,0 +1,95 @@
+"""What a training run is to do, how it tells, and what its weight files say of it.
+
+run.py carries a job out; dc.py, painter.py and the plan read it, too.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from dcgrid.train.checkpoint import TrainState
+from dcgrid.train.log import Progress
+from dcgrid.train.loop import LoopOptions
+from dcgrid.train.settings import TrainRecipe
+
+DC_NAME = "dc.safetensors"
+"""File of the Multi-DC LoRA."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainJob:
+    """One run of one stage."""
+
+    recipe: TrainRecipe
+    """The stage's recipe, overrides applied."""
+    model: str
+    """Preset of the native model."""
+    out: Path
+    """Folder of the weight files."""
+    store: Path
+    """Folder of the world's pictures."""
+    resume: bool = False
+    """Go on from the last checkpoint."""
+    start: Path | None = None
+    """Folder of an earlier edition's weights to start from; None: random ones."""
+    decoder_only: bool = False
+    """Stage `autoencoder`: keep encoder and latents as they are."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where clips are rendered and networks trained."""
+    accept_changes: bool = False
+    """With `resume`: go on though the recipe is not the checkpoint's."""
+    save_every_s: float = 120.0
+    """Seconds between checkpoints."""
+    concepts: Path | None = None
+    """Stage `dc`: manifest or folder of clips; None: concepts of the procedural world."""
+    cache_only: bool = False
+    """Stage `dc`: make what it learns from and stop."""
+
+    @property
+    def loop(self) -> LoopOptions:
+        """Where the loop keeps its state."""
+        return LoopOptions(
+            folder=self.out / self.recipe.run_name,
+            resume=self.resume,
+            save_every_s=self.save_every_s,
+            model=self.model,
+            accept_changes=self.accept_changes,
+        )
+
+    @property
+    def stored_as(self) -> torch.dtype:
+        """How the weight file keeps matrices."""
+        named = {"bf16": torch.bfloat16, "int8": torch.int8, "fp32": torch.float32}
+        return named[self.recipe.stored]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reporter:
+    """How a run tells what it does."""
+
+    say: Callable[[str], None]
+    progress: Callable[[Progress], None]
+
+
+def facts_of(job: TrainJob, state: TrainState) -> dict[str, str]:
+    """Return what a weight file says of its making."""
+    return {
+        "model": job.model,
+        "stage": job.recipe.stage,
+        "steps": str(state.step),
+        "seed": str(job.recipe.seed),
+    }
+
+
+def averaged(state: TrainState) -> dict[str, torch.Tensor]:
+    """Return the averaged weights, or the last ones where no average is kept."""
+    return state.ema or {n: p.detach() for n, p in state.parameters.items()}
+
+
+@torch.no_grad()
+def take_averaged(state: TrainState) -> None:
+    """Put the averaged weights in place of the trained ones; without an average these stay."""
+    for name, average in state.ema.items():
+        state.parameters[name].copy_(average)
