@@ -8,10 +8,10 @@ from torch import Tensor
 
 from dcgrid.grid.coordinates import grid_positions, token_coordinates, window_mask
 from dcgrid.grid.layout import GridLayout, TokenShape
+from dcgrid.models.attention import attend
 from dcgrid.models.native import attention
 from dcgrid.models.native.attention import (
     HeadNorm,
-    attend,
     attend_in_window,
     axis_frequencies,
     rotary_tables,

@@ -17,9 +17,9 @@ from einops import rearrange
 from torch import nn
 
 from dcgrid.models.base import CellText, Memory, TokenPlaces
+from dcgrid.models.given import Call, find_given, live_call, name_text
 from dcgrid.models.native.attention import axis_frequencies, rotary_tables
 from dcgrid.models.native.config import DiTConfig
-from dcgrid.models.native.given import Call, find_given, live_call, name_text
 from dcgrid.models.native.layers import (
     NOISE_WIDTH,
     CellAttention,

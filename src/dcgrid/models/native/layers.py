@@ -16,16 +16,17 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from dcgrid.models.attention import attend
 from dcgrid.models.base import Memory
-from dcgrid.models.linear import CellLinear
-from dcgrid.models.native.attention import HeadNorm, attend, attend_in_window, rotate
-from dcgrid.models.native.config import DiTConfig
-from dcgrid.models.native.given import (
+from dcgrid.models.given import (
     Given,
     Pair,
     attend_given_first,
     hidden_peers,
 )
+from dcgrid.models.linear import CellLinear
+from dcgrid.models.native.attention import HeadNorm, attend_in_window, rotate
+from dcgrid.models.native.config import DiTConfig
 
 NOISE_WIDTH = 96
 """Channels in which a token carries what the noise around it says."""

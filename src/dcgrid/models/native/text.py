@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from dcgrid.models.native.attention import attend
+from dcgrid.models.attention import attend
 from dcgrid.models.native.config import TextConfig
 
 PAD, UNKNOWN, EMPTY = 0, 1, 2

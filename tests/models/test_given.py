@@ -1,6 +1,6 @@
 """Given-first attention against the plain forward, and calls with a memory against calls without.
 
-Letters: see dcgrid/models/native/given.py.
+Letters: see dcgrid/models/given.py.
 """
 
 from dataclasses import replace

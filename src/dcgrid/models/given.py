@@ -21,8 +21,8 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from dcgrid.models.attention import attend
 from dcgrid.models.base import CellText, Memory, TokenPlaces
-from dcgrid.models.native.attention import attend
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Keys and values."""
