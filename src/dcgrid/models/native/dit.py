@@ -18,6 +18,7 @@ from torch import nn
 
 from dcgrid.models.base import CellText, Memory, TokenPlaces
 from dcgrid.models.given import Call, find_given, live_call, name_text
+from dcgrid.models.modulation import gate, modulate
 from dcgrid.models.native.attention import axis_frequencies, rotary_tables
 from dcgrid.models.native.config import DiTConfig
 from dcgrid.models.native.layers import (
@@ -60,16 +61,17 @@ class Block(nn.Module):
 
     def forward(self, tokens_BSD: torch.Tensor, context: Context) -> torch.Tensor:
         """Return tokens of the same shape."""
+        index_BKF = context.condition_index_BKF
         modulation = self.modulation(F.silu(context.condition_UD))
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation.chunk(6, dim=-1)
-        normed = _modulate(_plain_norm(tokens_BSD), shift_1, scale_1, context)
+        normed = modulate(_plain_norm(tokens_BSD), shift_1, scale_1, index_BKF)
         attended = self.grid_attention(normed, context)
         if self.cell_attention is not None:
             attended = attended + self.cell_attention(normed, context)
-        tokens_BSD = tokens_BSD + _per_frame(gate_1, attended, context)
+        tokens_BSD = tokens_BSD + gate(gate_1, attended, index_BKF)
         tokens_BSD = tokens_BSD + self.text_attention(self.text_norm(tokens_BSD), context)
-        normed = _modulate(_plain_norm(tokens_BSD), shift_2, scale_2, context)
-        return tokens_BSD + _per_frame(gate_2, self._mlp(normed), context)
+        normed = modulate(_plain_norm(tokens_BSD), shift_2, scale_2, index_BKF)
+        return tokens_BSD + gate(gate_2, self._mlp(normed), index_BKF)
 
     def _mlp(self, tokens_BSD: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.mlp_out(F.gelu(self.mlp_in(tokens_BSD)))
@@ -100,32 +102,15 @@ class PlaceField(nn.Module):
     def forward(self, features_BSP: torch.Tensor, context: Context) -> torch.Tensor:
         """Return a vector for each token, BSD."""
         shift_UD, scale_UD = self.condition_in(F.silu(context.condition_UD)).chunk(2, dim=-1)
-        placed = _modulate(self.place_in(features_BSP), shift_UD, scale_UD, context)
+        placed = modulate(
+            self.place_in(features_BSP), shift_UD, scale_UD, context.condition_index_BKF
+        )
         out: torch.Tensor = self.out(F.gelu(self.middle(F.gelu(placed))))
         return out
 
 
 def _plain_norm(tokens_BSD: torch.Tensor) -> torch.Tensor:
     return F.layer_norm(tokens_BSD, tokens_BSD.shape[-1:])
-
-
-def _per_frame(factor_UD: torch.Tensor, tokens_BSD: torch.Tensor, context: Context) -> torch.Tensor:
-    """Multiply tokens by the factor of their (cell, frame); no per-token copy is ever made."""
-    shape = context.shape
-    factor = factor_UD[context.condition_index_BKF][:, :, :, None]
-    split = rearrange(tokens_BSD, "b (k f n) d -> b k f n d", k=shape.cells, f=shape.frames)
-    return rearrange(split * factor.to(split.dtype), "b k f n d -> b (k f n) d")
-
-
-def _modulate(
-    tokens_BSD: torch.Tensor, shift_UD: torch.Tensor, scale_UD: torch.Tensor, context: Context
-) -> torch.Tensor:
-    shape = context.shape
-    index = context.condition_index_BKF
-    split = rearrange(tokens_BSD, "b (k f n) d -> b k f n d", k=shape.cells, f=shape.frames)
-    scale = (1 + scale_UD[index][:, :, :, None]).to(split.dtype)
-    shift = shift_UD[index][:, :, :, None].to(split.dtype)
-    return rearrange(split * scale + shift, "b k f n d -> b (k f n) d")
 
 
 def _with_text(
@@ -259,7 +244,9 @@ class DiT(nn.Module):
         if field_BSD is not None:
             tokens_BSD = tokens_BSD + field_BSD
         shift_UD, scale_UD = self.modulation(F.silu(context.condition_UD)).chunk(2, dim=-1)
-        tokens_BSD = _modulate(_plain_norm(tokens_BSD), shift_UD, scale_UD, context)
+        tokens_BSD = modulate(
+            _plain_norm(tokens_BSD), shift_UD, scale_UD, context.condition_index_BKF
+        )
         out_BSD = self.patch_out(tokens_BSD)
         if self.peer_head is not None:
             out_BSD = out_BSD + self.peer_head(tokens_BSD, patches_BSD, context)

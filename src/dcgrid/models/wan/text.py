@@ -1,0 +1,89 @@
+"""UMT5 text for grids: every segment on its own, then the segments that a cell may read.
+
+Letters: B batch, K cells, L text tokens, E text width.
+"""
+
+import html
+import re
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from dcgrid.errors import PromptError
+from dcgrid.models.base import CellText
+
+Foreign: TypeAlias = Any
+"""A module of transformers, whose parts its types do not tell."""
+
+TEXT_LENGTH = 512
+"""Tokens that Wan's transformer reads; shorter texts are filled up with zeros, which it was trained
+to read, too."""
+
+
+def clean_text(text: str) -> str:
+    """Return a text as Wan's pipelines clean it: mended characters, entities and white space."""
+    import ftfy
+
+    mended = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    return re.sub(r"\s+", " ", mended).strip()
+
+
+class SegmentEncoder:
+    """Encodes segments once each.
+
+    Args:
+        tokenizer: Of the checkpoint.
+        encoder: A `transformers.UMT5EncoderModel`.
+    """
+
+    def __init__(self, tokenizer: Foreign, encoder: Foreign) -> None:
+        self._tokenizer, self.encoder = tokenizer, encoder
+
+    @torch.no_grad()
+    def encode(self, text: str) -> Tensor:
+        """Return the embeddings LE of one segment, its end token among them.
+
+        Raises:
+            PromptError: The segment alone is longer than the transformer reads.
+        """
+        cleaned = clean_text(text)
+        tokens = self._tokenizer(cleaned, add_special_tokens=True, return_tensors="pt")
+        count = tokens.input_ids.shape[1]
+        if count > TEXT_LENGTH:
+            raise _too_long(cleaned, count)
+        device = next(self.encoder.parameters()).device
+        found = self.encoder(tokens.input_ids.to(device), tokens.attention_mask.to(device))
+        states_LE: Tensor = found.last_hidden_state[0]
+        return states_LE
+
+    def encode_rows(self, rows: Sequence[Sequence[str]], cells: int) -> CellText:
+        """Encode what each cell reads, segments side by side, filled up to TEXT_LENGTH.
+
+        Args:
+            rows: B * K lists of segment texts, grid after grid; at least one text a list.
+            cells: K.
+
+        Raises:
+            PromptError: What a cell reads is longer than the transformer reads.
+        """
+        known = {text: self.encode(text) for text in dict.fromkeys(t for row in rows for t in row)}
+        padded = []
+        for row in rows:
+            read_LE = torch.cat([known[text] for text in row])
+            missing = TEXT_LENGTH - len(read_LE)
+            if missing < 0:
+                raise _too_long(" ".join(row), len(read_LE))
+            padded.append(torch.cat([read_LE, read_LE.new_zeros(missing, read_LE.shape[1])]))
+        tokens_BKLE = torch.stack(padded).unflatten(0, (len(rows) // cells, cells))
+        # Wan reads the zeros as well, so all of it is valid and no mask slows attention down.
+        valid_BKL = torch.ones(tokens_BKLE.shape[:3], dtype=torch.bool, device=tokens_BKLE.device)
+        return CellText(tokens_BKLE=tokens_BKLE, valid_BKL=valid_BKL)
+
+
+def _too_long(text: str, count: int) -> PromptError:
+    return PromptError(
+        f"the text of a cell has {count} tokens, Wan reads {TEXT_LENGTH}: {text[:80]!r}...",
+        hint="say it in fewer words",
+    )
