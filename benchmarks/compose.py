@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from benchmarks import options as shared
 from benchmarks.clips import BenchClip, find_clips, read_bench_clip
 from benchmarks.edits import CellSized
+from benchmarks.elements import draw_like, to_pixels, to_unit, words_of
 from benchmarks.figures import compare
 from benchmarks.models import load_choice
 from benchmarks.progress import Silent
@@ -28,7 +28,7 @@ from dcgrid.pipelines.fill import FillSettings, fill_grid
 from dcgrid.pipelines.job import ComposeJob
 from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import resolve_fusions
-from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
+from dcgrid.train.world.fusion import ELEMENTS, fuse_around, fuse_lit
 
 FUSIONS = (fuse_around, fuse_lit)
 """What the third and the fourth cell show."""
@@ -75,26 +75,16 @@ def score_fusions(
         seed: Of the element and of the sampler's noise.
         device: Where the model is.
     """
-    scene_CTHW = clip.frames_THWC.permute(3, 0, 1, 2).float() / 255
-    seconds_T = torch.arange(scene_CTHW.shape[1]) / backbone.spec.fps
-    drawn_CTHW = draw_element(element, scene_CTHW, seconds_T, torch.Generator().manual_seed(seed))
-    element_THWC = _pixels(drawn_CTHW)
-    # The words that a user would give; the truth is rendered from the pixels that the model got.
-    words = ELEMENTS[element]
-    job = ComposeJob(
-        first=clip.path,
-        second=Path(),
-        concept=words.phrases[0],
-        concept_motion=words.motion,
-        seed=seed,
-    )
+    # The truth is rendered from the pixels that the model got.
+    element_THWC = draw_like(element, clip.frames_THWC, backbone.spec.fps, seed)
+    job = ComposeJob(first=clip.path, second=Path(), seed=seed, **words_of(element))
     request = grid_request(resolve_fusions(job), [clip.frames_THWC, element_THWC])
     settings = FillSettings(seed=seed, device=device)
     filled = fill_grid(backbone, request, settings, Silent())
-    shown_CTHW = element_THWC.permute(3, 0, 1, 2).float() / 255
+    scene_CTHW, shown_CTHW = to_unit(clip.frames_THWC), to_unit(element_THWC)
     scores = []
     for one, fuse in zip(filled, FUSIONS, strict=True):
-        truth_THWC = _pixels(fuse(scene_CTHW, shown_CTHW))
+        truth_THWC = to_pixels(fuse(scene_CTHW, shown_CTHW))
         inputs = (clip.frames_THWC, element_THWC)
         scores.append(
             FusionScore(
@@ -142,10 +132,6 @@ def _line(element: str, fusion: str, scores: Sequence[FusionScore]) -> str:
     fused = statistics.fmean(score.fused_db for score in scores)
     pasted = statistics.fmean(score.pasted_db for score in scores)
     return f"{element:12} {fusion:12} {fused:9.2f} {pasted:13.2f} {fused - pasted:5.2f}"
-
-
-def _pixels(clip_CTHW: Tensor) -> Tensor:
-    return (clip_CTHW * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ Letters: T frames, H W height/width, C the 3 colours.
 import argparse
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -26,14 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import options as shared
-from benchmarks.clips import CLIPS_DIR, read_frames
-from benchmarks.progress import Silent
+from benchmarks.clips import CLIPS_DIR
+from benchmarks.stories import given_clip, tell_scenes
 from dcgrid.errors import UsageError, WeightsError
-from dcgrid.models.loading import model_spec
-from dcgrid.pipelines.plan import clip_rules
-from dcgrid.pipelines.script import Scene, StoryJob
-from dcgrid.pipelines.story import plan_story, prepare_story, tell_story
-from dcgrid.video.read import read_clip
 
 CLIPS = ("asl_book.mkv", "asl_again.mkv", "asl_eat.mkv", "headpose_female.gif")
 """Four people whose faces can be seen."""
@@ -148,22 +142,10 @@ def _run(options: argparse.Namespace) -> None:
     rows = []
     for name in options.clips:
         clip = options.clips_dir / name
-        with tempfile.TemporaryDirectory() as folder:
-            job = StoryJob(
-                name="tale",
-                folder=Path(folder),
-                source=clip,
-                scenes=tuple(Scene(effect=scene) for scene in options.scenes),
-                seed=options.seed,
-                contact_sheet=False,
-            )
-            result = tell_story(plan_story(prepare_story(job)), Silent())
-            files = result.files[: len(options.scenes)]
-            made = {
-                scene: read_frames(file) for scene, file in zip(options.scenes, files, strict=True)
-            }
+        scenes = tell_scenes(clip, options.scenes, options.seed)
+        made = dict(zip(options.scenes, scenes, strict=True))
         # As the model was given it: a face of 20 pixels has lost more than any edit takes.
-        made["clip"] = read_clip(clip, clip_rules(model_spec("mini")))[0].frames_THWC
+        made["clip"] = given_clip(clip).frames_THWC
         for scene, frames_THWC in made.items():
             rows.append(SceneFace(story=name, scene=scene, embedding_E=faces.embed(frames_THWC)))
         print(name, file=sys.stderr)

@@ -4,23 +4,19 @@ Letters: T frames, H W height/width, C the 3 colours.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from benchmarks.clips import read_frames
+from benchmarks.elements import draw_like, words_of
 from benchmarks.progress import Silent
 from benchmarks.sheets.make import write_small
-from dcgrid.models.loading import model_spec
+from benchmarks.stories import given_clip, tell_scenes
 from dcgrid.pipelines.job import ComposeJob
-from dcgrid.pipelines.plan import clip_rules, plan_run, prepare_run
+from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.pipelines.run import carry_out
-from dcgrid.pipelines.script import Scene, StoryJob
-from dcgrid.pipelines.story import plan_story, prepare_story, tell_story
-from dcgrid.train.world.fusion import ELEMENTS, draw_element
-from dcgrid.video.read import read_clip
+from dcgrid.train.world.fusion import ELEMENTS
 from dcgrid.video.write import write_video
 
 FRAMES, MOST_BYTES = 4, 200_000
@@ -80,11 +76,10 @@ def write_fusions(path: Path, pair: Pair, clips_dir: Path, seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         first = clips_dir / pair.first
         second = clips_dir / pair.second
-        words = {}
+        words: Mapping[str, str] = {}
         if pair.second in ELEMENTS:
             second = _drawn(pair.second, first, Path(folder), seed)
-            element = ELEMENTS[pair.second]
-            words = {"concept": element.phrases[0], "concept_motion": element.motion}
+            words = words_of(pair.second)
         job = ComposeJob(
             first=first, second=second, seed=seed, out=Path(folder), contact_sheet=False,
             save_grid=True, **words,
@@ -104,19 +99,9 @@ def write_tale(path: Path, tale: Tale, clips_dir: Path, seed: int) -> None:
         DcgridError: As the command.
     """
     clip = clips_dir / tale.clip
-    with tempfile.TemporaryDirectory() as folder:
-        job = StoryJob(
-            name="tale",
-            folder=Path(folder),
-            source=clip,
-            scenes=tuple(Scene(effect=name) for name in tale.scenes),
-            seed=seed,
-            contact_sheet=False,
-        )
-        result = tell_story(plan_story(prepare_story(job)), Silent())
-        scenes = [read_frames(file) for file in result.files[: len(tale.scenes)]]
-    given, _ = read_clip(clip, clip_rules(model_spec("mini")))
-    write_small(path, [given.frames_THWC, *scenes], ["clip", *tale.scenes], FRAMES, MOST_BYTES)
+    scenes = tell_scenes(clip, tale.scenes, seed)
+    given_THWC = given_clip(clip).frames_THWC
+    write_small(path, [given_THWC, *scenes], ["clip", *tale.scenes], FRAMES, MOST_BYTES)
 
 
 def films_page(title: str, pictures: Sequence[tuple[str, str]], command: str) -> str:
@@ -130,10 +115,7 @@ def films_page(title: str, pictures: Sequence[tuple[str, str]], command: str) ->
 
 def _drawn(element: str, like: Path, folder: Path, seed: int) -> Path:
     """Write an element of the world as a clip of the size that the model takes `like` at."""
-    clip, _ = read_clip(like, clip_rules(model_spec("mini")))
-    like_CTHW = clip.frames_THWC.permute(3, 0, 1, 2).float() / 255
-    seconds_T = torch.arange(like_CTHW.shape[1]) / float(clip.fps)
-    drawn_CTHW = draw_element(element, like_CTHW, seconds_T, torch.Generator().manual_seed(seed))
-    frames_THWC = (drawn_CTHW * 255).round().to(torch.uint8).permute(1, 2, 3, 0)
+    clip = given_clip(like)
+    frames_THWC = draw_like(element, clip.frames_THWC, float(clip.fps), seed)
     write_video(folder / f"{element}.mp4", frames_THWC, clip.fps)
     return folder / f"{element}.mp4"

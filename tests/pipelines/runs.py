@@ -1,15 +1,22 @@
-"""Runs with `tiny`, for the tests of this folder."""
+"""Runs and stories with `tiny`, for the tests of this folder."""
 
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 import torch
 
+from dcgrid.pipelines import paint
+from dcgrid.pipelines.fill import FilledCell
 from dcgrid.pipelines.job import EditJob, GridJob
 from dcgrid.pipelines.plan import PreparedRun, plan_run, prepare_run
+from dcgrid.pipelines.request import GridRequest
 from dcgrid.pipelines.run import RunResult, carry_out
+from dcgrid.pipelines.script import StoryJob, scene_of
+from dcgrid.pipelines.story import StoryResult, tell_story
+from dcgrid.pipelines.story_plan import PreparedStory, plan_story, prepare_story
 
 
 class Silence:
@@ -44,6 +51,36 @@ def run(prepared: PreparedRun | GridJob, progress: Silence | None = None) -> Run
     if isinstance(prepared, GridJob):
         prepared = prepare_run(prepared)
     return carry_out(plan_run(prepared), progress or Silence())
+
+
+def story_job(folder: Path, *scenes: str, **values: object) -> StoryJob:
+    chosen = tuple(scene_of(text, None) for text in scenes)
+    settings = {"num_inference_steps": 2, "guidance_scale": 1.0, **values}
+    return StoryJob(
+        name="tale", folder=folder, scenes=chosen, model="tiny", dtype="fp32", **settings
+    )  # type: ignore[arg-type]
+
+
+def tell(story: StoryJob | PreparedStory, progress: Silence | None = None) -> StoryResult:
+    prepared = prepare_story(story) if isinstance(story, StoryJob) else story
+    return tell_story(plan_story(prepared), progress or Silence())
+
+
+def spy_on_grids(
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[list[GridRequest], list[list[FilledCell]]]:
+    """Collect what is asked of the model and what it paints."""
+    requests: list[GridRequest] = []
+    made: list[list[FilledCell]] = []
+    real = paint.fill_grid
+
+    def spy(backbone, request, settings, progress):  # type: ignore[no-untyped-def]
+        requests.append(request)
+        made.append(real(backbone, request, settings, progress))
+        return made[-1]
+
+    monkeypatch.setattr(paint, "fill_grid", spy)
+    return requests, made
 
 
 def decoded(path: Path) -> torch.Tensor:

@@ -10,7 +10,8 @@ import torch
 from dcgrid import hub
 from dcgrid.errors import InputVideoError, OutputError
 from dcgrid.pipelines import paint
-from dcgrid.pipelines.paint import Painted
+from dcgrid.pipelines.fill import FilledCell
+from dcgrid.pipelines.painted import Painted
 from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 from dcgrid.pipelines.windows import Join, Window, plan_windows
@@ -115,7 +116,7 @@ def test_a_window_that_was_damaged_since_is_painted_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(paint.Painted, "pieces", interrupt)
+        patched.setattr(Painted, "pieces", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(whole(long_clip, force=True))
     part = next((hub.cache_dir() / "runs").glob("*/000002.1.mkv"))
@@ -136,7 +137,7 @@ def test_windows_of_another_seed_are_not_taken(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(paint.Painted, "pieces", interrupt)
+        patched.setattr(Painted, "pieces", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(whole(long_clip))
     progress = Silence()
@@ -148,7 +149,7 @@ def test_two_processes_do_not_work_on_one_run(
     long_clip: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = tmp_path / "work"
-    monkeypatch.setattr(paint, "_work_folder", lambda plan, model: folder)
+    monkeypatch.setattr(paint, "_folder_of", lambda facts: folder)
     with run_lock(folder), pytest.raises(OutputError, match="another run works"):
         run(whole(long_clip))
 
@@ -157,7 +158,7 @@ def test_a_damaged_part_is_refused_and_named(tmp_path: Path) -> None:
     windows = plan_windows(13, 9, Join(head=5, blend=0), 4)
     painted = Painted(windows, [1], tmp_path)
     filled = [
-        paint.FilledCell(
+        FilledCell(
             cell=1,
             frames_THWC=torch.full((9, 64, 96, 3), 7, dtype=torch.uint8),
             small_THWC=torch.full((9, 32, 48, 3), 9, dtype=torch.uint8),
@@ -189,10 +190,10 @@ def test_what_both_windows_paint_is_mixed_step_by_step(tmp_path: Path) -> None:
     assert len(windows) == 2
     painted = Painted(windows, [1], tmp_path)
 
-    def filled(window: Window, level: int) -> list[paint.FilledCell]:
+    def filled(window: Window, level: int) -> list[FilledCell]:
         frames = torch.full((window.count, 16, 16, 3), level, dtype=torch.uint8)
         frames[:, 0, 0, 0] = torch.arange(window.first, window.first + window.count)
-        return [paint.FilledCell(cell=1, frames_THWC=frames, small_THWC=frames)]
+        return [FilledCell(cell=1, frames_THWC=frames, small_THWC=frames)]
 
     for window, level in zip(windows, (100, 200), strict=True):
         painted.put(window, filled(window, level))

@@ -1,5 +1,6 @@
 """`story` with `tiny`: scenes in order, grids that go on from one another, one reel."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,19 +9,16 @@ import pytest
 import torch
 
 from dcgrid.errors import InputVideoError, OutputError, RecipeError, UsageError
-from dcgrid.pipelines import story as story_module
-from dcgrid.pipelines.manifest import read_manifest
+from dcgrid.pipelines import story_files
 from dcgrid.pipelines.script import (
     TEXT_ALONE_STEPS,
     Scene,
-    StoryJob,
     read_story,
     resolve_story,
-    scene_of,
     titles_of,
 )
-from dcgrid.pipelines.story import StoryResult, plan_story, prepare_story, tell_story
-from tests.pipelines.runs import Silence, decoded
+from dcgrid.pipelines.story_plan import plan_story, prepare_story
+from tests.pipelines.runs import Silence, decoded, spy_on_grids, story_job, tell
 
 FILE = """
 from = "input.mp4"
@@ -35,18 +33,6 @@ title = "It pours"
 [[scenes]]
 prompt = "in a snowy street"
 """
-
-
-def story_job(folder: Path, *scenes: str, **values: object) -> StoryJob:
-    chosen = tuple(scene_of(text, None) for text in scenes)
-    settings = {"num_inference_steps": 2, "guidance_scale": 1.0, **values}
-    return StoryJob(
-        name="tale", folder=folder, scenes=chosen, model="tiny", dtype="fp32", **settings
-    )  # type: ignore[arg-type]
-
-
-def tell(job: StoryJob, progress: Silence | None = None) -> StoryResult:
-    return tell_story(plan_story(prepare_story(job)), progress or Silence())
 
 
 def test_a_story_file_says_all(clip: Path) -> None:
@@ -85,7 +71,7 @@ def test_scenes_of_the_reel_are_the_scenes(tmp_path: Path, clip: Path) -> None:
 def test_a_clip_stands_in_every_grid(
     tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = spy_on_grids(monkeypatch)
+    requests, _ = spy_on_grids(monkeypatch)
     job = story_job(tmp_path, *["rain", "night", "fog", "rain"], source=clip)
     result = tell(job)
     assert len(result.files) == 4 + 3
@@ -96,15 +82,7 @@ def test_a_clip_stands_in_every_grid(
 def test_from_text_alone_later_grids_go_on_from_the_last_scene(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = spy_on_grids(monkeypatch)
-    made: list[list[story_module.FilledCell]] = []
-    real = story_module.fill_grid
-
-    def keep(*arguments):  # type: ignore[no-untyped-def]
-        made.append(real(*arguments))
-        return made[-1]
-
-    monkeypatch.setattr(story_module, "fill_grid", keep)
+    requests, made = spy_on_grids(monkeypatch)
     progress = Silence()
     job = story_job(tmp_path, *["rain", "night", "fog", "noir", "snow"], duration_s=0.5)
     result = tell(job, progress)
@@ -112,20 +90,11 @@ def test_from_text_alone_later_grids_go_on_from_the_last_scene(
     assert [sorted(request.given) for request in requests] == [[], [0]]
     assert torch.equal(requests[1].given[0], made[0][3].small_THWC)
     assert len(decoded(result.files[0])) == 5
+    # Nothing was given to the first grid, so there is nothing to score its scenes by.
+    scores = [one.structure is None for one in result.manifest.outputs]
+    assert scores == [True, True, True, True, False]
     grids = resolve_story(story_job(tmp_path, *["rain"] * 5, num_inference_steps=None))
     assert [grid.num_inference_steps for grid in grids] == [TEXT_ALONE_STEPS, 1]
-
-
-def spy_on_grids(monkeypatch: pytest.MonkeyPatch) -> list:  # type: ignore[type-arg]
-    requests = []
-    real = story_module.fill_grid
-
-    def spy(backbone, request, settings, progress):  # type: ignore[no-untyped-def]
-        requests.append(request)
-        return real(backbone, request, settings, progress)
-
-    monkeypatch.setattr(story_module, "fill_grid", spy)
-    return requests
 
 
 def test_a_story_is_the_same_again_and_another_with_another_seed(
@@ -139,16 +108,18 @@ def test_a_story_is_the_same_again_and_another_with_another_seed(
     assert not torch.equal(frames[0], frames[2])
 
 
-def test_the_manifest_has_what_made_it_and_rerun_says_what_to_do(
-    tmp_path: Path, clip: Path
-) -> None:
+def test_the_manifest_has_what_made_it(tmp_path: Path, clip: Path) -> None:
     result = tell(story_job(tmp_path, "rain", "in a garden", source=clip))
     values = json.loads(result.files[-1].read_text())
-    assert values["format"] == "dcgrid-story-1"
-    assert list(values["outputs"].values()) == ["rain", "in a garden"]
-    assert len(values["inputs_sha256"][0]) == 64
-    with pytest.raises(InputVideoError, match="is the manifest of a story"):
-        read_manifest(result.files[-1])
+    assert values["format"] == "dcgrid-story-2"
+    assert [one["path"] for one in values["outputs"]] == [path.name for path in result.files[:2]]
+    assert values["inputs_sha256"] == [hashlib.sha256(clip.read_bytes()).hexdigest()]
+    for one, path in zip(values["outputs"], result.files, strict=False):
+        assert one["file_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert -1 <= one["structure"] <= 1
+    assert values["machine"]["threads"] == torch.get_num_threads()
+    assert [one["num_inference_steps"] for one in values["samplers"]] == [2]
+    assert set(values["timings_s"]) == {"read", "load", "fill", "write"}
 
 
 @pytest.mark.parametrize(
@@ -159,6 +130,7 @@ def test_the_manifest_has_what_made_it_and_rerun_says_what_to_do(
         ('[[scenes]]\neffect = "rain"\nprompt = "x"\n', "exactly one of both"),
         ('[[scenes]]\nefect = "rain"\n', "'scenes.0.efect' is unknown"),
         ('seed = -1\n[[scenes]]\neffect = "rain"\n', "seed"),
+        ('seconds = 0\n[[scenes]]\neffect = "rain"\n', "seconds"),
         ("scenes = 3\n", "array of tables"),
         ("[[scenes]\n", "tale.toml"),
     ],
@@ -181,6 +153,9 @@ def test_impossible_stories_are_refused(tmp_path: Path, clip: Path) -> None:
         prepare_story(replace(story_job(tmp_path), scenes=(Scene(effect="rian"),)))
     with pytest.raises(InputVideoError, match="does not exist"):
         prepare_story(story_job(tmp_path, "rain", source=tmp_path / "none.mp4"))
+    for duration_s in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match="--duration"):
+            plan_story(prepare_story(story_job(tmp_path, "rain", duration_s=duration_s)))
     with pytest.raises(UsageError, match="longer than half of a scene"):
         plan_story(prepare_story(story_job(tmp_path, "rain", source=clip, fade_s=5.0)))
     (tmp_path / "tale.story.json").write_text("{}")
@@ -194,7 +169,7 @@ def test_an_interrupt_leaves_no_file(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(story_module, "write_contact_sheet", interrupt)
+    monkeypatch.setattr(story_files, "write_contact_sheet", interrupt)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(KeyboardInterrupt):
         tell(story_job(tmp_path, "rain", source=clip))

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dcgrid import hub
+from dcgrid.adapters.find import find_adapter
 from dcgrid.cli.options import ForceOption, FormatOption, OfflineOption
 from dcgrid.cli.output import Format, Output
-from dcgrid.errors import AdapterError
 
 if TYPE_CHECKING:
     from dcgrid.adapters.spec import AdapterSpec
@@ -45,7 +44,7 @@ def show_adapter(
     from dcgrid.adapters.reading import layer_names, mean_update, read_adapter
 
     with Output(format_=format_) as output:
-        path = _file(adapter, offline=offline)
+        path = find_adapter(adapter, offline=offline)
         spec, tensors = read_adapter(path)
         facts: dict[str, Any] = {
             "file": str(path),
@@ -71,22 +70,11 @@ def export(
 ) -> None:
     """Write a copy that PEFT or diffusers loads: a plain LoRA of the same rank."""
     with Output(format_=format_) as output:
-        path = _file(adapter, offline=offline)
+        path = find_adapter(adapter, offline=offline)
         from dcgrid.adapters.export import export_adapter
 
         written = export_adapter(path, target.value, out, force=force)
         output.result([f"wrote {one}" for one in written], {"files": [str(one) for one in written]})
-
-
-def _file(reference: str, *, offline: bool) -> Path:
-    """Return the adapter's file, downloaded if need be."""
-    parsed = hub.parse_reference(reference)
-    if parsed.source != "hub" and hub.locate_weights(reference) is None:
-        raise AdapterError(
-            f"adapter {reference!r} does not exist",
-            hint="name a file; the one of mini is package:mini/fill.safetensors",
-        )
-    return hub.fetch_weights(reference, offline=offline)
 
 
 def _facts(spec: "AdapterSpec") -> dict[str, Any]:

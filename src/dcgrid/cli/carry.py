@@ -1,4 +1,4 @@
-"""What every command that fills grids does once its job is checked: plan, run, print."""
+"""What commands that fill grids do once their job is checked: plan, run, print."""
 
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from dcgrid.pipelines.plan import prepare_run
 if TYPE_CHECKING:
     from dcgrid.pipelines.plan import PreparedRun
     from dcgrid.pipelines.run import RunResult
+    from dcgrid.pipelines.story_plan import PreparedStory
 
 
 def check_and_carry_out(job: GridJob, sink: Output, *, dry_run: bool) -> None:
@@ -34,6 +35,28 @@ def carry_out(prepared: "PreparedRun", output: Output, *, dry_run: bool) -> None
 
     result = run.carry_out(plan, output)
     output.result(_lines(result), result.as_json())
+
+
+def carry_out_story(prepared: "PreparedStory", output: Output, *, dry_run: bool) -> None:
+    """Plan a checked story, tell it unless it is a dry run, and print the result."""
+    if prepared.job.offline:
+        hub.go_offline()
+    from dcgrid.pipelines.story_plan import plan_story
+
+    plan = plan_story(prepared)
+    if dry_run:
+        output.result(plan.lines(), {"dry_run": True, **plan.as_json()})
+        return
+    for line in plan.lines():
+        output.note(line)
+    from dcgrid.pipelines.story import tell_story
+
+    result = tell_story(plan, output)
+    lines = [*result.notes, *(f"wrote {path}" for path in result.files)]
+    if result.same_pixels:
+        lines.append("same pixels as the story it repeats")
+    lines.append(f"{result.seconds:.1f} s, seed {prepared.job.seed}")
+    output.result(lines, result.as_json())
 
 
 def _lines(result: "RunResult") -> list[str]:

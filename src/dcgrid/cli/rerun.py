@@ -1,11 +1,11 @@
-"""`dcgrid rerun`: make the results of a run manifest again."""
+"""`dcgrid rerun`: make the results of a manifest again."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dcgrid.cli.carry import carry_out
+from dcgrid.cli.carry import carry_out, carry_out_story
 from dcgrid.cli.options import DryRunOption, FormatOption, OfflineOption, OutOption, QuietOption
 from dcgrid.cli.output import Format, Output
 
@@ -42,12 +42,13 @@ def rerun(
     format_: FormatOption = Format.TEXT,
     quiet: QuietOption = False,
 ) -> None:
-    """Make the same pixels again from the manifest of a run, and check that they are the same.
+    """Make the same pixels again from the manifest of an edit, a composition or a story.
 
-    Results are named like the first ones with .rerun in the name. Input and weights must be the
-    very files of the first run.
+    It checks that they are the same. Results are named like the first ones with .rerun in the
+    name. Input and weights must be the very files of the first run.
     """
     from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
+    from dcgrid.pipelines.story_plan import PreparedStory
 
     job = RerunJob(
         manifest=manifest,
@@ -60,5 +61,8 @@ def rerun(
     with Output(format_=format_, quiet=quiet) as output:
         prepared, first = prepare_rerun(job)
         version = first.versions.get("dcgrid", "?")
-        output.note(f"Repeats a run of {first.created} by dcgrid {version}.")
-        carry_out(prepared, output, dry_run=dry_run)
+        output.note(f"Repeats a {first.command} of {first.created} by dcgrid {version}.")
+        if isinstance(prepared, PreparedStory):
+            carry_out_story(prepared, output, dry_run=dry_run)
+        else:
+            carry_out(prepared, output, dry_run=dry_run)

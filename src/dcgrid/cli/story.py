@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dcgrid import hub
+from dcgrid.cli.carry import carry_out_story
 from dcgrid.cli.options import (
     AdapterOption,
     ContactSheetOption,
@@ -90,6 +91,8 @@ def story(
     the clip in other light, weather or place. Without it the character comes from the text alone.
     Written are the scenes, a reel of all, a storyboard (.png) and a manifest.
     """
+    from dcgrid.pipelines.story_plan import prepare_story
+
     recipe_dir = hub.config_dir() / "recipes"
     job = _job(story_file, source, scene or [], recipe_dir)
     asked: dict[str, Any] = {
@@ -117,7 +120,7 @@ def story(
         force=force,
     )
     with Output(format_=format_, quiet=quiet) as output:
-        _carry_out(job, recipe_dir, output, dry_run=dry_run)
+        carry_out_story(prepare_story(job, recipe_dir), output, dry_run=dry_run)
 
 
 def _job(
@@ -141,26 +144,3 @@ def _job(
         source=source,
         scenes=tuple(scene_of(text, recipe_dir) for text in scenes),
     )
-
-
-def _carry_out(job: StoryJob, recipe_dir: Path, output: Output, *, dry_run: bool) -> None:
-    from dcgrid.pipelines.story import plan_story, prepare_story, tell_story
-
-    if job.offline:
-        hub.go_offline()
-    plan = plan_story(prepare_story(job, recipe_dir))
-    if dry_run:
-        output.result(plan.lines(), {"dry_run": True, **plan.as_json()})
-        return
-    for line in plan.lines():
-        output.note(line)
-    result = tell_story(plan, output)
-    lines = [*result.notes, *(f"wrote {path}" for path in result.files)]
-    lines.append(f"{result.seconds:.1f} s, seed {job.seed}")
-    value = {
-        "files": [str(path) for path in result.files],
-        "seed": job.seed,
-        "seconds": round(result.seconds, 3),
-        "notes": list(result.notes),
-    }
-    output.result(lines, value)

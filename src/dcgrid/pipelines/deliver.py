@@ -6,7 +6,7 @@ Letters: T frames, H W height/width, C the 3 colours.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -23,7 +23,8 @@ from dcgrid.pipelines.choose import TryScore, mean_score, rank_scores, score_try
 from dcgrid.pipelines.footage import Footage, clip_fps
 from dcgrid.pipelines.manifest import OutputRecord
 from dcgrid.pipelines.outputs import StagedFiles
-from dcgrid.pipelines.paint import Painted
+from dcgrid.pipelines.paint import GivenClip
+from dcgrid.pipelines.painted import Painted
 from dcgrid.pipelines.plan import RunPlan
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.windows import sheet_frames
@@ -48,16 +49,29 @@ class Take:
     """Name of the edit that it shows."""
     cell: int
     """The cell that it was painted in."""
-    score: TryScore
-    """How well it kept the clip."""
+    score: TryScore | None
+    """How well it kept the clip; None: there was none."""
     frames_sha256: str
     """Hash of its pixels."""
+
+    def record(self, written: Path) -> OutputRecord:
+        """Return what the manifest says of it, once it is written (under a name of the moment)."""
+        score = self.score
+        return OutputRecord(
+            path=self.path.name,
+            edit=self.edit,
+            cell=self.cell,
+            frames_sha256=self.frames_sha256,
+            file_sha256=hub.file_sha256(written),
+            structure=None if score is None else round(score.structure, 6),
+            flicker=None if score is None else round(score.flicker, 6),
+        )
 
 
 def choose_takes(plan: RunPlan, footage: Sequence[Footage], painted: Painted) -> list[Take]:
     """Rank the tries at each edit and give the kept ones their files, the best first."""
     prepared, takes = plan.prepared, []
-    score_of = _scores(plan, footage[0], painted)
+    score_of = score_cells(footage[0], painted)
     groups = zip(prepared.grid.names, prepared.grid.tries, prepared.outputs.videos, strict=True)
     for name, cells, paths in groups:
         scores = [score_of[cell] for cell in cells]
@@ -78,17 +92,31 @@ def compare_takes(plan: RunPlan, takes: Sequence[Take], progress: Progress) -> b
     expected = plan.prepared.expected_frames
     if not expected:
         return None
-    other = [
+    other = other_pixels(expected, takes)
+    return tell_other_pixels(other, progress, force=plan.prepared.job.force)
+
+
+def other_pixels(expected: Mapping[tuple[str, int], str], takes: Sequence[Take]) -> list[str]:
+    """Return the names of takes whose pixels are not the expected ones, by edit and cell."""
+    return [
         take.edit for take in takes if expected.get((take.edit, take.cell)) != take.frames_sha256
     ]
+
+
+def tell_other_pixels(other: Sequence[str], progress: Progress, *, force: bool) -> bool:
+    """Refuse a rerun, or warn of it, in which these came out differently; True: none did.
+
+    Raises:
+        DeviceError: Some did and `force` is False.
+    """
     if not other:
         return True
     message = f"the rerun came to other pixels in {', '.join(other)}"
-    if not plan.prepared.job.force:
+    if not force:
         raise DeviceError(
             message,
-            hint="the machine, its torch or its threads differ from the manifest's; "
-            "--force writes the result all the same",
+            hint="the machine, its torch or its threads differ from the manifest's, or the "
+            "manifest was changed; --force writes the result all the same",
         )
     progress.warn(message)
     return False
@@ -117,17 +145,7 @@ def write_takes(
         part = staged.stage(take.path)
         told = video.write(part, partial(painted.pieces, take.cell))
         notes += [note for note in told if note not in notes]
-        records.append(
-            OutputRecord(
-                path=take.path.name,
-                edit=take.edit,
-                cell=take.cell,
-                frames_sha256=take.frames_sha256,
-                file_sha256=hub.file_sha256(part),
-                structure=round(take.score.structure, 6),
-                flicker=round(take.score.flicker, 6),
-            )
-        )
+        records.append(take.record(part))
         progress.update(done)
     if outputs.sheet is not None:
         _write_sheet(plan, footage, painted, takes, staged.stage(outputs.sheet))
@@ -137,17 +155,37 @@ def write_takes(
     return records, notes
 
 
+class HashedPieces:
+    """The pieces of a clip, hashed as they go by; each time they are called for, anew."""
+
+    def __init__(self, pieces: Pieces, num_frames: int) -> None:
+        self._pieces, self._num_frames = pieces, num_frames
+        self._digest: hashlib._Hash | None = None
+
+    def __call__(self) -> Iterator[Tensor]:
+        """Yield the pieces."""
+        self._digest = None
+        for piece_THWC in self._pieces():
+            if self._digest is None:
+                shape = (self._num_frames, *piece_THWC.shape[1:])
+                self._digest = hashlib.sha256(f"{shape}".encode())
+            self._digest.update(piece_THWC.contiguous().numpy().tobytes())
+            yield piece_THWC
+
+    @property
+    def hexdigest(self) -> str:
+        """The SHA-256 of the clip's shape and pixels; where the pieces end does not show in it."""
+        if self._digest is None:
+            raise ValueError("a clip has at least one piece")
+        return self._digest.hexdigest()
+
+
 def hash_pieces(pieces: Iterable[Tensor], num_frames: int) -> str:
-    """Return the SHA-256 of a clip's shape and pixels; the pieces do not show in it."""
-    digest: hashlib._Hash | None = None
-    for piece_THWC in pieces:
-        if digest is None:
-            shape = (num_frames, *piece_THWC.shape[1:])
-            digest = hashlib.sha256(f"{shape}".encode())
-        digest.update(piece_THWC.contiguous().numpy().tobytes())
-    if digest is None:
-        raise ValueError("a clip has at least one piece")
-    return digest.hexdigest()
+    """Return the SHA-256 of a clip's shape and pixels, as `HashedPieces` does."""
+    hashed = HashedPieces(lambda: pieces, num_frames)
+    for _ in hashed():
+        pass
+    return hashed.hexdigest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,11 +217,12 @@ class _VideoWriter:
         return Fraction(source_fps).limit_denominator(1001)
 
 
-def _scores(plan: RunPlan, given: Footage, painted: Painted) -> dict[int, TryScore]:
+def score_cells(given: GivenClip, painted: Painted) -> dict[int, TryScore]:
     """Score every cell in one pass: a long clip is decoded anew each time it is gone through."""
     scores: dict[int, list[TryScore]] = {cell: [] for cell in painted.cells}
     streams = [painted.pieces(cell) for cell in painted.cells]
-    for given_THWC, *made in zip(given.pieces(plan.windows), *streams, strict=True):
+    for window, *made in zip(painted.windows, *streams, strict=True):
+        given_THWC = given.frames(window)[window.fresh]
         for cell, made_THWC in zip(painted.cells, made, strict=True):
             scores[cell].append(score_try(given_THWC, made_THWC))
     return {cell: mean_score(pieces) for cell, pieces in scores.items()}
@@ -199,9 +238,9 @@ def _write_sheet(
     """Write frames of the inputs and of each edit's best try."""
     grid, wanted = plan.prepared.grid, sheet_frames(plan.windows, SHEET_FRAMES)
     best = {take.edit: take.cell for take in reversed(takes)}
-    made = [_picked(painted.pieces(best[name]), wanted) for name in grid.names]
+    made = [picked(painted.pieces(best[name]), wanted) for name in grid.names]
     size = (made[0].shape[1], made[0].shape[2])
-    given = [enlarged(_picked(one.pieces(plan.windows), wanted), size) for one in footage]
+    given = [enlarged(picked(one.pieces(plan.windows), wanted), size) for one in footage]
     labels = [grid.labels[cell] for cell in grid.given] + list(grid.names)
     write_contact_sheet(
         path, [[row] for row in (*given, *made)], labels, frames_per_clip=len(wanted)
@@ -222,7 +261,7 @@ def _grid_pieces(plan: RunPlan, footage: Sequence[Footage], painted: Painted) ->
         yield tile_grid([enlarged(one, (size[0], size[1])) for one in pieces], grid.rows, grid.cols)
 
 
-def _picked(pieces: Iterable[Tensor], wanted: Sequence[int]) -> Tensor:
+def picked(pieces: Iterable[Tensor], wanted: Sequence[int]) -> Tensor:
     """Return the frames of these numbers, THWC."""
     frames, first = [], 0
     for piece_THWC in pieces:

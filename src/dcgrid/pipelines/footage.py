@@ -10,11 +10,16 @@ from pathlib import Path
 
 import torch
 
+from dcgrid import hub
+from dcgrid.models.base import ModelSpec
 from dcgrid.pipelines.plan import RunPlan, clip_rules, windows_of
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.windows import Window
-from dcgrid.video.clip import Clip, ClipPlan, ClipRules, SoundSource
+from dcgrid.video.clip import ClipPlan, ClipRules, SoundSource
 from dcgrid.video.read import measure_plan, read_clip, read_window
+
+Asked = tuple[float | None, float | None]
+"""Start and duration that were asked of a clip, in seconds; None: its first frame, the usual."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +32,8 @@ class Footage:
     """What of it is used."""
     whole_THWC: torch.Tensor | None
     """All its frames, uint8; None: they are read when they are needed."""
+    sha256: str = ""
+    """Hash of the file."""
 
     def frames(self, window: Window) -> torch.Tensor:
         """Return the frames of a window, THWC, uint8.
@@ -56,23 +63,53 @@ class Footage:
 
 
 def read_footage(plan: RunPlan, progress: Progress) -> tuple[RunPlan, tuple[Footage, ...]]:
-    """Read the inputs; long ones later, window by window.
+    """Read the inputs of a run; long ones later, window by window.
 
     Only decoding shows where a file lied about its length, so the plan may come back shorter.
 
     Raises:
         InputVideoError: An input cannot be decoded.
     """
-    inputs = plan.prepared.job.inputs
-    if len(plan.windows) > 1:
-        return _measured(plan, progress)
-    read = [_read(plan, index, progress) for index in range(len(inputs))]
-    frames = min(len(clip.frames_THWC) for clip, _ in read)
-    footage = tuple(
-        Footage(path=path, plan=_shortened(done, frames), whole_THWC=clip.frames_THWC[:frames])
-        for path, (clip, done) in zip(inputs, read, strict=True)
+    asked = tuple(zip(plan.prepared.job.starts_s, plan.asked_s, strict=True))
+    known = plan.prepared.inputs_sha256
+    footage = read_clips(plan.spec, plan.clips, asked, progress, known)
+    clips = tuple(one.plan for one in footage)
+    return replace(plan, clips=clips, windows=windows_of(plan.spec, clips[0].num_frames)), footage
+
+
+def read_clips(
+    spec: ModelSpec,
+    clips: Sequence[ClipPlan],
+    asked_s: Sequence[Asked],
+    progress: Progress,
+    known_sha256: Sequence[str] = (),
+) -> tuple[Footage, ...]:
+    """Read clips that were planned: short ones now, those of several windows later.
+
+    Args:
+        spec: The model.
+        clips: A plan a clip, all of one length.
+        asked_s: Start and duration that were asked of each.
+        progress: Told of frames, and of what differs from the plans.
+        known_sha256: Hashes of the files, if they were needed before.
+
+    Returns:
+        The clips, cut to the length of the shortest.
+
+    Raises:
+        InputVideoError: A clip cannot be decoded.
+    """
+    read = _measured if len(windows_of(spec, clips[0].num_frames)) > 1 else _read
+    found = [read(spec, clip, asked, progress) for clip, asked in zip(clips, asked_s, strict=True)]
+    count = min(one.plan.num_frames for one in found)
+    # Where frames were read, their plan has told it.
+    if read is _measured and count < clips[0].num_frames:
+        progress.note(f"The video is shorter than it says: {count} frames are used.")
+    digests = known_sha256 or [hub.file_sha256(one.path) for one in found]
+    return tuple(
+        replace(_shortened(one, count), sha256=digest)
+        for one, digest in zip(found, digests, strict=True)
     )
-    return _with_clips(plan, tuple(one.plan for one in footage)), footage
 
 
 def clip_fps(plan: RunPlan) -> Fraction:
@@ -80,64 +117,21 @@ def clip_fps(plan: RunPlan) -> Fraction:
     return Fraction(plan.spec.fps).limit_denominator(100_000)
 
 
-def _measured(plan: RunPlan, progress: Progress) -> tuple[RunPlan, tuple[Footage, ...]]:
-    """Find out how long clips truly are, where the files only declare it; keep no frame."""
-    job, measured = plan.prepared.job, []
-    for index, clip in enumerate(plan.clips):
-        if clip.info.num_frames is None or clip.is_guess:
-            progress.start("measuring the clip")
-            start_s, asked_s = job.starts_s[index], plan.asked_s[index]
-            clip = measure_plan(clip.info, _rules(plan, clip), start_s, asked_s)
-        measured.append(clip)
-    frames = min(clip.num_frames for clip in measured)
-    clips = tuple(_shortened(clip, frames) for clip in measured)
-    if frames < plan.clips[0].num_frames:
-        progress.note(f"The video is shorter than it says: {frames} frames are used.")
-    footage = tuple(
-        Footage(path=path, plan=clip, whole_THWC=None)
-        for path, clip in zip(job.inputs, clips, strict=True)
-    )
-    return _with_clips(plan, clips), footage
+def _measured(spec: ModelSpec, clip: ClipPlan, asked_s: Asked, progress: Progress) -> Footage:
+    """Find out how long a clip truly is, where the file only declares it; keep no frame."""
+    if clip.info.num_frames is None or clip.is_guess:
+        progress.start("measuring the clip")
+        clip = measure_plan(clip.info, _rules(spec, clip), *asked_s)
+    return Footage(path=clip.info.path, plan=clip, whole_THWC=None)
 
 
-def _with_clips(plan: RunPlan, clips: tuple[ClipPlan, ...]) -> RunPlan:
-    """Return the plan for what the clips turned out to be."""
-    windows = windows_of(plan.spec, clips[0].num_frames)
-    return replace(plan, clips=clips, windows=windows)
-
-
-def _rules(plan: RunPlan, clip: ClipPlan) -> ClipRules:
-    """Return the model's rules for a clip whose size is settled."""
-    return replace(clip_rules(plan.spec), cell_sizes=(clip.cell_size,))
-
-
-def _read(plan: RunPlan, index: int, progress: Progress) -> tuple[Clip, ClipPlan]:
-    planned, start_s = plan.clips[index], plan.prepared.job.starts_s[index]
-    rules = _rules(plan, planned)
-    return read_planned(planned, rules, (start_s, plan.asked_s[index]), progress)
-
-
-def read_planned(
-    planned: ClipPlan,
-    rules: ClipRules,
-    asked_s: tuple[float | None, float | None],
-    progress: Progress,
-) -> tuple[Clip, ClipPlan]:
-    """Read a clip that was planned, and tell what only decoding showed.
-
-    Args:
-        planned: From `plan_clip`, with the same rules and seconds.
-        rules: What the model asks.
-        asked_s: Start and duration that were asked for.
-        progress: Told of frames, and of what differs from the plan.
-
-    Raises:
-        InputVideoError: The video cannot be decoded.
-    """
+def _read(spec: ModelSpec, planned: ClipPlan, asked_s: Asked, progress: Progress) -> Footage:
+    """Read a short clip, and tell what only decoding showed."""
+    path = planned.info.path
     progress.start("reading the clip", planned.num_frames)
     clip, done = read_clip(
-        planned.info.path,
-        rules,
+        path,
+        _rules(spec, planned),
         start_s=asked_s[0],
         duration_s=asked_s[1],
         on_frame=progress.update,
@@ -145,13 +139,21 @@ def read_planned(
     for line in done.lines():
         if line not in planned.lines():
             progress.note(line)
-    return clip, done
+    return Footage(path=path, plan=done, whole_THWC=clip.frames_THWC)
 
 
-def _shortened(plan: ClipPlan, frames: int) -> ClipPlan:
-    """Return the plan cut to fewer frames."""
-    if frames == plan.num_frames:
-        return plan
-    held = max(0, plan.held_frames - (plan.num_frames - frames))
-    used_s = min(plan.duration_s, frames / plan.fps)
-    return replace(plan, num_frames=frames, held_frames=held, duration_s=used_s)
+def _rules(spec: ModelSpec, clip: ClipPlan) -> ClipRules:
+    """Return the model's rules for a clip whose size is settled."""
+    return replace(clip_rules(spec), cell_sizes=(clip.cell_size,))
+
+
+def _shortened(footage: Footage, count: int) -> Footage:
+    """Return footage cut to fewer frames."""
+    plan = footage.plan
+    if count == plan.num_frames:
+        return footage
+    held = max(0, plan.held_frames - (plan.num_frames - count))
+    used_s = min(plan.duration_s, count / plan.fps)
+    short = replace(plan, num_frames=count, held_frames=held, duration_s=used_s)
+    whole_THWC = None if footage.whole_THWC is None else footage.whole_THWC[:count]
+    return replace(footage, plan=short, whole_THWC=whole_THWC)

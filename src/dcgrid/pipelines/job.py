@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from dcgrid.errors import InputVideoError, UsageError
 
@@ -74,6 +74,10 @@ class GridJob:
         """The videos, in the order of the layout's given cells."""
         raise NotImplementedError
 
+    def with_inputs(self, inputs: Sequence[Path]) -> Self:
+        """Return the job for other files, as many as `inputs` has."""
+        raise NotImplementedError
+
     @property
     def starts_s(self) -> tuple[float | None, ...]:
         """Where each of them starts."""
@@ -133,6 +137,10 @@ class EditJob(GridJob):
         """The video."""
         return (self.input,)
 
+    def with_inputs(self, inputs: Sequence[Path]) -> Self:
+        """Return the job for another video."""
+        return replace(self, input=inputs[0])
+
     @property
     def words(self) -> str:
         """All free text of the user."""
@@ -177,6 +185,10 @@ class ComposeJob(GridJob):
         """Both videos."""
         return (self.first, self.second)
 
+    def with_inputs(self, inputs: Sequence[Path]) -> Self:
+        """Return the job for two other videos."""
+        return replace(self, first=inputs[0], second=inputs[1])
+
     @property
     def starts_s(self) -> tuple[float | None, ...]:
         """Where each of them starts."""
@@ -200,15 +212,6 @@ class ComposeJob(GridJob):
     def joined(self, names: tuple[str, ...]) -> str:
         """Return the first name: all are fusions of the same two."""
         return names[0]
-
-
-def with_inputs(job: GridJob, inputs: Sequence[Path]) -> GridJob:
-    """Return the job for other files."""
-    if isinstance(job, ComposeJob):
-        return replace(job, first=inputs[0], second=inputs[1])
-    if isinstance(job, EditJob):
-        return replace(job, input=inputs[0])
-    raise ValueError(f"a {type(job).__name__} has no inputs")
 
 
 JOBS: Mapping[str, type[GridJob]] = {job.command: job for job in (EditJob, ComposeJob)}

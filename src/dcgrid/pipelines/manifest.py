@@ -1,25 +1,35 @@
-"""The run manifest: what made a result, in one JSON file beside it, enough to make it again.
+"""Manifests: what made a result, in one JSON file beside it, enough to make it again.
 
-No torch here. `write_manifest` and `read_manifest` are inverse; unknown keys of later versions are
-kept out of the way by the `format` number.
+No torch here. `write_manifest` and `read_manifest` are inverse; a later version with other keys
+has another `format`, and is told to the user as such.
 """
 
 import json
-import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dcgrid.errors import InputVideoError
 from dcgrid.pipelines.job import JOBS, GridJob
-from dcgrid.pipelines.resolve import Edit, ResolvedGrid
-from dcgrid.prompts import Prompt, Segment
+from dcgrid.pipelines.resolve import ResolvedGrid
+from dcgrid.pipelines.script import MAX_SCENES, StoryJob
+from dcgrid.pipelines.typed import typed
 
 FORMAT = "dcgrid-run-2"
-STORY_FORMAT = "dcgrid-story-1"
+STORY_FORMAT = "dcgrid-story-2"
+# What an earlier dcgrid wrote and this one cannot repeat, with what to do instead.
+_EARLIER = {
+    "dcgrid-run-1": "repeat it with the version that it names, or make the edit anew",
+    "dcgrid-story-1": "it has no hashes of pixels; run `dcgrid story` again with the same scenes "
+    "and --seed, and the new manifest can be repeated",
+}
 _MAX_BYTES = 4 * 1024 * 1024
-_HINT = "a manifest is the .json file that `dcgrid edit` or `compose` writes beside its results"
+_HINT = (
+    "a manifest is the .json file that `dcgrid edit`, `compose` or `story` writes beside its "
+    "results"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,22 +39,22 @@ class OutputRecord:
     path: str
     """File name, without folder."""
     edit: str
-    """Name of the edit it shows."""
+    """Name of the edit or scene it shows."""
     cell: int
     """Cell it was taken from."""
     frames_sha256: str
     """Hash of its pixels before video compression; a rerun must reach it again."""
     file_sha256: str
     """Hash of the file."""
-    structure: float
-    """Score: correlation of edges with the (first) given clip."""
-    flicker: float
-    """Score: flicker beyond the given clip's."""
+    structure: float | None
+    """Score: correlation of edges with the (first) given clip; None: no clip was given."""
+    flicker: float | None
+    """Score: flicker beyond the given clip's; None: no clip was given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunManifest:
-    """Everything that made the results of one run."""
+class Manifest:
+    """What the manifests of all commands have."""
 
     versions: Mapping[str, str]
     """Of dcgrid, Python, torch and PyAV."""
@@ -54,16 +64,12 @@ class RunManifest:
     """Which command it was."""
     job: GridJob
     """What was asked."""
-    grid: ResolvedGrid
-    """What the recipes made of it: text, edits, cells."""
     inputs_sha256: tuple[str, ...]
     """Hash of each input file."""
     clips: tuple[Mapping[str, Any], ...]
     """What of each input was used: frames, fps, cell size, seconds."""
     model: Mapping[str, Any]
-    """Name, licence, weight files with hashes, adapter with hash."""
-    sampler: Mapping[str, Any]
-    """Solver, steps, noise scale, shift, how given cells enter."""
+    """Name, licence, weight files with hashes, adapters with hashes."""
     machine: Mapping[str, Any]
     """Device, dtype, threads."""
     timings_s: Mapping[str, float]
@@ -74,45 +80,60 @@ class RunManifest:
     """The videos that were written."""
 
 
-def write_manifest(path: Path, manifest: RunManifest) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunManifest(Manifest):
+    """Everything that made the results of one run of `edit` or `compose`."""
+
+    grid: ResolvedGrid
+    """What the recipes made of the job: text, edits, cells."""
+    sampler: Mapping[str, Any]
+    """Solver, steps, noise scale, shift, how given cells enter, windows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoryManifest(Manifest):
+    """Everything that made a story; `outputs` are its scenes in their order."""
+
+    job: StoryJob
+    """What was asked: scenes, titles, fades, seed."""
+    grids: tuple[ResolvedGrid, ...]
+    """What the recipes made of the scenes, grid after grid."""
+    samplers: tuple[Mapping[str, Any], ...]
+    """How each grid was sampled."""
+    reel_sha256: str
+    """Hash of the reel's pixels before video compression."""
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest as JSON to a path that is not its final one (see outputs.StagedFiles)."""
-    values = {"format": FORMAT, **asdict(manifest)}
+    format_ = STORY_FORMAT if isinstance(manifest, StoryManifest) else FORMAT
+    values = {"format": format_, **asdict(manifest)}
     text = json.dumps(values, indent=2, default=str, allow_nan=False)
     path.write_text(f"{text}\n", encoding="utf-8")
 
 
-def write_story_manifest(path: Path, values: Mapping[str, Any]) -> None:
-    """Write what made a story as JSON to a path that is not its final one."""
-    text = json.dumps({"format": STORY_FORMAT, **values}, indent=2, default=str, allow_nan=False)
-    path.write_text(f"{text}\n", encoding="utf-8")
-
-
-def read_manifest(path: Path) -> RunManifest:
-    """Read a manifest.
+def read_manifest(path: Path) -> RunManifest | StoryManifest:
+    """Read the manifest of a run or of a story.
 
     Raises:
         InputVideoError: Missing, unreadable, not a manifest, or values of the wrong kind.
     """
     values = _read_json(path)
     found = values.pop("format", None)
-    if found == "dcgrid-run-1":
+    if isinstance(found, str) and found in _EARLIER:
         raise InputVideoError(
-            f"{path} was written by an earlier dcgrid ({found}; this one reads {FORMAT})",
-            hint="repeat it with the version that it names, or make the edit anew",
+            f"{path} was written by an earlier dcgrid ({found}; this one reads {FORMAT} and "
+            f"{STORY_FORMAT})",
+            hint=_EARLIER[found],
         )
-    if found == STORY_FORMAT:
+    if found not in (FORMAT, STORY_FORMAT):
         raise InputVideoError(
-            f"{path} is the manifest of a story, which `rerun` cannot repeat",
-            hint="run `dcgrid story` again with the same scenes and --seed",
+            f"{path} is not a run manifest of format {FORMAT} or {STORY_FORMAT}", hint=_HINT
         )
-    if found != FORMAT:
-        raise InputVideoError(f"{path} is not a run manifest of format {FORMAT}", hint=_HINT)
     try:
-        manifest: RunManifest = _typed(RunManifest, values)
-        _check(manifest)
+        return _story(values) if found == STORY_FORMAT else _run(values)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise InputVideoError(f"{path} is a damaged run manifest: {error}", hint=_HINT) from error
-    return manifest
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -133,89 +154,65 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _typed(kind: type[Any], values: Any) -> Any:  # noqa: ANN401 - JSON in, dataclass out
-    """Build a dataclass from JSON values, checking each against the field's type."""
-    if not isinstance(values, dict):
-        raise TypeError(f"{kind.__name__} is not a table")
-    known = {field.name: field for field in fields(kind)}
-    if unknown := sorted(set(values) - set(known)):
-        raise TypeError(f"{kind.__name__} has the unknown key {unknown[0][:60]!r}")
-    missing = [n for n, f in known.items() if f.default is MISSING and n not in values]
-    if missing:
-        raise TypeError(f"{kind.__name__} lacks {missing[0]!r}")
-    if kind is RunManifest:
-        command = values["command"]
-        if command not in JOBS:
-            raise ValueError(f"command is {str(command)[:60]!r}")
-        job = _typed(JOBS[command], values["job"])
-        rest = {name: value for name, value in values.items() if name != "job"}
-        return RunManifest(job=job, **_fields(known, rest))
-    return kind(**_fields(known, values))
+def _run(values: dict[str, Any]) -> RunManifest:
+    command = values.get("command")
+    if not isinstance(command, str) or command not in JOBS:
+        raise ValueError(f"command is {str(command)[:60]!r}")
+    job = typed(JOBS[command], values.get("job"))
+    manifest: RunManifest = typed(RunManifest, values, job=job)
+    wrong = _wrong_grid(manifest.grid) + _wrong_facts(manifest)
+    if len(manifest.grid.given) != len(job.inputs):
+        wrong.append("grid.given")
+    _refuse(wrong)
+    return manifest
 
 
-def _fields(known: Mapping[str, Field[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _value(name, known[name].type, values[name]) for name in values}
+def _story(values: dict[str, Any]) -> StoryManifest:
+    manifest: StoryManifest = typed(StoryManifest, values)
+    wrong = [name for grid in manifest.grids for name in _wrong_grid(grid)]
+    _refuse(wrong + _wrong_facts(manifest) + _wrong_story(manifest))
+    return manifest
 
 
-def _value(name: str, kind: Any, value: Any) -> Any:  # noqa: ANN401 - see _typed
-    """Return one JSON value as the type of its field."""
-    nested = {
-        "grid": ResolvedGrid,
-        "prompt": Prompt if kind is Prompt else None,
-    }.get(name)
-    if nested is not None:
-        return _typed(nested, value)
-    lists = {"outputs": OutputRecord, "edits": Edit, "segments": Segment}
-    if name in lists:
-        if not isinstance(value, list):
-            raise TypeError(f"{name} is not a list")
-        return tuple(_typed(lists[name], entry) for entry in value)
-    if kind == Path or (kind == Path | None and value is not None):
-        return Path(_of(name, value, str))
-    if kind in (str, bool, int):
-        return _of(name, value, kind)
-    if kind is float or (kind == float | None and value is not None):
-        return _finite(name, value)
-    if kind == int | None and value is not None:
-        return _of(name, value, int)
-    if isinstance(value, list):
-        return tuple(value)
-    return value
-
-
-def _of(name: str, value: object, kind: type) -> Any:  # noqa: ANN401 - see _typed
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise TypeError(f"{name} is {str(value)[:60]!r}, not {kind.__name__}")
-    return value
-
-
-def _finite(name: str, value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise TypeError(f"{name} is {str(value)[:60]!r}, not a number")
-    return float(value)
-
-
-def _check(manifest: RunManifest) -> None:
+def _refuse(wrong: list[str]) -> None:
     """Refuse values that would fail far from here."""
-    job, wrong = manifest.job, _wrong_grid(manifest.grid)
-    texts = [getattr(job, name) for name in ("effects", "prompts") if hasattr(job, name)]
-    checks = {
-        "job.layout": isinstance(job.layout, str),
-        "job.effects": all(isinstance(text, str) for group in texts for text in group),
-        "job.keep": job.keep in ("best", "all"),
-        "job.fps": job.fps in ("model", "source"),
-        "inputs_sha256": len(manifest.inputs_sha256) == len(job.inputs)
-        and all(isinstance(one, str) for one in manifest.inputs_sha256),
-        "grid.given": len(manifest.grid.given) == len(job.inputs),
-        "machine.threads": isinstance(manifest.machine.get("threads"), int)
-        and 1 <= manifest.machine["threads"] <= 4096,
-        "machine.dtype": isinstance(manifest.machine.get("dtype"), str),
-        "machine.device": isinstance(manifest.machine.get("device"), str),
-        "model.weights": isinstance(manifest.model.get("weights"), dict),
-    }
-    wrong += [name for name, fits in checks.items() if not fits]
     if wrong:
         raise ValueError(f"{wrong[0]} has an impossible value")
+
+
+def _wrong_facts(manifest: Manifest) -> list[str]:
+    """Return the keys that all manifests have whose values cannot be."""
+    job, machine = manifest.job, manifest.machine
+    checks = {
+        "job.seed": 0 <= job.seed < 2**63,
+        "inputs_sha256": len(manifest.inputs_sha256) == len(job.inputs),
+        "machine.threads": isinstance(machine.get("threads"), int)
+        and 1 <= machine["threads"] <= 4096,
+        "machine.dtype": isinstance(machine.get("dtype"), str),
+        "machine.device": isinstance(machine.get("device"), str),
+        "model.weights": isinstance(manifest.model.get("weights"), dict),
+    }
+    return [name for name, fits in checks.items() if not fits]
+
+
+def _wrong_story(manifest: StoryManifest) -> list[str]:
+    """Return the keys of a story whose values cannot be."""
+    job, grids = manifest.job, manifest.grids
+    names = [name for grid in grids for name in grid.names]
+    given = [len(grid.given) for grid in grids]
+    alone = 0 if job.source is None else 1
+    checks = {
+        "command": manifest.command == job.command,
+        "job.scenes": 1 <= len(job.scenes) <= MAX_SCENES,
+        "job.name": "/" not in job.name and bool(job.name.strip(". ")),
+        "job.fade_s": 0 <= job.fade_s <= 10,
+        "grids": len(names) == len(job.scenes) and max(Counter(names).values()) == 1,
+        "grids.given": given == [alone, *[1] * (len(grids) - 1)],
+        "grids.mode": all(grid.mode == "consistent" for grid in grids),
+        "outputs": [one.edit for one in manifest.outputs] == names,
+        "model.adapters": isinstance(manifest.model.get("adapters"), dict),
+    }
+    return [name for name, fits in checks.items() if not fits]
 
 
 def _wrong_grid(grid: ResolvedGrid) -> list[str]:

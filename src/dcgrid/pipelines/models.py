@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from dcgrid import hub
+from dcgrid.adapters.find import find_adapter
 from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.reading import LoadReport, hash_tensors
 from dcgrid.errors import AdapterError, WeightsError
@@ -66,13 +67,7 @@ def adapter_file(job: GridJob, mode: Mode) -> Path | None:
     reference = adapter_reference(job, mode)
     if reference == "none":
         return None
-    parsed = hub.parse_reference(reference)
-    if parsed.source != "hub" and hub.locate_weights(reference) is None:
-        raise AdapterError(
-            f"adapter {job.adapter!r} of model {job.model!r} does not exist ({reference})",
-            hint="name a file, hf:OWNER/REPO@REVISION/FILE, or --adapter none for the bare base",
-        )
-    return hub.fetch_weights(reference, offline=job.offline)
+    return find_adapter(reference, offline=job.offline, hint="; --adapter none is the bare base")
 
 
 def load_model(

@@ -4,7 +4,7 @@
 videos'. `--dry-run` prints a plan and stops.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,8 @@ class PreparedRun:
     """Hash that each weight file must have, by file name; empty: any."""
     threads: int = 0
     """CPU threads to use; 0: torch's own choice."""
+    inputs_sha256: tuple[str, ...] = ()
+    """Hash of each input, if it was needed already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,14 +90,7 @@ class RunPlan:
             f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
         ]
         if len(self.windows) > 1:
-            first, second = self.windows[:2]
-            seconds = first.count / self.spec.fps
-            lines.insert(
-                -2,
-                f"Windows: {len(self.windows)} of up to {first.count} frames ({seconds:.2f} s), "
-                f"each going on from {second.head} frames of the one before, "
-                f"{second.blend} more blended.",
-            )
+            lines.insert(-2, windows_line(self.spec, self.windows))
         for reference, size in self.downloads.items():
             amount = "unknown size" if size is None else _size(size)
             lines.append(f"Download: {reference} ({amount}).")
@@ -234,6 +229,15 @@ def windows_of(spec: "ModelSpec", num_frames: int) -> tuple[Window, ...]:
     """Return the windows in which a model paints a clip of so many frames."""
     join = Join(head=spec.carried_frames, blend=spec.blended_frames)
     return plan_windows(num_frames, spec.max_frames, join, spec.stride_T)
+
+
+def windows_line(spec: "ModelSpec", windows: Sequence[Window]) -> str:
+    """Return how a long clip is painted, as a sentence; there are two windows or more."""
+    first, second = windows[:2]
+    return (
+        f"Windows: {len(windows)} of up to {first.count} frames ({first.count / spec.fps:.2f} s), "
+        f"each going on from {second.head} frames of the one before, {second.blend} more blended."
+    )
 
 
 def clip_rules(spec: "ModelSpec") -> "ClipRules":

@@ -1,18 +1,23 @@
-"""`dcgrid rerun`: the same pixels again, from a run manifest alone.
+"""`dcgrid rerun`: the same pixels again, from the manifest of a run or of a story alone.
 
 Text and sampler values come from the manifest, so a recipe that has changed since does not matter;
 input and weights must be what they were.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from dcgrid import hub
 from dcgrid.errors import InputVideoError, UsageError
-from dcgrid.pipelines.job import check_input, with_inputs
-from dcgrid.pipelines.manifest import RunManifest, read_manifest
+from dcgrid.pipelines.job import GridJob, check_input
+from dcgrid.pipelines.manifest import Manifest, RunManifest, StoryManifest, read_manifest
 from dcgrid.pipelines.outputs import name_outputs
 from dcgrid.pipelines.plan import PreparedRun
+from dcgrid.pipelines.story_plan import PreparedStory
+
+AnyJob = TypeVar("AnyJob", bound=GridJob)
 
 TAG = ".rerun"
 """Goes into the names of a rerun's files, so that it never meets those of the first run."""
@@ -36,14 +41,16 @@ class RerunJob:
     """True: nothing is downloaded."""
 
 
-def prepare_rerun(rerun: RerunJob) -> tuple[PreparedRun, RunManifest]:
+def prepare_rerun(
+    rerun: RerunJob,
+) -> tuple[PreparedRun, RunManifest] | tuple[PreparedStory, StoryManifest]:
     """Turn a manifest back into a checked job.
 
     Args:
         rerun: What was asked.
 
     Returns:
-        The job, to go on with at `plan_run`, and the manifest.
+        The job, to go on with at `plan_run` or `plan_story`, and the manifest.
 
     Raises:
         InputVideoError: The manifest is damaged, or an input is missing or has changed.
@@ -52,40 +59,75 @@ def prepare_rerun(rerun: RerunJob) -> tuple[PreparedRun, RunManifest]:
     """
     manifest = read_manifest(rerun.manifest)
     sources = _find_inputs(rerun, manifest)
-    for source, digest in zip(sources, manifest.inputs_sha256, strict=True):
-        check_input(source)
-        if not rerun.force and hub.file_sha256(source) != digest:
-            raise InputVideoError(
-                f"{source} is not the file that {rerun.manifest} was made from (its hash differs)",
-                hint="find the original, name it with --input, or add --force to go on with it",
-            )
-    job = replace(
-        with_inputs(manifest.job, sources),
+    digests = _checked_inputs(rerun, manifest, sources)
+    if isinstance(manifest, StoryManifest):
+        return _prepare_story(rerun, manifest, sources, digests), manifest
+    return _prepare_run(rerun, manifest, sources, digests), manifest
+
+
+def _prepare_run(
+    rerun: RerunJob, manifest: RunManifest, sources: Sequence[Path], digests: tuple[str, ...]
+) -> PreparedRun:
+    job = _job_again(manifest.job, rerun, manifest, sources)
+    grid, model = manifest.grid, manifest.model
+    return PreparedRun(
+        job=job,
+        grid=grid,
+        outputs=name_outputs(job, grid.names, [len(cells) for cells in grid.tries], TAG),
+        expected_frames=_frames(manifest),
+        expected_weights={**model["weights"], "adapter": str(model.get("adapter_sha256", ""))},
+        threads=manifest.machine["threads"],
+        inputs_sha256=digests,
+    )
+
+
+def _prepare_story(
+    rerun: RerunJob, manifest: StoryManifest, sources: Sequence[Path], digests: tuple[str, ...]
+) -> PreparedStory:
+    job = _job_again(manifest.job, rerun, manifest, sources)
+    names = [name for grid in manifest.grids for name in grid.names]
+    return PreparedStory(
+        job=job,
+        grids=manifest.grids,
+        outputs=name_outputs(job, names, [1] * len(names), TAG),
+        expected_frames=_frames(manifest),
+        expected_reel=manifest.reel_sha256,
+        expected_weights=manifest.model["weights"],
+        expected_adapters=manifest.model["adapters"],
+        threads=manifest.machine["threads"],
+        inputs_sha256=digests,
+    )
+
+
+def _job_again(job: AnyJob, rerun: RerunJob, manifest: Manifest, sources: Sequence[Path]) -> AnyJob:
+    """Return the first run's job for the inputs, the folder and the machine of the rerun."""
+    return replace(
+        job.with_inputs(sources),
         out=rerun.out or rerun.manifest.parent,
         force=rerun.force,
         offline=rerun.offline,
         device=rerun.device or manifest.machine["device"],
         dtype=manifest.machine["dtype"],
     )
-    grid = manifest.grid
-    outputs = name_outputs(
-        job,
-        grid.names,
-        [len(cells) for cells in grid.tries],
-        TAG,
-    )
-    prepared = PreparedRun(
-        job=job,
-        grid=grid,
-        outputs=outputs,
-        expected_frames={(one.edit, one.cell): one.frames_sha256 for one in manifest.outputs},
-        expected_weights=_weights(manifest),
-        threads=manifest.machine["threads"],
-    )
-    return prepared, manifest
 
 
-def _find_inputs(rerun: RerunJob, manifest: RunManifest) -> tuple[Path, ...]:
+def _checked_inputs(
+    rerun: RerunJob, manifest: Manifest, sources: Sequence[Path]
+) -> tuple[str, ...]:
+    """Check that the inputs are the first run's files; return their hashes."""
+    digests = []
+    for source, digest in zip(sources, manifest.inputs_sha256, strict=True):
+        check_input(source)
+        digests.append(hub.file_sha256(source))
+        if not rerun.force and digests[-1] != digest:
+            raise InputVideoError(
+                f"{source} is not the file that {rerun.manifest} was made from (its hash differs)",
+                hint="find the original, name it with --input, or add --force to go on with it",
+            )
+    return tuple(digests)
+
+
+def _find_inputs(rerun: RerunJob, manifest: Manifest) -> tuple[Path, ...]:
     recorded = manifest.job.inputs
     if rerun.inputs:
         if len(rerun.inputs) != len(recorded):
@@ -101,6 +143,5 @@ def _find_inputs(rerun: RerunJob, manifest: RunManifest) -> tuple[Path, ...]:
     )
 
 
-def _weights(manifest: RunManifest) -> dict[str, str]:
-    adapter = {"adapter": str(manifest.model.get("adapter_sha256", ""))}
-    return {**manifest.model["weights"], **adapter}
+def _frames(manifest: Manifest) -> dict[tuple[str, int], str]:
+    return {(one.edit, one.cell): one.frames_sha256 for one in manifest.outputs}

@@ -103,6 +103,12 @@ class ResolvedGrid:
         )
 
     @property
+    def painted_cells(self) -> tuple[int, ...]:
+        """The cells that are not given, in order."""
+        edits = enumerate(self.edit_of_cell)
+        return tuple(cell for cell, index in edits if index is not None)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the edits."""
         return tuple(edit.name for edit in self.edits)

@@ -5,23 +5,17 @@ prepare_run -> plan_run -> carry_out         (plan.py has the first two)
 read_footage -> load_model -> paint_windows -> choose_takes -> write_takes, manifest together
 """
 
-import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib import metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dcgrid import __version__, hub
+from dcgrid.pipelines import facts
 from dcgrid.pipelines.deliver import choose_takes, compare_takes, write_takes
-from dcgrid.pipelines.fill import sample_settings
-from dcgrid.pipelines.footage import read_footage
-from dcgrid.pipelines.job import with_inputs
+from dcgrid.pipelines.footage import Footage, read_footage
 from dcgrid.pipelines.manifest import OutputRecord, RunManifest, write_manifest
 from dcgrid.pipelines.models import LoadedModel, check_weights, load_model
 from dcgrid.pipelines.outputs import StagedFiles
@@ -61,19 +55,6 @@ class RunResult:
         }
 
 
-@dataclass(slots=True, kw_only=True)
-class _Stopwatch:
-    """Collects the seconds of each stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - started, 3)
-
-
 def carry_out(plan: RunPlan, progress: Progress) -> RunResult:
     """Carry out a plan. All files appear together at the end; after an error there is none.
 
@@ -92,7 +73,7 @@ def carry_out(plan: RunPlan, progress: Progress) -> RunResult:
         DeviceError: A rerun came to other pixels than the run it repeats (unless `force`).
         OutputError: A file cannot be written.
     """
-    job, grid, watch = plan.prepared.job, plan.prepared.grid, _Stopwatch()
+    job, grid, watch = plan.prepared.job, plan.prepared.grid, facts.Stopwatch()
     torch.set_num_threads(plan.prepared.threads or torch.get_num_threads())
     device = torch.device(plan.device)
     _warn_of_memory(plan, progress)
@@ -106,13 +87,13 @@ def carry_out(plan: RunPlan, progress: Progress) -> RunResult:
     _warn_of_words(plan, model, progress)
     started = time.perf_counter()
     with paint_windows(plan, footage, model, progress) as painted, StagedFiles() as staged:
-        watch.seconds["fill"] = round(time.perf_counter() - started, 3)
+        watch.add("fill", time.perf_counter() - started)
         takes = choose_takes(plan, footage, painted)
         same_pixels = compare_takes(plan, takes, progress)
         with watch.stage("write"):
             records, notes = write_takes(plan, footage, painted, takes, staged, progress)
         # Known only after writing, so the manifest is made now, with everything but itself.
-        manifest = _manifest(plan, model, watch.seconds, records)
+        manifest = _manifest(plan, footage, model, watch.seconds, records)
         write_manifest(staged.stage(plan.prepared.outputs.manifest), manifest)
         staged.commit()
     return RunResult(
@@ -139,32 +120,22 @@ def _warn_of_words(plan: RunPlan, model: LoadedModel, progress: Progress) -> Non
 
 
 def _manifest(
-    plan: RunPlan, model: LoadedModel, timings_s: dict[str, float], records: list[OutputRecord]
+    plan: RunPlan,
+    footage: Sequence[Footage],
+    model: LoadedModel,
+    timings_s: dict[str, float],
+    records: list[OutputRecord],
 ) -> RunManifest:
     """Gather what made the result."""
-    job = plan.prepared.job
+    job, grid = plan.prepared.job, plan.prepared.grid
     return RunManifest(
-        versions={
-            "dcgrid": __version__,
-            "python": platform.python_version(),
-            "system": platform.platform(),
-            **{name: metadata.version(name) for name in ("torch", "av", "peft")},
-        },
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=facts.versions(),
+        created=facts.now(),
         command=job.command,
-        job=with_inputs(job, [path.resolve() for path in job.inputs]),
-        grid=plan.prepared.grid,
-        inputs_sha256=tuple(hub.file_sha256(path) for path in job.inputs),
-        clips=tuple(
-            {
-                "frames": clip.num_frames,
-                "fps": clip.fps,
-                "cell_size": list(clip.cell_size),
-                "start_s": clip.start_s,
-                "duration_s": clip.duration_s,
-            }
-            for clip in plan.clips
-        ),
+        job=job.with_inputs([path.resolve() for path in job.inputs]),
+        grid=grid,
+        inputs_sha256=tuple(one.sha256 for one in footage),
+        clips=facts.clip_facts(plan.clips),
         model={
             "name": plan.spec.name,
             "license": plan.spec.license,
@@ -172,29 +143,9 @@ def _manifest(
             "adapter": model.adapter,
             "adapter_sha256": model.adapter_sha256,
         },
-        sampler=_sampler(plan),
-        machine={
-            "device": plan.device,
-            "dtype": plan.dtype,
-            "threads": torch.get_num_threads(),
-        },
+        sampler=facts.sampler_facts(plan.spec, grid, plan.windows),
+        machine=facts.machine_facts(plan.device, plan.dtype),
         timings_s=timings_s,
-        peak_memory_bytes=runtime.peak_memory_bytes(torch.device(plan.device)),
+        peak_memory_bytes=facts.peak_memory_bytes(plan.device),
         outputs=tuple(records),
     )
-
-
-def _sampler(plan: RunPlan) -> dict[str, Any]:
-    """Return how the grid was sampled."""
-    grid, spec = plan.prepared.grid, plan.spec
-    settings = sample_settings(spec, grid.num_inference_steps, grid.noise_scale)
-    return {
-        "solver": settings.solver,
-        "num_inference_steps": settings.schedule.num_inference_steps,
-        "time_shift": settings.schedule.shift,
-        "noise_scale": settings.noise_scale,
-        "given": settings.given,
-        "windows": len(plan.windows),
-        "carried_frames": plan.windows[-1].head,
-        "blended_frames": plan.windows[-1].blend,
-    }

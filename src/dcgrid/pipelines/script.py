@@ -3,6 +3,7 @@
     from = "walk.mp4"                 the clip of the character; leave it out for text alone
     subject = "a man"
     motion = "walk"
+    seconds = 8                       how long each scene is; more than a window is no matter
 
     [[scenes]]
     title = "Morning"
@@ -12,9 +13,10 @@
 No torch here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from dcgrid.errors import UsageError
 from dcgrid.pipelines.job import GridJob, check_numbers
@@ -23,6 +25,8 @@ from dcgrid.recipes import LayoutRecipe, Table, effect_names, load_effect, load_
 
 MAX_SCENES = 60
 """Most scenes of a story."""
+LONGEST_S = 3600
+"""Most seconds of a scene that a story file may ask for."""
 # Without a clip a cell starts from noise alone, which one step cannot turn into a picture. The
 # weight of the text is that of sec. 8 (cfg 4-5).
 TEXT_ALONE_STEPS = 24
@@ -75,6 +79,10 @@ class StoryJob(GridJob):
         """The character's clip, if there is one."""
         return (self.source,) if self.source else ()
 
+    def with_inputs(self, inputs: Sequence[Path]) -> Self:
+        """Return the job for another clip; none if the character comes from the text alone."""
+        return replace(self, source=inputs[0] if inputs else None)
+
     @property
     def words(self) -> str:
         """All free text of the user."""
@@ -117,6 +125,7 @@ def read_story(path: Path) -> StoryJob:
         seed=table.integer("seed", minimum=0, maximum=2**63 - 1, default=0),
         titles=table.flag("titles", default=False),
         fade_s=table.number("fade", minimum=0, maximum=10, default=0),
+        duration_s=_seconds(table),
         scenes=tuple(_scene(one) for one in table.tables("scenes")),
     )
     if not job.scenes:
@@ -182,6 +191,13 @@ def titles_of(job: StoryJob) -> tuple[str, ...]:
         scene.title.strip() or scene.effect.replace("-", " ") or scene.prompt
         for scene in job.scenes
     )
+
+
+def _seconds(table: Table) -> float | None:
+    """Return how long each scene is; None: the model's usual length."""
+    if not table.has("seconds"):
+        return None
+    return table.number("seconds", minimum=0.1, maximum=LONGEST_S)
 
 
 def _scene(table: Table) -> Scene:

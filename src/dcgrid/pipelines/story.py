@@ -1,187 +1,79 @@
 """`dcgrid story` from the top: the same character in scene after scene, grid after grid.
 
-    prepare_story -> plan_story -> tell_story
+    prepare_story -> plan_story -> tell_story         (story_plan.py has the first two)
 
     from a clip       [clip  1]  [clip  4]        the clip stands in every grid
                       [ 2    3]  [ 5    6]
     from text alone   [ 1    2]  [ 4    5]        later grids go on from the last scene
                       [ 3    4]  [ 6    7]
 
+A scene may be longer than the model's longest clip; its grid is then painted window by window.
+
 Letters: T frames, H W height/width, C the 3 colours.
 
 Paper: sec. 4 (story generation), Fig. 8
 """
 
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from fractions import Fraction
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from dcgrid import __version__, hub
-from dcgrid.errors import UsageError
-from dcgrid.pipelines.choose import rank_tries
-from dcgrid.pipelines.deliver import enlarged
-from dcgrid.pipelines.fill import FilledCell, FillSettings, fill_grid
-from dcgrid.pipelines.footage import read_planned
-from dcgrid.pipelines.job import check_input
-from dcgrid.pipelines.manifest import write_story_manifest
-from dcgrid.pipelines.models import LoadedModel, grid_reference, load_model
-from dcgrid.pipelines.outputs import OutputPaths, StagedFiles, name_outputs
-from dcgrid.pipelines.plan import clip_rules, memory_estimate_bytes
+from dcgrid.pipelines import facts
+from dcgrid.pipelines.choose import rank_scores
+from dcgrid.pipelines.deliver import Take, hash_pieces, other_pixels, score_cells, tell_other_pixels
+from dcgrid.pipelines.footage import Footage, read_clips
+from dcgrid.pipelines.manifest import StoryManifest, write_manifest
+from dcgrid.pipelines.models import LoadedModel, check_weights, grid_reference, load_model
+from dcgrid.pipelines.outputs import StagedFiles
+from dcgrid.pipelines.paint import (
+    GivenClip,
+    GridTask,
+    paint_grid,
+    tell_what_is_there,
+    work_folder,
+)
+from dcgrid.pipelines.painted import Painted, PaintedClip
+from dcgrid.pipelines.plan import windows_of
 from dcgrid.pipelines.progress import Progress
-from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import ResolvedGrid
-from dcgrid.pipelines.script import StoryJob, resolve_story, titles_of
+from dcgrid.pipelines.story_files import TakenScene, WrittenStory, write_story
+from dcgrid.pipelines.story_plan import StoryPlan, check_fade
 from dcgrid.runtime import device as runtime
-from dcgrid.video.clip import Clip, ClipPlan
-from dcgrid.video.parts import read_part, write_part
-from dcgrid.video.read import plan_clip, probe
-from dcgrid.video.reel import reel_length, reel_pieces
-from dcgrid.video.sheet import write_contact_sheet
-from dcgrid.video.write import write_pieces, write_video
 
-if TYPE_CHECKING:
-    from dcgrid.models.base import ModelSpec
-
-TITLE_S = 1.5
-"""Seconds that the reel shows a title."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedStory:
-    """A story whose scenes, text and files have been checked."""
-
-    job: StoryJob
-    """What was asked."""
-    grids: tuple[ResolvedGrid, ...]
-    """The grids in their order."""
-    outputs: OutputPaths
-    """Files that will be written."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoryPlan:
-    """All that is known before the model is loaded."""
-
-    prepared: PreparedStory
-    """The checked story."""
-    spec: "ModelSpec"
-    """The model."""
-    clip: ClipPlan | None
-    """What of the character's clip is used; None: there is none."""
-    size_THW: tuple[int, int, int]
-    """Frames, height and width of a cell."""
-    device: str
-    """Device it will run on."""
-    dtype: str
-    """Number format."""
-
-    def lines(self) -> list[str]:
-        """Return the plan as sentences, one per line."""
-        frames, height, width = self.size_THW
-        grids, factor = self.prepared.grids, self.spec.upsample
-        clip = self.clip.lines() if self.clip else ["No clip: the character comes from the text."]
-        seconds = frames / self.spec.fps
-        memory = memory_estimate_bytes(self.spec, frames, (height, width)) / 1e9
-        return [
-            *clip,
-            f"Scenes: {len(self.prepared.job.scenes)} of {seconds:.2f} s in {len(grids)} grids of "
-            f"{grids[0].rows}x{grids[0].cols} cells of {width}x{height}.",
-            f"Model: {self.spec.name} on {self.device}, {self.dtype}, about {memory:.1f} GB of "
-            "memory.",
-            f"Result: {width * factor}x{height * factor}, "
-            f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
-        ]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the plan for programs."""
-        return {
-            "command": "story",
-            "scenes": [name for grid in self.prepared.grids for name in grid.names],
-            "prompts": [grid.prompt.text for grid in self.prepared.grids],
-            "size": list(self.size_THW),
-            "model": self.spec.name,
-            "device": self.device,
-            "dtype": self.dtype,
-            "outputs": [str(path) for path in self.prepared.outputs.all()],
-        }
+_Models = Mapping[bool, LoadedModel]
+"""The model by whether a clip is given to the grid that it paints."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoryResult:
     """What a story made."""
 
+    manifest: StoryManifest
+    """What made it."""
     files: tuple[Path, ...]
-    """Every file."""
+    """Every file, scenes first."""
     seconds: float
     """Seconds that it took."""
     notes: tuple[str, ...]
     """What was changed or left out while writing."""
+    same_pixels: bool | None
+    """True: the pixels of an earlier story were reached again. None: not a rerun."""
 
-
-def prepare_story(job: StoryJob, recipe_dir: Path | None = None) -> PreparedStory:
-    """Check a story as far as that goes in milliseconds.
-
-    Raises:
-        InputVideoError: The clip is missing or unreadable.
-        UsageError: The job contradicts itself.
-        RecipeError: An effect or the layout is unknown or wrong.
-        PromptError: The text cannot be rendered.
-        OutputError: A result cannot be written where it should go.
-    """
-    for path in job.inputs:
-        check_input(path)
-    grids = resolve_story(job, recipe_dir)
-    names = [name for grid in grids for name in grid.names]
-    outputs = name_outputs(job, names, [1] * len(names))
-    return PreparedStory(job=job, grids=grids, outputs=outputs)
-
-
-def plan_story(prepared: PreparedStory) -> StoryPlan:
-    """Add the facts of the model and of the clip.
-
-    Raises:
-        UsageError: No such model, device or dtype, or a duration the model cannot take.
-        DeviceError: The device is not on this machine.
-        InputVideoError: The clip is not a video, or starts after its end.
-    """
-    from dcgrid.models.loading import model_spec
-
-    job = prepared.job
-    spec = model_spec(job.model)
-    device = runtime.choose_device(job.device)
-    rules = replace(clip_rules(spec), longest=None)
-    clip = None
-    if job.source is not None:
-        clip = plan_clip(probe(job.source), rules, job.start_s, job.duration_s)
-        size_THW = (clip.num_frames, *clip.cell_size)
-    else:
-        asked = spec.default_frames
-        if job.duration_s is not None:
-            asked = round(job.duration_s * spec.fps)
-        size_THW = (max(rules.frames_within(asked), rules.least_frames), *spec.cell_sizes[0])
-    if job.fade_s * spec.fps * 2 > size_THW[0]:
-        raise UsageError(
-            f"a fade of {job.fade_s} s is longer than half of a scene "
-            f"({size_THW[0] / spec.fps:.2f} s)",
-            hint=f"use --fade {size_THW[0] / spec.fps / 4:.2f}",
-        )
-    return StoryPlan(
-        prepared=prepared,
-        spec=spec,
-        clip=clip,
-        size_THW=size_THW,
-        device=str(device),
-        dtype=runtime.dtype_name(runtime.choose_dtype(job.dtype, device)),
-    )
+    def as_json(self) -> dict[str, Any]:
+        """Return the result for programs."""
+        return {
+            "files": [str(path) for path in self.files],
+            "seed": self.manifest.job.seed,
+            "seconds": round(self.seconds, 3),
+            "timings_s": dict(self.manifest.timings_s),
+            "peak_memory_bytes": self.manifest.peak_memory_bytes,
+            "notes": list(self.notes),
+            "same_pixels": self.same_pixels,
+        }
 
 
 def tell_story(plan: StoryPlan, progress: Progress) -> StoryResult:
@@ -195,180 +87,190 @@ def tell_story(plan: StoryPlan, progress: Progress) -> StoryResult:
         InputVideoError: The clip cannot be decoded.
         WeightsError: Weights are missing or damaged.
         AdapterError: The adapter is damaged or for another model.
+        DeviceError: A rerun came to other pixels than the story it repeats (unless `force`).
         OutputError: A file cannot be written.
     """
-    started = time.perf_counter()
+    started, watch = time.perf_counter(), facts.Stopwatch()
+    torch.set_num_threads(plan.prepared.threads or torch.get_num_threads())
+    with watch.stage("read"):
+        plan, footage = _read(plan, progress)
+    with watch.stage("load"):
+        models = _load(plan, progress)
+    _warn(plan, models, progress)
+    with (
+        work_folder(_story_facts(plan, footage, models), progress) as folder,
+        StagedFiles() as staged,
+    ):
+        with watch.stage("fill"):
+            scenes = _paint(plan, footage, models, folder, progress)
+        with watch.stage("write"):
+            written = write_story(plan, footage, scenes, staged, progress)
+        same_pixels = _compare(plan, scenes, written, progress)
+        manifest = _manifest(plan, footage, models, watch.seconds, written)
+        write_manifest(staged.stage(plan.prepared.outputs.manifest), manifest)
+        staged.commit()
+    return StoryResult(
+        manifest=manifest,
+        files=plan.prepared.outputs.all(),
+        seconds=time.perf_counter() - started,
+        notes=written.notes,
+        same_pixels=same_pixels,
+    )
+
+
+def _read(plan: StoryPlan, progress: Progress) -> tuple[StoryPlan, Footage | None]:
+    """Read the clip, if there is one; the plan may come back shorter than the file said."""
+    if plan.clip is None:
+        return plan, None
     job = plan.prepared.job
-    clip = _read(plan, progress)
-    if clip is not None:
-        # Only decoding shows how many frames there are.
-        plan = replace(plan, size_THW=(len(clip.frames_THWC), *plan.size_THW[1:]))
-    models = _Models(plan, progress)
-    if clip is None and not plan.spec.paints_from_text:
+    asked = (job.start_s, job.duration_s)
+    (footage,) = read_clips(plan.spec, [plan.clip], [asked], progress, plan.prepared.inputs_sha256)
+    check_fade(job, footage.plan.num_frames, plan.spec)
+    windows = windows_of(plan.spec, footage.plan.num_frames)
+    return replace(plan, clip=footage.plan, windows=windows), footage
+
+
+def _load(plan: StoryPlan, progress: Progress) -> _Models:
+    """Load the model for each kind of grid that the story has.
+
+    A Grid-Fill adapter knows grids with a given cell only; without one, Grid LoRA paints.
+    """
+    prepared, models = plan.prepared, {}
+    device = torch.device(plan.device)
+    dtype = runtime.choose_dtype(plan.dtype, device)
+    for filling in dict.fromkeys(bool(grid.given) for grid in prepared.grids):
+        job = prepared.job
+        asked = job if filling else replace(job, adapter=grid_reference(job))
+        model = load_model(asked, "consistent", device, dtype, progress)
+        # A model without weight files has an adapter all the same.
+        if prepared.expected_frames and not job.force:
+            adapter = prepared.expected_adapters.get(model.adapter, "")
+            check_weights(model, {**prepared.expected_weights, "adapter": adapter})
+        models[filling] = model
+    return models
+
+
+def _warn(plan: StoryPlan, models: _Models, progress: Progress) -> None:
+    if plan.clip is None and not plan.spec.paints_from_text:
         progress.warn(
             f"the model {plan.spec.name} is too small to make a character from words alone; "
             "name a clip with --from"
         )
-    unknown = models.any().backbone.unknown_words(job.words)
+    unknown = _any(models).backbone.unknown_words(plan.prepared.job.words)
     if unknown:
         progress.warn(f"the model {plan.spec.name} never saw: {', '.join(unknown)}")
-    with tempfile.TemporaryDirectory(prefix="dcgrid-story-") as folder, StagedFiles() as staged:
-        scenes = _Scenes(Path(folder))
-        for frames_THWC in _paint(plan, clip, models, progress):
-            scenes.add(frames_THWC)
-        notes = _write(plan, clip, scenes, staged, progress)
-        seconds = time.perf_counter() - started
-        manifest = _manifest(plan, models, seconds)
-        write_story_manifest(staged.stage(plan.prepared.outputs.manifest), manifest)
-        staged.commit()
-    return StoryResult(files=plan.prepared.outputs.all(), seconds=seconds, notes=tuple(notes))
 
 
-class _Models:
-    """The model with its Grid-Fill adapter, and with Grid LoRA for a grid that has no clip."""
-
-    def __init__(self, plan: StoryPlan, progress: Progress) -> None:
-        self._plan, self._progress = plan, progress
-        self.loaded: dict[bool, LoadedModel] = {}
-
-    def any(self) -> LoadedModel:
-        """Return whichever is needed first."""
-        return self.of(self._plan.prepared.grids[0])
-
-    def of(self, grid: ResolvedGrid) -> LoadedModel:
-        """Return the model that fills a grid."""
-        filling = bool(grid.given)
-        if filling not in self.loaded:
-            job = self._plan.prepared.job
-            device = torch.device(self._plan.device)
-            dtype = runtime.choose_dtype(self._plan.dtype, device)
-            # A Grid-Fill adapter knows grids with a given cell only; without one, Grid LoRA paints.
-            asked = job if filling else replace(job, adapter=grid_reference(job))
-            self.loaded[filling] = load_model(asked, "consistent", device, dtype, self._progress)
-        return self.loaded[filling]
+def _any(models: _Models) -> LoadedModel:
+    return next(iter(models.values()))
 
 
-class _Scenes(Sequence[Tensor]):
-    """Finished scenes THWC, kept on disk without loss: a long story is more than memory holds."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._count = folder, 0
-
-    def add(self, frames_THWC: Tensor) -> None:
-        """Keep one more scene."""
-        write_part(self._path(self._count), frames_THWC)
-        self._count += 1
-
-    def __len__(self) -> int:
-        """Return the number of scenes."""
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Tensor]: ...
-    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
-        """Read a scene again."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._count))]
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        return read_part(self._path(index))
-
-    def _path(self, index: int) -> Path:
-        return self._folder / f"{index:04d}.mkv"
-
-
-def _read(plan: StoryPlan, progress: Progress) -> Clip | None:
-    if plan.clip is None:
-        return None
-    job = plan.prepared.job
-    rules = replace(clip_rules(plan.spec), longest=None)
-    return read_planned(plan.clip, rules, (job.start_s, job.duration_s), progress)[0]
+def _story_facts(plan: StoryPlan, footage: Footage | None, models: _Models) -> Mapping[str, Any]:
+    """Return what decides the pixels of the scenes: clip, text, weights, seed, machine."""
+    clip = plan.clip
+    return {
+        "story": [asdict(grid) for grid in plan.prepared.grids],
+        "input": None if footage is None else footage.sha256,
+        "clip": None if clip is None else (clip.start_s, clip.num_frames, clip.fps),
+        "size": plan.cell_size,
+        "windows": [asdict(window) for window in plan.windows],
+        "weights": [(dict(one.weights), one.adapter_sha256) for one in models.values()],
+        "seed": plan.prepared.job.seed,
+        "machine": [plan.device, plan.dtype, torch.get_num_threads()],
+    }
 
 
 def _paint(
-    plan: StoryPlan, clip: Clip | None, models: _Models, progress: Progress
-) -> Iterator[Tensor]:
-    """Paint grid after grid and yield the scenes in their order."""
-    given_THWC = None if clip is None else clip.frames_THWC
-    for number, grid in enumerate(plan.prepared.grids):
-        settings = FillSettings(
-            seed=(plan.prepared.job.seed + number) % 2**63, device=torch.device(plan.device)
+    plan: StoryPlan, footage: Footage | None, models: _Models, folder: Path, progress: Progress
+) -> list[TakenScene]:
+    """Paint grid after grid; return the scenes in their order."""
+    grids, scenes = plan.prepared.grids, list[TakenScene]()
+    kept = [
+        Painted(plan.windows, grid.painted_cells, folder / f"{number:03d}")
+        for number, grid in enumerate(grids)
+    ]
+    tell_what_is_there(kept, progress)
+    given: GivenClip | None = footage
+    for number, (grid, painted) in enumerate(zip(grids, kept, strict=True)):
+        task = GridTask(
+            grid=grid,
+            given=() if given is None else (given,),
+            windows=plan.windows,
+            cell_size=plan.cell_size,
+            seed=(plan.prepared.job.seed + number) % 2**63,
+            model=models[bool(grid.given)],
+            label=f"grid {number + 1} of {len(grids)}" if len(grids) > 1 else "",
         )
-        given = [] if given_THWC is None else [given_THWC]
-        request = replace(grid_request(grid, given), size_THW=plan.size_THW)
-        filled = fill_grid(models.of(grid).backbone, request, settings, progress)
-        best = [_best_try(filled, cells, given_THWC) for cells in grid.tries]
-        yield from (one.frames_THWC for one in best)
-        if clip is None:
-            given_THWC = best[-1].small_THWC
+        paint_grid(task, painted, progress)
+        paths = plan.prepared.outputs.videos[len(scenes) :]
+        scenes += _taken(grid, painted, given, [path for (path,) in paths])
+        if footage is None:
+            given = PaintedClip(painted, scenes[-1].take.cell, small=True)
+    return scenes
 
 
-def _best_try(
-    filled: Sequence[FilledCell], cells: Sequence[int], given_THWC: Tensor | None
-) -> FilledCell:
-    """Return the best of several tries at a scene; without a clip to compare with the first."""
-    tries = [one for one in filled if one.cell in cells]
-    if given_THWC is None or len(tries) == 1:
-        return tries[0]
-    best, _ = rank_tries(given_THWC, torch.stack([one.frames_THWC for one in tries]))[0]
-    return tries[best]
-
-
-def _write(
-    plan: StoryPlan, clip: Clip | None, scenes: _Scenes, staged: StagedFiles, progress: Progress
-) -> list[str]:
-    """Write scenes, reel and storyboard under temporary names; return remarks."""
-    prepared, job = plan.prepared, plan.prepared.job
-    fps = Fraction(plan.spec.fps).limit_denominator(100_000)
-    comment = f"made by dcgrid {__version__} with the model {plan.spec.name}"
-    titles, notes = titles_of(job), list[str]()
-    progress.start("writing", len(scenes) + 2)
-    sound = None if clip is None else clip.sound()
-    for index, (path,) in enumerate(prepared.outputs.videos):
-        report = write_video(staged.stage(path), scenes[index], fps, sound=sound, comment=comment)
-        notes += [note for note in report.notes if note not in notes]
-        progress.update(index + 1)
-    if prepared.outputs.reel is not None:
-        title_s = TITLE_S if job.titles else 0
-        write_pieces(
-            staged.stage(prepared.outputs.reel),
-            partial(reel_pieces, scenes, titles, fps, title_s=title_s, fade_s=job.fade_s),
-            fps,
-            num_frames=reel_length([len(scene) for scene in scenes], fps, job.fade_s),
-            comment=comment,
+def _taken(
+    grid: ResolvedGrid, painted: Painted, given: GivenClip | None, paths: list[Path]
+) -> list[TakenScene]:
+    """Return the best try at each scene of a grid; without a clip to compare with the first."""
+    scores = {} if given is None else score_cells(given, painted)
+    scenes = []
+    # The files of later grids come after those of this one.
+    for name, cells, path in zip(grid.names, grid.tries, paths, strict=False):
+        best = rank_scores([scores[cell] for cell in cells])[0][0] if scores else 0
+        clip = PaintedClip(painted, cells[best])
+        take = Take(
+            path=path,
+            edit=name,
+            cell=cells[best],
+            score=scores.get(cells[best]),
+            frames_sha256=hash_pieces(clip.pieces(), len(clip)),
         )
-    if prepared.outputs.sheet is not None:
-        rows = [[scene] for scene in scenes]
-        labels = [f"{number} {title}" for number, title in enumerate(titles, start=1)]
-        if clip is not None:
-            height, width = scenes[0].shape[1:3]
-            rows.insert(0, [enlarged(clip.frames_THWC, (height, width))])
-            labels.insert(0, "clip")
-        write_contact_sheet(staged.stage(prepared.outputs.sheet), rows, labels)
-    return notes
+        scenes.append(TakenScene(take=take, clip=clip))
+    return scenes
 
 
-def _manifest(plan: StoryPlan, models: _Models, seconds: float) -> dict[str, Any]:
+def _compare(
+    plan: StoryPlan, scenes: list[TakenScene], written: WrittenStory, progress: Progress
+) -> bool | None:
+    """Compare pixels with those of the story that is repeated; None if none is."""
+    prepared = plan.prepared
+    if not prepared.expected_frames:
+        return None
+    other = other_pixels(prepared.expected_frames, [scene.take for scene in scenes])
+    if prepared.expected_reel not in ("", written.reel_sha256):
+        other.append("the reel")
+    return tell_other_pixels(other, progress, force=prepared.job.force)
+
+
+def _manifest(
+    plan: StoryPlan,
+    footage: Footage | None,
+    models: _Models,
+    timings_s: dict[str, float],
+    written: WrittenStory,
+) -> StoryManifest:
     """Gather what made the story."""
-    job = plan.prepared.job
-    return {
-        "version": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "job": asdict(job),
-        "grids": [asdict(grid) for grid in plan.prepared.grids],
-        "inputs_sha256": [hub.file_sha256(path) for path in job.inputs],
-        "model": {
+    job, prepared = plan.prepared.job, plan.prepared
+    here = job.with_inputs([path.resolve() for path in job.inputs])
+    return StoryManifest(
+        versions=facts.versions(),
+        created=facts.now(),
+        command=job.command,
+        job=replace(here, folder=job.folder.resolve()),
+        grids=prepared.grids,
+        inputs_sha256=() if footage is None else (footage.sha256,),
+        clips=facts.clip_facts([plan.clip] if plan.clip else []),
+        model={
             "name": plan.spec.name,
             "license": plan.spec.license,
-            "weights": dict(models.any().weights),
-            "adapters": {one.adapter: one.adapter_sha256 for one in models.loaded.values()},
+            "weights": dict(_any(models).weights),
+            "adapters": {one.adapter: one.adapter_sha256 for one in models.values()},
         },
-        "machine": {"device": plan.device, "dtype": plan.dtype},
-        "seconds": round(seconds, 3),
-        "outputs": {
-            path.name: title
-            for (path,), title in zip(plan.prepared.outputs.videos, titles_of(job), strict=True)
-        },
-    }
+        samplers=tuple(facts.sampler_facts(plan.spec, one, plan.windows) for one in prepared.grids),
+        machine=facts.machine_facts(plan.device, plan.dtype),
+        timings_s=timings_s,
+        peak_memory_bytes=facts.peak_memory_bytes(plan.device),
+        outputs=written.records,
+        reel_sha256=written.reel_sha256,
+    )

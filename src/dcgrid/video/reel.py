@@ -15,6 +15,7 @@ import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from typing import Protocol
 
 import torch
 
@@ -26,10 +27,22 @@ _MOST_LINES = 3
 # Letters grow with the frame: 14 pixels high at 192x320, 49 at 704x1280.
 _ROWS_PER_SCALE = 90
 _COLUMNS_PER_SCALE = 160
+# Frames that are taken at a time: a few megabytes at the sizes that models paint.
+_STRETCH = 32
+
+
+class Stretches(Protocol):
+    """A clip that need not be in memory; a tensor THWC is one, too."""
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+
+    def __getitem__(self, stretch: slice, /) -> torch.Tensor:
+        """Return the frames of a slice, THWC, uint8."""
 
 
 def reel_pieces(
-    scenes: Sequence[torch.Tensor],
+    scenes: Sequence[Stretches],
     titles: Sequence[str],
     fps: Fraction | float,
     *,
@@ -39,8 +52,8 @@ def reel_pieces(
     """Put scenes one after another.
 
     A title is part of its scene: it fades in with it. It stands at the lower edge, wrapped and, if
-    need be, shortened; a frame too small for a letter carries none. Memory: a scene or two are
-    taken at a time, so `scenes` may be a sequence that loads each scene when it is asked for.
+    need be, shortened; a frame too small for a letter carries none. Memory: scenes are taken in
+    short stretches, in order, each once but for the first frame.
 
     Args:
         scenes: At least one; RGB, uint8, shape (T, H, W, 3), T >= 1, all of the same H and W.
@@ -104,10 +117,11 @@ def draw_title(frames_THWC: torch.Tensor, title: str) -> torch.Tensor:
     return drawn_THWC
 
 
-def _checked_shape(scene_THWC: torch.Tensor) -> tuple[int, ...]:
-    shape = tuple(scene_THWC.shape)
-    if scene_THWC.dtype != torch.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
-        raise ValueError(f"a scene must be uint8 THWC, not {scene_THWC.dtype} {shape}")
+def _checked_shape(scene: Stretches) -> tuple[int, ...]:
+    first_THWC = scene[:1]
+    shape = (len(scene), *first_THWC.shape[1:])
+    if first_THWC.dtype != torch.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise ValueError(f"a scene must be uint8 THWC, not {first_THWC.dtype} {shape}")
     return shape
 
 
@@ -133,23 +147,28 @@ def _fade_frames(lengths: Sequence[int], fps: Fraction | float, fade_s: float) -
 
 
 def _reel(
-    scenes: Sequence[torch.Tensor], titles: Sequence[str], titled: int, fade: int
+    scenes: Sequence[Stretches], titles: Sequence[str], titled: int, fade: int
 ) -> Iterator[torch.Tensor]:
-    """Yield the pieces: of each scene the fade from the one before, its title, the rest."""
+    """Yield the pieces: of each scene the fade from the one before, then the rest in stretches."""
     tail_THWC: torch.Tensor | None = None
-    for index in range(len(titles)):
-        scene_THWC = scenes[index]
-        end = len(scene_THWC) - (fade if index + 1 < len(titles) else 0)
-        if titled:
-            named_THWC = draw_title(scene_THWC[:titled], titles[index])
-            scene_THWC = torch.cat([named_THWC, scene_THWC[titled:]])
-        begin = 0
-        if tail_THWC is not None and fade:
-            yield _mix(tail_THWC, scene_THWC[:fade])
+    for index, (scene, title) in enumerate(zip(scenes, titles, strict=True)):
+        shared = fade if index + 1 < len(titles) else 0
+        begin, end = 0, len(scene) - shared
+        if tail_THWC is not None:
+            yield _mix(tail_THWC, _titled(scene, 0, fade, title, titled))
             begin = fade
-        if begin < end:
-            yield scene_THWC[begin:end]
-        tail_THWC = scene_THWC[end:]
+        for start in range(begin, end, _STRETCH):
+            yield _titled(scene, start, min(start + _STRETCH, end), title, titled)
+        tail_THWC = _titled(scene, end, len(scene), title, titled) if shared else None
+
+
+def _titled(scene: Stretches, start: int, stop: int, title: str, titled: int) -> torch.Tensor:
+    """Return a stretch of a scene, with its title on those of its first `titled` frames."""
+    frames_THWC = scene[start:stop]
+    named = min(titled, stop) - start
+    if named <= 0:
+        return frames_THWC
+    return torch.cat([draw_title(frames_THWC[:named], title), frames_THWC[named:]])
 
 
 def _mix(old_THWC: torch.Tensor, new_THWC: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,45 @@
+"""Stories told of a clip, by the very command, from files to files.
+
+Letters: T frames, H W height/width, C the 3 colours.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from benchmarks.clips import read_frames
+from benchmarks.progress import Silent
+from dcgrid.models.loading import model_spec
+from dcgrid.pipelines.plan import clip_rules
+from dcgrid.pipelines.script import Scene, StoryJob
+from dcgrid.pipelines.story import tell_story
+from dcgrid.pipelines.story_plan import plan_story, prepare_story
+from dcgrid.video.clip import Clip
+from dcgrid.video.read import read_clip
+
+
+def tell_scenes(clip: Path, effects: Sequence[str], seed: int, model: str = "mini") -> list[Tensor]:
+    """Run `dcgrid story --from` with an effect a scene; return the scenes THWC, uint8.
+
+    Raises:
+        DcgridError: As the command.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        job = StoryJob(
+            name="tale",
+            folder=Path(folder),
+            source=clip,
+            scenes=tuple(Scene(effect=name) for name in effects),
+            seed=seed,
+            model=model,
+            contact_sheet=False,
+        )
+        result = tell_story(plan_story(prepare_story(job)), Silent())
+        return [read_frames(file) for file in result.files[: len(effects)]]
+
+
+def given_clip(path: Path, model: str = "mini") -> Clip:
+    """Read a clip as the model is given it: its usual length, the size of a cell."""
+    return read_clip(path, clip_rules(model_spec(model)))[0]

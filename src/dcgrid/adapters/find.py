@@ -1,0 +1,28 @@
+"""Where an adapter's file is: beside the user, in the package, or downloaded. No torch here."""
+
+from pathlib import Path
+
+from dcgrid import hub
+from dcgrid.errors import AdapterError
+
+
+def find_adapter(reference: str, *, offline: bool, hint: str = "") -> Path:
+    """Return an adapter's file, downloaded if need be.
+
+    Args:
+        reference: A file, hf:OWNER/REPO@REVISION/FILE, or package:MODEL/FILE.
+        offline: True: nothing is downloaded.
+        hint: More that one may try where it does not exist, after the kinds of reference.
+
+    Raises:
+        AdapterError: The file does not exist.
+        NetworkError: The download failed or the network is off.
+    """
+    parsed = hub.parse_reference(reference)
+    if parsed.source != "hub" and hub.locate_weights(reference) is None:
+        raise AdapterError(
+            f"adapter {reference!r} does not exist",
+            hint="name a file, hf:OWNER/REPO@REVISION/FILE, or package:MODEL/FILE such as "
+            f"package:mini/fill.safetensors{hint}",
+        )
+    return hub.fetch_weights(reference, offline=offline)

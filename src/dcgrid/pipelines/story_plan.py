@@ -1,0 +1,183 @@
+"""What a story will do, before it does it: scenes, grids, windows, files.
+
+`prepare_story` is the cheap half (no torch, no video); `plan_story` adds the model's facts and the
+clip's. `--dry-run` prints a plan and stops.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dcgrid.errors import UsageError
+from dcgrid.pipelines.job import check_input
+from dcgrid.pipelines.outputs import OutputPaths, name_outputs
+from dcgrid.pipelines.plan import clip_rules, memory_estimate_bytes, windows_line, windows_of
+from dcgrid.pipelines.resolve import ResolvedGrid
+from dcgrid.pipelines.script import StoryJob, resolve_story
+from dcgrid.pipelines.windows import Window
+
+if TYPE_CHECKING:
+    from dcgrid.models.base import ModelSpec
+    from dcgrid.video.clip import ClipPlan, ClipRules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedStory:
+    """A story whose scenes, text and files have been checked."""
+
+    job: StoryJob
+    """What was asked."""
+    grids: tuple[ResolvedGrid, ...]
+    """The grids in their order."""
+    outputs: OutputPaths
+    """Files that will be written."""
+    expected_frames: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    """Hash of pixels that must come out, by scene and cell; empty: anything may."""
+    expected_reel: str = ""
+    """Hash of the reel's pixels that must come out; empty: any."""
+    expected_weights: Mapping[str, str] = field(default_factory=dict)
+    """Hash that each weight file must have, by the part it holds; empty: any."""
+    expected_adapters: Mapping[str, str] = field(default_factory=dict)
+    """Hash that each adapter must have, by its reference."""
+    threads: int = 0
+    """CPU threads to use; 0: torch's own choice."""
+    inputs_sha256: tuple[str, ...] = ()
+    """Hash of the clip, if it was needed already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoryPlan:
+    """All that is known before the model is loaded."""
+
+    prepared: PreparedStory
+    """The checked story."""
+    spec: "ModelSpec"
+    """The model."""
+    clip: "ClipPlan | None"
+    """What of the character's clip is used; None: there is none."""
+    windows: tuple[Window, ...]
+    """What of a scene is painted in one go; one for a scene that the model can take whole."""
+    cell_size: tuple[int, int]
+    """Height and width of a cell."""
+    device: str
+    """Device it will run on."""
+    dtype: str
+    """Number format."""
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of a scene."""
+        return self.windows[-1].first + self.windows[-1].count
+
+    def lines(self) -> list[str]:
+        """Return the plan as sentences, one per line."""
+        height, width = self.cell_size
+        grids, factor = self.prepared.grids, self.spec.upsample
+        clip = self.clip.lines() if self.clip else ["No clip: the character comes from the text."]
+        seconds = self.num_frames / self.spec.fps
+        memory = memory_estimate_bytes(self.spec, self.windows[0].count, self.cell_size) / 1e9
+        windows = [windows_line(self.spec, self.windows)] if len(self.windows) > 1 else []
+        return [
+            *clip,
+            f"Scenes: {len(self.prepared.job.scenes)} of {seconds:.2f} s in {len(grids)} grids of "
+            f"{grids[0].rows}x{grids[0].cols} cells of {width}x{height}.",
+            *windows,
+            f"Model: {self.spec.name} on {self.device}, {self.dtype}, about {memory:.1f} GB of "
+            "memory.",
+            f"Result: {width * factor}x{height * factor}, "
+            f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan for programs."""
+        return {
+            "command": "story",
+            "scenes": [name for grid in self.prepared.grids for name in grid.names],
+            "prompts": [grid.prompt.text for grid in self.prepared.grids],
+            "size": [self.num_frames, *self.cell_size],
+            "windows": len(self.windows),
+            "model": self.spec.name,
+            "device": self.device,
+            "dtype": self.dtype,
+            "outputs": [str(path) for path in self.prepared.outputs.all()],
+        }
+
+
+def prepare_story(job: StoryJob, recipe_dir: Path | None = None) -> PreparedStory:
+    """Check a story as far as that goes in milliseconds.
+
+    Raises:
+        InputVideoError: The clip is missing or unreadable.
+        UsageError: The job contradicts itself.
+        RecipeError: An effect or the layout is unknown or wrong.
+        PromptError: The text cannot be rendered.
+        OutputError: A result cannot be written where it should go.
+    """
+    for path in job.inputs:
+        check_input(path)
+    grids = resolve_story(job, recipe_dir)
+    names = [name for grid in grids for name in grid.names]
+    outputs = name_outputs(job, names, [1] * len(names))
+    return PreparedStory(job=job, grids=grids, outputs=outputs)
+
+
+def plan_story(prepared: PreparedStory) -> StoryPlan:
+    """Add the facts of the model and of the clip.
+
+    Raises:
+        UsageError: No such model, device or dtype, or a duration or fade that cannot be.
+        DeviceError: The device is not on this machine.
+        InputVideoError: The clip is not a video, or starts after its end.
+    """
+    # Torch comes in here and not with the module, so that a misspelt effect is told at once.
+    from dcgrid.models.loading import model_spec
+    from dcgrid.runtime import device as runtime
+    from dcgrid.video.read import plan_clip, probe
+
+    job = prepared.job
+    spec = model_spec(job.model)
+    device = runtime.choose_device(job.device)
+    rules, clip = clip_rules(spec), None
+    if job.source is not None:
+        clip = plan_clip(probe(job.source), rules, job.start_s, job.duration_s)
+    frames = clip.num_frames if clip else _frames_of_text(rules, job.duration_s)
+    check_fade(job, frames, spec)
+    return StoryPlan(
+        prepared=prepared,
+        spec=spec,
+        clip=clip,
+        windows=windows_of(spec, frames),
+        cell_size=clip.cell_size if clip else spec.cell_sizes[0],
+        device=str(device),
+        dtype=runtime.dtype_name(runtime.choose_dtype(job.dtype, device)),
+    )
+
+
+def check_fade(job: StoryJob, frames: int, spec: "ModelSpec") -> None:
+    """Check that scenes of so many frames are long enough for the fades at both ends.
+
+    Raises:
+        UsageError: They are not.
+    """
+    seconds = frames / spec.fps
+    if job.fade_s * 2 > seconds:
+        raise UsageError(
+            f"a fade of {job.fade_s} s is longer than half of a scene ({seconds:.2f} s)",
+            hint=f"use --fade {seconds / 4:.2f}",
+        )
+
+
+def _frames_of_text(rules: "ClipRules", duration_s: float | None) -> int:
+    """Return how many frames a scene has that no clip is given for."""
+    asked = rules.default_frames or rules.max_frames
+    if duration_s is not None:
+        if not 0 < duration_s < math.inf:
+            raise UsageError(
+                f"--duration {duration_s}: scenes from text alone have more than 0 seconds, "
+                "and an end",
+                hint=f"Try --duration {rules.max_frames / rules.fps:.2f}.",
+            )
+        asked = round(min(duration_s * rules.fps, rules.most_frames))
+    return max(rules.frames_within(asked), rules.least_frames)
