@@ -35,6 +35,7 @@ from dcgrid.train.data.material import (
     encode_concepts,
     world_sources,
 )
+from dcgrid.train.data.record import RECORD, write_record
 from dcgrid.train.loop import train
 from dcgrid.train.priors import make_priors
 from dcgrid.train.world.clips import WorldClips
@@ -138,7 +139,7 @@ def run_concepts(job: "TrainJob", config: NativeConfig, reporter: "Reporter") ->
     data = ConceptData(examples=examples, priors=priors, tags=tags)
     stage = ConceptStage(pair, spec.name, data, networks.autoencoder, job.recipe)
     state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
-    return _write(job, networks, spec, state)
+    return _write(job, networks, spec, state, {RECORD: write_record(concepts)})
 
 
 def _sources(job: "TrainJob", config: NativeConfig) -> list[Source]:
@@ -197,7 +198,13 @@ def _spec(
     )
 
 
-def _write(job: "TrainJob", networks: _Networks, spec: AdapterSpec, state: TrainState) -> Path:
+def _write(
+    job: "TrainJob",
+    networks: _Networks,
+    spec: AdapterSpec,
+    state: TrainState,
+    record: dict[str, str],
+) -> Path:
     """Write the averaged weights, or the last ones where no average is kept: tokens, adapter."""
     with torch.no_grad():
         for name, averaged in state.ema.items():
@@ -207,6 +214,7 @@ def _write(job: "TrainJob", networks: _Networks, spec: AdapterSpec, state: Train
         "stage": job.recipe.stage,
         "steps": str(state.step),
         "seed": str(job.recipe.seed),
+        **record,
     }
     save_tags(job.out / TOKENS_NAME, networks.text, facts)
     networks.dit.to(torch.bfloat16)  # the file's format; the base is not written
