@@ -186,8 +186,8 @@ def painted_share(recipe: TrainRecipe) -> float:
 
 
 def needs_world(recipe: TrainRecipe) -> bool:
-    """Return False if every batch is of painted grids."""
-    return painted_share(recipe) < 1
+    """Return False where stage `grid` sees painted grids alone; `fill` is measured on clips."""
+    return recipe.stage != "grid" or painted_share(recipe) < 1
 
 
 def missing_grids(recipe: TrainRecipe, out: Path) -> list[tuple[str, Path]]:
