@@ -1,5 +1,6 @@
 """A world of a few small pictures and recipes for it, with which `tiny` trains in seconds."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -70,6 +71,16 @@ def write_small_recipe(
 
 def write_small_sample(folder: Path, **knobs: object) -> Path:
     """Write a small recipe of stage `sample` and return its path."""
+    return _write_painting(folder, "sample", {"dc_strength": 0.0, "concept_share": 0.0, **knobs})
+
+
+def write_small_cells(folder: Path, **knobs: object) -> Path:
+    """Write a small recipe of stage `cells` and return its path."""
+    keys = {"dc_strength": 1.0, "concepts": [], "places": ["in the sea"], "shared_noise": True}
+    return _write_painting(folder, "cells", {**keys, **knobs})
+
+
+def _write_painting(folder: Path, stage: str, knobs: Mapping[str, object]) -> Path:
     keys: dict[str, object] = {
         "grids": 3,
         "num_inference_steps": 2,
@@ -78,10 +89,10 @@ def write_small_sample(folder: Path, **knobs: object) -> Path:
         "sizes": [[32, 32], [32, 48]],
         "noise_scale": 1.0,
         "time_shift": 1.0,
-        "dc_strength": 0.0,
         "seed": 3,
     }
-    path = folder / "sample.toml"
-    lines = [f"{key} = {value}" for key, value in {**keys, **knobs}.items()]
-    path.write_text("\n".join(['stage = "sample"', *lines, ""]))
+    path = folder / f"{stage}.toml"
+    # JSON's numbers, texts, truths and lists are TOML's as well.
+    lines = [f"{key} = {json.dumps(value)}" for key, value in {**keys, **knobs}.items()]
+    path.write_text("\n".join([f'stage = "{stage}"', *lines, ""]))
     return path

@@ -36,10 +36,9 @@ from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import resolve_edits
 from dcgrid.prompts.segments import Prompt
-from dcgrid.train.captions import Captions
+from dcgrid.train.captions import Captions, world_captions
 from dcgrid.train.grids import GRID, token_places
 from dcgrid.train.panes import PaneSet
-from dcgrid.train.run import world_captions
 from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
 
 EFFECTS = (("night", "golden-hour", "noir"), ("rain", "snow", "smoke"))

@@ -18,6 +18,7 @@ RECIPE = SampleRecipe(
     noise_scale=1.0,
     time_shift=2.0,
     dc_strength=0.0,
+    concept_share=0.0,
     seed=0,
 )
 

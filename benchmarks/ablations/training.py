@@ -16,20 +16,19 @@ from benchmarks.ablations.data import FRAMES, SIDE, FixedPool
 from benchmarks.ablations.variants import Variant
 from dcgrid.adapters.attach import attach_adapter, set_routed
 from dcgrid.adapters.files import load_adapter, save_adapter
-from dcgrid.adapters.reading import hash_tensors
 from dcgrid.adapters.spec import AdapterSpec
-from dcgrid.models.loading import load_text_encoder, weight_files
+from dcgrid.models.loading import weight_files, weights_folder
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import PRESETS
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder
-from dcgrid.models.weights import load_weights
 from dcgrid.recipes import shipped_dir
-from dcgrid.train.captions import Captions
+from dcgrid.train.captions import Captions, world_captions
 from dcgrid.train.grids import GridStage
 from dcgrid.train.loop import LoopOptions, train
+from dcgrid.train.networks import load_autoencoder, load_base
 from dcgrid.train.panes import PaneSet
-from dcgrid.train.run import ROUTED_TARGETS, fill_targets, world_captions
+from dcgrid.train.run import ROUTED_TARGETS, fill_targets
 from dcgrid.train.sampled import SampledGrids
 from dcgrid.train.settings import LogSettings, Phase, TrainRecipe, load_train_recipe
 
@@ -90,15 +89,10 @@ def shown_rows(rows: list[list[str]], variant: Variant) -> list[list[str]]:
 
 def load_networks() -> Networks:
     """Load the shipped base; every training gets networks of its own."""
-    files, config = weight_files(MODEL), PRESETS[MODEL]
-    dit, autoencoder = DiT(config.dit), Autoencoder(config.autoencoder)
-    load_weights(files["dit"], dit)
-    load_weights(files["autoencoder"], autoencoder)
-    text = load_text_encoder(MODEL, files["text"])
-    for network in (dit, text, autoencoder):
-        network.requires_grad_(False).eval()
-    base_hash = hash_tensors(dit.state_dict())
-    return Networks(dit=dit, text=text, autoencoder=autoencoder, base_hash=base_hash)
+    folder, device = weights_folder(MODEL), torch.device("cpu")
+    base = load_base(MODEL, folder, device)
+    autoencoder = load_autoencoder(MODEL, folder, device)
+    return Networks(dit=base.dit, text=base.text, autoencoder=autoencoder, base_hash=base.hash)
 
 
 def recipe_of(variant: Variant, steps: int, seed: int) -> TrainRecipe:
@@ -172,7 +166,7 @@ def train_variant(
     trained = {n: p for n, p in dit.named_parameters() if p.requires_grad}
     grids = None
     if recipe.loss.get("sampled_share"):
-        grids = SampledGrids(sampled, recipe.phases, networks.base_hash, "")
+        grids = SampledGrids(sampled, recipe, {"base": networks.base_hash}, "")
     captions = VariantCaptions(world_captions(), variant)
     stage = GridStage((dit, networks.text), pools, captions, recipe, trained, grids)  # type: ignore[arg-type]
     if not variant.routed:

@@ -5,14 +5,15 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from benchmarks.models import ModelChoice, load_choice
-from dcgrid.adapters.files import hash_tensors, load_adapter, read_adapter
+from dcgrid.adapters.files import hash_tensors, load_adapter, read_adapter, write_adapter
 from dcgrid.errors import OutputError, RecipeError, WeightsError
-from dcgrid.models.loading import load_backbone
+from dcgrid.models.loading import load_backbone, load_text_encoder, save_tags
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import PRESETS
 from dcgrid.models.weights import load_weights, read_weights
@@ -141,7 +142,13 @@ def test_grid_of_a_composition_trains_two_routed_adapters(run_tiny, trained, mon
 def test_grid_on_multi_dc_needs_its_file_and_leaves_it_as_it_is(run_tiny, trained):
     with pytest.raises(WeightsError, match=r"dc\.safetensors"):
         run_tiny("grid", trained, loss={"dc_strength": 1.0})
-    shutil.copy(trained / "fill.safetensors", trained / "dc.safetensors")
+    spec, sides = read_adapter(trained / "fill.safetensors")
+    write_adapter(replace(spec, tokens=("[a]",)), sides, trained / "dc.safetensors")
+    with pytest.raises(WeightsError, match=r"dc-tokens\.safetensors"):
+        run_tiny("grid", trained, loss={"dc_strength": 1.0})
+    text = load_text_encoder("tiny", trained / "text.safetensors")
+    text.add_tags(["a"])
+    save_tags(trained / "dc-tokens.safetensors", text, {})
     before = (trained / "dc.safetensors").read_bytes()
     plain, _ = run_tiny("grid", trained)
     alone = read_adapter(plain)[1]

@@ -1,22 +1,23 @@
-"""`dcgrid train --stage sample`: whole grids from the Grid LoRA, more data for stage fill."""
+"""`dcgrid train`, stages cells and sample: grids that are painted for stages grid and fill."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dcgrid.cli.output import Output
 from dcgrid.errors import UsageError
 from dcgrid.recipes import shipped_dir
 
 if TYPE_CHECKING:
-    from dcgrid.train.sampling import SampleJob
+    from dcgrid.train.sampling import PaintJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest:
     """What the command line says."""
 
+    stage: str
     mode: Literal["consistent", "composition"]
     model: str
     recipe: Path | None
@@ -29,7 +30,7 @@ class SampleRequest:
     dry_run: bool
 
 
-def refuse_options(given: Mapping[str, bool]) -> None:
+def refuse_options(stage: str, given: Mapping[str, bool]) -> None:
     """Refuse options that mean nothing here.
 
     Raises:
@@ -38,34 +39,20 @@ def refuse_options(given: Mapping[str, bool]) -> None:
     for name, present in given.items():
         if present:
             raise UsageError(
-                f"{name} is not for stage sample",
+                f"{name} is not for stage {stage}",
                 hint="it goes on where it was by itself; how many: --grids; bad ones: --drop",
             )
 
 
 def sample_grids(request: SampleRequest, output: Output) -> None:
-    """Plan, sample or drop grids and print the result."""
-    from dataclasses import replace
-
+    """Plan, paint or drop grids and print the result."""
     import torch
 
-    from dcgrid.runtime.device import choose_device
-    from dcgrid.train.sampling import SampleJob, load_sample_recipe
-
+    beside = {"--grids beside --drop": request.grids is not None and bool(request.drop)}
+    refuse_options(request.stage, beside)
     if request.threads is not None:
         torch.set_num_threads(request.threads)
-    path = request.recipe or shipped_dir() / "train" / "sample.toml"
-    recipe = load_sample_recipe(path, request.model)
-    if request.grids is not None:
-        recipe = replace(recipe, grids=request.grids)
-    job = SampleJob(
-        recipe=recipe,
-        mode=request.mode,
-        model=request.model,
-        out=request.out,
-        store=request.store,
-        device=choose_device(request.device),
-    )
+    job = _job(request)
     if request.dry_run:
         _plan(job, request.drop, output)
         return
@@ -74,7 +61,7 @@ def sample_grids(request: SampleRequest, output: Output) -> None:
     if request.drop:
         files = drop_grids(job, request.drop)
     else:
-        output.start("sampling grids", recipe.grids)
+        output.start("painting grids", job.recipe.grids)
         try:
             files = run_sampling(job, output.note, output.update)
         except KeyboardInterrupt:
@@ -91,7 +78,35 @@ def sample_grids(request: SampleRequest, output: Output) -> None:
     output.result(lines, value)
 
 
-def _plan(job: "SampleJob", drop: tuple[int, ...], output: Output) -> None:
+def _job(request: SampleRequest) -> "PaintJob":
+    """Read the recipe and put the job together."""
+    from dataclasses import replace
+
+    from dcgrid.runtime.device import choose_device
+    from dcgrid.train.sampling import CellJob, SampleJob, load_cell_recipe, load_sample_recipe
+
+    path = request.recipe or shipped_dir() / "train" / f"{request.stage}.toml"
+    overrides: dict[str, Any] = {} if request.grids is None else {"grids": request.grids}
+    device = choose_device(request.device)
+    if request.stage == "cells":
+        return CellJob(
+            recipe=replace(load_cell_recipe(path, request.model), **overrides),
+            mode=request.mode,
+            model=request.model,
+            out=request.out,
+            device=device,
+        )
+    return SampleJob(
+        recipe=replace(load_sample_recipe(path, request.model), **overrides),
+        mode=request.mode,
+        model=request.model,
+        out=request.out,
+        store=request.store,
+        device=device,
+    )
+
+
+def _plan(job: "PaintJob", drop: tuple[int, ...], output: Output) -> None:
     """Print what would be done; nothing is loaded or written."""
     from dcgrid.train.sampling import missing_for_sampling
 
@@ -99,7 +114,7 @@ def _plan(job: "SampleJob", drop: tuple[int, ...], output: Output) -> None:
     missing = [f"{path}, from `{command}`" for path, command in missing_for_sampling(job)]
     sizes = ", ".join(f"{height}x{width}" for height, width in recipe.sizes)
     lines = [
-        f"stage     sample of {job.model}, mode {job.mode}, on {job.device}",
+        f"stage     {job.stage} of {job.model}, mode {job.mode}, on {job.device}",
         f"grids     {recipe.grids}, of 4 cells of {recipe.frames} x {sizes}",
         f"steps     {recipe.num_inference_steps}, guidance {recipe.guidance_scale:g}",
         f"folder    {job.folder}",
@@ -108,7 +123,7 @@ def _plan(job: "SampleJob", drop: tuple[int, ...], output: Output) -> None:
     ]
     value = {
         "dry_run": True,
-        "stage": "sample",
+        "stage": job.stage,
         "mode": job.mode,
         "model": job.model,
         "grids": recipe.grids,

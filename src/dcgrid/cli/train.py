@@ -34,13 +34,14 @@ class Stage(StrEnum):
     BASE = "base"
     UPSAMPLER = "upsampler"
     DC = "dc"
+    CELLS = "cells"
     GRID = "grid"
     SAMPLE = "sample"
     FILL = "fill"
 
 
 class Mode(StrEnum):
-    """What the grids of stages grid, sample and fill show."""
+    """What the grids of stages cells, grid, sample and fill show."""
 
     CONSISTENT = "consistent"
     COMPOSITION = "composition"
@@ -53,7 +54,7 @@ ModeOption = Annotated[
     Mode | None,
     typer.Option(
         "--mode",
-        help="Stages grid, sample and fill: for edits of one clip, or for the fusion of two.",
+        help="Stages cells, grid, sample and fill: edits of one clip, or the fusion of two.",
         show_default="the recipe's, else consistent",
     ),
 ]
@@ -88,13 +89,13 @@ StepsOption = Annotated[
 GridsOption = Annotated[
     int | None,
     typer.Option(
-        "--grids", min=1, help="Stage sample: grids to sample.", show_default="the recipe's"
+        "--grids", min=1, help="Stages cells, sample: how many.", show_default="the recipe's"
     ),
 ]
 DropOption = Annotated[
     list[int] | None,
     typer.Option(
-        "--drop", help="Stage sample: number of a bad grid to drop; sample nothing. Repeatable."
+        "--drop", help="Stages cells, sample: number of a bad grid to drop; paint none. Repeatable."
     ),
 ]
 ResumeOption = Annotated[
@@ -166,17 +167,13 @@ def train(
     """
     store = world or hub.cache_dir() / "world"
     if fetch_world == (stage is not None):
-        raise UsageError(
-            "give either --stage or --fetch-world",
-            hint="dcgrid train --fetch-world, then dcgrid train --stage autoencoder",
-        )
+        hint = "dcgrid train --fetch-world, then dcgrid train --stage autoencoder"
+        raise UsageError("give either --stage or --fetch-world", hint=hint)
     with Output(format_=format_, quiet=quiet) as output:
         if stage is None:
-            if clips is not None and not clips.is_dir():
-                raise UsageError(f"--clips: there is no folder {clips}")
-            _fetch_world(store, clips or store / "clips", output)
+            _fetch_world(store, clips, output)
             return
-        if stage is Stage.SAMPLE:
+        if stage is Stage.CELLS or stage is Stage.SAMPLE:
             refused = {
                 "--steps": steps is not None,
                 "--resume": resume,
@@ -184,10 +181,11 @@ def train(
                 "--start-from": start_from is not None,
                 "--decoder-only": decoder_only,
                 "--force": force,
-                "--grids beside --drop": grids is not None and bool(drop),
+                "--concepts and --cache-only": concepts is not None or cache_only,
             }
-            refuse_options(refused)
+            refuse_options(stage, refused)
             request = SampleRequest(
+                stage=stage.value,
                 mode=(mode or Mode.CONSISTENT).value,
                 model=model,
                 recipe=recipe,
@@ -202,7 +200,7 @@ def train(
             sample_grids(request, output)
             return
         if grids is not None or drop:
-            raise UsageError(f"--grids and --drop are for stage sample, not {stage}")
+            raise UsageError(f"--grids and --drop are for stages cells and sample, not {stage}")
         if decoder_only and stage is not Stage.AUTOENCODER:
             raise UsageError(f"--decoder-only is for stage autoencoder, not {stage}")
         if stage is not Stage.DC and (concepts is not None or cache_only):
@@ -257,15 +255,17 @@ def _read_recipe(
     return settings
 
 
-def _fetch_world(store: Path, clips: Path, output: Output) -> None:
+def _fetch_world(store: Path, clips: Path | None, output: Output) -> None:
     """Download the sources below the store's folder and build the store."""
+    if clips is not None and not clips.is_dir():
+        raise UsageError(f"--clips: there is no folder {clips}")
     from dcgrid.train.world.sources import fetch_sources
     from dcgrid.train.world.store import WorldStore, build_store
 
     output.start("fetching pictures")
     fetch_sources(store / "raw", output.note)
     output.start("building the world")
-    build_store(store / "raw", clips, store, output.note)
+    build_store(store / "raw", clips or store / "clips", store, output.note)
     counts = {kind: len(names) for kind, names in WorldStore(store).names.items()}
     summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     output.result([f"{store}: {summary}"], {"world": str(store), **counts})

@@ -29,6 +29,7 @@ from dcgrid.train.data.material import (
     encode_concepts,
     world_sources,
 )
+from dcgrid.train.data.record import RECORD, write_record
 from dcgrid.train.job import Reporter, TrainJob, facts_of, take_averaged
 from dcgrid.train.loop import train
 from dcgrid.train.networks import Base, load_autoencoder, load_base
@@ -122,7 +123,7 @@ def run_concepts(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Pat
     data = ConceptData(examples=examples, priors=priors, tags=tags)
     stage = ConceptStage(pair, spec.name, data, autoencoder, job.recipe)
     state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
-    return _write(job, base, spec, state)
+    return _write(job, base, spec, state, {RECORD: write_record(concepts)})
 
 
 def _sources(job: TrainJob, config: NativeConfig) -> list[Source]:
@@ -162,10 +163,12 @@ def _spec(job: TrainJob, base: Base, concepts: list[Concept], tags: ConceptTags)
     )
 
 
-def _write(job: TrainJob, base: Base, spec: AdapterSpec, state: TrainState) -> Path:
+def _write(
+    job: TrainJob, base: Base, spec: AdapterSpec, state: TrainState, record: dict[str, str]
+) -> Path:
     """Write the averaged weights, or the last ones where no average is kept: tokens, adapter."""
     take_averaged(state)
-    save_tags(job.out / TOKENS_NAME, base.text, facts_of(job, state))
+    save_tags(job.out / TOKENS_NAME, base.text, {**facts_of(job, state), **record})
     base.dit.to(torch.bfloat16)  # the file's format; the base is not written
     path = job.out / f"{job.recipe.run_name}.safetensors"
     save_adapter(base.dit, spec, path)

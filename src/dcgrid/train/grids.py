@@ -32,7 +32,7 @@ from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.captions import Captions
 from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
 from dcgrid.train.panes import FusionPool, PanePool, PaneSet
-from dcgrid.train.sampled import SampledGrids
+from dcgrid.train.sampled import SampledGrid, SampledGrids, needs_world, painted_share
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import chance
 
@@ -133,6 +133,11 @@ class GridStage:
         drawn = []
         for number in range(grids):
             generator = torch.Generator().manual_seed(EVAL_SEED + number)
+            if self.sampled is not None and not needs_world(self.recipe):
+                painted = self.sampled.draw(replace(phase, batch=1), generator)
+                batch = _painted(painted, [given_K], painted[0].rows, self.pool.world.device)
+                drawn.append((batch, self._noise(batch, generator)))
+                continue
             (panes,) = pool.draw(one, generator, fresh=1)
             rows = self.captions.grid_rows(panes, (0, 1, 2, 3), generator)
             batch = _gather([panes], [[0, 1, 2, 3]], [given_K], rows, GRID)
@@ -200,7 +205,7 @@ class GridStage:
     def _batch(self, phase: Phase, generator: torch.Generator) -> Batch:
         knobs = self.recipe.loss
         # Without painted grids no chance is drawn for them: such runs stay what they were.
-        if self.sampled is not None and chance(generator) < knobs["sampled_share"]:
+        if self.sampled is not None and chance(generator) < painted_share(self.recipe):
             return self._sampled_batch(self.sampled, phase, generator)
         fresh = 1 if chance(generator) < knobs["fresh"] else 0
         fusing = chance(generator) < knobs["fusion_share"]
@@ -234,24 +239,23 @@ class GridStage:
         self, sampled: SampledGrids, phase: Phase, generator: torch.Generator
     ) -> Batch:
         """Draw a batch of painted grids; what stands where, and its text, are as painted."""
-        knobs, device = self.recipe.loss, self.pool.world.device
-        as_used = [True, self.recipe.mode == "composition", False, False]
+        knobs = self.recipe.loss
         grids = sampled.draw(phase, generator)
         rows, given = [], []
         for grid in grids:
-            used = chance(generator) < knobs["edit_share"]
-            given.append(as_used if used else _some_given(GRID, generator))
+            given.append(self._given_of_painted(generator))
             masked = chance(generator) < knobs["text_masking"]
             rows += _masked(grid.rows, self._keeping(given[-1])) if masked else grid.rows
-        cells_BKCFYX = torch.stack([grid.cells_KCFYX for grid in grids]).to(device)
-        fill_BKF = spread_over_frames(~torch.tensor(given), cells_BKCFYX.shape[3]).to(device)
-        return Batch(
-            cells_BKCFYX=cells_BKCFYX,
-            luck_BKMFYX=torch.stack([grid.luck_KMFYX for grid in grids]).to(device),
-            fill_BKF=self._with_heads(fill_BKF, generator),
-            rows=rows,
-            layout=GRID,
-        )
+        batch = _painted(grids, given, rows, self.pool.world.device)
+        return replace(batch, fill_BKF=self._with_heads(batch.fill_BKF, generator))
+
+    def _given_of_painted(self, generator: torch.Generator) -> list[bool]:
+        """Draw which cells of a painted grid are given; none but in `fill`."""
+        if self.recipe.stage != "fill":
+            return [False] * GRID.count
+        if chance(generator) < self.recipe.loss["edit_share"]:
+            return [True, self.recipe.mode == "composition", False, False]
+        return _some_given(GRID, generator)
 
     def _with_heads(self, fill_BKF: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Give the first latent frames of all cells of some grids.
@@ -322,6 +326,23 @@ def _gather(
         fill_BKF=spread_over_frames(fill_BK, cells_BKCFYX.shape[3]).to(cells_BKCFYX.device),
         rows=rows,
         layout=layout,
+    )
+
+
+def _painted(
+    grids: Sequence[SampledGrid],
+    given: Sequence[list[bool]],
+    rows: list[list[str]],
+    device: torch.device,
+) -> Batch:
+    """Put a batch of painted grids together."""
+    cells_BKCFYX = torch.stack([grid.cells_KCFYX for grid in grids]).to(device)
+    return Batch(
+        cells_BKCFYX=cells_BKCFYX,
+        luck_BKMFYX=torch.stack([grid.luck_KMFYX for grid in grids]).to(device),
+        fill_BKF=spread_over_frames(~torch.tensor(list(given)), cells_BKCFYX.shape[3]).to(device),
+        rows=rows,
+        layout=GRID,
     )
 
 

@@ -6,7 +6,6 @@ A adapters.
 Paper: sec. 3.2 (Sampling Grids)
 """
 
-import json
 from typing import Any
 
 import torch
@@ -14,22 +13,19 @@ import torch
 from dcgrid.adapters.attach import set_routed
 from dcgrid.adapters.files import load_adapter
 from dcgrid.adapters.reading import hash_tensors, read_adapter
-from dcgrid.flow.noise import draw_noise
-from dcgrid.flow.sampler import SampleSettings, VelocityFn, sample, with_guidance
-from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.modes import Routing
 from dcgrid.grid.routing import route_matrix
-from dcgrid.models.native.backbone import encode_rows
-from dcgrid.models.native.config import PRESETS
-from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.captions import world_captions
-from dcgrid.train.grids import GRID, token_places
-from dcgrid.train.job import DC_NAME
+from dcgrid.train.concept_texts import ConceptTexts
+from dcgrid.train.data.record import read_record
+from dcgrid.train.grids import GRID
 from dcgrid.train.networks import load_base
+from dcgrid.train.painting import as_read_back, draw_grid_noise, paint_cells, paint_facts
 from dcgrid.train.panes import PaneSet
 from dcgrid.train.sampled import SampledGrid
-from dcgrid.train.sampling import SampleJob, SampleRecipe
-from dcgrid.train.world.clips import MOTIONS, pick
+from dcgrid.train.sampling import SampleJob
+from dcgrid.train.tags import concept_facts, load_concept_tags, unknown_notes
+from dcgrid.train.world.clips import MOTIONS, chance, pick
 from dcgrid.train.world.effects import EFFECT_NAMES
 from dcgrid.train.world.fusion import ELEMENTS
 from dcgrid.train.world.store import WorldStore
@@ -44,8 +40,19 @@ class GridPainter:
         self.subjects = WorldStore(job.store).names["sprites"]
         base = load_base(job.model, job.out, job.device)
         self.dit, self.text, self.base_hash = base.dit, base.text, base.hash
+        self.tag_facts: dict[str, Any] = {}
+        if job.recipe.dc_strength:
+            load_concept_tags(job.tokens, job.dc, self.text)
+            self.tag_facts = {"tags": concept_facts(job.tokens, job.dc)["tags"]}
         self.adapter_hashes = self._attach()
-        self.dit.to(job.device).eval().requires_grad_(False)
+        for network in (self.text, self.dit):
+            network.to(job.device).eval().requires_grad_(False)
+        self.concepts: ConceptTexts | None = None
+        if job.recipe.concept_share:
+            known = read_record(job.tokens, f"{job.command('dc')} --resume")
+            # Attenuated to nothing, there is nothing that tags stand for: words name a concept.
+            tagged = job.recipe.dc_strength > 0
+            self.concepts = ConceptTexts(known, tagged=tagged, mixed=True)
         self.route_KA: torch.Tensor | None = None
         if job.mode == "composition":
             self.route_KA = route_matrix(GRID, Routing(mode="composition")).to(job.device)
@@ -55,7 +62,7 @@ class GridPainter:
         job, hashes, names = self.job, [], []
         strengths = dict.fromkeys(job.adapters, 1.0)
         if job.recipe.dc_strength:
-            strengths[job.out / DC_NAME] = job.recipe.dc_strength
+            strengths[job.dc] = job.recipe.dc_strength
         for path, strength in strengths.items():
             report = load_adapter(
                 self.dit, path, base=job.model, base_hash=self.base_hash, strength=strength
@@ -68,30 +75,25 @@ class GridPainter:
 
     def facts(self, number: int) -> dict[str, Any]:
         """Return everything that a grid is made with; what JSON can hold."""
-        recipe = self.job.recipe
-        facts = {
-            "number": number,
-            "stage": "sample",
-            "mode": self.job.mode,
-            "model": self.job.model,
-            "texts": self._texts(number),
-            "frames": recipe.frames,
-            "size": recipe.size_of(number),
-            "seed": recipe.seed,
-            "num_inference_steps": recipe.num_inference_steps,
-            "guidance_scale": recipe.guidance_scale,
-            "noise_scale": recipe.noise_scale,
-            "time_shift": recipe.time_shift,
-            "dc_strength": recipe.dc_strength,
-            "base": self.base_hash,
-            "adapters": self.adapter_hashes,
-        }
-        read_back: dict[str, Any] = json.loads(json.dumps(facts))  # lists, as in a file
-        return read_back
+        job, recipe = self.job, self.job.recipe
+        facts = paint_facts(job, number)
+        facts |= {"texts": self._texts(number), "base": self.base_hash}
+        # Grids without concepts say nothing of them: those of earlier runs stay what they are.
+        facts |= {"adapters": self.adapter_hashes, **self.tag_facts}
+        if recipe.concept_share:
+            facts |= {"concept_share": recipe.concept_share}
+        return as_read_back(facts)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a person should know of the texts, before anything is painted."""
+        return () if self.concepts is None else unknown_notes(self.concepts.all_texts(), self.text)
 
     def _texts(self, number: int) -> list[list[str]]:
         """Draw what a grid shows and return the texts of its cells."""
-        generator = torch.Generator().manual_seed(_seed_of(self.job.recipe, number))
+        generator = torch.Generator().manual_seed(self.job.recipe.seed_of(number))
+        # Without concepts no chance is drawn for them: such grids stay what they were.
+        if self.concepts is not None and chance(generator) < self.job.recipe.concept_share:
+            return self.concepts.draw(self.job.mode, generator).rows
         words = [*self.subjects, "scene"]
         subject = words[pick(len(words), generator)]
         # What the world says of a camera move over a picture without a subject.
@@ -114,71 +116,18 @@ class GridPainter:
         )
         return self.captions.grid_rows(panes, (0, 1, 2, 3), generator)
 
-    @torch.no_grad()
     def paint(self, number: int) -> SampledGrid:
-        """Paint all cells of a grid.
+        """Paint all cells of a grid at once.
 
         Paper: sec. 3.2 (Sampling Grids)
         """
-        recipe, config = self.job.recipe, PRESETS[self.job.model]
         facts = self.facts(number)
-        height, width = recipe.size_of(number)
-        stride_T, stride_HW = config.autoencoder.total_stride_T, config.autoencoder.total_stride_HW
-        shape = (
-            1,
-            GRID.count,
-            config.autoencoder.latent_channels,
-            (recipe.frames - 1) // stride_T + 1,
-            height // stride_HW,
-            width // stride_HW,
+        noise_BKCFYX = draw_grid_noise(self.job, number)
+        networks, recipe = (self.dit, self.text), self.job.recipe
+        cells_BKCFYX = paint_cells(
+            networks, facts["texts"], noise_BKCFYX, recipe, GRID, self.route_KA
         )
-        noise_BKCFYX = draw_noise(
-            shape,
-            _seed_of(recipe, number),
-            device=self.job.device,
-            motion=config.dit.noise_motion,
-        )
-        cells_BKCFYX = sample(
-            self._guided(facts["texts"], noise_BKCFYX),
-            torch.zeros_like(noise_BKCFYX),
-            noise_BKCFYX,
-            torch.ones(GRID.count, dtype=torch.bool),
-            SampleSettings(
-                schedule=Schedule(
-                    num_inference_steps=recipe.num_inference_steps, shift=recipe.time_shift
-                ),
-                noise_scale=recipe.noise_scale,
-            ),
-        )
-        still = shape[2] - len(config.dit.noise_motion)
+        still = noise_BKCFYX.shape[2] - len(self.dit.config.noise_motion)
         return SampledGrid(
             cells_KCFYX=cells_BKCFYX[0], luck_KMFYX=noise_BKCFYX[0, :, still:], facts=facts
         )
-
-    def _guided(self, rows: list[list[str]], like_BKCFYX: torch.Tensor) -> VelocityFn:
-        """Return the velocity of a grid with these texts, guided against the empty text."""
-        device = self.job.device
-        places = token_places(like_BKCFYX, GRID, self.dit)
-        precision = choose_dtype("auto", device)
-
-        def reading(rows: list[list[str]]) -> VelocityFn:
-            with autocast(device, precision):
-                text = encode_rows(self.text, rows, GRID.count)
-
-            def velocity(cells_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> torch.Tensor:
-                with autocast(device, precision):
-                    predicted: torch.Tensor = self.dit(
-                        cells_BKCFYX, time_BKF, text, places, self.route_KA
-                    )
-                return predicted.float()
-
-            return velocity
-
-        fill_K = torch.ones(GRID.count, dtype=torch.bool)
-        empty = reading([[""]] * GRID.count)
-        return with_guidance(reading(rows), empty, self.job.recipe.guidance_scale, fill_K)
-
-
-def _seed_of(recipe: SampleRecipe, number: int) -> int:
-    """Return the seed of a grid; two recipes whose seeds differ share no grid."""
-    return recipe.seed * 10_000 + number

@@ -28,6 +28,7 @@ from dcgrid.train.job import TrainJob
 from dcgrid.train.keeping import read_step
 from dcgrid.train.panes import PANES, STOCK
 from dcgrid.train.run import adapter_specs, missing_parts
+from dcgrid.train.sampled import needs_world
 from dcgrid.train.settings import Phase
 from dcgrid.train.world.store import WorldStore
 
@@ -262,7 +263,7 @@ def _working_bytes(job: TrainJob, config: NativeConfig, phase: Phase) -> int:
 def _missing(job: TrainJob) -> list[str]:
     lines = []
     try:
-        if job.concepts is None:
+        if job.concepts is None and needs_world(job.recipe):
             WorldStore(job.store)
     except WeightsError as error:
         lines.append(error.message)

@@ -27,7 +27,7 @@ from dcgrid.runtime.lock import run_lock
 from dcgrid.train.captions import captions_of, world_captions
 from dcgrid.train.checkpoint import remove_leftovers
 from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
-from dcgrid.train.dc import check_concepts, run_concepts
+from dcgrid.train.dc import TOKENS_NAME, check_concepts, run_concepts
 from dcgrid.train.enlarge import UpsamplerStage
 from dcgrid.train.grids import GridStage
 from dcgrid.train.job import DC_NAME, Reporter, TrainJob, averaged, facts_of
@@ -35,9 +35,10 @@ from dcgrid.train.loop import train
 from dcgrid.train.networks import load_autoencoder, load_base
 from dcgrid.train.panes import FusionPool, PanePool
 from dcgrid.train.reader import fit_noise_reader
-from dcgrid.train.sampled import missing_grids, open_grids
+from dcgrid.train.sampled import missing_grids, needs_world, open_grids
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.start import start_adapter_from, start_from, start_text_from
+from dcgrid.train.tags import concept_facts, load_concept_tags, names_tags
 from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.store import WorldStore
 
@@ -87,6 +88,8 @@ def missing_parts(job: TrainJob) -> list[tuple[str, Path]]:
     files = [(stage, job.out / f"{part}.safetensors") for stage, part in parts]
     if job.recipe.loss.get("dc_strength", 0.0):
         files.append(("dc", job.out / DC_NAME))
+    if names_tags(job.recipe):
+        files.append(("dc", job.out / TOKENS_NAME))
     missing = [(stage, path) for stage, path in files if not path.is_file()]
     return missing + missing_grids(job.recipe, job.out)
 
@@ -231,7 +234,13 @@ def _run_adapters(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Pa
     base = load_base(job.model, job.out, job.device)
     dit, text = base.dit, base.text
     specs = adapter_specs(job.recipe, job.model, config, base.hash)
-    sampled = open_grids(job.recipe, job.model, job.out, base.hash)
+    made_with = {"base": base.hash}
+    if names_tags(job.recipe):
+        of_concepts = job.out / TOKENS_NAME, job.out / DC_NAME
+        load_concept_tags(*of_concepts, text)
+        text.to(job.device)
+        made_with |= concept_facts(*of_concepts)
+    sampled = open_grids(job.recipe, job.model, job.out, made_with)
     if strength := job.recipe.loss.get("dc_strength", 0.0):
         report = load_adapter(
             dit,
@@ -251,7 +260,8 @@ def _run_adapters(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Pa
     dit.given_first = job.recipe.given_first or config.dit.given_first
     dit.to(job.device).train()
     trained = {n: p for n, p in dit.named_parameters() if p.requires_grad}
-    world, autoencoder = WorldClips(WorldStore(job.store), job.device), _autoencoder(job)
+    store = WorldStore(job.store) if needs_world(job.recipe) else WorldStore.empty()
+    world, autoencoder = WorldClips(store, job.device), _autoencoder(job)
     pools = PanePool(world, autoencoder), FusionPool(world, autoencoder)
     stage = GridStage((dit, text), pools, world_captions(), job.recipe, trained, sampled)
     state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)

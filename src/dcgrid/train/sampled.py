@@ -1,17 +1,21 @@
-"""Grids that stage `sample` has painted: their files, and the pool that stage `fill` draws from.
+"""Grids that were painted: their files, and the pool that training draws from.
 
     <out>/grids-consistent/0001.safetensors    latents, and in the facts what they were made with
                            sheet.png           a row a grid, to look for bad ones
                            dropped/            the bad ones; read by nothing
+    <out>/cells-consistent/                    the same, of cells that Multi-DC painted one by one
+
+Stage `sample` paints the first for stage `fill`, stage `cells` the second for stage `grid`.
 
 Letters: B batch, K cells, C channels, M moving channels of noise, F Y X latent frames/rows/columns.
 
 Paper: sec. 3.2 (Sampling Grids)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,6 +28,16 @@ from dcgrid.train.world.clips import pick
 DROPPED = "dropped"
 """Folder of the grids that a person found bad, inside the folder of grids."""
 _CELLS, _LUCK = "cells_KCFYX", "luck_KMFYX"
+_FOLDERS = {"sample": "grids", "cells": "cells"}
+"""How the folders of a stage's grids begin."""
+_PAINTERS = {"fill": "sample", "grid": "cells"}
+"""Stage that paints the grids that a stage trains on."""
+_SHARES = {"fill": "sampled_share", "grid": "made_share"}
+"""Key of [loss] that says in which share of batches."""
+_OTHERS: Mapping[str, str] = MappingProxyType(
+    {"base": "another base", "adapters": "another Multi-DC LoRA", "tags": "other tags"}
+)
+"""How it is told that a grid was painted with something else than what is there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +69,9 @@ class SampledGrid:
         return int(height), int(width)
 
 
-def grids_folder(out: Path, mode: str) -> Path:
-    """Return the folder of a mode's grids below a model's folder."""
-    return out / f"grids-{mode}"
+def grids_folder(out: Path, mode: str, stage: str = "sample") -> Path:
+    """Return the folder of a mode's grids below a model's folder; `stage` painted them."""
+    return out / f"{_FOLDERS[stage]}-{mode}"
 
 
 def grid_path(folder: Path, number: int) -> Path:
@@ -93,7 +107,8 @@ def read_grid(path: Path) -> SampledGrid:
     )
     if missing or tensors[_CELLS].ndim != 5 or not tensors[_CELLS].isfinite().all():
         raise WeightsError(
-            f"{path} is no sampled grid", hint="remove it, then run `dcgrid train --stage sample`"
+            f"{path} is no painted grid",
+            hint="remove it, then run the stage that paints it: sample, or cells",
         )
     return SampledGrid(cells_KCFYX=tensors[_CELLS], luck_KMFYX=tensors[_LUCK], facts=facts)
 
@@ -111,24 +126,32 @@ class SampledGrids:
 
     Args:
         folder: Where they are.
-        phases: Shapes of the data that they must serve.
-        base_hash: Hash of the transformer that is trained on; latents of another mean nothing here.
-        command: The command that samples grids.
+        recipe: Of the stage that trains on them: its phases, and the share for errors.
+        made_with: Hashes of the weights that are there, by their names among a grid's facts:
+            latents of another base mean nothing here.
+        command: The command that paints grids.
 
     Raises:
-        WeightsError: There is none, or one is damaged or of another base.
+        WeightsError: There is none, or one is damaged or was painted with other weights.
         RecipeError: None fits a phase.
     """
 
-    def __init__(self, folder: Path, phases: Sequence[Phase], base_hash: str, command: str) -> None:
+    def __init__(
+        self, folder: Path, recipe: TrainRecipe, made_with: Mapping[str, Any], command: str
+    ) -> None:
         files = grid_files(folder)
+        self._key, self._painter = _SHARES[recipe.stage], _PAINTERS[recipe.stage]
         if not files:
-            raise WeightsError(f"no sampled grids in {folder}", hint=command)
+            raise WeightsError(f"no grids of stage {self._painter} in {folder}", hint=command)
         self._grids = [read_grid(path) for path in files.values()]
         for grid, path in zip(self._grids, files.values(), strict=True):
-            if grid.facts["base"] != base_hash:
-                raise WeightsError(f"{path} was sampled with another base", hint=command)
-        for phase in phases:
+            for name, made in made_with.items():
+                if grid.facts.get(name) != made:
+                    raise WeightsError(
+                        f"{path} was painted with {_OTHERS[name]}",
+                        hint=f"{command}   # replaces it",
+                    )
+        for phase in recipe.phases:
             self._fitting(phase)
 
     def draw(self, phase: Phase, generator: torch.Generator) -> list[SampledGrid]:
@@ -149,37 +172,52 @@ class SampledGrids:
             found = dict.fromkeys(_shown(grid.frames, grid.size) for grid in self._grids)
             wanted = " or ".join(_shown(phase.frames, size) for size in phase.sizes)
             raise RecipeError(
-                f"loss.sampled_share: no sampled grid fits a phase of {wanted} "
+                f"loss.{self._key}: no grid of stage {self._painter} fits a phase of {wanted} "
                 f"(frames x height x width); there are {', '.join(found)}",
-                hint="sample grids of that shape: frames and sizes in recipes/train/sample.toml",
+                hint="paint grids of that shape: frames and sizes in "
+                f"recipes/train/{self._painter}.toml",
             )
         return fitting
 
 
+def painted_share(recipe: TrainRecipe) -> float:
+    """Return the share of a stage's batches that are painted grids; 0 where it takes none."""
+    return recipe.loss.get(_SHARES.get(recipe.stage, ""), 0.0)
+
+
+def needs_world(recipe: TrainRecipe) -> bool:
+    """Return False where stage `grid` sees painted grids alone; `fill` is measured on clips."""
+    return recipe.stage != "grid" or painted_share(recipe) < 1
+
+
 def missing_grids(recipe: TrainRecipe, out: Path) -> list[tuple[str, Path]]:
     """Return the folder of grids, after its stage, if a recipe wants grids and there are none."""
-    folder = grids_folder(out, recipe.mode)
-    if not recipe.loss.get("sampled_share", 0.0) or grid_files(folder):
+    if not painted_share(recipe):
         return []
-    return [(_stage_of(recipe), folder)]
+    folder = grids_folder(out, recipe.mode, _PAINTERS[recipe.stage])
+    return [] if grid_files(folder) else [(_stage_of(recipe), folder)]
 
 
-def open_grids(recipe: TrainRecipe, model: str, out: Path, base_hash: str) -> SampledGrids | None:
+def open_grids(
+    recipe: TrainRecipe, model: str, out: Path, made_with: Mapping[str, Any]
+) -> SampledGrids | None:
     """Read the painted grids that a recipe draws from; None if it takes none.
 
     Raises:
-        WeightsError: There is none, or one is damaged or was painted on another base.
+        WeightsError: There is none, or one is damaged or was painted with other weights.
         RecipeError: None fits a phase.
     """
-    if not recipe.loss.get("sampled_share", 0.0):
+    if not painted_share(recipe):
         return None
     command = f"dcgrid train --stage {_stage_of(recipe)} --model {model} --out {out}"
-    return SampledGrids(grids_folder(out, recipe.mode), recipe.phases, base_hash, command)
+    folder = grids_folder(out, recipe.mode, _PAINTERS[recipe.stage])
+    return SampledGrids(folder, recipe, made_with, command)
 
 
 def _stage_of(recipe: TrainRecipe) -> str:
-    """Return what stands behind --stage to sample the grids of a recipe."""
-    return "sample" if recipe.mode == "consistent" else f"sample --mode {recipe.mode}"
+    """Return what stands behind --stage to paint the grids of a recipe."""
+    painter = _PAINTERS[recipe.stage]
+    return painter if recipe.mode == "consistent" else f"{painter} --mode {recipe.mode}"
 
 
 def _cut(grid: SampledGrid, frames: int) -> SampledGrid:

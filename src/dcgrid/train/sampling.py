@@ -1,10 +1,15 @@
-"""What stage `sample` is to do: its recipe and its job. painter.py paints, sampling_run.py runs it.
+"""What stages `cells` and `sample` are to do: their recipes and jobs. sampling_run.py runs them.
 
-Paper: sec. 3.2 (Sampling Grids)
+    cells     Multi-DC paints the cells of a grid one by one    stage grid trains on them
+    sample    the Grid LoRA paints whole grids                  stage fill trains on them
+
+Paper: sec. 3.2 (data of the Grid LoRA, Sampling Grids)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -13,6 +18,7 @@ from dcgrid.grid.layout import LatentGeometry, cell_token_shape
 from dcgrid.grid.modes import Mode
 from dcgrid.models.native.config import PRESETS
 from dcgrid.recipes import Table, read_toml
+from dcgrid.train.dc import TOKENS_NAME
 from dcgrid.train.job import DC_NAME
 from dcgrid.train.sampled import grids_folder
 
@@ -21,8 +27,8 @@ _PARTS = (("autoencoder", "autoencoder"), ("base", "text"), ("base", "dit"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SampleRecipe:
-    """What is sampled, and how."""
+class PaintRecipe:
+    """How grids are painted, whatever paints them."""
 
     grids: int
     """How many grids, dropped ones among them."""
@@ -39,7 +45,7 @@ class SampleRecipe:
     time_shift: float
     """Shift of the sampler's times towards noise; 1: none."""
     dc_strength: float
-    """Strength of the Multi-DC LoRA underneath; 0: it is left away."""
+    """Strength of the Multi-DC LoRA."""
     seed: int
     """Seed of texts and noise; grid n of every run with it is the same."""
 
@@ -47,12 +53,38 @@ class SampleRecipe:
         """Return height and width of the cells of a grid; numbers count from 1."""
         return self.sizes[(number - 1) % len(self.sizes)]
 
+    def seed_of(self, number: int) -> int:
+        """Return the seed of a grid; two recipes whose seeds differ share no grid."""
+        return self.seed * 10_000 + number
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SampleJob:
-    """One run of stage `sample`."""
+class SampleRecipe(PaintRecipe):
+    """What stage `sample` samples; with a `dc_strength` of 0 the Multi-DC LoRA is left away."""
 
-    recipe: SampleRecipe
+    concept_share: float
+    """Share of grids about concepts that Multi-DC learned; the rest are about the world's words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRecipe(PaintRecipe):
+    """What stage `cells` paints; its `dc_strength` is above 0."""
+
+    concepts: tuple[str, ...]
+    """Tags of the identities that grids are about; none: all that Multi-DC knows."""
+    places: tuple[str, ...]
+    """Scenes that an edit may put a concept into, beside light and weather."""
+    shared_noise: bool
+    """True: cells that show one subject start from the same noise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaintJob:
+    """One run of a stage that paints grids."""
+
+    stage: ClassVar[str]
+    """What stands behind --stage."""
+    recipe: PaintRecipe
     """The recipe, overrides applied."""
     mode: Mode
     """What the grids show."""
@@ -60,15 +92,48 @@ class SampleJob:
     """Preset of the native model."""
     out: Path
     """Folder of the weight files; the grids go to a folder in it."""
-    store: Path
-    """Folder of the world's pictures; the subjects' names are read."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where the networks run."""
 
     @property
     def folder(self) -> Path:
         """Folder of the grids."""
-        return grids_folder(self.out, self.mode)
+        return grids_folder(self.out, self.mode, self.stage)
+
+    @property
+    def dc(self) -> Path:
+        """File of the Multi-DC LoRA."""
+        return self.out / DC_NAME
+
+    @property
+    def tokens(self) -> Path:
+        """File of its tags' embeddings."""
+        return self.out / TOKENS_NAME
+
+    @property
+    def adapters(self) -> tuple[Path, ...]:
+        """Files of the Grid LoRA: one, or those of A and B; none where it does not paint."""
+        return ()
+
+    @property
+    def wants(self) -> tuple[Path, ...]:
+        """Which of the two files of stage `dc` are needed."""
+        return (self.dc, self.tokens)
+
+    def command(self, stage: str) -> str:
+        """Return the command that runs a stage in the same folder."""
+        return f"dcgrid train --stage {stage} --model {self.model} --out {self.out}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleJob(PaintJob):
+    """One run of stage `sample`."""
+
+    stage: ClassVar[str] = "sample"
+    recipe: SampleRecipe
+    """The recipe, overrides applied."""
+    store: Path
+    """Folder of the world's pictures; the subjects' names are read."""
 
     @property
     def adapters(self) -> tuple[Path, ...]:
@@ -77,6 +142,25 @@ class SampleJob:
             ("grid",) if self.mode == "consistent" else ("grid-composition-a", "grid-composition-b")
         )
         return tuple(self.out / f"{part}.safetensors" for part in parts)
+
+    @property
+    def wants(self) -> tuple[Path, ...]:
+        """The LoRA where it is not left away; the tokens also for the words of concepts."""
+        if self.recipe.dc_strength:
+            return (self.dc, self.tokens)
+        return (self.tokens,) if self.recipe.concept_share else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellJob(PaintJob):
+    """One run of stage `cells`."""
+
+    stage: ClassVar[str] = "cells"
+    recipe: CellRecipe
+    """The recipe, overrides applied."""
+
+
+_Recipe = TypeVar("_Recipe", bound=PaintRecipe)
 
 
 def load_sample_recipe(path: Path, model: str) -> SampleRecipe:
@@ -87,27 +171,57 @@ def load_sample_recipe(path: Path, model: str) -> SampleRecipe:
             model does not take.
         UsageError: No native model has that name.
     """
+    return _load(path, model, "sample", _sample_keys)
+
+
+def load_cell_recipe(path: Path, model: str) -> CellRecipe:
+    """Read a recipe of stage `cells` and apply the overrides for one model; see above."""
+    return _load(path, model, "cells", _cell_keys)
+
+
+def _load(
+    path: Path, model: str, stage: str, read: Callable[[Table, _Recipe | None], _Recipe]
+) -> _Recipe:
     if model not in PRESETS:
         raise UsageError(
             f"no native model is called {model!r}", hint=f"known: {', '.join(PRESETS)}"
         )
     try:
         table = read_toml(path)
-        table.text("stage", choices=("sample",))
-        shared = chosen = _read_keys(table, None)
+        table.text("stage", choices=(stage,))
+        shared = chosen = read(table, None)
         for name in PRESETS:
             if table.has(name):
-                own = _read_keys(table.table(name), shared)
+                own = read(table.table(name), shared)
                 chosen = own if name == model else chosen
         table.finish()
     except RecipeError as error:
-        raise RecipeError(error.message, hint="compare recipes/train/sample.toml") from error
+        raise RecipeError(error.message, hint=f"compare recipes/train/{stage}.toml") from error
     _check_shapes(path, chosen, model)
     return chosen
 
 
-def _read_keys(table: Table, shared: SampleRecipe | None) -> SampleRecipe:
-    """Read the keys of a table; without `shared`, which has what is absent, all are required."""
+def _sample_keys(table: Table, shared: SampleRecipe | None) -> SampleRecipe:
+    share = getattr(shared, "concept_share", None)
+    return SampleRecipe(
+        concept_share=table.number("concept_share", minimum=0.0, maximum=1.0, default=share),
+        **_shared_keys(table, shared, least_strength=0.0),
+    )
+
+
+def _cell_keys(table: Table, shared: CellRecipe | None) -> CellRecipe:
+    return CellRecipe(
+        concepts=table.texts("concepts", default=getattr(shared, "concepts", None)),
+        places=table.texts("places", default=getattr(shared, "places", None)),
+        shared_noise=table.flag("shared_noise", default=getattr(shared, "shared_noise", None)),
+        **_shared_keys(table, shared, least_strength=1e-3),
+    )
+
+
+def _shared_keys(
+    table: Table, shared: PaintRecipe | None, *, least_strength: float
+) -> dict[str, Any]:
+    """Read the keys of `PaintRecipe`; `shared` has what is absent, without it all are needed."""
     counts = {
         key: table.integer(key, minimum=low, maximum=high, default=getattr(shared, key, None))
         for key, low, high in (
@@ -123,14 +237,14 @@ def _read_keys(table: Table, shared: SampleRecipe | None) -> SampleRecipe:
             ("guidance_scale", 0.0, 100.0),
             ("noise_scale", 1e-3, 100.0),
             ("time_shift", 1e-3, 100.0),
-            ("dc_strength", 0.0, 10.0),
+            ("dc_strength", least_strength, 10.0),
         )
     }
     sizes = table.sizes("sizes", default=getattr(shared, "sizes", None))
-    return SampleRecipe(sizes=sizes, **counts, **numbers)  # type: ignore[arg-type]
+    return {"sizes": sizes, **counts, **numbers}
 
 
-def _check_shapes(path: Path, recipe: SampleRecipe, model: str) -> None:
+def _check_shapes(path: Path, recipe: PaintRecipe, model: str) -> None:
     config = PRESETS[model]
     geometry = LatentGeometry(
         stride_T=config.autoencoder.total_stride_T,
@@ -144,15 +258,10 @@ def _check_shapes(path: Path, recipe: SampleRecipe, model: str) -> None:
             raise RecipeError(f"{path}: {error.message}", hint=error.hint) from error
 
 
-def missing_for_sampling(job: SampleJob) -> list[tuple[Path, str]]:
+def missing_for_sampling(job: PaintJob) -> list[tuple[Path, str]]:
     """Return the files that a run needs and does not find, each with the command that makes it."""
     mode = "" if job.mode == "consistent" else f" --mode {job.mode}"
     wanted = [(job.out / f"{part}.safetensors", stage) for stage, part in _PARTS]
     wanted += [(path, f"grid{mode}") for path in job.adapters]
-    if job.recipe.dc_strength:
-        wanted.append((job.out / DC_NAME, "dc"))
-    return [
-        (path, f"dcgrid train --stage {stage} --model {job.model} --out {job.out}")
-        for path, stage in wanted
-        if not path.is_file()
-    ]
+    wanted += [(path, "dc") for path in job.wants]
+    return [(path, job.command(stage)) for path, stage in wanted if not path.is_file()]

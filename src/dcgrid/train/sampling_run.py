@@ -1,33 +1,36 @@
-"""Run stage `sample`: whole grids that augment the data of stage `fill`. Read `run_sampling`.
+"""Run stages `cells` and `sample`, which paint grids that others train on. Read `run_sampling`.
 
 Each grid has a seed of its own and is written as soon as it is painted: a run that was stopped goes
 on where it was. A person looks at the sheet and drops the bad ones.
 
 Letters: K cells, C channels, F Y X latent frames/rows/columns, B batch, T H W frames/height/width.
 
-Paper: sec. 3.2 (Sampling Grids)
+Paper: sec. 3.2 (data of the Grid LoRA, Sampling Grids)
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from einops import rearrange
 
 from dcgrid.errors import UsageError, WeightsError
 from dcgrid.runtime.lock import run_lock
+from dcgrid.train.cell_painter import CellPainter
 from dcgrid.train.checkpoint import remove_leftovers
 from dcgrid.train.networks import load_autoencoder
 from dcgrid.train.painter import GridPainter
 from dcgrid.train.sampled import (
     DROPPED,
+    SampledGrid,
     grid_files,
     grid_path,
     has_facts,
     read_grid,
     write_grid,
 )
-from dcgrid.train.sampling import SampleJob, missing_for_sampling
+from dcgrid.train.sampling import CellJob, PaintJob, SampleJob, missing_for_sampling
 from dcgrid.video.sheet import write_contact_sheet
 
 SHEET_NAME = "sheet.png"
@@ -36,10 +39,31 @@ SHEET_FRAMES = 2
 """Frames that stand for a cell on the sheet."""
 
 
+class Painter(Protocol):
+    """What paints the grids of a stage."""
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a person should know before anything is painted."""
+
+    def facts(self, number: int) -> dict[str, Any]:
+        """Return everything that a grid is made with."""
+
+    def paint(self, number: int) -> SampledGrid:
+        """Paint a grid."""
+
+
+def _painter_of(job: PaintJob) -> Painter:
+    if isinstance(job, CellJob):
+        return CellPainter(job)
+    if isinstance(job, SampleJob):
+        return GridPainter(job)
+    raise ValueError(f"nothing paints for {type(job).__name__}")
+
+
 def run_sampling(
-    job: SampleJob, say: Callable[[str], None], on_grid: Callable[[int, int], None]
+    job: PaintJob, say: Callable[[str], None], on_grid: Callable[[int, int], None]
 ) -> list[Path]:
-    """Sample the grids that are not there yet, draw the sheet, and return the grids' files.
+    """Paint the grids that are not there yet, draw the sheet, and return the grids' files.
 
     A grid that is there with the same facts is kept, one with others is replaced (or removed, if
     the recipe asks for fewer now), and one that was dropped is not sampled again.
@@ -52,13 +76,16 @@ def run_sampling(
     Raises:
         WeightsError: Weights, an adapter or the world are missing or damaged.
         AdapterError: An adapter is of other weights.
+        RecipeError: The recipe asks for a concept that Multi-DC does not know.
         OutputError: Another run works in the folder, or a file cannot be written.
     """
     for path, command in missing_for_sampling(job):
-        raise WeightsError(f"stage sample needs {path}, which is not there", hint=command)
+        raise WeightsError(f"stage {job.stage} needs {path}, which is not there", hint=command)
     with run_lock(job.folder):
         remove_leftovers(job.folder)
-        painter = GridPainter(job)
+        painter = _painter_of(job)
+        for line in painter.notes():
+            say(line)
         dropped = grid_files(job.folder / DROPPED)
         numbers = [n for n in range(1, job.recipe.grids + 1) if n not in dropped]
         kept = 0
@@ -79,7 +106,7 @@ def run_sampling(
     return list(grid_files(job.folder).values())
 
 
-def drop_grids(job: SampleJob, numbers: Sequence[int]) -> list[Path]:
+def drop_grids(job: PaintJob, numbers: Sequence[int]) -> list[Path]:
     """Move bad grids out of the way and draw the sheet anew; nothing is sampled.
 
     Returns:
@@ -97,9 +124,8 @@ def drop_grids(job: SampleJob, numbers: Sequence[int]) -> list[Path]:
                 f"--drop {number}: there is no grid {number} in {job.folder}",
                 hint=f"look at {job.folder / SHEET_NAME} for the numbers",
             )
-    load_autoencoder(
-        job.model, job.out, job.device
-    )  # without it there is no sheet: better before anything has moved
+    # Without it there is no sheet: better before anything has moved.
+    load_autoencoder(job.model, job.out, job.device)
     with run_lock(job.folder):
         (job.folder / DROPPED).mkdir(exist_ok=True)
         for number in dict.fromkeys(numbers):
@@ -109,7 +135,7 @@ def drop_grids(job: SampleJob, numbers: Sequence[int]) -> list[Path]:
 
 
 @torch.no_grad()
-def write_sheet(job: SampleJob) -> None:
+def write_sheet(job: PaintJob) -> None:
     """Draw every grid of the folder as a row of a picture, its number above it.
 
     Raises:

@@ -44,7 +44,7 @@ LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "base": (*_GRID_KEYS, "reader_steps"),
         "upsampler": _PIXEL_KEYS,
         "dc": _CONCEPT_KEYS,
-        "grid": (*_GRID_KEYS, "dc_strength", "rank", "dropout"),
+        "grid": (*_GRID_KEYS, "made_share", "dc_strength", "rank", "dropout"),
         "fill": (*_GRID_KEYS, *_FILL_KEYS, "rank", "dropout"),
     }
 )

@@ -156,13 +156,7 @@ def load_wan(folder: Path, *, device: torch.device | str, dtype: torch.dtype) ->
         WeightsError: A file is missing, damaged, or of another family.
     """
     facts = read_checkout(folder)
-    try:
-        import diffusers
-        import transformers
-    except ImportError as error:
-        raise UsageError(
-            f"Wan models need {error.name}", hint="pip install 'dcgrid[wan]'"
-        ) from error
+    diffusers, transformers = _libraries()
     try:
         transformer: Foreign = diffusers.WanTransformer3DModel.from_pretrained(
             folder / "transformer", torch_dtype=dtype, use_safetensors=True, local_files_only=True
@@ -186,6 +180,18 @@ def load_wan(folder: Path, *, device: torch.device | str, dtype: torch.dtype) ->
         module.to(device)
     parts = WanParts(transformer=transformer, vae=vae, segments=SegmentEncoder(tokenizer, encoder))
     return WanBackbone(facts.spec, parts)
+
+
+def _libraries() -> tuple[Foreign, Foreign]:
+    try:
+        import diffusers
+        import ftfy  # noqa: F401  # text is cleaned with it
+        import transformers
+    except ImportError as error:
+        raise UsageError(
+            f"Wan models need {error.name}", hint="pip install 'dcgrid[wan]'"
+        ) from error
+    return diffusers, transformers
 
 
 def _check_finite(folder: Path, transformer: nn.Module) -> None:

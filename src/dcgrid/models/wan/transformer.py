@@ -119,7 +119,7 @@ def _predict(model: Foreign, call: Call) -> Tensor:
     normed = modulate(model.norm_out(tokens_BSD.float()), shift_UD, scale_UD, context.index_BKF)
     out_BSD = model.proj_out(normed.type_as(tokens_BSD))
     p_f, p_y, p_x = model.config.patch_size
-    velocity_BKCFYX = rearrange(
+    velocity_BKCFYX: Tensor = rearrange(
         out_BSD,
         "b (k f y x) (r p q c) -> b k c (f r) (y p) (x q)",
         k=cells,
@@ -163,7 +163,7 @@ def _context(model: Foreign, call: Call, places: int) -> tuple[Context, Tensor]:
     return context, embedded_UD
 
 
-def rotary_tables(rope: nn.Module, coordinates_S3: Tensor) -> tuple[Tensor, Tensor]:
+def rotary_tables(rope: Foreign, coordinates_S3: Tensor) -> tuple[Tensor, Tensor]:
     """Return cosine and sine of each token, S (P/2), from the model's own tables.
 
     Raises:

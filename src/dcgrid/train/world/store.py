@@ -122,6 +122,13 @@ class WorldStore:
             if kind != "footage" and not self.names[kind]:
                 raise WeightsError(f"{path} is empty", hint="remove it and run `make world`")
 
+    @classmethod
+    def empty(cls) -> "WorldStore":
+        """Return a store without pictures, for runs that draw no clip."""
+        store = cls.__new__(cls)
+        store._files, store.names = {}, {"photos": [], "sprites": [], "footage": []}
+        return store
+
     def get(self, kind: str, name: str) -> torch.Tensor:
         """Return one uint8 tensor of the store."""
         tensor: torch.Tensor = self._files[kind].get_tensor(name)

@@ -1,0 +1,120 @@
+"""Paints latents from texts and noise, no cell given: what stages `cells` and `sample` share.
+
+Letters: B batch, K cells, C channels, F Y X latent frames/rows/columns, A adapters.
+
+Paper: sec. 3.2 (Sampling Grids)
+"""
+
+import json
+from typing import Any
+
+import torch
+
+from dcgrid.flow.noise import draw_noise
+from dcgrid.flow.sampler import SampleSettings, VelocityFn, sample, with_guidance
+from dcgrid.flow.schedule import Schedule
+from dcgrid.grid.layout import GridLayout
+from dcgrid.models.native.backbone import encode_rows
+from dcgrid.models.native.config import PRESETS
+from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.text import TextEncoder
+from dcgrid.runtime.device import autocast, choose_dtype
+from dcgrid.train.grids import GRID, token_places
+from dcgrid.train.sampling import PaintJob, PaintRecipe
+
+
+def paint_facts(job: PaintJob, number: int) -> dict[str, Any]:
+    """Return what every painted grid says of itself: how it was sampled, not with which weights."""
+    recipe = job.recipe
+    return {
+        "number": number,
+        "stage": job.stage,
+        "mode": job.mode,
+        "model": job.model,
+        "frames": recipe.frames,
+        "size": recipe.size_of(number),
+        "seed": recipe.seed,
+        "num_inference_steps": recipe.num_inference_steps,
+        "guidance_scale": recipe.guidance_scale,
+        "noise_scale": recipe.noise_scale,
+        "time_shift": recipe.time_shift,
+        "dc_strength": recipe.dc_strength,
+    }
+
+
+def as_read_back(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts as they come out of a file: tuples are lists there."""
+    read_back: dict[str, Any] = json.loads(json.dumps(facts))
+    return read_back
+
+
+def draw_grid_noise(job: PaintJob, number: int) -> torch.Tensor:
+    """Draw the noise of a grid, BKCFYX with B = 1."""
+    recipe, config = job.recipe, PRESETS[job.model]
+    height, width = recipe.size_of(number)
+    stride_T, stride_HW = config.autoencoder.total_stride_T, config.autoencoder.total_stride_HW
+    shape = (
+        1,
+        GRID.count,
+        config.autoencoder.latent_channels,
+        (recipe.frames - 1) // stride_T + 1,
+        height // stride_HW,
+        width // stride_HW,
+    )
+    return draw_noise(
+        shape, recipe.seed_of(number), device=job.device, motion=config.dit.noise_motion
+    )
+
+
+@torch.no_grad()
+def paint_cells(
+    networks: tuple[DiT, TextEncoder],
+    rows: list[list[str]],
+    noise_BKCFYX: torch.Tensor,
+    recipe: PaintRecipe,
+    layout: GridLayout,
+    route_KA: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Paint all cells of grids from noise, guided against the empty text.
+
+    Args:
+        networks: Transformer with its adapters, and text encoder.
+        rows: Texts that each cell reads, B * K lists.
+        noise_BKCFYX: Where sampling starts.
+        recipe: Steps, guidance, noise scale and time shift.
+        layout: How the K cells of a grid lie.
+        route_KA: Which adapter acts on which cell, where any is routed.
+
+    Returns:
+        Normalised latents, float32, BKCFYX.
+    """
+    dit, encoder = networks
+    device, cells = noise_BKCFYX.device, layout.count
+    places = token_places(noise_BKCFYX, layout, dit)
+    precision = choose_dtype("auto", device)
+
+    def reading(rows: list[list[str]]) -> VelocityFn:
+        with autocast(device, precision):
+            text = encode_rows(encoder, rows, cells)
+
+        def velocity(cells_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> torch.Tensor:
+            with autocast(device, precision):
+                predicted: torch.Tensor = dit(cells_BKCFYX, time_BKF, text, places, route_KA)
+            return predicted.float()
+
+        return velocity
+
+    fill_K = torch.ones(cells, dtype=torch.bool)
+    empty = reading([[""]] * len(rows))
+    return sample(
+        with_guidance(reading(rows), empty, recipe.guidance_scale, fill_K),
+        torch.zeros_like(noise_BKCFYX),
+        noise_BKCFYX,
+        fill_K,
+        SampleSettings(
+            schedule=Schedule(
+                num_inference_steps=recipe.num_inference_steps, shift=recipe.time_shift
+            ),
+            noise_scale=recipe.noise_scale,
+        ),
+    )

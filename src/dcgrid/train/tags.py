@@ -1,0 +1,86 @@
+"""Give a text encoder the tags of the Multi-DC LoRA, and see that texts name no others.
+
+Paper: sec. 3.1 (unique tokens)
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dcgrid.adapters.reading import hash_tensors, read_adapter
+from dcgrid.errors import RecipeError, WeightsError
+from dcgrid.models.loading import load_tags
+from dcgrid.models.native.text import TextEncoder
+from dcgrid.models.weights import read_weights
+from dcgrid.prompts.source import nearest
+from dcgrid.train.settings import TrainRecipe
+
+_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+
+
+def names_tags(recipe: TrainRecipe) -> bool:
+    """Return True if texts may name tags: of grids that Multi-DC made, or for it to read."""
+    loss = recipe.loss
+    return recipe.stage == "grid" and (loss["dc_strength"] > 0 or loss["made_share"] > 0)
+
+
+def load_concept_tags(tokens: Path, adapter: Path, text: TextEncoder) -> tuple[str, ...]:
+    """Let a text encoder know the tags of a Multi-DC LoRA.
+
+    Args:
+        tokens: File of their embeddings.
+        adapter: File of the LoRA; need not be there where it is left away.
+        text: The text encoder; on its device afterwards only if it is moved there again.
+
+    Returns:
+        The tags, without brackets.
+
+    Raises:
+        WeightsError: A file is missing or damaged, or the two are not of one run.
+    """
+    names = load_tags(tokens, text)
+    if adapter.is_file():
+        spec, _ = read_adapter(adapter)
+        if set(spec.tokens) != {f"[{name}]" for name in names}:
+            raise WeightsError(
+                f"{tokens} and {adapter} are not of one run: they name other tags",
+                hint="copy both from one folder, or train stage dc again",
+            )
+    return names
+
+
+def concept_facts(tokens: Path, adapter: Path) -> dict[str, Any]:
+    """Return the hashes of both files, as grids that were made with them say it.
+
+    Raises:
+        WeightsError: A file is missing or damaged; the adapter may be missing and is left out then.
+    """
+    facts: dict[str, Any] = {"tags": hash_tensors(read_weights(tokens)[0])}
+    if adapter.is_file():
+        facts["adapters"] = [hash_tensors(read_adapter(adapter)[1])]
+    return facts
+
+
+def check_tags(texts: Iterable[str], text: TextEncoder) -> None:
+    """See that every name in brackets is a tag that a text encoder knows.
+
+    Raises:
+        RecipeError: One is not: it would be read as words that the model never saw.
+    """
+    known = text.tokenizer.tags
+    for one in texts:
+        for name in _BRACKETS.findall(one):
+            if name not in known:
+                raise RecipeError(
+                    f"{one[:120]!r} names [{name[:80]}], a tag that Multi-DC does not know"
+                    f"{nearest(name, known)}",
+                    hint=f"it knows {', '.join(known)}" if known else "load its tokens first",
+                )
+
+
+def unknown_notes(texts: Iterable[str], text: TextEncoder) -> tuple[str, ...]:
+    """Return a line that names the words of texts that the model never saw, if there are any."""
+    words = [word for one in texts for word in text.tokenizer.unknown_words(one)]
+    listed = ", ".join(dict.fromkeys(words))
+    return (f"words that the model never saw: {listed}",) if words else ()
