@@ -105,6 +105,7 @@ WRONG = [
     ("[optim]", "[log]\neval_evry = 5\n[optim]", "eval_every?"),
     ("[optim]", "[log]\neval_every = -1\n[optim]", "log.eval_every"),
     ("[optim]", "[log]\neval_grids = 0\n[optim]", "log.eval_grids"),
+    ("[optim]", "[log]\nvalidate_every = -1\n[optim]", "log.validate_every"),
     ("[optim]", "[log]\nkeep_every = 0\n[optim]", "log.keep_every"),
     ("[optim]", "[log]\nkeep_last = 1.5\n[optim]", "log.keep_last"),
     ("[optim]", "[log]\ntensorboard = 1\n[optim]", "log.tensorboard"),
