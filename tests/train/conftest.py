@@ -24,7 +24,17 @@ def recipe_of(tmp_path):
 def run_tiny(tiny_store, recipe_of):
     """Train a stage of `tiny` into a folder; returns the weight file and the reports."""
 
-    def run(stage, out, *, resume=False, accept_changes=False, decoder_only=False, **knobs):
+    def run(
+        stage,
+        out,
+        *,
+        resume=False,
+        accept_changes=False,
+        decoder_only=False,
+        paint=None,
+        say=lambda line: None,
+        **knobs,
+    ):
         job = TrainJob(
             recipe=load_train_recipe(recipe_of(stage, **knobs), "tiny"),
             model="tiny",
@@ -35,7 +45,7 @@ def run_tiny(tiny_store, recipe_of):
             decoder_only=decoder_only,
         )
         reports = []
-        path = run_stage(job, Reporter(say=lambda line: None, progress=reports.append))
+        path = run_stage(job, Reporter(say=say, progress=reports.append, paint=paint))
         return path, reports
 
     return run

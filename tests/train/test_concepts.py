@@ -1,5 +1,6 @@
 """Stage `dc`: what learns when, what it learns from, and what it writes."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -17,12 +18,13 @@ from dcgrid.models.native.dit import DiT
 from dcgrid.models.weights import read_weights
 from dcgrid.train import dc
 from dcgrid.train.concepts import ConceptStage, check_recipe
+from dcgrid.train.evaluation import EVAL_TIMES
 from dcgrid.train.job import Reporter, TrainJob
 from dcgrid.train.keeping import read_step
 from dcgrid.train.loop import LoopOptions
 from dcgrid.train.plan import plan_stage
 from dcgrid.train.run import run_stage
-from dcgrid.train.settings import load_train_recipe
+from dcgrid.train.settings import LogSettings, load_train_recipe
 
 MANIFEST = """
 [[concepts]]
@@ -210,6 +212,65 @@ def test_resumed_at_the_switch_is_bit_exact(job_of, out, tmp_path, monkeypatch, 
     for name in ("dc.safetensors", "dc-tokens.safetensors"):
         whole, resumed = (read_weights(folder / name)[0] for folder in (out, parts))
         assert not moved(whole, resumed), name
+
+
+def with_eval(job):
+    log = LogSettings(eval_every=2, eval_grids=2, tensorboard=False)
+    return replace(job, recipe=replace(job.recipe, log=log))
+
+
+def test_eval_losses_are_of_the_concepts_and_leave_no_trace(job_of, out, tmp_path):
+    """Weights bit for bit the same; dropout of both sides, tokens and priors included."""
+    without = tmp_path / "without"
+    shutil.copytree(out, without)
+    run(with_eval(job_of(loss={"prior_share": 0.3})))
+    run(job_of(folder=without, loss={"prior_share": 0.3}))
+    for name in ("dc.safetensors", "dc-tokens.safetensors"):
+        one, other = (read_weights(folder / name)[0] for folder in (out, without))
+        assert not moved(one, other), name
+    measured = [line for line in _log_of(out) if "eval" in line]
+    assert [line["step"] for line in measured] == [2, 4, 6]
+    assert all(
+        line.keys() == {"step", "eval", *(f"eval_{t}" for t in EVAL_TIMES)} for line in measured
+    )
+    assert measured[0]["eval"] != measured[-1]["eval"]
+    assert not any("eval" in line for line in _log_of(without))
+
+
+def _log_of(folder):
+    return [json.loads(line) for line in (folder / "dc" / "log.jsonl").read_text().splitlines()]
+
+
+def test_eval_losses_are_the_flow_loss_by_hand(job_of, watched, monkeypatch):
+    """With a network that says the target itself the loss is 0; with one that says 0, its power."""
+    run(job_of(loss={"prior_share": 0.0}))
+    stage = watched["stage"]
+    stage.dit.float()  # the end of a run leaves it in the file's format
+    examples = stage.data.examples[stage.recipe.phases[-1]]
+    before = [{n: p.requires_grad for n, p in stage.trained.items()}, stage.dit.training]
+    with torch.no_grad():
+        first, again = stage.evaluate(1), stage.evaluate(1)
+    assert first == again
+    assert before == [{n: p.requires_grad for n, p in stage.trained.items()}, stage.dit.training]
+    cells = examples[0].latents_NCFYX[:1, None]
+    noise = stage._noise(cells, torch.Generator().manual_seed(20_001))
+    scale = stage.recipe.loss["noise_scale"]
+    asked = []
+
+    def nothing(noised, time_BKF, rows, generator):
+        asked.append((noised, float(time_BKF.mean()), rows, generator))
+        return torch.zeros_like(noised)
+
+    monkeypatch.setattr(stage, "_velocity", nothing)
+    power = float((scale * noise - cells).square().mean())
+    assert stage.evaluate(1) == {time: pytest.approx(power) for time in EVAL_TIMES}
+    noised, time, rows, generator = asked[0]
+    assert (time, rows, generator) == (pytest.approx(0.1), [[examples[0].text]], None)
+    torch.testing.assert_close(noised, 0.9 * cells + 0.1 * scale * noise)
+    # No more concepts than there are.
+    asked.clear()
+    stage.evaluate(50)
+    assert len(asked) == len(EVAL_TIMES) * len(examples)
 
 
 def test_prior_batches_are_of_the_bare_base_and_carry_no_token(job_of, watched, monkeypatch):

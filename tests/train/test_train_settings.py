@@ -105,13 +105,14 @@ WRONG = [
     ('stage = "fill"', 'stage = "fill"\ngiven_first = 1', "recipe.given_first"),
     ('stage = "fill"', 'stage = "fill"\ngiven = "noised"', "recipe.given"),
     ('stage = "fill"', 'stage = "fill"\ngiven = "replace"\ngiven_first = true', 'given = "clean"'),
-    ("[optim]", "[log]\neval_evry = 5\n[optim]", "eval_every?"),
-    ("[optim]", "[log]\neval_every = -1\n[optim]", "log.eval_every"),
-    ("[optim]", "[log]\neval_grids = 0\n[optim]", "log.eval_grids"),
-    ("[optim]", "[log]\nkeep_every = 0\n[optim]", "log.keep_every"),
-    ("[optim]", "[log]\nkeep_last = 1.5\n[optim]", "log.keep_last"),
-    ("[optim]", "[log]\ntensorboard = 1\n[optim]", "log.tensorboard"),
-    ('stage = "fill"', 'stage = "fill"\nlog = 3', "log is missing or not a table"),
+    ("validate_every = 500", "eval_evry = 5", "eval_every?"),
+    ("validate_every = 500", "eval_every = -1", "log.eval_every"),
+    ("validate_every = 500", "eval_grids = 0", "log.eval_grids"),
+    ("validate_every = 500", "validate_every = -1", "log.validate_every"),
+    ("validate_every = 500", "keep_every = 0", "log.keep_every"),
+    ("validate_every = 500", "keep_last = 1.5", "log.keep_last"),
+    ("validate_every = 500", "tensorboard = 1", "log.tensorboard"),
+    ("[log]", "[[log]]", "log is missing or not a table"),
 ]
 
 

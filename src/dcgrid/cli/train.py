@@ -2,10 +2,9 @@
 
 import shlex
 import sys
-import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,18 +12,13 @@ from dcgrid import hub
 from dcgrid.cli.options import DeviceOption, DryRunOption, FormatOption, QuietOption
 from dcgrid.cli.output import Format, Output
 from dcgrid.cli.sample import SampleRequest, refuse_options, sample_grids
+from dcgrid.cli.train_bar import TrainBar
 from dcgrid.errors import OutputError, UsageError
 from dcgrid.recipes import shipped_dir
 
 if TYPE_CHECKING:
-    import rich.progress
-
     from dcgrid.train.job import TrainJob
-    from dcgrid.train.log import Progress
     from dcgrid.train.settings import TrainRecipe
-
-_NOTE_EVERY_S = 30.0
-"""Seconds between lines about progress where there is no terminal for a moving bar."""
 
 
 class Stage(StrEnum):
@@ -295,7 +289,7 @@ def _carry_out(
         )
     for line in plan.lines():
         output.note(line)
-    with _TrainBar(job, output) as bar:
+    with TrainBar(job.recipe, output) as bar:
         try:
             path = run_stage(job, bar.reporter())
         except KeyboardInterrupt:
@@ -314,86 +308,3 @@ def _resume_command() -> str:
         elif word not in ("--resume", "--force", "-f") and not word.startswith("--start-from="):
             words.append(word)
     return shlex.join(["dcgrid", *words, "--resume"])
-
-
-class _TrainBar:
-    """Shows progress with loss, seconds a step and time left; lines instead without a terminal."""
-
-    def __init__(self, job: "TrainJob", output: Output) -> None:
-        self._output = output
-        self._stage, self._steps = job.recipe.stage, job.recipe.optim.steps
-        self._last: Progress | None = None
-        self._started_s = time.monotonic()
-        self._noted_s = self._started_s
-        self._bars: rich.progress.Progress | None = None
-        self._task: rich.progress.TaskID | None = None
-
-    def __enter__(self) -> "_TrainBar":
-        """Put up the bar where a person can see it."""
-        if self._output.quiet or not sys.stderr.isatty():
-            return self
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-        from rich.progress import Progress as Bars
-
-        self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._bars.add_task(self._stage, total=self._steps, state="")
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Take the bar down."""
-        self.stop()
-
-    def stop(self) -> None:
-        """Take the bar down; nothing if there is none."""
-        if self._bars is not None:
-            self._bars.stop()
-            self._bars = None
-
-    def reporter(self) -> Any:  # noqa: ANN401 - its module loads torch
-        """Return what `run_stage` reports to."""
-        from dcgrid.train.job import Reporter
-
-        return Reporter(say=self._say, progress=self._show)
-
-    def summary(self) -> dict[str, Any]:
-        """Return the last figures and the whole time as JSON values."""
-        seconds = round(time.monotonic() - self._started_s, 1)
-        if self._last is None:
-            return {"stage": self._stage, "steps": self._steps, "seconds": seconds}
-        return {
-            "stage": self._stage,
-            "steps": self._last.step,
-            "seconds": seconds,
-            **self._last.figures,
-        }
-
-    def _say(self, line: str) -> None:
-        if self._bars is not None:
-            self._bars.console.print(line, markup=False, highlight=False)
-        else:
-            self._output.note(line)
-
-    def _show(self, progress: "Progress") -> None:
-        self._last = progress
-        left_s = (progress.steps - progress.step) * progress.seconds_per_step
-        state = ", ".join(
-            [
-                *(f"{name} {value:.4g}" for name, value in progress.figures.items()),
-                f"{progress.seconds_per_step:.3g} s/step",
-                f"{left_s / 60:.0f} min left",
-            ]
-        )
-        if self._bars is not None and self._task is not None:
-            self._bars.update(self._task, completed=progress.step, state=state)
-        elif time.monotonic() - self._noted_s > _NOTE_EVERY_S or progress.step == progress.steps:
-            self._noted_s = time.monotonic()
-            self._output.note(f"{self._stage} {progress.step}/{progress.steps}: {state}")

@@ -32,6 +32,7 @@ from dcgrid.models.native.text import TextEncoder
 from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.data.manifest import Concept
 from dcgrid.train.data.material import Example
+from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
 from dcgrid.train.grids import SINGLE, token_places
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import chance, pick
@@ -173,6 +174,30 @@ class ConceptStage:
         everywhere = torch.ones_like(time_BKF, dtype=torch.bool)
         return flow_loss(velocity * self._root_C, target * self._root_C, everywhere), {}
 
+    def evaluate(self, grids: int) -> dict[float, float]:
+        """Return the loss at each flow time on clips and noise that are the same in every run.
+
+        The clips are so many of the concepts' own, in the form of the last phase, with their
+        tokens: what is measured is how well they are learnt, not what else the adapter does. All
+        channels count the same, and both parts of the adapter act, whatever learns now.
+        """
+        examples = self.data.examples[self.recipe.phases[-1]][:grids]
+        scale, losses = self.recipe.loss["noise_scale"], dict.fromkeys(EVAL_TIMES, 0.0)
+        with at_rest(self.dit, self.text):
+            for number, example in enumerate(examples):
+                generator = torch.Generator().manual_seed(EVAL_SEED + number)
+                cells_BKCFYX = example.latents_NCFYX[:1, None]
+                noise = self._noise(cells_BKCFYX, generator)
+                target = velocity_target(cells_BKCFYX, noise, scale)
+                for time in EVAL_TIMES:
+                    time_BKF = torch.full((1, 1, cells_BKCFYX.shape[3]), time, device=noise.device)
+                    noised = noisy(cells_BKCFYX, noise, time_BKF, scale)
+                    velocity = self._velocity(noised, time_BKF, [[example.text]], None)
+                    everywhere = torch.ones_like(time_BKF, dtype=torch.bool)
+                    loss = float(flow_loss(velocity, target, everywhere))
+                    losses[time] += loss / len(examples)
+        return losses
+
     def draw(
         self, phase: Phase, generator: torch.Generator
     ) -> tuple[torch.Tensor, list[list[str]]]:
@@ -220,16 +245,19 @@ class ConceptStage:
         noised: torch.Tensor,
         time_BKF: torch.Tensor,
         rows: list[list[str]],
-        generator: torch.Generator,
+        generator: torch.Generator | None,
     ) -> torch.Tensor:
-        """Predict the velocity, BKCFYX; where the recipe says so from an earlier estimate, too."""
+        """Predict the velocity, BKCFYX; where the recipe says so from an earlier estimate, too.
+
+        Without a generator never: an eval loss draws no chance.
+        """
         places = token_places(noised, SINGLE, self.dit)
         share = self.recipe.loss["self_conditioning"]
         estimate = None
         device = noised.device
         with autocast(device, choose_dtype(self.recipe.precision, device)):
             text = encode_rows(self.text, rows, cells=1)
-            if share and chance(generator) < share:
+            if generator is not None and share and chance(generator) < share:
                 with torch.no_grad():
                     first = self.dit(noised, time_BKF, text, places).float()
                 estimate = data_from_velocity(noised, first, time_BKF)

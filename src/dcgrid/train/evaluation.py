@@ -32,11 +32,18 @@ class Evaluates(Protocol):
 
 def eval_losses(stage: Evaluates, state: TrainState, grids: int) -> dict[str, float]:
     """Measure the averaged weights, or the last ones: `eval_0.1` ... and their mean `eval`."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.no_grad(), torch.random.fork_rng(devices), averaged_weights(state):
+    with looking_at(state):
         losses = stage.evaluate(grids)
     named = {f"eval_{time}": loss for time, loss in losses.items()}
     return {**named, "eval": sum(losses.values()) / len(losses)}
+
+
+@contextmanager
+def looking_at(state: TrainState) -> Iterator[None]:
+    """Show the averaged weights, or the last ones; afterwards weights and chance are as before."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.no_grad(), torch.random.fork_rng(devices), averaged_weights(state):
+        yield
 
 
 @contextmanager

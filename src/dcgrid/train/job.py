@@ -13,6 +13,7 @@ from dcgrid.train.checkpoint import TrainState
 from dcgrid.train.log import Progress
 from dcgrid.train.loop import LoopOptions
 from dcgrid.train.settings import TrainRecipe
+from dcgrid.train.validation import Painter
 
 DC_NAME = "dc.safetensors"
 """File of the Multi-DC LoRA."""
@@ -67,10 +68,14 @@ class TrainJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reporter:
-    """How a run tells what it does."""
+    """How a run tells and shows what it does."""
 
     say: Callable[[str], None]
+    """Takes a remark."""
     progress: Callable[[Progress], None]
+    """Takes a report of the loop."""
+    paint: Painter | None = None
+    """Paints validation grids; None: there are no validation videos."""
 
 
 def facts_of(job: TrainJob, state: TrainState) -> dict[str, str]:

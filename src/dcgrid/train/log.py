@@ -111,9 +111,13 @@ class RunLog:
         Raises:
             OutputError: The log cannot be written.
         """
-        self._since = (self._since[0], self._since[1] + time.monotonic() - began_s)
+        self.leave_out(began_s)
         self._shown = {"eval": losses["eval"]}
         self._write({"step": step, **losses})
+
+    def leave_out(self, began_s: float) -> None:
+        """Take the time since `began_s` (of `time.monotonic`) out of the seconds a step."""
+        self._since = (self._since[0], self._since[1] + time.monotonic() - began_s)
 
     def close(self) -> None:
         """Close TensorBoard's file."""

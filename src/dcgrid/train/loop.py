@@ -16,7 +16,7 @@ import torch
 from dcgrid.errors import DeviceError
 from dcgrid.train.changes import check_changes, facts_of_run
 from dcgrid.train.checkpoint import TrainState, save_state
-from dcgrid.train.evaluation import Evaluates, eval_losses
+from dcgrid.train.evaluation import Evaluates, eval_losses, looking_at
 from dcgrid.train.interrupt import HeldInterrupts
 from dcgrid.train.keeping import drop_states, find_state, keep_state, load_newest
 from dcgrid.train.log import Progress, RunLog, open_board
@@ -54,6 +54,16 @@ class Paced(Protocol):
         """Return factors of the learning rate by parameter name; others have 1."""
 
 
+class Validates(Protocol):
+    """Shows what a run has learnt, without a trace in it."""
+
+    def forget(self) -> None:
+        """Remove what an earlier run in the same folder has shown."""
+
+    def __call__(self, step: int) -> None:
+        """Show the weights as they are at a step. It raises nothing that a run should end for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopOptions:
     """How a run is kept, beside its recipe."""
@@ -78,11 +88,13 @@ def train(
     options: LoopOptions,
     on_progress: Callable[[Progress], None],
     say: Callable[[str], None] = lambda line: None,
+    validation: Validates | None = None,
 ) -> TrainState:
     """Run a stage to its last step and return its state (averaged weights in `ema`).
 
     An interrupt (Ctrl-C, SIGTERM) waits for the end of the step, so that what is saved is a whole
-    number of steps; a second one does not wait and saves nothing. Remarks go to `say`.
+    number of steps; a second one does not wait and saves nothing. Remarks go to `say`, and
+    `validation` is called every `log.validate_every` steps.
 
     Raises:
         DeviceError: The loss or its gradient became NaN or infinite; the last checkpoint stays.
@@ -99,6 +111,8 @@ def train(
         load_newest(options.folder, state, say)
     else:
         drop_states(options.folder)  # of another run, not to be mistaken for this one's
+        if validation is not None:
+            validation.forget()
     log = RunLog(
         options.folder,
         state.step,
@@ -108,24 +122,31 @@ def train(
         on_progress=on_progress,
     )
     try:
-        _run(stage, recipe, options, state, log)
+        _run(stage, recipe, options, _Watch(state=state, log=log, validation=validation))
     finally:
         log.close()
     return state
 
 
-def _run(
-    stage: Stage, recipe: TrainRecipe, options: LoopOptions, state: TrainState, log: RunLog
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Watch:
+    """What a run changes, and who looks on."""
+
+    state: TrainState
+    log: RunLog
+    validation: Validates | None
+
+
+def _run(stage: Stage, recipe: TrainRecipe, options: LoopOptions, watch: _Watch) -> None:
     """Take every step that is left; measure, log and save on the way."""
     facts, steps, kept = facts_of_run(recipe, options.model), recipe.optim.steps, recipe.log
-    saved_s = time.monotonic()
+    state, saved_s = watch.state, time.monotonic()
     with HeldInterrupts() as interrupts:
         while state.step < steps and not interrupts.pending:
             figures = _step(stage, recipe, state)
             try:
-                _measure(stage, recipe, state, log)
-                log.add(state.step, steps, figures)
+                _measure(stage, recipe, watch)
+                watch.log.add(state.step, steps, figures)
             except KeyboardInterrupt:
                 interrupts.pending = True  # the step is whole: save as for any interrupt
             keep = kept.keep_last > 0 and state.step % kept.keep_every == 0
@@ -137,13 +158,22 @@ def _run(
         save_state(options.folder, state, facts)
 
 
-def _measure(stage: Stage, recipe: TrainRecipe, state: TrainState, log: RunLog) -> None:
-    """Write the eval loss at every so many steps and at the last, where the stage has one."""
-    every, step = recipe.log.eval_every, state.step
-    due = every and (step % every == 0 or step == recipe.optim.steps)
-    if due and isinstance(stage, Evaluates):
+def _measure(stage: Stage, recipe: TrainRecipe, watch: _Watch) -> None:
+    """Write the eval loss, where the stage has one, and paint, each when it is due."""
+    state, log = watch.state, watch.log
+    if _is_due(recipe.log.eval_every, state.step, recipe) and isinstance(stage, Evaluates):
         began_s = time.monotonic()
-        log.add_eval(step, eval_losses(stage, state, recipe.log.eval_grids), began_s)
+        log.add_eval(state.step, eval_losses(stage, state, recipe.log.eval_grids), began_s)
+    if watch.validation and _is_due(recipe.log.validate_every, state.step, recipe):
+        began_s = time.monotonic()
+        with looking_at(state):
+            watch.validation(state.step)
+        log.leave_out(began_s)
+
+
+def _is_due(every: int, step: int, recipe: TrainRecipe) -> bool:
+    """Return True at every so many steps (0: never) and at the last."""
+    return every > 0 and (step % every == 0 or step == recipe.optim.steps)
 
 
 def learning_rate(optim: OptimSettings, step: int) -> float:

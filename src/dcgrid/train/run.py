@@ -25,7 +25,7 @@ from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.models.weights import load_weights, read_weights, save_weights
 from dcgrid.runtime.lock import run_lock
 from dcgrid.train.captions import captions_of, world_captions
-from dcgrid.train.checkpoint import remove_leftovers
+from dcgrid.train.checkpoint import TrainState, remove_leftovers
 from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
 from dcgrid.train.dc import TOKENS_NAME, check_concepts, run_concepts
 from dcgrid.train.enlarge import UpsamplerStage
@@ -39,6 +39,7 @@ from dcgrid.train.sampled import missing_grids, needs_world, open_grids
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.start import start_adapter_from, start_from, start_text_from
 from dcgrid.train.tags import concept_facts, load_concept_tags, names_tags
+from dcgrid.train.validation import LiveNetworks, Validation
 from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.store import WorldStore
 
@@ -215,7 +216,7 @@ def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     if config.dit.prediction == "mixture":
         dit.latent_spread.copy_(autoencoder.latent_spread)
     stage = GridStage((dit, text), pools, world_captions(), job.recipe, trained)
-    state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
+    state = _train_grids(job, stage, reporter)
     final, facts = averaged(state), facts_of(job, state)
     fixed = {f"dit.{n}": t for n, t in dit.named_buffers()}
     for part, extra in (("text", {"vocabulary": list(words)}), ("dit", {})):
@@ -264,13 +265,30 @@ def _run_adapters(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Pa
     world, autoencoder = WorldClips(store, job.device), _autoencoder(job)
     pools = PanePool(world, autoencoder), FusionPool(world, autoencoder)
     stage = GridStage((dit, text), pools, world_captions(), job.recipe, trained, sampled)
-    state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
+    state = _train_grids(job, stage, reporter)
     dit.load_state_dict(averaged(state), strict=False)
     dit.to(torch.bfloat16)  # the file's format; the base is not written
     paths = [job.out / f"{spec.name}.safetensors" for spec in specs]
     for spec, path in zip(specs, paths, strict=True):
         save_adapter(dit, spec, path)
     return paths[0]
+
+
+def _train_grids(job: TrainJob, stage: GridStage, reporter: Reporter) -> TrainState:
+    """Run the loop of a stage that can show what it has learnt."""
+    validation = None
+    if reporter.paint is not None and job.recipe.log.validate_every:
+        networks = LiveNetworks(
+            model=job.model,
+            dit=stage.dit,
+            text=stage.text,
+            autoencoder=stage.pool.autoencoder,
+            route_KA=stage.route_KA,
+        )
+        validation = Validation(
+            job.loop.folder, job.recipe, networks, stage.pool.world, reporter.paint, reporter.say
+        )
+    return train(stage, job.recipe, job.loop, reporter.progress, reporter.say, validation)
 
 
 def _run_upsampler(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:

@@ -99,6 +99,8 @@ class LogSettings:
     """Steps between eval losses (and one at the last step); 0: never."""
     eval_grids: int = 4
     """Grids that the eval loss is the mean of; the same ones in every run."""
+    validate_every: int = 0
+    """Steps between validation videos (and one at the last step); 0: never."""
     keep_every: int = 500
     """Steps between checkpoints that are kept beside the newest."""
     keep_last: int = 1
@@ -317,6 +319,7 @@ _ALLOWED: Mapping[str, tuple[Callable[[object], bool], str]] = MappingProxyType(
         "batch": (lambda v: _is_count(v, 1), "a whole number above 0"),
         "eval_every": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
         "eval_grids": (lambda v: _is_count(v, 1), "a whole number above 0"),
+        "validate_every": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
         "keep_every": (lambda v: _is_count(v, 1), "a whole number above 0"),
         "keep_last": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
         "tensorboard": (lambda v: isinstance(v, bool), "true or false"),

@@ -1,0 +1,43 @@
+"""Hands a run's validation grids to the pipelines, each as a job of `edit` or `compose`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcgrid.pipelines.job import ComposeJob, EditJob
+from dcgrid.pipelines.live import LiveBackbone, paint_cells
+from dcgrid.train.validation import LiveNetworks, ValidationGrid
+
+_FROM_TEXT: dict[str, Any] = {"num_inference_steps": 8, "guidance_scale": 3.0}
+"""How a grid is sampled that no clip is given of. Recipes of effects have values for edits, where
+one step may do; stage `sample` takes more steps than a look at a run is worth."""
+_NO_FILE = Path("validation")
+"""Stands for the inputs: the clips are in memory."""
+
+
+def paint_validation(networks: LiveNetworks, grid: ValidationGrid) -> Sequence[torch.Tensor]:
+    """Paint a validation grid; see `dcgrid.train.validation.Painter`."""
+    shared: dict[str, Any] = {
+        "model": networks.model,
+        "seed": grid.seed,
+        "subject": grid.subject,
+        "motion": grid.motion,
+        **({} if grid.given else _FROM_TEXT),
+    }
+    job: EditJob | ComposeJob
+    if grid.effects:
+        job = EditJob(input=_NO_FILE, effects=grid.effects, **shared)
+    else:
+        job = ComposeJob(
+            first=_NO_FILE,
+            second=_NO_FILE,
+            concept=grid.concept,
+            concept_motion=grid.concept_motion,
+            **shared,
+        )
+    backbone = LiveBackbone(
+        networks.model, networks.dit, networks.text, networks.autoencoder, networks.route_KA
+    )
+    return paint_cells(backbone, job, grid.given, grid.size_THW)

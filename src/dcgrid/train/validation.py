@@ -1,0 +1,269 @@
+"""Validation videos: the same few grids, painted on the way of a run by the network as it is then.
+
+    <run>/validation/000500.png     frames of every cell, beside the truth where there is one
+    <run>/validation/000500.mp4     the grids one below the other, on their right the truth
+
+Who paints is handed in: only the pipelines know how `edit` and `compose` sample, and training must
+not know a way of its own. Nothing here draws from the run's chance. Read `Validation`.
+
+Letters: K cells, C channels, M moving channels of noise, T H W pixel frames/height/width, F Y X
+latent frames/rows/columns; THWC is a clip as uint8.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from dcgrid.errors import DcgridError
+from dcgrid.flow.noise import draw_noise
+from dcgrid.models.loading import model_spec
+from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.text import TextEncoder
+from dcgrid.train.evaluation import at_rest
+from dcgrid.train.settings import TrainRecipe
+from dcgrid.train.world.clips import WorldClip, WorldClips, pick
+from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
+from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
+from dcgrid.train.world.luck import RATE, draw_luck
+from dcgrid.video.sheet import tile_grid, write_contact_sheet
+from dcgrid.video.write import write_video
+
+FOLDER_NAME = "validation"
+"""Folder of the pictures in a run's folder."""
+VALIDATION_GRIDS = 2
+"""Grids that are painted each time."""
+VALIDATION_SEED = 30_001
+"""Seed of the first grid and of its noise, whatever the run's seed is."""
+_CELLS, _COLUMNS = 4, 2
+_SHOWN_FRAMES = 4
+"""Frames of a cell on the sheet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveNetworks:
+    """The networks of a run that goes on, adapters and all."""
+
+    model: str
+    """Name of the model."""
+    dit: DiT
+    """Transformer."""
+    text: TextEncoder
+    """Text encoder."""
+    autoencoder: Autoencoder
+    """Between clips and latents."""
+    route_KA: torch.Tensor | None = None
+    """Which adapter acts on which cell, where any is routed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationGrid:
+    """A grid to be painted, in the words of `edit` or `compose`; its layout is 2x2."""
+
+    given: tuple[torch.Tensor, ...]
+    """Clips THWC of the first cells; empty: every cell is painted."""
+    effects: tuple[str, ...] = ()
+    """Effects of the cells after the first; empty: the grid is a composition."""
+    subject: str
+    """What the clip shows."""
+    motion: str
+    """What it does."""
+    concept: str = ""
+    """In a composition: what the second cell shows."""
+    concept_motion: str = ""
+    """What that does."""
+    size_THW: tuple[int, int, int]
+    """Frames, height and width of a cell."""
+    seed: int
+    """Seed of the noise."""
+    truth: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    """What painted cells should show, THWC by cell, as far as it is known."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What each cell shows, in a word or two."""
+        if self.effects:
+            return (self.subject, *self.effects)
+        return (f"A, {self.subject}", f"B, {self.concept}", "fusion", "fusion-2")
+
+
+Painter = Callable[[LiveNetworks, ValidationGrid], Sequence[torch.Tensor]]
+"""Paints a grid as `edit` or `compose` would and returns its cells, THWC, given ones as they are.
+
+It may set modes and gradients of the networks as it likes: they are put back."""
+
+
+class Validation:
+    """Paints the grids of one run and writes the pictures.
+
+    Args:
+        folder: The run's folder.
+        recipe: Its recipe; grids have the shape of the last phase.
+        networks: What it trains, and what that stands on.
+        world: Where clips come from.
+        paint: Paints a grid.
+        say: Told if a picture could not be made.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        recipe: TrainRecipe,
+        networks: LiveNetworks,
+        world: WorldClips,
+        paint: Painter,
+        say: Callable[[str], None],
+    ) -> None:
+        self.folder = folder / FOLDER_NAME
+        self._recipe, self._networks, self._world = recipe, networks, world
+        self._paint, self._say = paint, say
+        self._grids: list[ValidationGrid] = []
+
+    def forget(self) -> None:
+        """Remove the pictures of an earlier run."""
+        for path in self.folder.glob("[0-9]*"):
+            if path.suffix in (".png", ".mp4"):
+                path.unlink(missing_ok=True)
+
+    def __call__(self, step: int) -> None:
+        """Paint the grids with the weights as they are and write sheet and video of a step.
+
+        A picture is not worth a run: what goes wrong with it is said, and that is all. A disk that
+        is full ends the run at its next checkpoint.
+        """
+        try:
+            if not self._grids:
+                self._grids = [self._draw(number) for number in range(VALIDATION_GRIDS)]
+            with as_they_were(self._networks):
+                painted = [self._paint(self._networks, grid) for grid in self._grids]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write(self.folder / f"{step:06d}", painted)
+        except DcgridError as error:
+            self._say(f"no validation video of step {step}: {error}")
+        except Exception as error:  # of any kind, out of memory for one: the run goes on
+            self._say(f"no validation video of step {step}: {type(error).__name__}: {error}")
+
+    def _draw(self, number: int) -> ValidationGrid:
+        """Draw one of the grids: the same in every run of this stage, mode and shape."""
+        generator = torch.Generator().manual_seed(VALIDATION_SEED + number)
+        phase, filling = self._recipe.phases[-1], self._recipe.stage == "fill"
+        named = bool(self._world.store.names["sprites"])
+        draw = self._world.draw_subject if named else self._world.draw
+        drawn = draw(phase.frames, phase.sizes[0], generator)
+        make = self._composition if self._recipe.mode == "composition" else self._edits
+        return make(drawn, VALIDATION_SEED + number, generator, filling=filling)
+
+    def _edits(
+        self, drawn: WorldClip, seed: int, generator: torch.Generator, *, filling: bool
+    ) -> ValidationGrid:
+        """Return a grid of one clip under three effects, the truth made of the same noise."""
+        order = torch.randperm(len(EFFECT_NAMES), generator=generator).tolist()
+        effects = tuple(EFFECT_NAMES[i] for i in order[: _CELLS - 1])
+        truth: dict[int, torch.Tensor] = {}
+        if filling:
+            for cell, name in enumerate(effects, start=1):
+                luck = self._luck(drawn.clip_CTHW, seed, cell, generator)
+                made = render_effect(name, drawn.clip_CTHW, generator=generator, luck_MFYX=luck)
+                truth[cell] = _frames(made)
+        return ValidationGrid(
+            given=(_frames(drawn.clip_CTHW),) if filling else (),
+            effects=effects,
+            subject=drawn.subject,
+            motion=drawn.motion,
+            size_THW=_size(drawn.clip_CTHW),
+            seed=seed,
+            truth=truth,
+        )
+
+    def _luck(
+        self, clip_CTHW: torch.Tensor, seed: int, cell: int, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Return the moving noise MFYX that a cell is painted from, where the model has any.
+
+        Rain then falls in the truth where it should fall in the painted cell.
+        """
+        spec = model_spec(self._networks.model)
+        frames, height, width = _size(clip_CTHW)
+        if not spec.noise_motion:
+            return draw_luck(clip_CTHW, torch.arange(frames) / RATE, generator)
+        size_FYX = (
+            (frames - 1) // spec.stride_T + 1, height // spec.stride_HW, width // spec.stride_HW
+        )  # fmt: skip
+        noise_BKCFYX = draw_noise(
+            (1, _CELLS, spec.latent_channels, *size_FYX), seed, motion=spec.noise_motion
+        )
+        return noise_BKCFYX[0, cell, -len(spec.noise_motion) :].to(clip_CTHW.device)
+
+    def _composition(
+        self, drawn: WorldClip, seed: int, generator: torch.Generator, *, filling: bool
+    ) -> ValidationGrid:
+        """Return a grid of a clip, an element alone, and two fusions of them."""
+        element = tuple(ELEMENTS.values())[pick(len(ELEMENTS), generator)]
+        clip_CTHW, truth = drawn.clip_CTHW, {}
+        seconds_T = torch.arange(clip_CTHW.shape[1], device=clip_CTHW.device) / RATE
+        element_CTHW = draw_element(element.name, clip_CTHW, seconds_T, generator)
+        if filling:
+            fusions = (fuse(clip_CTHW, element_CTHW) for fuse in (fuse_around, fuse_lit))
+            truth = {cell: _frames(made) for cell, made in enumerate(fusions, start=2)}
+        return ValidationGrid(
+            given=(_frames(clip_CTHW), _frames(element_CTHW)) if filling else (),
+            subject=drawn.subject,
+            motion=drawn.motion,
+            concept=element.phrases[0],
+            concept_motion=element.motion,
+            size_THW=_size(clip_CTHW),
+            seed=seed,
+            truth=truth,
+        )
+
+    def _write(self, stem: Path, painted: Sequence[Sequence[torch.Tensor]]) -> None:
+        rows, labels, films = [], [], []
+        for number, (grid, cells) in enumerate(zip(self._grids, painted, strict=True), start=1):
+            sides = [tile_grid(cells, _CELLS // _COLUMNS, _COLUMNS)]
+            if grid.truth:
+                shown = [grid.truth.get(cell, clip) for cell, clip in enumerate(cells)]
+                sides.append(tile_grid(shown, _CELLS // _COLUMNS, _COLUMNS))
+            films.append(torch.cat(sides, dim=2))
+            for cell, (clip, label) in enumerate(zip(cells, grid.labels, strict=True)):
+                rows.append([clip, grid.truth[cell]] if cell in grid.truth else [clip])
+                kind = " (given)" if cell < len(grid.given) else ""
+                labels.append(f"{number}: {label}{kind}")
+        shown_frames = min(_SHOWN_FRAMES, self._grids[0].size_THW[0])
+        heads = ["painted", *[""] * (shown_frames - 1)] + ["truth"] * bool(self._grids[0].truth)
+        write_contact_sheet(
+            stem.with_suffix(".png"),
+            rows,
+            labels,
+            heads=heads,
+            frames_per_clip=shown_frames,
+            overwrite=True,
+        )
+        fps = model_spec(self._networks.model).fps
+        write_video(stem.with_suffix(".mp4"), torch.cat(films, dim=1), fps, overwrite=True)
+
+
+@contextmanager
+def as_they_were(networks: LiveNetworks) -> Iterator[None]:
+    """Lay the networks to rest; put back what of modes and gradients anybody set inside."""
+    parts = (networks.dit, networks.text, networks.autoencoder)
+    learns = {p: p.requires_grad for part in parts for p in part.parameters()}
+    try:
+        with at_rest(*parts):
+            yield
+    finally:
+        for parameter, wanted in learns.items():
+            parameter.requires_grad_(wanted)
+
+
+def _frames(clip_CTHW: torch.Tensor) -> torch.Tensor:
+    """Turn a clip in [0, 1] into frames THWC, uint8, on the CPU."""
+    levels = (clip_CTHW * 255).round().clamp(0, 255).to(torch.uint8)
+    return levels.permute(1, 2, 3, 0).contiguous().cpu()
+
+
+def _size(clip_CTHW: torch.Tensor) -> tuple[int, int, int]:
+    frames, height, width = clip_CTHW.shape[1:]
+    return frames, height, width

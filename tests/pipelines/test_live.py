@@ -1,0 +1,111 @@
+"""Grids painted with the networks of a training run: the same as by the commands."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcgrid.adapters.attach import attach_adapter, set_routed
+from dcgrid.adapters.files import save_adapter
+from dcgrid.adapters.fold import fold_adapter
+from dcgrid.adapters.spec import AdapterSpec
+from dcgrid.grid.modes import Routing
+from dcgrid.grid.routing import route_matrix
+from dcgrid.models.loading import load_backbone
+from dcgrid.pipelines.fill import FillSettings, fill_grid
+from dcgrid.pipelines.job import ComposeJob, EditJob
+from dcgrid.pipelines.live import LiveBackbone, paint_cells
+from dcgrid.pipelines.request import grid_request
+from dcgrid.pipelines.resolve import resolve
+from dcgrid.runtime.device import choose_dtype
+from dcgrid.train.grids import GRID
+
+SIZE = (5, 32, 48)
+EDIT = EditJob(input=Path("a"), model="tiny", effects=("rain", "fog"), seed=3)
+FUSE = ComposeJob(first=Path("a"), second=Path("b"), model="tiny", seed=3)
+
+
+class Silent:
+    def start(self, stage, total=None):
+        pass
+
+    update = note = warn = start
+
+
+def clips(count):
+    generator = torch.Generator().manual_seed(1)
+    return [
+        torch.randint(256, (*SIZE, 3), generator=generator, dtype=torch.uint8) for _ in range(count)
+    ]
+
+
+def spec_of(name, **knobs):
+    settings = {"rank": 2, "alpha": 2, "targets": ("query", "mlp_out"), "mode": "consistent"}
+    return AdapterSpec(name=name, stage="fill", base="tiny", **{**settings, **knobs})
+
+
+def learnt(dit, spec):
+    """Attach an adapter and give it numbers that are felt."""
+    generator = torch.Generator().manual_seed(5)
+    for parameter in attach_adapter(dit, spec):
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+
+
+def live(route_KA=None, prepare=lambda dit: None):
+    parts = load_backbone("tiny").parts
+    prepare(parts.dit)
+    return LiveBackbone("tiny", parts.dit, parts.text, parts.autoencoder, route_KA)
+
+
+@pytest.mark.parametrize(("job", "given"), [(EDIT, 1), (FUSE, 2)])
+def test_cells_are_those_of_the_command_before_its_upsampler(job, given):
+    backbone = load_backbone("tiny", dtype=choose_dtype("auto", torch.device("cpu")))
+    request = grid_request(resolve(job), clips(given))
+    settings = FillSettings(seed=job.seed, device=torch.device("cpu"))
+    wanted = {one.cell: one.small_THWC for one in fill_grid(backbone, request, settings, Silent())}
+    cells = paint_cells(live(), job, clips(given), SIZE)
+    assert len(cells) == 4
+    for cell, clip in enumerate(cells):
+        expected = wanted[cell] if cell in wanted else clips(given)[cell]
+        assert torch.equal(clip, expected), cell
+
+
+def test_an_attached_adapter_paints_what_the_folded_one_does(tmp_path):
+    """What a run sees on its way is what `edit` shows with the file that comes out."""
+    spec = spec_of("fill")
+    backbone = live(prepare=lambda dit: learnt(dit, spec))
+    attached = paint_cells(backbone, EDIT, clips(1), SIZE)
+    save_adapter(backbone.parts.dit, spec, tmp_path / "fill.safetensors")
+    folded = live(prepare=lambda dit: fold_adapter(dit, tmp_path / "fill.safetensors"))
+    bare = paint_cells(live(), EDIT, clips(1), SIZE)
+    for one, two, without in list(
+        zip(attached, paint_cells(folded, EDIT, clips(1), SIZE), bare, strict=True)
+    )[1:]:
+        away = (one.float() - two.float()).abs().mean()
+        assert away < 2
+        assert (one.float() - without.float()).abs().mean() > 3 * away
+
+
+@pytest.mark.parametrize("job", [EDIT, FUSE])
+def test_without_a_clip_all_cells_are_painted(job):
+    one = paint_cells(live(), job, (), SIZE)
+    assert [tuple(cell.shape) for cell in one] == [(*SIZE, 3)] * 4
+    assert all(cell.float().std() > 0 for cell in one)
+
+
+def test_routes_of_the_run_reach_the_transformer():
+    """An adapter on the cells of A alone changes that cell; without a route it cannot run."""
+
+    def prepare(dit):
+        learnt(dit, spec_of("a", targets=("grid_attention.query",)))
+        learnt(dit, spec_of("b", targets=("grid_attention.query",)))
+        set_routed(dit, ["a", "b"])
+
+    route_KA = route_matrix(GRID, Routing(mode="composition"))
+    routed = paint_cells(live(route_KA, prepare), FUSE, (), SIZE)
+    nowhere = paint_cells(live(torch.zeros_like(route_KA), prepare), FUSE, (), SIZE)
+    bare = paint_cells(live(), FUSE, (), SIZE)
+    assert all(torch.equal(one, two) for one, two in zip(nowhere, bare, strict=True))
+    assert not all(torch.equal(one, two) for one, two in zip(routed, bare, strict=True))
+    with pytest.raises(ValueError, match="routed"):
+        paint_cells(live(None, prepare), FUSE, (), SIZE)
