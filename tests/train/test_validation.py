@@ -8,6 +8,7 @@ import av
 import pytest
 import torch
 
+from dcgrid.cli import validation as validation_command
 from dcgrid.cli.main import main
 from dcgrid.cli.validation import paint_validation
 from dcgrid.errors import OutputError
@@ -294,3 +295,25 @@ def test_the_command_hands_in_the_painter(run_tiny, recipe_of, tiny_store, tmp_p
     assert "no validation video" not in capsys.readouterr().err
     files = sorted(path.name for path in (tmp_path / "base" / "validation").iterdir())
     assert files == ["000002.mp4", "000002.png", "000003.mp4", "000003.png"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "clean", "first"),
+    [
+        ("", True, False),
+        ("given_first = true\n", True, True),
+        ('given = "replace"\n', False, False),
+    ],
+)
+def test_given_cells_are_treated_as_in_training(run_tiny, based, monkeypatch, keys, clean, first):
+    seen = []
+
+    def watch(backbone, job, given, size_THW):
+        spec = backbone.spec
+        seen.append((spec.per_cell_time, spec.given_first, backbone.parts.dit.given_first))
+        return painted(backbone, job, given, size_THW)
+
+    painted = validation_command.paint_cells
+    monkeypatch.setattr(validation_command, "paint_cells", watch)
+    run_tiny("fill", based, steps=2, log=ON, paint=paint_validation, keys=keys)
+    assert set(seen) == {(clean, first, first)}

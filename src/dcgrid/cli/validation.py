@@ -40,4 +40,5 @@ def paint_validation(networks: LiveNetworks, grid: ValidationGrid) -> Sequence[t
     backbone = LiveBackbone(
         networks.model, networks.dit, networks.text, networks.autoencoder, networks.route_KA
     )
+    backbone.use_given(clean=networks.given_clean, first=networks.dit.given_first)
     return paint_cells(backbone, job, grid.given, grid.size_THW)

@@ -284,6 +284,7 @@ def _train_grids(job: TrainJob, stage: GridStage, reporter: Reporter) -> TrainSt
             text=stage.text,
             autoencoder=stage.pool.autoencoder,
             route_KA=stage.route_KA,
+            given_clean=job.recipe.given == "clean",
         )
         validation = Validation(
             job.loop.folder, job.recipe, networks, stage.pool.world, reporter.paint, reporter.say

@@ -57,6 +57,8 @@ class LiveNetworks:
     """Between clips and latents."""
     route_KA: torch.Tensor | None = None
     """Which adapter acts on which cell, where any is routed."""
+    given_clean: bool = True
+    """True: given cells enter clean at time 0; False: noised like the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
