@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compose", description=__doc__)
     parser.add_argument("clips", nargs="*", help="video files, or names in --clips-dir (held out)")
     parser.add_argument("--elements", nargs="+", default=list(ELEMENTS), choices=list(ELEMENTS))
+    parser.add_argument("--layout", default="composition-2x2", help="layout (composition-2x2)")
     parser.add_argument("--per-clip", type=int, default=2, help="elements for each clip (2)")
     shared.add_clip_options(parser)
     shared.add_model_options(parser)
@@ -64,7 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def score_fusions(
-    backbone: Backbone, clip: BenchClip, element: str, seed: int, device: torch.device
+    backbone: Backbone,
+    clip: BenchClip,
+    element: str,
+    seed: int,
+    device: torch.device,
+    layout: str = "composition-2x2",
 ) -> list[FusionScore]:
     """Compose a clip with an element, as `dcgrid compose` does, and score both fusions.
 
@@ -74,16 +80,17 @@ def score_fusions(
         element: Key of `ELEMENTS`; drawn with `seed`.
         seed: Of the element and of the sampler's noise.
         device: Where the model is.
+        layout: Where inputs and fusions stand; one with a single fusion has the first.
     """
     # The truth is rendered from the pixels that the model got.
     element_THWC = draw_like(element, clip.frames_THWC, backbone.spec.fps, seed)
-    job = ComposeJob(first=clip.path, second=Path(), seed=seed, **words_of(element))
+    job = ComposeJob(first=clip.path, second=Path(), seed=seed, layout=layout, **words_of(element))
     request = grid_request(resolve_fusions(job), [clip.frames_THWC, element_THWC])
     settings = FillSettings(seed=seed, device=device)
     filled = fill_grid(backbone, request, settings, Silent())
     scene_CTHW, shown_CTHW = to_unit(clip.frames_THWC), to_unit(element_THWC)
     scores = []
-    for one, fuse in zip(filled, FUSIONS, strict=True):
+    for one, fuse in zip(filled, FUSIONS[: len(filled)], strict=True):
         truth_THWC = to_pixels(fuse(scene_CTHW, shown_CTHW))
         inputs = (clip.frames_THWC, element_THWC)
         scores.append(
@@ -123,7 +130,9 @@ def _run(options: argparse.Namespace) -> None:
         clip = read_bench_clip(path, backbone.spec, options.duration)
         for turn in range(min(per_clip, len(options.elements))):
             element = options.elements[(number * per_clip + turn) % len(options.elements)]
-            scores += score_fusions(backbone, clip, element, options.seed + number, device)
+            scores += score_fusions(
+                backbone, clip, element, options.seed + number, device, options.layout
+            )
         print(f"{number + 1}/{len(paths)} {path.name}", file=sys.stderr)
     print(report(scores))
 

@@ -18,10 +18,18 @@ from benchmarks.ablations.data import held_out_clips, training_pools
 from benchmarks.ablations.measure import Inputs, measure
 from benchmarks.ablations.report import report
 from benchmarks.ablations.sampled import sample_grids
-from benchmarks.ablations.training import load_networks, train_variant, trained_networks
+from benchmarks.ablations.training import (
+    TrainingStock,
+    adapter_files,
+    load_networks,
+    train_variant,
+    trained_networks,
+)
 from benchmarks.ablations.variants import VARIANTS, Variant
 from benchmarks.clips import CLIPS_DIR
 from dcgrid import hub
+
+MARK = "<!-- what follows is written by python -m benchmarks.ablations --report --write -->"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=[v.name for v in VARIANTS])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--report", action="store_true", help="print the table of what is there")
+    parser.add_argument("--write", type=Path, help="put the table into this page, after its mark")
     options = parser.parse_args(arguments)
     return shared.run_command(lambda: _run(options))
 
@@ -47,7 +56,11 @@ def _run(options: argparse.Namespace) -> None:
         torch.set_num_threads(shared.positive(options.threads, "--threads"))
         for seed in options.seeds:
             _run_seed(options, chosen, seed)
-    print(report(options.work))
+    table = report(options.work)
+    print(table)
+    if options.write:
+        text, mark, _ = options.write.read_text().partition(MARK)
+        options.write.write_text(f"{text}{mark or MARK}\n\n{table}\n")
 
 
 def _run_seed(options: argparse.Namespace, chosen: Sequence[Variant], seed: int) -> None:
@@ -56,18 +69,27 @@ def _run_seed(options: argparse.Namespace, chosen: Sequence[Variant], seed: int)
     if not missing:
         return
     options.work.mkdir(parents=True, exist_ok=True)
-    grids = sample_grids(options.work / "sampled", store, _say)
-    pools = training_pools(store, load_networks().autoencoder, seed, _say)
     inputs = Inputs(clips=held_out_clips(store, options.clips_dir, options.clips), seed=seed)
+    stock: TrainingStock | None = None
     for variant in missing:
         started = time.monotonic()
         source = next((v for v in VARIANTS if v.name == variant.trained_as), variant)
-        train_variant(source, seed, options.steps, pools, options.work, grids, _say)
+        if not all(path.is_file() for path in adapter_files(source, seed, options.work)):
+            stock = stock or _stock(options.work, store, seed)
+            train_variant(source, seed, options.steps, stock, options.work, _say)
         figures = measure(variant, trained_networks(variant, seed, options.work), inputs)
         facts = {"variant": variant.name, "seed": seed, "steps": options.steps}
         path = _figures_path(options.work, variant, seed)
         path.write_text(json.dumps({**facts, "clips": options.clips, "figures": figures}))
         _say(f"{variant.name} seed {seed}: {time.monotonic() - started:.0f} s {figures}")
+
+
+def _stock(work: Path, store: Path, seed: int) -> TrainingStock:
+    autoencoder = load_networks().autoencoder
+    return TrainingStock(
+        pools=training_pools(store, autoencoder, seed, _say),
+        sampled=sample_grids(work / "sampled", store, _say),
+    )
 
 
 def _figures_path(work: Path, variant: Variant, seed: int) -> Path:

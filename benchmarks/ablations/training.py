@@ -57,6 +57,16 @@ class Networks:
     base_hash: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingStock:
+    """What the trainings with one seed draw from."""
+
+    pools: tuple[FixedPool, FixedPool]
+    """Edits, and fusions."""
+    sampled: Path
+    """Folder of the grids that the Grid LoRA sampled."""
+
+
 class VariantCaptions(Captions):
     """Captions whose cells read as the variant says."""
 
@@ -137,6 +147,8 @@ def adapters_of(
 
 def adapter_files(variant: Variant, seed: int, folder: Path) -> list[Path]:
     """Return where a variant's adapters are, whoever trained them."""
+    if variant.bare:
+        return []
     name = variant.trained_as or variant.name
     parts = ("-a", "-b") if variant.routed else ("",)
     return [folder / f"{name}{part}-{seed}.safetensors" for part in parts]
@@ -146,15 +158,12 @@ def train_variant(
     variant: Variant,
     seed: int,
     steps: int,
-    pools: tuple[FixedPool, FixedPool],
+    stock: TrainingStock,
     folder: Path,
-    sampled: Path,
     say: Callable[[str], None],
 ) -> None:
-    """Train a variant's adapters and write them, unless they are there."""
+    """Train a variant's adapters and write them."""
     paths = adapter_files(variant, seed, folder)
-    if variant.trained_as or all(path.is_file() for path in paths):
-        return
     networks, recipe = load_networks(), recipe_of(variant, steps, seed)
     dit, specs = networks.dit, adapters_of(variant, seed, recipe, networks.base_hash)
     for number, spec in enumerate(specs):
@@ -166,9 +175,9 @@ def train_variant(
     trained = {n: p for n, p in dit.named_parameters() if p.requires_grad}
     grids = None
     if recipe.loss.get("sampled_share"):
-        grids = SampledGrids(sampled, recipe, {"base": networks.base_hash}, "")
+        grids = SampledGrids(stock.sampled, recipe, {"base": networks.base_hash}, "")
     captions = VariantCaptions(world_captions(), variant)
-    stage = GridStage((dit, networks.text), pools, captions, recipe, trained, grids)  # type: ignore[arg-type]
+    stage = GridStage((dit, networks.text), stock.pools, captions, recipe, trained, grids)  # type: ignore[arg-type]
     if not variant.routed:
         stage.route_KA = None
     options = LoopOptions(folder=folder / f"run-{variant.name}-{seed}", model=MODEL)

@@ -32,6 +32,8 @@ class Variant:
     """s of the sampler."""
     multi_dc: float = 0.0
     """Strength of the Multi-DC LoRA at inference."""
+    bare: bool = False
+    """The base alone, without any adapter."""
     trained_as: str = ""
     """Name of the variant whose adapter this one uses; empty: it is trained."""
 
@@ -54,6 +56,7 @@ VARIANTS: tuple[Variant, ...] = (
     Variant(name="naive", family="composition", all_text=True),
     Variant(name="one-lora", family="composition"),
     Variant(name="all-text", family="composition", routed=True, all_text=True),
+    Variant(name="no-adapter", family="composition", bare=True),
 )
 
 
@@ -76,6 +79,12 @@ QUESTIONS: tuple[Question, ...] = (
         asks="naive LoRA and text, against routed LoRAs and visible text",
         claim="naive finetuning leaks concepts between cells (Fig. 7)",
         first="naive",
+        second="routed-visible",
+    ),
+    Question(
+        asks="the base without adapter, against routed LoRAs and visible text",
+        claim="not in the paper; says what of a leak is the base's own",
+        first="no-adapter",
         second="routed-visible",
     ),
     Question(
