@@ -57,7 +57,7 @@ def report(work: Path) -> str:
 
 
 def _variant_line(name: str, seeds: Mapping[int, Mapping[str, float]], shown: Sequence[str]) -> str:
-    cells = [_spread([f[key] for f in seeds.values() if key in f]) for key in shown]
+    cells = [_spread(key, [f[key] for f in seeds.values() if key in f]) for key in shown]
     return f"| {name} | {len(seeds)} | " + " | ".join(cells) + " |"
 
 
@@ -74,18 +74,23 @@ def _question_lines(question: Question, scores: Scores) -> list[str]:
             continue
         before, after = [first[s][key] for s in there], [second[s][key] for s in there]
         differences = [b - a for a, b in zip(before, after, strict=True)]
-        told = ", ".join(f"{d:+.2f}" for d in differences)
+        told = ", ".join(f"{d:+.{_places(key)}f}" for d in differences)
         head = f"{question.asks} | {question.claim}" if not lines else " | "
         lines.append(
-            f"| {head} | {key} | {_spread(before)} | {_spread(after)} "
-            f"| {statistics.fmean(differences):+.2f} ({told}) |"
+            f"| {head} | {key} | {_spread(key, before)} | {_spread(key, after)} "
+            f"| {statistics.fmean(differences):+.{_places(key)}f} ({told}) |"
         )
     return lines
 
 
-def _spread(values: Sequence[float]) -> str:
+def _places(key: str) -> int:
+    """Return how many decimals a figure is worth: leaks are shares, the rest are dB."""
+    return 3 if key.startswith("leak") else 2
+
+
+def _spread(key: str, values: Sequence[float]) -> str:
     """Return mean and standard deviation."""
     if not values:
         return ""
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.2f} ± {spread:.2f}"
+    spread, places = statistics.stdev(values) if len(values) > 1 else 0.0, _places(key)
+    return f"{statistics.fmean(values):.{places}f} ± {spread:.{places}f}"

@@ -108,3 +108,14 @@ def test_facts_that_hold_no_recipe_are_a_change():
     facts = facts_of_run(toy.toy_recipe(), "toy")
     for odd in ("{", "3", None):
         assert "seed" in changed_keys({**facts, "recipe": odd}, facts)
+
+
+def test_a_key_that_a_checkpoint_is_too_old_for_is_no_change_at_its_default():
+    facts = facts_of_run(toy.toy_recipe(), "toy")
+    recipe = json.loads(facts["recipe"])
+    for key in ("given_first", "given"):
+        del recipe[key]
+    old = {**facts, "recipe": json.dumps(recipe)}
+    assert changed_keys(old, facts) == {}
+    other = facts_of_run(replace(toy.toy_recipe(), given="replace"), "toy")
+    assert changed_keys(old, other) == {"given": '"clean" -> "replace"'}

@@ -6,11 +6,17 @@ does not touch the weights.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from dcgrid.errors import RecipeError
 from dcgrid.train.settings import TrainRecipe
 
+_DEFAULTS = {
+    one.name: json.dumps(one.default)
+    for one in fields(TrainRecipe)
+    if isinstance(one.default, str | bool | int)
+}
+"""Keys of a recipe that may be left out, as JSON text."""
 SHOWN_CHANGES = 8
 """Changed keys that an error names; the rest are counted."""
 
@@ -56,6 +62,9 @@ def check_changes(
 def changed_keys(earlier: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
     """Return "was -> is" by dotted key, for model and recipe; the table [log] is left out."""
     was, is_ = _flat(earlier), _flat(now)
+    if "stage" in was:
+        # A checkpoint from before a key was known went by what is its default now.
+        was = {**_DEFAULTS, **was}
     return {
         key: f"{was.get(key, 'not there')} -> {is_.get(key, 'not there')}"
         for key in dict.fromkeys([*is_, *was])
