@@ -107,10 +107,10 @@ def story(
         "start_s": start,
         "duration_s": duration,
     }
-    # What the command line leaves out is the story file's.
-    job = replace(job, **{name: value for name, value in asked.items() if value not in (None, "")})
     job = replace(
         job,
+        # What the command line leaves out is the story file's.
+        **{name: value for name, value in asked.items() if value not in (None, "")},
         model=model,
         adapter=adapter,
         device=device,
