@@ -196,7 +196,8 @@ def test_any_stretch_of_a_painted_clip_is_that_of_the_whole(tmp_path: Path, on_d
         clip = PaintedClip(painted, 1, small=small)
         whole_THWC = torch.cat(list(clip.pieces()))
         assert len(whole_THWC) == len(clip) == 41
-        for start, stop in itertools.combinations(range(42), 2):
+        # Windows end at 13, 21 and 29.
+        for start, stop in itertools.combinations((0, 1, 12, 13, 14, 20, 21, 30, 40, 41), 2):
             assert torch.equal(clip[start:stop], whole_THWC[start:stop])
     with pytest.raises(ValueError, match="no frames"):
         clip[41:50]

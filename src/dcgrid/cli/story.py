@@ -29,6 +29,7 @@ from dcgrid.cli.options import (
 from dcgrid.cli.output import Format, Output
 from dcgrid.errors import UsageError
 from dcgrid.pipelines.script import StoryJob, read_story, scene_of
+from dcgrid.pipelines.story_plan import prepare_story
 
 _Story = Annotated[
     Path | None,
@@ -91,8 +92,6 @@ def story(
     the clip in other light, weather or place. Without it the character comes from the text alone.
     Written are the scenes, a reel of all, a storyboard (.png) and a manifest.
     """
-    from dcgrid.pipelines.story_plan import prepare_story
-
     recipe_dir = hub.config_dir() / "recipes"
     job = _job(story_file, source, scene or [], recipe_dir)
     asked: dict[str, Any] = {
