@@ -82,7 +82,7 @@ world: $(STAMP)
 	$(BIN)/dcgrid train --fetch-world $(IN_WORLD) $(if $(wildcard $(CLIPS)),--clips $(CLIPS))
 
 # All stages of mini into RUN, in both modes; hours. Interrupted, it goes on where it was. DEVICE=cuda
-# trains on a GPU.
+# trains on a GPU; STEPS=4 makes only a few steps of each stage, to see that all of it runs.
 RUNS := autoencoder base upsampler dc grid grid-composition fill fill-composition
 
 weights: world
@@ -90,7 +90,7 @@ weights: world
 	  if test -e $(RUN)/$$run/state.safetensors; then go=--resume; else go=; fi; \
 	  case $$run in *-composition) mode="--mode composition";; *) mode=;; esac; \
 	  $(BIN)/dcgrid train --stage $${run%-composition} $$mode --out $(RUN) $(IN_WORLD) \
-	    $(if $(DEVICE),--device $(DEVICE)) $$go; \
+	    $(if $(DEVICE),--device $(DEVICE)) $(if $(STEPS),--steps $(STEPS)) $$go; \
 	done
 
 clean:
