@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.given_first", description=__doc__)
     shared.add_model_options(parser)
     parser.add_argument("--steps", type=int, default=10, help="calls of a branch (10)")
-    parser.add_argument("--frames", type=int, default=33, help="pixel frames of a cell (33)")
+    parser.add_argument("--frames", type=int, default=9, help="pixel frames of a cell (9)")
     parser.add_argument("--size", type=int, nargs=2, default=(96, 160), metavar=("H", "W"))
     options = parser.parse_args(arguments)
     return shared.run_command(lambda: _run(options))

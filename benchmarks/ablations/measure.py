@@ -26,7 +26,7 @@ from benchmarks.truth.measure import render_truth
 from dcgrid.flow.path import noisy
 from dcgrid.grid.modes import Routing
 from dcgrid.grid.routing import route_matrix
-from dcgrid.models.base import CellText
+from dcgrid.models.base import CellText, cell_texts
 from dcgrid.models.loading import model_spec
 from dcgrid.models.native.backbone import NativeBackbone, NativeParts, encode_rows
 from dcgrid.models.native.config import PRESETS
@@ -72,12 +72,8 @@ class Reader(CellSized):
         """Encode what each cell reads, in one piece where the variant joins it."""
         if not self._variant.joined:
             return super().encode_text(prompts, visible_BKS)
-        (prompt,), (visible_KS,) = prompts, visible_BKS
-        texts = [prompt.segment_text(segment) for segment in prompt.segments]
-        rows = [
-            [" ".join(t for t, seen in zip(texts, row, strict=True) if seen)] for row in visible_KS
-        ]
-        return encode_rows(self._text, rows, cells=len(rows))
+        rows = [[" ".join(row)] for row in cell_texts(prompts, visible_BKS)]
+        return encode_rows(self._text, rows, cells=len(visible_BKS[0]))
 
 
 def measure(variant: Variant, networks: Networks, inputs: Inputs) -> dict[str, float]:

@@ -87,6 +87,18 @@ class CellText:
     """True where a token is real, False where it is padding. At least one per cell."""
 
 
+def cell_texts(
+    prompts: Sequence[Prompt], visible_BKS: Sequence[Sequence[Sequence[bool]]]
+) -> list[list[str]]:
+    """Return the segments that each cell reads, B * K lists; a cell without any reads ""."""
+    rows = []
+    for prompt, visible_KS in zip(prompts, visible_BKS, strict=True):
+        texts = [prompt.segment_text(segment) for segment in prompt.segments]
+        for visible_S in visible_KS:
+            rows.append([t for t, seen in zip(texts, visible_S, strict=True) if seen] or [""])
+    return rows
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenPlaces:
     """Where the tokens of a grid stand; made by grid/coordinates.py. S tokens, cell-major."""

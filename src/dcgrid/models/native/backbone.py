@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces
+from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces, cell_texts
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.t5 import T5TextEncoder
@@ -91,11 +91,7 @@ class NativeBackbone:
 
         A cell that may read nothing reads the empty text.
         """
-        rows = []
-        for prompt, visible_KS in zip(prompts, visible_BKS, strict=True):
-            texts = [prompt.segment_text(segment) for segment in prompt.segments]
-            for visible_S in visible_KS:
-                rows.append([t for t, seen in zip(texts, visible_S, strict=True) if seen] or [""])
+        rows = cell_texts(prompts, visible_BKS)
         return encode_rows(self.parts.text, rows, cells=len(visible_BKS[0]))
 
     def unknown_words(self, text: str) -> tuple[str, ...]:

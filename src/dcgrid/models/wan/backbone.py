@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dcgrid.errors import UsageError, WeightsError
-from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces
+from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces, cell_texts
 from dcgrid.models.wan.checkpoint import read_checkout
 from dcgrid.models.wan.text import SegmentEncoder
 from dcgrid.models.wan.transformer import predict_velocity
@@ -103,11 +103,7 @@ class WanBackbone:
         Raises:
             PromptError: A cell's text is longer than Wan reads.
         """
-        rows = []
-        for prompt, visible_KS in zip(prompts, visible_BKS, strict=True):
-            texts = [prompt.segment_text(segment) for segment in prompt.segments]
-            for visible_S in visible_KS:
-                rows.append([t for t, seen in zip(texts, visible_S, strict=True) if seen] or [""])
+        rows = cell_texts(prompts, visible_BKS)
         return self.parts.segments.encode_rows(rows, cells=len(visible_BKS[0]))
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
