@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.clips import find_clips, read_bench_clip
+from benchmarks.elements import to_pixels
 from dcgrid.models.loading import MINI_SPEC
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.train.panes import FusionPool, PanePool, PaneSet
@@ -102,7 +103,7 @@ def held_out_clips(store_dir: Path, clips_dir: Path, count: int) -> list[HeldOut
         clip_CTHW, alpha_1THW = composite_sprite(
             _square(ground), store.get("sprites", name).float() / 255, generator=generator
         )
-        frames_THWC = (clip_CTHW * 255).round().to(torch.uint8).permute(1, 2, 3, 0)
+        frames_THWC = to_pixels(clip_CTHW)
         clips.append(HeldOutClip(frames_THWC=frames_THWC, alpha_THW=alpha_1THW[0], subject=name))
     return clips
 

@@ -21,6 +21,7 @@ from benchmarks.ablations.data import HeldOutClip, mean_figures, region_db
 from benchmarks.ablations.training import MODEL, Networks, shown_rows
 from benchmarks.ablations.variants import Variant
 from benchmarks.edits import CellSized, cell_luck
+from benchmarks.elements import to_pixels, to_unit
 from benchmarks.progress import Silent
 from benchmarks.truth.measure import render_truth
 from dcgrid.flow.path import noisy
@@ -141,11 +142,11 @@ def _score_leaks(
 
 def _composition(clip: HeldOutClip, element: str, generator: torch.Generator) -> list[Tensor]:
     """Return A, B and both fusions, uint8 THWC."""
-    scene_CTHW = clip.frames_THWC.permute(3, 0, 1, 2).float() / 255
+    scene_CTHW = to_unit(clip.frames_THWC)
     seconds_T = torch.arange(scene_CTHW.shape[1]) / model_spec(MODEL).fps
     drawn_CTHW = draw_element(element, scene_CTHW, seconds_T, generator)
     clips = [scene_CTHW, drawn_CTHW, *(f(scene_CTHW, drawn_CTHW) for f in (fuse_around, fuse_lit))]
-    return [(c * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0) for c in clips]
+    return [to_pixels(clip_CTHW) for clip_CTHW in clips]
 
 
 def _cleaned(

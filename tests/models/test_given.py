@@ -41,14 +41,7 @@ def painted(case: Case, velocity: Tensor) -> Tensor:
 
 def call(case: Case, memory: Memory | None = None) -> Tensor:
     with torch.no_grad():
-        return case.dit(
-            case.cells_BKCFYX,
-            case.time_BKF,
-            case.text,
-            case.places(),
-            estimate_BKCFYX=case.estimate_BKCFYX,
-            memory=memory,
-        )
+        return case.forward(memory)
 
 
 def later(case: Case) -> Case:
@@ -153,8 +146,7 @@ def test_gradients_of_mixed_grids_equal_those_of_single_ones() -> None:
     def gradient(cases: list[Case]) -> list[Tensor]:
         case.dit.zero_grad()
         for one in cases:
-            velocity = one.dit(one.cells_BKCFYX, one.time_BKF, one.text, one.places())
-            painted(one, velocity).square().sum().backward()
+            painted(one, one.forward()).square().sum().backward()
         return [p.grad.clone() for p in case.dit.parameters() if p.grad is not None]
 
     singles = [

@@ -83,6 +83,21 @@ def spy_on_grids(
     return requests, made
 
 
+def interrupt_grid(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
+    """Interrupt the painting of the grid of this number, counted from 1; return all calls."""
+    calls: list[int] = []
+    real = paint.fill_grid
+
+    def breaks(*arguments):  # type: ignore[no-untyped-def]
+        calls.append(1)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(paint, "fill_grid", breaks)
+    return calls
+
+
 def decoded(path: Path) -> torch.Tensor:
     with av.open(str(path)) as container:
         return torch.stack(

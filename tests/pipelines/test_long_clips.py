@@ -16,7 +16,15 @@ from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 from dcgrid.pipelines.windows import Join, Window, plan_windows
 from dcgrid.runtime.lock import run_lock
-from tests.pipelines.runs import Silence, decoded, job, moving_square, run
+from tests.pipelines.runs import (
+    Silence,
+    decoded,
+    interrupt_grid,
+    job,
+    moving_square,
+    run,
+    spy_on_grids,
+)
 
 
 @pytest.fixture
@@ -60,15 +68,7 @@ def test_memory_is_that_of_one_window(long_clip: Path) -> None:
 def test_each_window_goes_on_from_what_the_one_before_painted(
     long_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests, painted = [], []
-    real = paint.fill_grid
-
-    def spy(backbone, request, settings, progress):  # type: ignore[no-untyped-def]
-        requests.append(request)
-        painted.append(real(backbone, request, settings, progress))
-        return painted[-1]
-
-    monkeypatch.setattr(paint, "fill_grid", spy)
+    requests, painted = spy_on_grids(monkeypatch)
     run(whole(long_clip))
     assert requests[0].continuation.heads == {}
     firsts = [request.continuation.first for request in requests]
@@ -85,15 +85,7 @@ def test_a_run_that_was_killed_goes_on_with_the_windows_it_has(
     long_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     untouched = run(whole(long_clip)).manifest.outputs
-    real, calls = paint.fill_grid, []
-
-    def breaks(*arguments):  # type: ignore[no-untyped-def]
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(paint, "fill_grid", breaks)
+    calls = interrupt_grid(monkeypatch, 4)
     progress = Silence()
     with pytest.raises(KeyboardInterrupt):
         run(whole(long_clip, force=True), progress)

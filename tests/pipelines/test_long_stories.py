@@ -17,6 +17,7 @@ from tests.pipelines.runs import (
     FilledCell,
     Silence,
     decoded,
+    interrupt_grid,
     job,
     moving_square,
     run,
@@ -134,15 +135,7 @@ def test_a_story_that_was_killed_goes_on_with_the_windows_it_has(
     source = long_clip if from_clip else None
     story = story_job(tmp_path, *scenes, source=source, duration_s=LONG_S, force=True)
     untouched = tell(story).manifest
-    real, calls = paint.fill_grid, []
-
-    def breaks(*arguments):  # type: ignore[no-untyped-def]
-        calls.append(1)
-        if len(calls) == 8:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(paint, "fill_grid", breaks)
+    calls = interrupt_grid(monkeypatch, 8)
     progress = Silence()
     with pytest.raises(KeyboardInterrupt):
         tell(story, progress)

@@ -65,8 +65,11 @@ class Given:
             fresh: Keys and values of this call's tokens.
             places: Tokens of one frame of a cell.
         """
-        known_S = self.known_tokens(places)[0].nonzero().flatten()
-        return self._with_kept(layer, fresh, lambda t: t[:, :, known_S], dim=2)
+
+        def cut(tokens: torch.Tensor) -> torch.Tensor:
+            return tokens[:, :, self.known_tokens(places)[0]]
+
+        return self._with_kept(layer, fresh, cut, dim=2)
 
     def with_peers(self, layer: nn.Module, fresh: Pair, frames: int) -> Pair:
         """Keep keys and values (B S N) K P of given cells, or put the kept ones before the fresh.
@@ -101,22 +104,60 @@ class Given:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call of the network; see `DiT.forward`."""
+    """One call of a network: what its forward was given, and what `carry_out` finds in it."""
 
     cells_BKCFYX: torch.Tensor
     time_BKF: torch.Tensor
     text: CellText
-    text_name: str
-    """Tells one text of a sampling from another."""
     places: TokenPlaces
-    key_position_S: torch.Tensor
-    """Place in grid order of every key, kept ones first."""
     route_KA: torch.Tensor | None
-    estimate_BKCFYX: torch.Tensor | None
-    given: Given | None
     memory: Memory | None
+    estimate_BKCFYX: torch.Tensor | None = None
+    """Earlier estimate of the clean latents, for networks with self-conditioning."""
+    text_name: str = ""
+    """Tells one text of a sampling from another."""
+    given: Given | None = None
+    """What is given, where given tokens read given tokens alone."""
     first: int = 0
     """Token frame of the clip at which the cells begin."""
+    kept_position_S: torch.Tensor | None = None
+    """Place in grid order of the tokens whose keys are kept."""
+
+    @property
+    def key_position_S(self) -> torch.Tensor:  # noqa: N802
+        """Place in grid order of every key, kept ones first."""
+        own_S = self.places.position_S
+        return own_S if self.kept_position_S is None else torch.cat([self.kept_position_S, own_S])
+
+
+def carry_out(
+    call: Call, predict: Callable[[Call], torch.Tensor], patch_frames: int, *, given_first: bool
+) -> torch.Tensor:
+    """Return what a network predicts, BKCFYX; where the memory knows the rest, of the live part.
+
+    Args:
+        call: What the network's forward was given.
+        predict: The network over all cells of a call.
+        patch_frames: Latent frames of a token.
+        given_first: Given cells read given cells alone.
+
+    Returns:
+        The prediction; 0 where it was not computed, which is where it means nothing.
+
+    Raises:
+        ValueError: The memory is of a sampling with other given cells.
+    """
+    call = replace(call, text_name=name_text(call.text, call.memory))
+    if not given_first:
+        return predict(call)
+    given, live = find_given(call.time_BKF, patch_frames, call.memory)
+    call = replace(call, given=given)
+    if given is None or live is None:
+        return predict(call)
+    whole_BKCFYX = torch.zeros_like(call.cells_BKCFYX)
+    painted_BKCFYX = predict(live_call(call, given, live, patch_frames))
+    whole_BKCFYX[:, list(live.cells), :, live.first * patch_frames :] = painted_BKCFYX
+    return whole_BKCFYX
 
 
 def find_given(
@@ -158,16 +199,10 @@ def _live_part(mask_BKF: torch.Tensor) -> Live | None:
     return Live(cells=tuple(cells), given=tuple(whole_K.nonzero().flatten().tolist()), first=first)
 
 
-def live_tokens(
-    tensor: torch.Tensor, live: Live, size_KF: tuple[int, int], dim: int
-) -> torch.Tensor:
-    """Return the live tokens of a tensor whose axis `dim` is cell-major tokens."""
-    cells, frames = size_KF
-    split = tensor.unflatten(dim, (cells, frames, -1))
-    index = torch.tensor(live.cells, device=tensor.device)
-    chosen = split.index_select(dim, index).narrow(dim + 1, live.first, frames - live.first)
-    flat: torch.Tensor = chosen.flatten(dim, dim + 2)
-    return flat
+def live_tokens(per_token: torch.Tensor, live: Live, size_KF: tuple[int, int]) -> torch.Tensor:
+    """Return the rows of live tokens; the first axis is all tokens, cell-major."""
+    split: torch.Tensor = per_token.unflatten(0, (*size_KF, -1))
+    return split[list(live.cells), live.first :].flatten(0, 2)
 
 
 def live_call(call: Call, given: Given, live: Live, patch_frames: int) -> Call:
@@ -175,10 +210,9 @@ def live_call(call: Call, given: Given, live: Live, patch_frames: int) -> Call:
     size_KF = (given.mask_BKF.shape[1], given.mask_BKF.shape[2])
     cells, first, places = list(live.cells), live.first * patch_frames, call.places
 
-    def cut(values: torch.Tensor | None) -> torch.Tensor | None:
-        return None if values is None else values[:, cells, :, first:]
-
-    position_S = live_tokens(places.position_S, live, size_KF, 0)
+    estimate_BKCFYX = call.estimate_BKCFYX
+    if estimate_BKCFYX is not None:
+        estimate_BKCFYX = estimate_BKCFYX[:, cells, :, first:]
     known_S = given.known_tokens(len(places.position_S) // (size_KF[0] * size_KF[1]))[0]
     return replace(
         call,
@@ -190,12 +224,12 @@ def live_call(call: Call, given: Given, live: Live, patch_frames: int) -> Call:
         text_name=f"{call.text_name} live",
         places=replace(
             places,
-            coordinates_S3=live_tokens(places.coordinates_S3, live, size_KF, 0),
-            position_S=position_S,
+            coordinates_S3=live_tokens(places.coordinates_S3, live, size_KF),
+            position_S=live_tokens(places.position_S, live, size_KF),
         ),
-        key_position_S=torch.cat([places.position_S[known_S], position_S]),
+        kept_position_S=places.position_S[known_S],
         route_KA=None if call.route_KA is None else call.route_KA[cells],
-        estimate_BKCFYX=cut(call.estimate_BKCFYX),
+        estimate_BKCFYX=estimate_BKCFYX,
         first=live.first,
     )
 

@@ -28,23 +28,29 @@ _BYTES_PER_PIXEL = 1100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedRun:
+class Prepared:
+    """What a checked run and a checked story have in common: files, and what must come out."""
+
+    outputs: OutputPaths
+    """Files that will be written."""
+    expected_frames: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    """Hash of pixels that must come out, by edit or scene, and cell; empty: anything may."""
+    expected_weights: Mapping[str, str] = field(default_factory=dict)
+    """Hash that each weight file must have, by the part it holds; empty: any."""
+    threads: int = 0
+    """CPU threads to use; 0: torch's own choice."""
+    inputs_sha256: tuple[str, ...] = ()
+    """Hash of each input, if it was needed already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedRun(Prepared):
     """A job whose names, texts and files have been checked."""
 
     job: GridJob
     """What was asked."""
     grid: ResolvedGrid
     """Edits, text, cells."""
-    outputs: OutputPaths
-    """Files that will be written."""
-    expected_frames: Mapping[tuple[str, int], str] = field(default_factory=dict)
-    """Hash of pixels that must come out, by edit and cell; empty: anything may."""
-    expected_weights: Mapping[str, str] = field(default_factory=dict)
-    """Hash that each weight file must have, by file name; empty: any."""
-    threads: int = 0
-    """CPU threads to use; 0: torch's own choice."""
-    inputs_sha256: tuple[str, ...] = ()
-    """Hash of each input, if it was needed already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

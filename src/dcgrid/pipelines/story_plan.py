@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from dcgrid.errors import UsageError
 from dcgrid.pipelines.job import check_input
-from dcgrid.pipelines.outputs import OutputPaths, name_outputs
-from dcgrid.pipelines.plan import clip_rules, memory_estimate_bytes, windows_line, windows_of
+from dcgrid.pipelines.outputs import name_outputs
+from dcgrid.pipelines.plan import (
+    Prepared,
+    clip_rules,
+    memory_estimate_bytes,
+    windows_line,
+    windows_of,
+)
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.script import StoryJob, resolve_story
 from dcgrid.pipelines.windows import Window
@@ -24,27 +30,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedStory:
+class PreparedStory(Prepared):
     """A story whose scenes, text and files have been checked."""
 
     job: StoryJob
     """What was asked."""
     grids: tuple[ResolvedGrid, ...]
     """The grids in their order."""
-    outputs: OutputPaths
-    """Files that will be written."""
-    expected_frames: Mapping[tuple[str, int], str] = field(default_factory=dict)
-    """Hash of pixels that must come out, by scene and cell; empty: anything may."""
     expected_reel: str = ""
     """Hash of the reel's pixels that must come out; empty: any."""
-    expected_weights: Mapping[str, str] = field(default_factory=dict)
-    """Hash that each weight file must have, by the part it holds; empty: any."""
     expected_adapters: Mapping[str, str] = field(default_factory=dict)
     """Hash that each adapter must have, by its reference."""
-    threads: int = 0
-    """CPU threads to use; 0: torch's own choice."""
-    inputs_sha256: tuple[str, ...] = ()
-    """Hash of the clip, if it was needed already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -217,35 +217,38 @@ class GridStage:
             chosen_K, given_K = self._choose(panes, layout, generator)
             chosen.append(chosen_K)
             given.append(given_K)
-            masked = chance(generator) < knobs["text_masking"]
-            if masked and not self.recipe.given_first:
-                written = [[""]] * layout.count
-            elif single:
+            reading_K = self._reading(given_K, generator)
+            if not any(reading_K):
+                rows += [[""]] * layout.count
+                continue
+            if single:
                 written = [self.captions.clip_row(panes, chosen_K[0], generator)]
             else:
                 written = self.captions.grid_rows(panes, chosen_K, generator)
-            rows += _masked(written, self._keeping(given_K)) if masked else written
+            rows += _masked(written, reading_K)
         batch = _gather(sets, chosen, given, rows, layout)
         return replace(batch, fill_BKF=self._with_heads(batch.fill_BKF, generator))
 
-    def _keeping(self, given_K: Sequence[bool]) -> Sequence[bool]:
-        """Return the cells whose text masking leaves alone.
+    def _reading(self, given_K: Sequence[bool], generator: torch.Generator) -> Sequence[bool]:
+        """Draw whether the text of a grid is dropped; return the cells that read theirs.
 
-        Guidance has one text for given cells where what is known of them serves both branches.
+        Guidance has one text for given cells where what is known of them serves both branches, so
+        they keep theirs.
         """
-        return given_K if self.recipe.given_first else [False] * len(given_K)
+        masked = chance(generator) < self.recipe.loss["text_masking"]
+        if masked and self.recipe.given_first:
+            return given_K
+        return [not masked] * len(given_K)
 
     def _sampled_batch(
         self, sampled: SampledGrids, phase: Phase, generator: torch.Generator
     ) -> Batch:
         """Draw a batch of painted grids; what stands where, and its text, are as painted."""
-        knobs = self.recipe.loss
         grids = sampled.draw(phase, generator)
         rows, given = [], []
         for grid in grids:
             given.append(self._given_of_painted(generator))
-            masked = chance(generator) < knobs["text_masking"]
-            rows += _masked(grid.rows, self._keeping(given[-1])) if masked else grid.rows
+            rows += _masked(grid.rows, self._reading(given[-1], generator))
         batch = _painted(grids, given, rows, self.pool.world.device)
         return replace(batch, fill_BKF=self._with_heads(batch.fill_BKF, generator))
 
@@ -304,9 +307,9 @@ class GridStage:
         return [0, 1, 2, 3], _some_given(layout, generator)
 
 
-def _masked(rows: Sequence[list[str]], keeping_K: Sequence[bool]) -> list[list[str]]:
-    """Return texts of which only some cells keep theirs; the others read nothing."""
-    return [row if kept else [""] for row, kept in zip(rows, keeping_K, strict=True)]
+def _masked(rows: Sequence[list[str]], reading_K: Sequence[bool]) -> list[list[str]]:
+    """Return texts of which only some cells read theirs; the others read nothing."""
+    return [row if reads else [""] for row, reads in zip(rows, reading_K, strict=True)]
 
 
 def _gather(

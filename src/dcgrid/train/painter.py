@@ -24,7 +24,7 @@ from dcgrid.train.painting import as_read_back, draw_grid_noise, paint_cells, pa
 from dcgrid.train.panes import PaneSet
 from dcgrid.train.sampled import SampledGrid
 from dcgrid.train.sampling import SampleJob
-from dcgrid.train.tags import concept_facts, load_concept_tags, unknown_notes
+from dcgrid.train.tags import hash_tags, load_concept_tags, unknown_notes
 from dcgrid.train.world.clips import MOTIONS, chance, pick
 from dcgrid.train.world.effects import EFFECT_NAMES
 from dcgrid.train.world.fusion import ELEMENTS
@@ -43,7 +43,7 @@ class GridPainter:
         self.tag_facts: dict[str, Any] = {}
         if job.recipe.dc_strength:
             load_concept_tags(job.tokens, job.dc, self.text)
-            self.tag_facts = {"tags": concept_facts(job.tokens, job.dc)["tags"]}
+            self.tag_facts = {"tags": hash_tags(job.tokens)}
         self.adapter_hashes = self._attach()
         for network in (self.text, self.dit):
             network.to(job.device).eval().requires_grad_(False)

@@ -50,13 +50,22 @@ def load_concept_tags(tokens: Path, adapter: Path, text: TextEncoder) -> tuple[s
     return names
 
 
+def hash_tags(tokens: Path) -> str:
+    """Return the hash of the tags in a file, as painted grids name it.
+
+    Raises:
+        WeightsError: It is missing or damaged.
+    """
+    return hash_tensors(read_weights(tokens)[0])
+
+
 def concept_facts(tokens: Path, adapter: Path) -> dict[str, Any]:
     """Return the hashes of both files, as grids that were made with them say it.
 
     Raises:
         WeightsError: A file is missing or damaged; the adapter may be missing and is left out then.
     """
-    facts: dict[str, Any] = {"tags": hash_tensors(read_weights(tokens)[0])}
+    facts: dict[str, Any] = {"tags": hash_tags(tokens)}
     if adapter.is_file():
         facts["adapters"] = [hash_tensors(read_adapter(adapter)[1])]
     return facts

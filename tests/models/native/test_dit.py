@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
-from dcgrid.models.base import CellText, TokenPlaces
+from dcgrid.models.base import CellText, Memory, TokenPlaces
 from dcgrid.models.native.config import DiTConfig
 from dcgrid.models.native.dit import Block, DiT, PlaceField
 from dcgrid.models.native.layers import PeerHead, TextPool
@@ -62,13 +62,14 @@ class Case:
             margin=self.margin,
         )
 
-    def forward(self) -> Tensor:
+    def forward(self, memory: Memory | None = None) -> Tensor:
         return self.dit(
             self.cells_BKCFYX,
             self.time_BKF,
             self.text,
             self.places(),
             estimate_BKCFYX=self.estimate_BKCFYX,
+            memory=memory,
         )
 
 

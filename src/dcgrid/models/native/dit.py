@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import nn
 
 from dcgrid.models.base import CellText, Memory, TokenPlaces
-from dcgrid.models.given import Call, find_given, live_call, name_text
+from dcgrid.models.given import Call, carry_out
 from dcgrid.models.modulation import gate, modulate
 from dcgrid.models.native.attention import axis_frequencies, rotary_tables
 from dcgrid.models.native.config import DiTConfig
@@ -197,28 +197,16 @@ class DiT(nn.Module):
         """
         if self.config.self_conditioning and estimate_BKCFYX is None:
             estimate_BKCFYX = torch.zeros_like(cells_BKCFYX)
-        given = live = None
-        if self.given_first:
-            given, live = find_given(time_BKF, self.config.patch[0], memory)
         call = Call(
             cells_BKCFYX=cells_BKCFYX,
             time_BKF=time_BKF,
             text=text,
             places=places,
-            key_position_S=places.position_S,
             route_KA=route_KA,
-            estimate_BKCFYX=estimate_BKCFYX,
-            given=given,
             memory=memory,
-            text_name=name_text(text, memory),
+            estimate_BKCFYX=estimate_BKCFYX,
         )
-        if live is None or given is None:
-            return self._predict(call)
-        velocity_BKCFYX = torch.zeros_like(cells_BKCFYX)
-        first = live.first * self.config.patch[0]
-        painted = self._predict(live_call(call, given, live, self.config.patch[0]))
-        velocity_BKCFYX[:, list(live.cells), :, first:] = painted
-        return velocity_BKCFYX
+        return carry_out(call, self._predict, self.config.patch[0], given_first=self.given_first)
 
     def _predict(self, call: Call) -> torch.Tensor:
         """Return the velocity of the cells of a call."""

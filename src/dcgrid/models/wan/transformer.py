@@ -12,6 +12,7 @@ P head width, L text tokens, E text width, U distinct flow times, A adapters.
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from dcgrid.models.attention import attend
 from dcgrid.models.base import CellText, Memory, TokenPlaces
-from dcgrid.models.given import Call, Given, attend_given_first, find_given, live_call, name_text
+from dcgrid.models.given import Call, Given, attend_given_first, carry_out
 from dcgrid.models.modulation import gate, modulate
 
 Foreign: TypeAlias = Any
@@ -81,27 +82,16 @@ def predict_velocity(
         ValueError: The memory is of a sampling with other given cells, or the grid is larger than
             the model's table of positions.
     """
-    given, live, patch_frames = None, None, int(model.config.patch_size[0])
-    if given_first:
-        given, live = find_given(time_BKF, patch_frames, memory)
     call = Call(
         cells_BKCFYX=cells_BKCFYX,
         time_BKF=time_BKF,
         text=text,
-        text_name=name_text(text, memory),
         places=places,
-        key_position_S=places.position_S,
         route_KA=route_KA,
-        estimate_BKCFYX=None,
-        given=given,
         memory=memory,
     )
-    if live is None or given is None:
-        return _predict(model, call)
-    velocity_BKCFYX = torch.zeros_like(cells_BKCFYX)
-    painted = _predict(model, live_call(call, given, live, patch_frames))
-    velocity_BKCFYX[:, list(live.cells), :, live.first * patch_frames :] = painted
-    return velocity_BKCFYX
+    patch_frames = int(model.config.patch_size[0])
+    return carry_out(call, partial(_predict, model), patch_frames, given_first=given_first)
 
 
 def _predict(model: Foreign, call: Call) -> Tensor:
