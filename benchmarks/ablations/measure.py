@@ -105,7 +105,7 @@ def _score_edits(
     rows: list[dict[str, float]] = []
     for effects in EFFECTS:
         grid = resolve_edits(EditJob(input=Path(), effects=effects, seed=seed, guidance_scale=1.0))
-        request = grid_request(grid, [clip.frames_THWC])
+        request = grid_request(grid, backbone.spec, [clip.frames_THWC])
         for steps in (FEW, MANY):
             if steps == FEW and variant.given == "replace":
                 continue  # at t = 1 the given cell would be noise alone

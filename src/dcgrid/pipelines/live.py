@@ -88,7 +88,7 @@ def paint_cells(
         UsageError: The job is for no grid that can be painted.
         LayoutError: Cells of this size cannot be laid out.
     """
-    request = _request(job, given, size_THW)
+    request = _request(backbone, job, given, size_THW)
     settings = FillSettings(seed=job.seed, device=backbone.device)
     filled = fill_grid(backbone, request, settings, _Silent())
     # Clones: what was made in inference mode may not be changed outside.
@@ -96,15 +96,20 @@ def paint_cells(
     return [{**request.given, **painted}[cell] for cell in range(request.layout.count)]
 
 
-def _request(job: GridJob, given: Sequence[Tensor], size_THW: tuple[int, int, int]) -> GridRequest:
+def _request(
+    backbone: LiveBackbone,
+    job: GridJob,
+    given: Sequence[Tensor],
+    size_THW: tuple[int, int, int],
+) -> GridRequest:
     """Return what a job asks of the model, with its clips or without any."""
     grid = resolve(job)
     if given:
-        return grid_request(grid, given)
+        return grid_request(grid, backbone.spec, given)
     blank_THWC = torch.zeros(*size_THW, 3, dtype=torch.uint8)
-    request = grid_request(grid, [blank_THWC] * len(grid.given))
+    request = grid_request(grid, backbone.spec, [blank_THWC] * len(grid.given))
     # The cells that are no longer given are guided as the first edit is.
-    scales = dict.fromkeys(grid.given, grid.edits[0].guidance_scale)
+    scales = dict.fromkeys(grid.given, request.guidance_scale[grid.tries[0][0]])
     return replace(
         request,
         given={},

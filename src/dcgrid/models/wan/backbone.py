@@ -187,6 +187,10 @@ def _libraries() -> tuple[Foreign, Foreign]:
         raise UsageError(
             f"Wan models need {error.name}", hint="pip install 'dcgrid[wan]'"
         ) from error
+    # Their bars and warnings would tear ours; what matters comes back as an exception.
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
     return diffusers, transformers
 
 
