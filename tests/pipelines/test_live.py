@@ -75,7 +75,7 @@ def test_an_attached_adapter_paints_what_the_folded_one_does(tmp_path):
     spec = spec_of("fill")
     backbone = live(prepare=lambda dit: learnt(dit, spec))
     attached = paint_cells(backbone, EDIT, clips(1), SIZE)
-    save_adapter(backbone.parts.dit, spec, tmp_path / "fill.safetensors")
+    save_adapter(backbone.network, spec, tmp_path / "fill.safetensors")
     folded = live(prepare=lambda dit: fold_adapter(dit, tmp_path / "fill.safetensors"))
     bare = paint_cells(live(), EDIT, clips(1), SIZE)
     for one, two, without in list(

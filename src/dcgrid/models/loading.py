@@ -22,6 +22,7 @@ from dcgrid.models.native.config import MINI, TINY, NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
+from dcgrid.models.trunk import TextReader
 from dcgrid.models.wan.backbone import load_wan
 from dcgrid.models.wan.checkpoint import is_checkout, read_checkout
 from dcgrid.models.wan.digests import part_digests
@@ -249,18 +250,18 @@ def load_text_encoder(name: str, path: Path) -> TextEncoder:
     return encoder
 
 
-def save_tags(path: Path, encoder: TextEncoder, facts: Mapping[str, str]) -> None:
+def save_tags(path: Path, encoder: TextReader, facts: Mapping[str, str]) -> None:
     """Write the tags that an encoder knows, and their embeddings in float32.
 
     Raises:
         OutputError: The file cannot be written.
     """
     table_TE = torch.stack([tag_E.detach() for tag_E in encoder.tags]).float().cpu()
-    named = {**facts, "tags": list(encoder.tokenizer.tags)}
+    named = {**facts, "tags": list(encoder.tag_names)}
     save_weights(path, {_TAGS: table_TE}, named, torch.float32)
 
 
-def load_tags(path: Path, encoder: TextEncoder) -> tuple[str, ...]:
+def load_tags(path: Path, encoder: TextReader) -> tuple[str, ...]:
     """Give a text encoder the tags of a file, in place of any that it knew; they do not learn.
 
     Returns:
@@ -277,10 +278,9 @@ def load_tags(path: Path, encoder: TextEncoder) -> tuple[str, ...]:
         raise WeightsError(
             f"{path} holds no tags", hint="stage dc writes them: dc-tokens.safetensors"
         )
-    if table.shape[1] != encoder.config.width:
+    if table.shape[1] != encoder.tag_width:
         raise WeightsError(
-            f"{path}: tags are {table.shape[1]} wide, the text encoder's words "
-            f"{encoder.config.width}",
+            f"{path}: tags are {table.shape[1]} wide, the text encoder's words {encoder.tag_width}",
             hint="train stage dc for this model, or name the model that the tags are for",
         )
     if not table.isfinite().all():
