@@ -205,8 +205,7 @@ def test_one_part_is_on_the_device_and_stays_until_another_is_asked_for() -> Non
 
 
 def test_a_part_that_does_not_fit_leaves_the_residence_usable() -> None:
-    modules, residence = rooms()
-    home = modules["text"].weight.data_ptr()
+    modules, _ = rooms()
 
     class Full:
         def enter(self) -> None:
@@ -215,14 +214,8 @@ def test_a_part_that_does_not_fit_leaves_the_residence_usable() -> None:
         def leave(self) -> None:
             pass
 
-    residence = Residence(
-        {
-            "text": [
-                Whole(modules["text"], InMemory(tensors_of(modules["text"]), pin=False), CPU),
-                Full(),
-            ]
-        }  # fmt: skip
-    )
+    text = Whole(modules["text"], InMemory(tensors_of(modules["text"]), pin=False), CPU)
+    residence = Residence({"text": [text, Full()]})
     home = modules["text"].weight.data_ptr()
     for _ in range(2):
         with pytest.raises(torch.OutOfMemoryError), residence.on("text"):

@@ -22,16 +22,22 @@ from dcgrid.errors import AdapterError
 from dcgrid.models.quantize import QuantLinear
 
 
-def require_unrounded(name: str, layer: nn.Linear) -> None:
+def require_foldable(name: str, layer: nn.Linear) -> None:
     """Check that numbers can be added to a layer's weight.
 
     Raises:
-        AdapterError: The weight is stored as int8 or fp8, whose steps are wider than an update.
+        AdapterError: The weight is stored as int8 or fp8, whose steps are wider than an update, or
+            is read from disk whenever it is needed.
     """
     if isinstance(layer, QuantLinear):
         raise AdapterError(
             f"the weight of {name} is stored as {layer.kind}, an update cannot be added to it",
             hint="Attach the adapter beside the weights, or run with --quantize none.",
+        )
+    if 0 in layer.weight.stride():
+        raise AdapterError(
+            f"the weight of {name} is read from disk, an update cannot be added to it",
+            hint="Attach the adapter beside the weights, or run with --offload block.",
         )
 
 
@@ -54,7 +60,7 @@ def fold_adapter(
         strength: 0 changes nothing, 1 is as trained.
 
     Raises:
-        AdapterError: As `files.load_adapter`; or a weight is stored rounded.
+        AdapterError: As `files.load_adapter`; or a weight is rounded or on disk.
     """
     spec, tensors = read_adapter(path)
     check_base(spec, path, base, base_hash)
@@ -62,7 +68,7 @@ def fold_adapter(
     shapes = {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
     places = check_fit(shapes, spec, tensors, path)
     for place in places:
-        require_unrounded(place, layers[place])
+        require_foldable(place, layers[place])
     deltas: list[float] = []
     for place in places:
         down_RD, up_DR = product_sides(spec.form, tensors, place)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dcgrid.adapters.attach import routed_layers
-from dcgrid.adapters.fold import require_unrounded
+from dcgrid.adapters.fold import require_foldable
 from dcgrid.adapters.routed import RoutedLinear
 from dcgrid.errors import AdapterError
 
@@ -33,7 +33,7 @@ def merge_adapters(model: nn.Module) -> MergedAdapters:
 
     Raises:
         AdapterError: If an adapter is routed: cells would need weights of their own; or a
-            weight is stored rounded.
+            weight is rounded or on disk.
     """
     layers = dict(routed_layers(model))
     for name, layer in layers.items():
@@ -42,7 +42,7 @@ def merge_adapters(model: nn.Module) -> MergedAdapters:
                 f"adapters {', '.join(layer.routed)} act on each cell differently at {name}",
                 hint="Adapters of composition mode cannot be merged; run them unmerged.",
             )
-        require_unrounded(name, layer.plain)
+        require_foldable(name, layer.plain)
     weights: dict[str, Tensor] = {}
     for name, layer in layers.items():
         plain = layer.plain

@@ -35,6 +35,9 @@ from dcgrid.runtime.offload import (
 Foreign: TypeAlias = Any
 """A module of diffusers or transformers, whose parts their types do not tell."""
 
+LINE = 64
+"""Bytes; the multiples at which allocators begin a tensor."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WanParts:
@@ -90,6 +93,7 @@ def load_parts(
             folder / "tokenizer", local_files_only=True
         )
         vae.enable_tiling()
+        vae.requires_grad_(False)
         if offload == "disk":
             return _from_disk(facts, dtype, (tokenizer, vae), device, quantize)
         transformer: Foreign = diffusers.WanTransformer3DModel.from_pretrained(
@@ -103,6 +107,8 @@ def load_parts(
             f"cannot load {folder}: {str(error)[:300]}", hint="fetch the model again"
         ) from error
     _check_finite(folder, transformer)
+    for module in (transformer, encoder):
+        module.requires_grad_(False)
     if quantize != "none":
         quantize_linears(transformer.blocks, quantize)
     segments = SegmentEncoder(tokenizer, encoder)
@@ -128,6 +134,7 @@ def place_parts(parts: WanParts, *, device: torch.device, offload: Offload) -> W
     if offload == "none":
         for module in (transformer, vae, encoder):
             module.to(device)
+            align(module)
         return replace(parts, device=device)
     pin = device.type == "cuda"
     ring, stages = None, []
@@ -145,6 +152,16 @@ def place_parts(parts: WanParts, *, device: torch.device, offload: Offload) -> W
         }
     )
     return replace(parts, device=device, offload=offload, ring=ring, residence=residence)
+
+
+def align(module: nn.Module) -> None:
+    """Move numbers that begin anywhere, as in a mapped file, to where an allocator puts them.
+
+    On a CPU the last bits of a product depend on it; every mode is to give the same.
+    """
+    for parameter in module.parameters():
+        if parameter.data_ptr() % LINE:
+            parameter.data = parameter.data.clone()
 
 
 def frozen(module: nn.Module) -> list[Tensor]:
