@@ -19,16 +19,15 @@ from dcgrid.adapters.files import load_adapter, save_adapter
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.models.loading import weight_files, weights_folder
 from dcgrid.models.native.autoencoder import Autoencoder
-from dcgrid.models.native.config import PRESETS
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder
 from dcgrid.recipes import shipped_dir
 from dcgrid.train.captions import Captions, world_captions
+from dcgrid.train.facts import train_facts
 from dcgrid.train.grids import GridStage
 from dcgrid.train.loop import LoopOptions, train
 from dcgrid.train.networks import load_autoencoder, load_base
 from dcgrid.train.panes import PaneSet
-from dcgrid.train.run import ROUTED_TARGETS, fill_targets
 from dcgrid.train.sampled import SampledGrids
 from dcgrid.train.settings import LogSettings, Phase, TrainRecipe, load_train_recipe
 
@@ -126,6 +125,7 @@ def adapters_of(
 ) -> list[AdapterSpec]:
     """Return the adapters that a variant trains: one, or two that are routed."""
     composition = variant.family == "composition"
+    targets = train_facts(MODEL).targets
     return [
         AdapterSpec(
             name=f"{variant.name}{part}",
@@ -133,7 +133,7 @@ def adapters_of(
             mode="composition" if composition else "consistent",
             rank=RANK,
             alpha=RANK,
-            targets=ROUTED_TARGETS if composition else fill_targets(PRESETS[MODEL]),
+            targets=targets.routed if composition else targets.all,
             noise_scale=recipe.loss["noise_scale"],
             given=variant.given,
             given_first=variant.given_first,

@@ -402,7 +402,7 @@ def test_self_conditioning_hands_over_an_estimate(job_of, watched, monkeypatch):
     config = replace(TINY.dit, self_conditioning=True, peer_head=False)
     knobs = {**stage.recipe.loss, "self_conditioning": 1.0}
     recipe = replace(stage.recipe, loss=knobs)
-    check_recipe(recipe, config)
+    check_recipe(recipe, self_conditioning=config.self_conditioning)
     conditioned = DiT(config)
     conditioned.latent_spread.copy_(stage.dit.latent_spread)
     forward = conditioned.forward

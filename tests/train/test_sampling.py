@@ -20,6 +20,7 @@ from dcgrid.models.native.dit import DiT
 from dcgrid.models.weights import load_weights, read_weights
 from dcgrid.recipes import shipped_dir
 from dcgrid.train import run as stages
+from dcgrid.train.facts import train_facts
 from dcgrid.train.grids import GridStage
 from dcgrid.train.loop import LoopOptions
 from dcgrid.train.sampled import grid_files, read_grid
@@ -47,7 +48,7 @@ def based(run_tiny, tmp_path):
                 mode=mode,
                 rank=2,
                 alpha=2,
-                targets=stages.ROUTED_TARGETS if routed else ("query", "mlp_out"),
+                targets=train_facts("tiny").targets.routed if routed else ("query", "mlp_out"),
                 base="tiny",
                 base_hash=hash_tensors(dit.state_dict()),
             )

@@ -20,6 +20,7 @@ from dcgrid.models.weights import load_weights, read_weights
 from dcgrid.runtime.lock import run_lock
 from dcgrid.train import run as stages
 from dcgrid.train.checkpoint import STATE_NAME
+from dcgrid.train.facts import train_facts
 from dcgrid.train.grids import GridStage
 from dcgrid.train.keeping import read_step
 from dcgrid.train.loop import LoopOptions
@@ -109,7 +110,7 @@ def test_grid_trains_one_adapter_on_all_targets(run_tiny, trained):
     assert (spec.stage, spec.mode, spec.targets) == (
         "grid",
         "consistent",
-        stages.fill_targets(PRESETS["tiny"]),
+        train_facts("tiny").targets.all,
     )
     assert any(t.any() for n, t in tensors.items() if ".lora_B." in n)
 
@@ -131,7 +132,7 @@ def test_grid_of_a_composition_trains_two_routed_adapters(run_tiny, trained, mon
     learned = {}
     for part in "ab":
         spec, tensors = read_adapter(trained / f"grid-composition-{part}.safetensors")
-        assert (spec.mode, spec.targets) == ("composition", stages.ROUTED_TARGETS)
+        assert (spec.mode, spec.targets) == ("composition", train_facts("tiny").targets.routed)
         assert all(".query." in name for name in tensors)
         learned[part] = tensors
     ups = [{n: t for n, t in learned[p].items() if ".lora_B." in n} for p in "ab"]

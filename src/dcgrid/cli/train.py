@@ -1,4 +1,4 @@
-"""`dcgrid train`: make the weights of a native model, one stage at a time."""
+"""`dcgrid train`: make the weights of a model, one stage at a time."""
 
 import shlex
 import sys
@@ -52,7 +52,10 @@ ModeOption = Annotated[
         show_default="the recipe's, else consistent",
     ),
 ]
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="Native model to train.")]
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Model to train, or folder of a Wan checkout to train on."),
+]
 RecipeOption = Annotated[
     Path | None, typer.Option("--recipe", help="Training recipe.", show_default="the shipped one")
 ]
@@ -155,7 +158,9 @@ def train(
     format_: FormatOption = Format.TEXT,
     quiet: QuietOption = False,
 ) -> None:
-    """Make the weights of a native model: --fetch-world once, then the stages in their order.
+    """Make the weights of a model: --fetch-world once, then the stages in their order.
+
+    A Wan checkout has its weights; stages dc, cells, grid, sample and fill train adapters on it.
 
     Stopping is safe at any time: Ctrl-C saves, and --resume goes on as if nothing had happened.
     """
@@ -183,7 +188,7 @@ def train(
                 mode=(mode or Mode.CONSISTENT).value,
                 model=model,
                 recipe=recipe,
-                out=out or Path("runs") / model,
+                out=out or _runs_folder(model),
                 store=store,
                 grids=grids,
                 drop=tuple(drop or ()),
@@ -215,7 +220,7 @@ def train(
         job = TrainJob(
             recipe=_read_recipe(stage, mode, recipe, model, steps),
             model=model,
-            out=out or Path("runs") / model,
+            out=out or _runs_folder(model),
             store=store,
             resume=resume,
             accept_changes=accept_changes,
@@ -226,6 +231,11 @@ def train(
             cache_only=cache_only,
         )
         _carry_out(job, output, threads=threads, dry_run=dry_run, force=force)
+
+
+def _runs_folder(model: str) -> Path:
+    """Return where the runs of a model are kept; that of a checkout is called as its folder is."""
+    return Path("runs") / Path(model).expanduser().resolve().name
 
 
 def _read_recipe(

@@ -45,7 +45,11 @@ class CellPainter:
         self.texts = ConceptTexts(chosen_concepts(known, job.recipe.concepts), job.recipe.places)
         check_tags(self.texts.all_texts(), self.text)
         load_adapter(
-            self.dit, job.dc, base=job.model, base_hash=base.hash, strength=job.recipe.dc_strength
+            self.dit.network,
+            job.dc,
+            base=job.facts.name,
+            base_hash=base.hash,
+            strength=job.recipe.dc_strength,
         )
         self.made_with = {"base": base.hash, **concept_facts(job.tokens, job.dc)}
         for network in (self.text, self.dit):

@@ -1,7 +1,7 @@
 """What a recipe changed since a checkpoint was written; a resumed run does not take it silently.
 
-`optim.steps` may change, which makes a run longer or shorter, and so may the table [log], which
-does not touch the weights.
+`optim.steps` may change, which makes a run longer or shorter, and so may the table [log] and where
+weights are (of [scale]), which do not touch what is learnt.
 """
 
 import json
@@ -15,8 +15,11 @@ _DEFAULTS = {
     one.name: json.dumps(one.default)
     for one in fields(TrainRecipe)
     if isinstance(one.default, str | bool | int)
-}
+} | {"scale.accumulate": "1"}
 """Keys of a recipe that may be left out, as JSON text."""
+_NO_MATTER = ("log.", "scale.checkpointing", "scale.shard")
+"""What keys begin with that may change without a word: they say where things are, not what comes
+out."""
 SHOWN_CHANGES = 8
 """Changed keys that an error names; the rest are counted."""
 
@@ -60,7 +63,7 @@ def check_changes(
 
 
 def changed_keys(earlier: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
-    """Return "was -> is" by dotted key, for model and recipe; the table [log] is left out."""
+    """Return "was -> is" by dotted key, for model and recipe, as far as it matters."""
     was, is_ = _flat(earlier), _flat(now)
     if "stage" in was:
         # A checkpoint from before a key was known went by what is its default now.
@@ -68,7 +71,7 @@ def changed_keys(earlier: Mapping[str, str], now: Mapping[str, str]) -> dict[str
     return {
         key: f"{was.get(key, 'not there')} -> {is_.get(key, 'not there')}"
         for key in dict.fromkeys([*is_, *was])
-        if was.get(key) != is_.get(key) and not key.startswith("log.")
+        if was.get(key) != is_.get(key) and not key.startswith(_NO_MATTER)
     }
 
 

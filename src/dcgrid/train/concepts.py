@@ -24,7 +24,6 @@ from dcgrid.errors import RecipeError
 from dcgrid.flow.noise import draw_moving
 from dcgrid.flow.path import data_from_velocity, flow_loss, noisy, velocity_target
 from dcgrid.flow.schedule import TrainingTimes
-from dcgrid.models.native.config import DiTConfig
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.data.manifest import Concept
@@ -38,8 +37,12 @@ _SHARES = ("text_masking", "self_conditioning", "prior_share", "pixel_weight")
 _DROPOUTS = ("appearance_dropout", "motion_dropout")
 
 
-def check_recipe(recipe: TrainRecipe, config: DiTConfig) -> None:
+def check_recipe(recipe: TrainRecipe, *, self_conditioning: bool) -> None:
     """Check what is asked of stage `dc` beyond the types of its keys.
+
+    Args:
+        recipe: The stage's.
+        self_conditioning: True: the network takes its last estimate.
 
     Raises:
         RecipeError: A value is out of range, or asks for what the network cannot do.
@@ -53,7 +56,7 @@ def check_recipe(recipe: TrainRecipe, config: DiTConfig) -> None:
         wrong.append("noise_scale and time_shift must be above 0")
     if wrong:
         raise RecipeError(f"stage dc: loss.{wrong[0]}", hint="compare recipes/train/dc.toml")
-    if knobs["self_conditioning"] and not config.self_conditioning:
+    if knobs["self_conditioning"] and not self_conditioning:
         raise RecipeError(
             f"stage dc: loss.self_conditioning = {knobs['self_conditioning']:g}, but this network "
             "takes no earlier estimate",

@@ -12,9 +12,8 @@ import torch
 from dcgrid.adapters.attach import attach_adapter
 from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.spec import AdapterSpec
-from dcgrid.models.loading import model_spec, save_tags
-from dcgrid.models.native.config import PRESETS, NativeConfig
-from dcgrid.models.native.text import TextEncoder
+from dcgrid.models.loading import save_tags
+from dcgrid.models.trunk import TextReader
 from dcgrid.train.checkpoint import TrainState
 from dcgrid.train.concepts import ConceptData, ConceptStage, ConceptTags, check_recipe, tags_of
 from dcgrid.train.data.cache import TensorCache
@@ -38,19 +37,8 @@ from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.store import WorldStore
 from dcgrid.video.clip import ClipRules
 
-_SIDES = ("query", "key", "value", "out")
-DC_TARGETS = (
-    *(f"grid_attention.{side}" for side in _SIDES),
-    *(f"text_attention.{side}" for side in _SIDES),
-    "mlp_in",
-    "mlp_out",
-)
-"""Layers that the Multi-DC LoRA acts on: attention and MLP (DESIGN section 2). What looks from cell
-to cell at one place is left out: with a single cell it has nothing to learn."""
 TOKENS_NAME = "dc-tokens.safetensors"
 """File of the tags' embeddings, beside the adapter."""
-_PAPER_FPS = 24.0
-"""Frames per second of the paper's model, which cannot be loaded. Paper: sec. 8"""
 
 
 def check_concepts(job: TrainJob) -> list[Concept] | None:
@@ -63,13 +51,13 @@ def check_concepts(job: TrainJob) -> list[Concept] | None:
         RecipeError: The recipe asks for what the model cannot do, or the manifest has problems;
             all of them are named.
     """
-    config = PRESETS[job.model]
-    check_recipe(job.recipe, config.dit)
+    facts = job.facts
+    check_recipe(job.recipe, self_conditioning=facts.self_conditioning)
     if job.concepts is None:
         return None
     rules = ClipRules(
-        fps=_fps(job.model),
-        stride=config.autoencoder.total_stride_T,
+        fps=facts.fps,
+        stride=facts.geometry.stride_T,
         max_frames=_longest(job),
         cell_sizes=_sizes(job),
     )
@@ -86,7 +74,7 @@ def count_tags(job: TrainJob) -> int:
     return 2 * (SUBJECTS + SCENES) if concepts is None else len(tags_of(concepts).all)
 
 
-def run_concepts(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
+def run_concepts(job: TrainJob, reporter: Reporter) -> Path:
     """Train the Multi-DC LoRA and its tokens; with `cache_only` only make what they learn from.
 
     Returns:
@@ -100,13 +88,13 @@ def run_concepts(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Pat
 
     Paper: sec. 3.1
     """
-    sources = _sources(job, config)
+    sources = _sources(job)
     concepts = [source.concept for source in sources]
     tags = tags_of(concepts)
-    base = load_base(job.model, job.out, job.device)
+    base = load_base(job.model, job.out, job.device, job.dtype)
     autoencoder = load_autoencoder(job.model, job.out, job.device)
     cache = TensorCache(job.out / "cache")
-    encoding = Encoding(autoencoder=autoencoder, cache=cache, fps=_fps(job.model))
+    encoding = Encoding(autoencoder=autoencoder, cache=cache, fps=job.facts.fps)
     examples = encode_concepts(sources, job.recipe.phases, encoding)
     pair = base.dit, base.text
     # Before there are adapter and tokens: these are videos of the bare base.
@@ -118,7 +106,7 @@ def run_concepts(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Pat
     base.text.to(job.device)
     _tell_unknown(concepts, base.text, reporter)
     spec = _spec(job, base, concepts, tags)
-    attach_adapter(base.dit, spec, seed=job.recipe.seed)
+    attach_adapter(base.dit.network, spec, seed=job.recipe.seed)
     base.dit.to(job.device).train()
     data = ConceptData(examples=examples, priors=priors, tags=tags)
     stage = ConceptStage(pair, spec.name, data, autoencoder, job.recipe)
@@ -126,17 +114,18 @@ def run_concepts(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Pat
     return _write(job, base, spec, state, {RECORD: write_record(concepts)})
 
 
-def _sources(job: TrainJob, config: NativeConfig) -> list[Source]:
+def _sources(job: TrainJob) -> list[Source]:
     """Return the clips of the manifest, or of the world."""
     concepts = check_concepts(job)
     if concepts is None:
         world = WorldClips(WorldStore(job.store), job.device)
         return [*world_sources(world, _longest(job), job.recipe.phases[-1].sizes)]
-    stride = config.autoencoder.total_stride_T
-    return [FileSource(concept=c, fps=_fps(job.model), stride=stride) for c in concepts]
+    facts = job.facts
+    stride = facts.geometry.stride_T
+    return [FileSource(concept=c, fps=facts.fps, stride=stride) for c in concepts]
 
 
-def _tell_unknown(concepts: list[Concept], text: TextEncoder, reporter: Reporter) -> None:
+def _tell_unknown(concepts: list[Concept], text: TextReader, reporter: Reporter) -> None:
     """Name the words that the model does not know: it can learn nothing by them."""
     words = [w for c in concepts for w in text.unknown_words(c.dynamic_prompt)]
     if words:
@@ -152,10 +141,10 @@ def _spec(job: TrainJob, base: Base, concepts: list[Concept], tags: ConceptTags)
         form="structured",
         rank=int(rank),
         alpha=rank,
-        targets=DC_TARGETS,
+        targets=job.facts.targets.dc,
         layout="1x1",
         noise_scale=job.recipe.loss["noise_scale"],
-        base=job.model,
+        base=job.facts.name,
         base_hash=base.hash,
         recipe=f"{job.recipe.run_name}.toml",
         tokens=tags.in_brackets,
@@ -169,14 +158,10 @@ def _write(
     """Write the averaged weights, or the last ones where no average is kept: tokens, adapter."""
     take_averaged(state)
     save_tags(job.out / TOKENS_NAME, base.text, {**facts_of(job, state), **record})
-    base.dit.to(torch.bfloat16)  # the file's format; the base is not written
+    base.dit.network.to(torch.bfloat16)  # the file's format; the base is not written
     path = job.out / f"{job.recipe.run_name}.safetensors"
-    save_adapter(base.dit, spec, path)
+    save_adapter(base.dit.network, spec, path)
     return path
-
-
-def _fps(model: str) -> float:
-    return _PAPER_FPS if model == "paper" else model_spec(model).fps
 
 
 def _longest(job: TrainJob) -> int:

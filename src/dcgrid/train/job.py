@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 
+from dcgrid.runtime.device import choose_dtype
 from dcgrid.train.checkpoint import TrainState
+from dcgrid.train.facts import TrainFacts, train_facts
 from dcgrid.train.log import Progress
 from dcgrid.train.loop import LoopOptions
 from dcgrid.train.settings import TrainRecipe
@@ -26,7 +28,7 @@ class TrainJob:
     recipe: TrainRecipe
     """The stage's recipe, overrides applied."""
     model: str
-    """Preset of the native model."""
+    """Preset of a native model, or the folder of a checkout."""
     out: Path
     """Folder of the weight files."""
     store: Path
@@ -47,6 +49,16 @@ class TrainJob:
     """Stage `dc`: manifest or folder of clips; None: concepts of the procedural world."""
     cache_only: bool = False
     """Stage `dc`: make what it learns from and stop."""
+
+    @property
+    def facts(self) -> TrainFacts:
+        """Facts about the model."""
+        return train_facts(self.model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of products, and of a checkout's weights."""
+        return choose_dtype(self.recipe.precision, self.device)
 
     @property
     def loop(self) -> LoopOptions:

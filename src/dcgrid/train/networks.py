@@ -6,32 +6,59 @@ from pathlib import Path
 import torch
 
 from dcgrid.adapters.reading import hash_tensors
-from dcgrid.models.loading import load_text_encoder
+from dcgrid.models.loading import (
+    checkout_folder,
+    is_native,
+    load_text_encoder,
+    weight_digests,
+)
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import PRESETS
 from dcgrid.models.native.dit import DiT
-from dcgrid.models.native.text import TextEncoder
+from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
+from dcgrid.models.wan.trunk import load_codec, load_trunk
 from dcgrid.models.weights import load_weights
+from dcgrid.runtime.device import choose_dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
     """The frozen base, before any adapter."""
 
-    dit: DiT
+    dit: GridTransformer
     """Transformer."""
-    text: TextEncoder
+    text: TextReader
     """Text encoder."""
     hash: str
     """Of the transformer's weights; adapters name it."""
 
 
-def load_base(model: str, folder: Path, device: torch.device) -> Base:
+def load_base(
+    model: str, folder: Path, device: torch.device, dtype: torch.dtype | None = None
+) -> Base:
     """Load transformer and text encoder, frozen and at rest.
 
+    Args:
+        model: A native model, or the checkout whose networks are the base.
+        folder: Where the weight files of a native model are.
+        device: Where they go.
+        dtype: Of a checkout's weights; None: bfloat16 where that is fast. A native model's are
+            float32, and products are in what autocast says.
+
     Raises:
+        UsageError: The extra dcgrid[wan] is not installed.
         WeightsError: A file is missing or damaged, or does not fit.
     """
+    if not is_native(model):
+        checkout = checkout_folder(model)
+        dit, reader = load_trunk(
+            checkout, device=device, dtype=dtype or choose_dtype("auto", device)
+        )
+        return Base(dit=dit, text=reader, hash=weight_digests(model)["transformer"])
+    return _load_native(model, folder, device)
+
+
+def _load_native(model: str, folder: Path, device: torch.device) -> Base:
     text = load_text_encoder(model, folder / "text.safetensors")
     dit = DiT(PRESETS[model].dit)
     load_weights(folder / "dit.safetensors", dit)
@@ -43,19 +70,22 @@ def load_base(model: str, folder: Path, device: torch.device) -> Base:
 
 def load_autoencoder(
     model: str, folder: Path, device: torch.device, *, channels_last: bool = False
-) -> Autoencoder:
+) -> VideoCodec:
     """Load the autoencoder, frozen and at rest.
 
     Args:
-        model: Preset of the native model.
-        folder: Where the weight files are.
+        model: A native model, or a checkout.
+        folder: Where the weight files of a native model are.
         device: Where it goes.
         channels_last: Lay its weights out as is fastest for stages that encode clips at every
-            step; sums are rounded in another order then.
+            step; sums are rounded in another order then. A checkout's stay as they are.
 
     Raises:
+        UsageError: The extra dcgrid[wan] is not installed.
         WeightsError: The file is missing or damaged, or does not fit.
     """
+    if not is_native(model):
+        return load_codec(checkout_folder(model), device=device)
     autoencoder = Autoencoder(PRESETS[model].autoencoder)
     load_weights(folder / "autoencoder.safetensors", autoencoder)
     if channels_last:

@@ -65,12 +65,16 @@ class GridPainter:
             strengths[job.dc] = job.recipe.dc_strength
         for path, strength in strengths.items():
             report = load_adapter(
-                self.dit, path, base=job.model, base_hash=self.base_hash, strength=strength
+                self.dit.network,
+                path,
+                base=job.facts.name,
+                base_hash=self.base_hash,
+                strength=strength,
             )
             names.append(report.spec.name)
             hashes.append(hash_tensors(read_adapter(path)[1]))
         if job.mode == "composition":
-            set_routed(self.dit, names[: len(job.adapters)])
+            set_routed(self.dit.network, names[: len(job.adapters)])
         return hashes
 
     def facts(self, number: int) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from dcgrid.flow.noise import draw_noise
 from dcgrid.flow.sampler import SampleSettings, VelocityFn, sample, with_guidance
 from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.layout import GridLayout
-from dcgrid.models.native.config import PRESETS
 from dcgrid.models.trunk import GridTransformer, TextReader
 from dcgrid.runtime.device import autocast, choose_dtype
+from dcgrid.train.facts import train_facts
 from dcgrid.train.grids import GRID, token_places
 from dcgrid.train.sampling import PaintJob, PaintRecipe
 
@@ -48,20 +48,18 @@ def as_read_back(facts: dict[str, Any]) -> dict[str, Any]:
 
 def draw_grid_noise(job: PaintJob, number: int) -> torch.Tensor:
     """Draw the noise of a grid, BKCFYX with B = 1."""
-    recipe, config = job.recipe, PRESETS[job.model]
+    recipe, facts = job.recipe, train_facts(job.model)
     height, width = recipe.size_of(number)
-    stride_T, stride_HW = config.autoencoder.total_stride_T, config.autoencoder.total_stride_HW
+    stride_T, stride_HW = facts.geometry.stride_T, facts.geometry.stride_HW
     shape = (
         1,
         GRID.count,
-        config.autoencoder.latent_channels,
+        facts.latent_channels,
         (recipe.frames - 1) // stride_T + 1,
         height // stride_HW,
         width // stride_HW,
     )
-    return draw_noise(
-        shape, recipe.seed_of(number), device=job.device, motion=config.dit.noise_motion
-    )
+    return draw_noise(shape, recipe.seed_of(number), device=job.device, motion=facts.noise_motion)
 
 
 @torch.no_grad()

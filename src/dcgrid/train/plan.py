@@ -16,20 +16,22 @@ import torch
 from dcgrid.adapters.attach import find_targets, linear_shapes
 from dcgrid.errors import RecipeError, WeightsError
 from dcgrid.models.native.autoencoder import Autoencoder
-from dcgrid.models.native.config import PRESETS, NativeConfig
+from dcgrid.models.native.config import NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.train.captions import captions_of
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.codec import trained_names
-from dcgrid.train.dc import DC_TARGETS, count_tags
+from dcgrid.train.dc import count_tags
+from dcgrid.train.facts import preset_of
 from dcgrid.train.job import TrainJob
 from dcgrid.train.keeping import read_step
 from dcgrid.train.panes import PANES, STOCK
+from dcgrid.train.plan_checkout import checkout_counts, frozen_bytes, working_bytes
 from dcgrid.train.run import adapter_specs, missing_parts
 from dcgrid.train.sampled import needs_world
-from dcgrid.train.settings import Phase
+from dcgrid.train.settings import ADAPTER_STAGES, Phase
 from dcgrid.train.world.store import WorldStore
 
 _LIBRARY_BYTES = 500_000_000
@@ -122,10 +124,9 @@ def plan_stage(job: TrainJob) -> TrainPlan:
         RecipeError: The recipe's shapes do not fit the model, or the concepts have problems.
         WeightsError: The folder's checkpoint is damaged.
     """
-    config = PRESETS[job.model]
     check_shapes(job)
     with torch.device("meta"):
-        trained, frozen = _parameters(job, config)
+        trained, frozen = _parameters(job)
     done = (read_step(job.loop.folder) or 0) if job.resume else 0
     total, copies = sum(trained.values()), 4 if job.recipe.optim.ema_decay else 3
     rate = last_rate(job.loop.folder / "log.jsonl")
@@ -139,8 +140,8 @@ def plan_stage(job: TrainJob) -> TrainPlan:
         memory_bytes=_LIBRARY_BYTES
         + state
         + 4 * total
-        + 4 * sum(frozen.values())
-        + max(_working_bytes(job, config, phase) for phase in job.recipe.phases),
+        + (4 * sum(frozen.values()) if job.facts.native else frozen_bytes(job))
+        + max(_working_bytes(job, phase) for phase in job.recipe.phases),
         disk_bytes=(2 + job.recipe.log.keep_last) * state + 2 * total,
         seconds=None if rate is None else rate * max(job.recipe.optim.steps - done, 0),
         missing=tuple(_missing(job)),
@@ -153,12 +154,13 @@ def check_shapes(job: TrainJob) -> None:
     Raises:
         RecipeError: They do not.
     """
-    config, stage = PRESETS[job.model], job.recipe.stage
-    stride_T, stride_HW = config.autoencoder.total_stride_T, config.autoencoder.total_stride_HW
-    multiple = {
-        "autoencoder": stride_HW,
-        "upsampler": stride_HW * config.upsampler.factor,
-    }.get(stage, stride_HW * max(config.dit.patch[1:]))
+    facts, stage = job.facts, job.recipe.stage
+    stride_T, stride_HW = facts.geometry.stride_T, facts.geometry.stride_HW
+    multiple = stride_HW * max(facts.geometry.patch[1:])
+    if stage == "autoencoder":
+        multiple = stride_HW
+    elif stage == "upsampler":
+        multiple = stride_HW * preset_of(job.model, stage).upsampler.factor
     for phase in job.recipe.phases:
         if (phase.frames - 1) % stride_T:
             raise RecipeError(
@@ -167,9 +169,15 @@ def check_shapes(job: TrainJob) -> None:
             )
         for height, width in phase.sizes:
             if height % multiple or width % multiple:
+                fitting = ", ".join(
+                    f"{h} x {w}"
+                    for h in _multiples(height, multiple)
+                    for w in _multiples(width, multiple)
+                )
                 raise RecipeError(
-                    f"phase with size {height} x {width}: stage {stage} of {job.model} takes "
-                    f"multiples of {multiple}"
+                    f"phase with size {height} x {width}: stage {stage} of {facts.name} takes "
+                    f"multiples of {multiple}",
+                    hint=f"the nearest are {fitting}",
                 )
 
 
@@ -187,9 +195,13 @@ def last_rate(log: Path) -> float | None:
     return None
 
 
-def _parameters(job: TrainJob, config: NativeConfig) -> tuple[dict[str, int], dict[str, int]]:
+def _parameters(job: TrainJob) -> tuple[dict[str, int], dict[str, int]]:
     """Return parameter counts of the trained and the frozen parts."""
     stage = job.recipe.stage
+    if stage in ADAPTER_STAGES and job.facts.native is None:
+        adapters = 1 if stage == "dc" else len(adapter_specs(job.recipe, job.facts, ""))
+        return checkout_counts(job, adapters, count_tags(job) if stage == "dc" else 0)
+    config = preset_of(job.model, stage)
     if stage == "autoencoder":
         model = Autoencoder(config.autoencoder)
         trains = trained_names(model, decoder_only=job.decoder_only)
@@ -207,7 +219,7 @@ def _parameters(job: TrainJob, config: NativeConfig) -> tuple[dict[str, int], di
     if stage == "dc":
         return _concept_counts(job, config, dit), {**frozen, **networks}
     shapes = linear_shapes(dit)
-    specs = adapter_specs(job.recipe, job.model, config, "")
+    specs = adapter_specs(job.recipe, job.facts, "")
     return (
         {
             f"{spec.name} LoRA": sum(
@@ -223,7 +235,7 @@ def _concept_counts(job: TrainJob, config: NativeConfig, dit: DiT) -> dict[str, 
     """Return the sizes of the structured LoRA, which has two input sides, and of the tokens."""
     tags = count_tags(job)  # first, as it checks the recipe too
     shapes, rank = linear_shapes(dit), int(job.recipe.loss["rank"])
-    sides = [shapes[name] for name in find_targets(dit, DC_TARGETS)]
+    sides = [shapes[name] for name in find_targets(dit, job.facts.targets.dc)]
     counts = {"dc LoRA": sum(rank * (outputs + 2 * inputs) for outputs, inputs in sides)}
     return counts if config.text is None else {**counts, "tokens": tags * config.text.width}
 
@@ -243,19 +255,23 @@ def _count(parameters: Iterable[torch.Tensor]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def _working_bytes(job: TrainJob, config: NativeConfig, phase: Phase) -> int:
+def _working_bytes(job: TrainJob, phase: Phase) -> int:
     """Return roughly what a step needs beside the weights, at the phase's largest size."""
     height, width = max(phase.sizes, key=lambda size: size[0] * size[1])
     pixels = phase.batch * phase.frames * height * width
     if job.recipe.stage in ("autoencoder", "upsampler"):
         return 4 * _PIXEL_VALUES * pixels
-    codec = config.autoencoder
-    frames = (phase.frames - 1) // codec.total_stride_T + 1
-    places = frames * height * width // codec.total_stride_HW**2
+    facts = job.facts
+    geometry = facts.geometry
+    frames = (phase.frames - 1) // geometry.stride_T + 1
+    places = frames * height * width // geometry.stride_HW**2
     # Concepts are single cells without a stock; their own latents are few.
     cells, sets = (1, 0) if job.recipe.stage == "dc" else (4, STOCK * PANES)
-    tokens = cells * phase.batch * places // (config.dit.patch[1] * config.dit.patch[2])
-    stock = sets * places * codec.latent_channels * len(phase.sizes)
+    tokens = cells * phase.batch * places // (geometry.patch[1] * geometry.patch[2])
+    stock = sets * places * facts.latent_channels * len(phase.sizes)
+    if facts.native is None:
+        return 4 * stock + working_bytes(job, phase, tokens)
+    config = facts.native
     kept = tokens * config.dit.blocks * _TOKEN_WIDTHS * config.dit.width
     return 4 * (stock + kept)
 
@@ -279,6 +295,12 @@ def _first_steps(job: TrainJob) -> list[tuple[int, Phase]]:
     # A step belongs to the first phase whose end lies beyond it.
     firsts = [-(-end * job.recipe.optim.steps // 1) for end in ends]
     return list(zip(map(int, firsts), job.recipe.phases, strict=False))
+
+
+def _multiples(length: int, unit: int) -> list[int]:
+    """Return the multiples of a unit around a length."""
+    below = max(length // unit, 1) * unit
+    return [below] if length <= below else [below, below + unit]
 
 
 def _nearest_frames(frames: int, stride: int) -> str:

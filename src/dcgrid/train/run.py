@@ -18,10 +18,10 @@ from dcgrid.adapters.spec import AdapterSpec, Stage
 from dcgrid.errors import OutputError, WeightsError
 from dcgrid.grid.modes import Mode
 from dcgrid.models.native.autoencoder import Autoencoder
-from dcgrid.models.native.config import PRESETS, NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
+from dcgrid.models.trunk import VideoCodec
 from dcgrid.models.weights import load_weights, read_weights, save_weights
 from dcgrid.runtime.lock import run_lock
 from dcgrid.train.captions import captions_of, world_captions
@@ -29,6 +29,7 @@ from dcgrid.train.checkpoint import TrainState, remove_leftovers
 from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
 from dcgrid.train.dc import TOKENS_NAME, check_concepts, run_concepts
 from dcgrid.train.enlarge import UpsamplerStage
+from dcgrid.train.facts import TrainFacts, preset_of
 from dcgrid.train.grids import GridStage
 from dcgrid.train.job import DC_NAME, Reporter, TrainJob, averaged, facts_of
 from dcgrid.train.loop import train
@@ -42,11 +43,6 @@ from dcgrid.train.tags import concept_facts, load_concept_tags, names_tags
 from dcgrid.train.validation import LiveNetworks, Validation
 from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.store import WorldStore
-
-ROUTED_TARGETS = ("grid_attention.query", "text_attention.query")
-"""Layers whose LoRA acts on each cell with another weight: q of attention. Paper: eqs. 1-3."""
-FILL_TARGETS = ("query", "key", "value", "out", "gate", "mlp_in", "mlp_out", "modulation")
-"""Layers that the Grid-Fill LoRA acts on: all of attention, MLP, modulation and peer head."""
 
 
 def run_stage(job: TrainJob, reporter: Reporter) -> Path:
@@ -72,7 +68,7 @@ def run_stage(job: TrainJob, reporter: Reporter) -> Path:
     with run_lock(job.loop.folder):
         remove_leftovers(job.loop.folder)
         try:
-            path = _RUNNERS[job.recipe.stage](job, PRESETS[job.model], reporter)
+            path = _RUNNERS[job.recipe.stage](job, reporter)
         except SafetensorError as error:
             # Readers name their own trouble, so this is a file that could not be written.
             raise OutputError(
@@ -86,6 +82,7 @@ def run_stage(job: TrainJob, reporter: Reporter) -> Path:
 def missing_parts(job: TrainJob) -> list[tuple[str, Path]]:
     """Return the weight files that a stage needs and does not find, each after its stage."""
     parts = _DECODER_ONLY if job.decoder_only else _EARLIER[job.recipe.stage]
+    parts = parts if job.facts.native else ()  # a checkout has them all
     files = [(stage, job.out / f"{part}.safetensors") for stage, part in parts]
     if job.recipe.loss.get("dc_strength", 0.0):
         files.append(("dc", job.out / DC_NAME))
@@ -95,13 +92,8 @@ def missing_parts(job: TrainJob) -> list[tuple[str, Path]]:
     return missing + missing_grids(job.recipe, job.out)
 
 
-def fill_targets(config: NativeConfig) -> tuple[str, ...]:
-    """Return the layers that the Grid-Fill LoRA of a model acts on."""
-    return (*FILL_TARGETS, "luck") if config.dit.noise_motion else FILL_TARGETS
-
-
 def adapter_specs(
-    recipe: TrainRecipe, model: str, config: NativeConfig, base_hash: str
+    recipe: TrainRecipe, facts: TrainFacts, base_hash: str
 ) -> tuple[AdapterSpec, ...]:
     """Return the adapters that stage grid or fill trains.
 
@@ -120,11 +112,11 @@ def adapter_specs(
             rank=rank,
             alpha=rank,
             dropout=recipe.loss["dropout"],
-            targets=ROUTED_TARGETS if routed else fill_targets(config),
+            targets=facts.targets.routed if routed else facts.targets.all,
             noise_scale=recipe.loss["noise_scale"],
             given=cast(Literal["clean", "replace"], recipe.given),
             given_first=recipe.given_first,
-            base=model,
+            base=facts.name,
             base_hash=base_hash,
             recipe=f"{recipe.run_name}.toml",
         )
@@ -132,12 +124,13 @@ def adapter_specs(
     )
 
 
-def _run_autoencoder(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
+def _run_autoencoder(job: TrainJob, reporter: Reporter) -> Path:
     """Fit the linear path and the scale of latents, then train what is deep.
 
     Without a deep encoder the latents are final once fitted, so the file is written at once and
     later stages can start while the decoder still trains.
     """
+    config = preset_of(job.model, job.recipe.stage)
     path = job.out / "autoencoder.safetensors"
     world = WorldClips(WorldStore(job.store), job.device)
     model = Autoencoder(config.autoencoder).to(job.device)
@@ -190,8 +183,9 @@ def _start_base(folder: Path, dit: DiT, text: TextEncoder, reporter: Reporter) -
     return any(name.startswith("noise_reader.") for name in tensors)
 
 
-def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
+def _run_base(job: TrainJob, reporter: Reporter) -> Path:
     """Train transformer and text encoder together; two files."""
+    config = preset_of(job.model, job.recipe.stage)
     world = WorldClips(WorldStore(job.store), job.device)
     words = captions_of(world.store.names["sprites"])
     if config.text is None:
@@ -203,7 +197,7 @@ def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
         had_reader = _start_base(job.start, dit, text, reporter)
     trained = {f"text.{n}": p for n, p in text.named_parameters()}
     trained |= {f"dit.{n}": p for n, p in dit.named_parameters()}
-    autoencoder = _autoencoder(job)
+    autoencoder = _native_autoencoder(job)
     if not job.resume and not had_reader:
         fit_noise_reader(
             dit,
@@ -230,11 +224,11 @@ def _run_base(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
     return job.out / "dit.safetensors"
 
 
-def _run_adapters(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
+def _run_adapters(job: TrainJob, reporter: Reporter) -> Path:
     """Train the LoRAs of stage grid or fill on the frozen base. Paper: sec. 3.2, 3.3."""
-    base = load_base(job.model, job.out, job.device)
-    dit, text = base.dit, base.text
-    specs = adapter_specs(job.recipe, job.model, config, base.hash)
+    base = load_base(job.model, job.out, job.device, job.dtype)
+    dit, text, network = base.dit, base.text, base.dit.network
+    specs = adapter_specs(job.recipe, job.facts, base.hash)
     made_with = {"base": base.hash}
     if names_tags(job.recipe):
         of_concepts = job.out / TOKENS_NAME, job.out / DC_NAME
@@ -244,33 +238,33 @@ def _run_adapters(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Pa
     sampled = open_grids(job.recipe, job.model, job.out, made_with)
     if strength := job.recipe.loss.get("dc_strength", 0.0):
         report = load_adapter(
-            dit,
+            network,
             job.out / DC_NAME,
-            base=job.model,
+            base=job.facts.name,
             base_hash=base.hash,
             strength=strength,
         )
         reporter.say(f"{DC_NAME} at {strength:g}: {report.matched} of {report.total} layers")
     for number, spec in enumerate(specs):
-        attach_adapter(dit, spec, seed=job.recipe.seed + number)
+        attach_adapter(network, spec, seed=job.recipe.seed + number)
         if job.start is not None and not job.resume:
-            fresh = start_adapter_from(job.start / f"{spec.name}.safetensors", dit, spec)
+            fresh = start_adapter_from(job.start / f"{spec.name}.safetensors", network, spec)
             reporter.say(f"{spec.name} started from {job.start}; {fresh} layers are new")
     if len(specs) > 1:
-        set_routed(dit, [spec.name for spec in specs])
-    dit.given_first = job.recipe.given_first or config.dit.given_first
+        set_routed(network, [spec.name for spec in specs])
+    dit.given_first = job.recipe.given_first or job.facts.given_first
     dit.to(job.device).train()
-    trained = {n: p for n, p in dit.named_parameters() if p.requires_grad}
+    trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
     store = WorldStore(job.store) if needs_world(job.recipe) else WorldStore.empty()
     world, autoencoder = WorldClips(store, job.device), _autoencoder(job)
     pools = PanePool(world, autoencoder), FusionPool(world, autoencoder)
     stage = GridStage((dit, text), pools, world_captions(), job.recipe, trained, sampled)
     state = _train_grids(job, stage, reporter)
-    dit.load_state_dict(averaged(state), strict=False)
-    dit.to(torch.bfloat16)  # the file's format; the base is not written
+    network.load_state_dict(averaged(state), strict=False)
+    network.to(torch.bfloat16)  # the file's format; the base is not written
     paths = [job.out / f"{spec.name}.safetensors" for spec in specs]
     for spec, path in zip(specs, paths, strict=True):
-        save_adapter(dit, spec, path)
+        save_adapter(network, spec, path)
     return paths[0]
 
 
@@ -292,19 +286,25 @@ def _train_grids(job: TrainJob, stage: GridStage, reporter: Reporter) -> TrainSt
     return train(stage, job.recipe, job.loop, reporter.progress, reporter.say, validation)
 
 
-def _run_upsampler(job: TrainJob, config: NativeConfig, reporter: Reporter) -> Path:
+def _run_upsampler(job: TrainJob, reporter: Reporter) -> Path:
+    config = preset_of(job.model, job.recipe.stage)
     path = job.out / "upsampler.safetensors"
     model = Upsampler(config.upsampler).to(job.device)
     world = WorldClips(WorldStore(job.store), job.device)
-    stage = UpsamplerStage(model, _autoencoder(job), world, job.recipe)
+    stage = UpsamplerStage(model, _native_autoencoder(job), world, job.recipe)
     state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
     model.load_state_dict(averaged(state))
     save_weights(path, model.state_dict(), facts_of(job, state), job.stored_as)
     return path
 
 
-def _autoencoder(job: TrainJob) -> Autoencoder:
+def _autoencoder(job: TrainJob) -> VideoCodec:
     return load_autoencoder(job.model, job.out, job.device, channels_last=True)
+
+
+def _native_autoencoder(job: TrainJob) -> Autoencoder:
+    """Return the autoencoder of a stage that needs more of it than clips and latents."""
+    return cast(Autoencoder, _autoencoder(job))
 
 
 _DECODER_ONLY = (("autoencoder", "autoencoder"),)
@@ -317,7 +317,7 @@ _EARLIER = {
     "fill": (*_DECODER_ONLY, ("base", "text"), ("base", "dit")),
 }
 """Stage and part of the weight files that each stage reads."""
-_RUNNERS: dict[str, Callable[[TrainJob, NativeConfig, Reporter], Path]] = {
+_RUNNERS: dict[str, Callable[[TrainJob, Reporter], Path]] = {
     "autoencoder": _run_autoencoder,
     "base": _run_base,
     "upsampler": _run_upsampler,

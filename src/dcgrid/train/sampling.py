@@ -13,12 +13,12 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from dcgrid.errors import LayoutError, RecipeError, UsageError
-from dcgrid.grid.layout import LatentGeometry, cell_token_shape
+from dcgrid.errors import LayoutError, RecipeError
+from dcgrid.grid.layout import cell_token_shape
 from dcgrid.grid.modes import Mode
-from dcgrid.models.native.config import PRESETS
 from dcgrid.recipes import Table, read_toml
 from dcgrid.train.dc import TOKENS_NAME
+from dcgrid.train.facts import TrainFacts, table_names, train_facts
 from dcgrid.train.job import DC_NAME
 from dcgrid.train.sampled import grids_folder
 
@@ -89,11 +89,16 @@ class PaintJob:
     mode: Mode
     """What the grids show."""
     model: str
-    """Preset of the native model."""
+    """Preset of a native model, or the folder of a checkout."""
     out: Path
     """Folder of the weight files; the grids go to a folder in it."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where the networks run."""
+
+    @property
+    def facts(self) -> TrainFacts:
+        """Facts about the model."""
+        return train_facts(self.model)
 
     @property
     def folder(self) -> Path:
@@ -182,18 +187,15 @@ def load_cell_recipe(path: Path, model: str) -> CellRecipe:
 def _load(
     path: Path, model: str, stage: str, read: Callable[[Table, _Recipe | None], _Recipe]
 ) -> _Recipe:
-    if model not in PRESETS:
-        raise UsageError(
-            f"no native model is called {model!r}", hint=f"known: {', '.join(PRESETS)}"
-        )
+    mine = train_facts(model).tables
     try:
         table = read_toml(path)
         table.text("stage", choices=(stage,))
         shared = chosen = read(table, None)
-        for name in PRESETS:
+        for name in table_names():
             if table.has(name):
                 own = read(table.table(name), shared)
-                chosen = own if name == model else chosen
+                chosen = own if name in mine else chosen
         table.finish()
     except RecipeError as error:
         raise RecipeError(error.message, hint=f"compare recipes/train/{stage}.toml") from error
@@ -245,12 +247,7 @@ def _shared_keys(
 
 
 def _check_shapes(path: Path, recipe: PaintRecipe, model: str) -> None:
-    config = PRESETS[model]
-    geometry = LatentGeometry(
-        stride_T=config.autoencoder.total_stride_T,
-        stride_HW=config.autoencoder.total_stride_HW,
-        patch=config.dit.patch,
-    )
+    geometry = train_facts(model).geometry
     for height, width in recipe.sizes:
         try:
             cell_token_shape(recipe.frames, height, width, geometry)
@@ -261,7 +258,8 @@ def _check_shapes(path: Path, recipe: PaintRecipe, model: str) -> None:
 def missing_for_sampling(job: PaintJob) -> list[tuple[Path, str]]:
     """Return the files that a run needs and does not find, each with the command that makes it."""
     mode = "" if job.mode == "consistent" else f" --mode {job.mode}"
-    wanted = [(job.out / f"{part}.safetensors", stage) for stage, part in _PARTS]
+    parts = _PARTS if train_facts(job.model).native else ()  # a checkout has them all
+    wanted = [(job.out / f"{part}.safetensors", stage) for stage, part in parts]
     wanted += [(path, f"grid{mode}") for path in job.adapters]
     wanted += [(path, "dc") for path in job.wants]
     return [(path, job.command(stage)) for path, stage in wanted if not path.is_file()]

@@ -17,11 +17,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, get_args
 
-from dcgrid.errors import RecipeError, UsageError
+from dcgrid.errors import RecipeError
 from dcgrid.grid.modes import Mode
-from dcgrid.models.native.config import PRESETS
+from dcgrid.train.facts import table_names, train_facts
 
 STAGES = ("autoencoder", "base", "upsampler", "dc", "grid", "fill")
+
+ADAPTER_STAGES = ("dc", "grid", "fill")
+"""Those that train adapters on a frozen base."""
 
 STORED = ("bf16", "int8", "fp32")
 
@@ -110,6 +113,20 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleSettings:
+    """How a step is fitted into memory and spread over processes; stages dc, grid and fill."""
+
+    checkpointing: str = "none"
+    """What of a checkout's blocks is computed again in the backward pass: "none", "full", or all
+    but "attention", whose result is kept."""
+    accumulate: int = 1
+    """Batches of an optimiser step, of all processes together."""
+    shard: str = "none"
+    """Where a checkout's frozen weights are when several processes train: whole in each ("none"),
+    in pieces over all ("full"), or in pieces over each machine ("hybrid")."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRecipe:
     """Everything that a stage needs to know beside its data."""
 
@@ -133,6 +150,8 @@ class TrainRecipe:
     """How matrices are kept in the weight file: "bf16", "int8" (docs/decisions/0012) or "fp32"."""
     seed: int = 0
     """Seed of weights, data and noise."""
+    scale: ScaleSettings = field(default_factory=ScaleSettings)
+    """How it fits into memory and over processes."""
     log: LogSettings = field(default_factory=LogSettings)
     """What is measured and kept on the way."""
 
@@ -147,20 +166,20 @@ def load_train_recipe(path: Path, model: str) -> TrainRecipe:
 
     Raises:
         RecipeError: No such file, not TOML, or an unknown, missing or wrong key.
-        UsageError: No native model has that name.
+        UsageError: No model has that name.
     """
-    if model not in PRESETS:
-        raise UsageError(f"no native model is called {model!r}", hint=_known(model, tuple(PRESETS)))
+    mine, named = train_facts(model).tables, table_names()
     tables = _read_tables(path)
     keys = tuple(f.name for f in fields(TrainRecipe))
     for key, value in tables.items():
-        if key not in keys and not (key in PRESETS and isinstance(value, dict)):
-            raise _unknown(path, key, (*keys, *PRESETS))
+        if key not in keys and not (key in named and isinstance(value, dict)):
+            raise _unknown(path, key, (*keys, *named))
     merged = {key: value for key, value in tables.items() if key in keys}
-    for key, value in tables.get(model, {}).items():
-        shared = merged.get(key)
-        both = isinstance(value, dict) and isinstance(shared, dict)
-        merged[key] = {**shared, **value} if both else value  # type: ignore[dict-item]
+    for name in mine:
+        for key, value in tables.get(name, {}).items():
+            shared = merged.get(key)
+            both = isinstance(value, dict) and isinstance(shared, dict)
+            merged[key] = {**shared, **value} if both else value  # type: ignore[dict-item]
     return _train_recipe(path, merged)
 
 
@@ -194,6 +213,7 @@ def _train_recipe(path: Path, tables: dict[str, Any]) -> TrainRecipe:
         raise RecipeError(f"{path}: phases must be a list of one table or more")
     built = dict(tables)
     built["optim"] = _build(path, OptimSettings, tables.get("optim"), "optim")
+    built["scale"] = _build(path, ScaleSettings, tables.get("scale", {}), "scale")
     built["log"] = _build(path, LogSettings, tables.get("log", {}), "log")
     built["phases"] = tuple(_build(path, Phase, p, f"phases[{i}]") for i, p in enumerate(phases))
     ends = [phase.until for phase in built["phases"]]
@@ -317,6 +337,12 @@ _ALLOWED: Mapping[str, tuple[Callable[[object], bool], str]] = MappingProxyType(
         "frames": (lambda v: _is_count(v, 1), "a whole number above 0"),
         "sizes": (_are_sizes, "a list of [height, width] in pixels"),
         "batch": (lambda v: _is_count(v, 1), "a whole number above 0"),
+        "checkpointing": (
+            lambda v: v in ("none", "full", "attention"),
+            '"none", "full" or "attention"',
+        ),
+        "accumulate": (lambda v: _is_count(v, 1), "a whole number above 0"),
+        "shard": (lambda v: v in ("none", "full", "hybrid"), '"none", "full" or "hybrid"'),
         "eval_every": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
         "eval_grids": (lambda v: _is_count(v, 1), "a whole number above 0"),
         "validate_every": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces, cell_texts
 from dcgrid.models.quantize import Quantize
 from dcgrid.models.wan.checkpoint import read_checkout
+from dcgrid.models.wan.latents import LatentScale, decode_clips, encode_clips
 from dcgrid.models.wan.parts import WanParts, load_parts
 from dcgrid.models.wan.transformer import predict_velocity
 from dcgrid.prompts.segments import Prompt
@@ -30,10 +31,7 @@ class WanBackbone:
         self.parts = parts
         for module in (parts.transformer, parts.vae, parts.segments.encoder):
             module.eval().requires_grad_(False)
-        config = parts.vae.config
-        shape = (1, spec.latent_channels, 1, 1, 1)
-        self._mean = torch.tensor(config.latents_mean).reshape(shape)
-        self._spread = torch.tensor(config.latents_std).reshape(shape)
+        self._scale = LatentScale.of(parts.vae)
 
     @property
     def spec(self) -> ModelSpec:
@@ -74,21 +72,14 @@ class WanBackbone:
     @torch.no_grad()
     def encode(self, video_BCTHW: Tensor) -> Tensor:
         """Encode clips in [-1, 1] to normalised latents, float32, BCFYX; one clip at a time."""
-        vae = self.parts.vae
         with self.parts.residence.on("vae"):
-            clips = [vae.encode(c.to(vae.dtype)).latent_dist.mode() for c in video_BCTHW.split(1)]
-        latents_BCFYX = torch.cat(clips).float()
-        return (latents_BCFYX - self._mean.to(latents_BCFYX)) / self._spread.to(latents_BCFYX)
+            return encode_clips(self.parts.vae, self._scale, video_BCTHW)
 
     @torch.no_grad()
     def decode(self, latents_BCFYX: Tensor) -> Tensor:
         """Decode normalised latents to clips in [-1, 1], float32, BCTHW; one clip at a time."""
-        vae, clips = self.parts.vae, []
         with self.parts.residence.on("vae"):
-            for latents in latents_BCFYX.float().split(1):
-                latents = latents * self._spread.to(latents) + self._mean.to(latents)
-                clips.append(vae.decode(latents.to(vae.dtype), return_dict=False)[0])
-        return torch.cat(clips).float().clamp(-1, 1)
+            return decode_clips(self.parts.vae, self._scale, latents_BCFYX)
 
     @torch.no_grad()
     def encode_text(

@@ -7,7 +7,8 @@ block   host, whole    host, two blocks at a time + rest   host, whole       on 
 disk    files, whole   files, two blocks at a time + rest  host, whole
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -84,36 +85,56 @@ def load_parts(
     """
     # With its number: "cuda" and "cuda:0" would not be equal.
     device = torch.empty(0, device=device).device
-    diffusers, transformers = _libraries()
-    try:
+    vae = load_vae(folder)
+    if offload == "disk":
+        _, transformers = _libraries()
+        with _told(folder):
+            tokenizer = _tokenizer(transformers, folder)
+            return _from_disk(facts, dtype, (tokenizer, vae), device, quantize)
+    transformer, segments = load_networks(folder, dtype)
+    if quantize != "none":
+        quantize_linears(transformer.blocks, quantize)
+    parts = WanParts(transformer=transformer, vae=vae, segments=segments, quantize=quantize)
+    return place_parts(parts, device=device, offload=offload)
+
+
+def load_vae(folder: Path) -> Foreign:
+    """Read the autoencoder of a checkout, float32, frozen, tiled where a picture is large.
+
+    Raises:
+        UsageError: The extra dcgrid[wan] is not installed.
+        WeightsError: A file is damaged or does not fit.
+    """
+    diffusers, _ = _libraries()
+    with _told(folder):
         vae: Foreign = diffusers.AutoencoderKLWan.from_pretrained(
             folder / "vae", torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
-        tokenizer: Foreign = transformers.AutoTokenizer.from_pretrained(
-            folder / "tokenizer", local_files_only=True
-        )
-        vae.enable_tiling()
-        vae.requires_grad_(False)
-        if offload == "disk":
-            return _from_disk(facts, dtype, (tokenizer, vae), device, quantize)
+    vae.enable_tiling()
+    vae.requires_grad_(False)
+    return vae
+
+
+def load_networks(folder: Path, dtype: torch.dtype) -> tuple[Foreign, SegmentEncoder]:
+    """Read transformer and text encoder of a checkout into memory, frozen.
+
+    Raises:
+        UsageError: The extra dcgrid[wan] is not installed.
+        WeightsError: A file is damaged or does not fit, or numbers are not finite.
+    """
+    diffusers, transformers = _libraries()
+    with _told(folder):
         transformer: Foreign = diffusers.WanTransformer3DModel.from_pretrained(
             folder / "transformer", torch_dtype=dtype, use_safetensors=True, local_files_only=True
         )
         encoder: Foreign = transformers.UMT5EncoderModel.from_pretrained(
             folder / "text_encoder", dtype=dtype, use_safetensors=True, local_files_only=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(
-            f"cannot load {folder}: {str(error)[:300]}", hint="fetch the model again"
-        ) from error
+        tokenizer = _tokenizer(transformers, folder)
     _check_finite(folder, transformer)
     for module in (transformer, encoder):
         module.requires_grad_(False)
-    if quantize != "none":
-        quantize_linears(transformer.blocks, quantize)
-    segments = SegmentEncoder(tokenizer, encoder)
-    parts = WanParts(transformer=transformer, vae=vae, segments=segments, quantize=quantize)
-    return place_parts(parts, device=device, offload=offload)
+    return transformer, SegmentEncoder(tokenizer, encoder)
 
 
 def place_parts(parts: WanParts, *, device: torch.device, offload: Offload) -> WanParts:
@@ -229,6 +250,21 @@ def _beside_ring(transformer: Foreign, ring: BlockRing, device: torch.device) ->
     blocks = frozenset(id(tensor) for tensor in frozen(transformer.blocks))
     rest = [tensor for tensor in frozen(transformer) if id(tensor) not in blocks]
     return [Whole(transformer, InMemory(rest, pin=False), device, apart=blocks), ring]
+
+
+def _tokenizer(transformers: Foreign, folder: Path) -> Foreign:
+    return transformers.AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Say in our words what the libraries raise about a checkout's files."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"cannot load {folder}: {str(error)[:300]}", hint="fetch the model again"
+        ) from error
 
 
 def _libraries() -> tuple[Foreign, Foreign]:

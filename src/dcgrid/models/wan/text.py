@@ -5,7 +5,7 @@ Letters: B batch, K cells, L text tokens, E text width.
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -58,17 +58,34 @@ class SegmentEncoder:
         states_LE: Tensor = found.last_hidden_state[0]
         return states_LE
 
-    def encode_rows(self, rows: Sequence[Sequence[str]], cells: int) -> CellText:
+    @property
+    def end_token(self) -> int:
+        """Id of the token that ends a text."""
+        return int(self._tokenizer.eos_token_id)
+
+    def tokens(self, text: str) -> list[int]:
+        """Return the ids of a piece of text, without an end; none for no words."""
+        ids: list[int] = self._tokenizer(clean_text(text), add_special_tokens=False).input_ids
+        return ids
+
+    def encode_rows(
+        self,
+        rows: Sequence[Sequence[str]],
+        cells: int,
+        encode: Callable[[str], Tensor] | None = None,
+    ) -> CellText:
         """Encode what each cell reads, segments side by side, filled up to TEXT_LENGTH.
 
         Args:
             rows: B * K lists of segment texts, grid after grid; at least one text a list.
             cells: K.
+            encode: Returns the embeddings LE of a segment; None: `encode` of this object.
 
         Raises:
             PromptError: What a cell reads is longer than the transformer reads.
         """
-        known = {text: self.encode(text) for text in dict.fromkeys(t for row in rows for t in row)}
+        encode = encode or self.encode
+        known = {text: encode(text) for text in dict.fromkeys(t for row in rows for t in row)}
         padded = []
         for row in rows:
             read_LE = torch.cat([known[text] for text in row])

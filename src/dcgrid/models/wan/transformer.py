@@ -66,6 +66,7 @@ def predict_velocity(
     *,
     given_first: bool = False,
     blocks: Iterable[Foreign] | None = None,
+    each: "Callable[[Foreign, Tensor, Context], Tensor] | None" = None,
 ) -> Tensor:
     """Return the velocity of every cell, shape BKCFYX, in the dtype of the cells.
 
@@ -80,6 +81,8 @@ def predict_velocity(
         given_first: Given cells read given cells alone.
         blocks: The model's blocks, for a caller that brings each to the device when it is asked
             for; None: they are there.
+        each: Carries tokens through one block, for a caller that has more to do around it; None:
+            `run_block`.
 
     Raises:
         ValueError: The memory is of a sampling with other given cells, or the grid is larger than
@@ -95,10 +98,20 @@ def predict_velocity(
     )
     patch_frames = int(model.config.patch_size[0])
     chain: Iterable[Foreign] = model.blocks if blocks is None else blocks
-    return carry_out(call, partial(_predict, model, chain), patch_frames, given_first=given_first)
+    return carry_out(
+        call,
+        partial(_predict, model, chain, each or run_block),
+        patch_frames,
+        given_first=given_first,
+    )
 
 
-def _predict(model: Foreign, blocks: Iterable[Foreign], call: Call) -> Tensor:
+def _predict(
+    model: Foreign,
+    blocks: Iterable[Foreign],
+    each: Callable[[Foreign, Tensor, Context], Tensor],
+    call: Call,
+) -> Tensor:
     cells_BKCFYX = call.cells_BKCFYX
     batch, cells, _, *size = cells_BKCFYX.shape
     patches = model.patch_embedding(
@@ -107,7 +120,7 @@ def _predict(model: Foreign, blocks: Iterable[Foreign], call: Call) -> Tensor:
     tokens_BSD = rearrange(patches, "(b k) d f y x -> b (k f y x) d", b=batch)
     context, embedded_UD = _context(model, call, patches.shape[-2] * patches.shape[-1])
     for block in blocks:
-        tokens_BSD = _block(block, tokens_BSD, context)
+        tokens_BSD = each(block, tokens_BSD, context)
     table_12D = model.scale_shift_table.float()
     shift_UD, scale_UD = (table_12D + embedded_UD.float()[:, None]).unbind(1)
     normed = modulate(model.norm_out(tokens_BSD.float()), shift_UD, scale_UD, context.index_BKF)
@@ -176,7 +189,7 @@ def rotary_tables(rope: Foreign, coordinates_S3: Tensor) -> tuple[Tensor, Tensor
     return tables[0], tables[1]
 
 
-def _block(block: Foreign, tokens_BSD: Tensor, context: Context) -> Tensor:
+def run_block(block: Foreign, tokens_BSD: Tensor, context: Context) -> Tensor:
     """Return the tokens after one block; sums in float32, as diffusers has them."""
     rows = (block.scale_shift_table.float() + context.rows_U6D).unbind(1)
     shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = rows

@@ -1,0 +1,132 @@
+"""What stages know of a model before any network is built: shapes, speed, which layers learn.
+
+Native models say it in their preset (that of `paper`, whose weights nobody has, too), checkouts in
+their configs. No weights are read.
+"""
+
+from dataclasses import dataclass
+
+from dcgrid.errors import UsageError
+from dcgrid.grid.layout import LatentGeometry
+from dcgrid.models.loading import is_native, model_spec
+from dcgrid.models.native.config import PRESETS, NativeConfig
+
+_PAPER_FPS = 24.0
+"""Frames per second of the paper's model, which cannot be loaded. Paper: sec. 8"""
+_SIDES = ("query", "key", "value", "out")
+_WAN_SIDES = ("to_q", "to_k", "to_v", "to_out.0")
+_WAN_FEED = ("ffn.net.0.proj", "ffn.net.2")
+_WAN_ALL = (*(f"{one}.{side}" for one in ("attn1", "attn2") for side in _WAN_SIDES), *_WAN_FEED)
+WAN_TABLES = ("wan2.1", "wan2.2")
+"""Tables of a training recipe for checkouts: of 8 pixels a latent, and of 16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """Linear layers that the adapters of each stage act on, by the ends of their names."""
+
+    dc: tuple[str, ...]
+    """Multi-DC: attention and MLP. What looks from cell to cell at one place is left out: with a
+    single cell it has nothing to learn."""
+    routed: tuple[str, ...]
+    """Grid, composition: q of attention, whose weights differ from cell to cell. Paper: eqs. 1-3"""
+    all: tuple[str, ...]
+    """Grid and Grid-Fill: all of attention and MLP, and what else a model has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainFacts:
+    """Facts about a model that is trained, or trained on."""
+
+    name: str
+    """What adapters call it."""
+    tables: tuple[str, ...]
+    """Tables of a training recipe that are for it; later ones win."""
+    native: NativeConfig | None
+    """The preset; None: a checkout, whose own weights are not trained here."""
+    fps: float
+    """Frames per second."""
+    geometry: LatentGeometry
+    """Pixels to latents to tokens."""
+    latent_channels: int
+    """C of the latents."""
+    noise_motion: tuple[tuple[int, float], ...]
+    """How the last channels of the noise move; empty: all noise is white."""
+    given_first: bool
+    """True: given cells read given cells alone, whatever adapter is on."""
+    self_conditioning: bool
+    """True: the network takes its last estimate of the clean latents."""
+    targets: Targets
+    """Layers that learn."""
+
+
+def train_facts(model: str) -> TrainFacts:
+    """Return the facts of a model.
+
+    Args:
+        model: A preset, or what `--model` may be.
+
+    Raises:
+        UsageError: No model has that name.
+        WeightsError: It is a folder, but no checkout that can be used.
+    """
+    return _of_preset(model, PRESETS[model]) if model in PRESETS else _of_checkout(model)
+
+
+def preset_of(model: str, stage: str) -> NativeConfig:
+    """Return the preset of a model whose own weights a stage makes.
+
+    Raises:
+        UsageError: It is not one of ours.
+    """
+    if model not in PRESETS:
+        raise UsageError(
+            f"stage {stage} makes weights of the program's own models; {model} has its weights",
+            hint="stages dc, cells, grid, sample and fill train adapters on it",
+        )
+    return PRESETS[model]
+
+
+def table_names() -> tuple[str, ...]:
+    """Return the names that a table of overrides for one model may have."""
+    return (*PRESETS, *WAN_TABLES)
+
+
+def _of_preset(model: str, config: NativeConfig) -> TrainFacts:
+    codec, dit = config.autoencoder, config.dit
+    luck = ("luck",) if dit.noise_motion else ()
+    attention = ("grid_attention", "text_attention")
+    return TrainFacts(
+        name=model,
+        tables=(model,),
+        native=config,
+        fps=model_spec(model).fps if is_native(model) else _PAPER_FPS,
+        geometry=LatentGeometry(
+            stride_T=codec.total_stride_T, stride_HW=codec.total_stride_HW, patch=dit.patch
+        ),
+        latent_channels=codec.latent_channels,
+        noise_motion=dit.noise_motion,
+        given_first=dit.given_first,
+        self_conditioning=dit.self_conditioning,
+        targets=Targets(
+            dc=(*(f"{one}.{side}" for one in attention for side in _SIDES), "mlp_in", "mlp_out"),
+            routed=tuple(f"{one}.query" for one in attention),
+            all=(*_SIDES, "gate", "mlp_in", "mlp_out", "modulation", *luck),
+        ),
+    )
+
+
+def _of_checkout(model: str) -> TrainFacts:
+    spec = model_spec(model)
+    return TrainFacts(
+        name=spec.name,
+        tables=(WAN_TABLES[spec.stride_HW >= 16],),
+        native=None,
+        fps=spec.fps,
+        geometry=LatentGeometry(stride_T=spec.stride_T, stride_HW=spec.stride_HW, patch=spec.patch),
+        latent_channels=spec.latent_channels,
+        noise_motion=(),
+        given_first=False,
+        self_conditioning=False,
+        targets=Targets(dc=_WAN_ALL, routed=("attn1.to_q", "attn2.to_q"), all=_WAN_ALL),
+    )
