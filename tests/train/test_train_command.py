@@ -113,7 +113,7 @@ def test_paper_can_be_planned(tmp_path, capsys):
         ([], 2, "either --stage or --fetch-world"),
         (["--stage", "base", "--fetch-world"], 2, "either --stage or --fetch-world"),
         (["--stage", "bass"], 2, "bass"),
-        (["--stage", "base", "--model", "minni"], 2, "did you mean mini?"),
+        (["--stage", "base", "--model", "minni"], 2, "did you mean 'mini'?"),
         (["--stage", "base", "--decoder-only"], 2, "--decoder-only"),
         (["--stage", "base", "--steps", "0"], 2, "--steps"),
         (

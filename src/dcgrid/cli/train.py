@@ -215,22 +215,26 @@ def train(
         if accept_changes and not resume:
             raise UsageError("--accept-changes is for a run that goes on: use it with --resume")
         from dcgrid.runtime.device import choose_device
+        from dcgrid.runtime.processes import join_processes
         from dcgrid.train.job import TrainJob
 
-        job = TrainJob(
-            recipe=_read_recipe(stage, mode, recipe, model, steps),
-            model=model,
-            out=out or _runs_folder(model),
-            store=store,
-            resume=resume,
-            accept_changes=accept_changes,
-            start=start_from,
-            decoder_only=decoder_only,
-            device=choose_device(device),
-            concepts=concepts,
-            cache_only=cache_only,
-        )
-        _carry_out(job, output, threads=threads, dry_run=dry_run, force=force)
+        with join_processes(device) as (processes, own_device):
+            job = TrainJob(
+                recipe=_read_recipe(stage, mode, recipe, model, steps),
+                model=model,
+                out=out or _runs_folder(model),
+                store=store,
+                resume=resume,
+                accept_changes=accept_changes,
+                start=start_from,
+                decoder_only=decoder_only,
+                device=choose_device(own_device),
+                processes=processes,
+                concepts=concepts,
+                cache_only=cache_only,
+            )
+            output.quiet = output.quiet or not processes.is_first
+            _carry_out(job, output, threads=threads, dry_run=dry_run, force=force)
 
 
 def _runs_folder(model: str) -> Path:
@@ -288,10 +292,14 @@ def _carry_out(
     if threads is not None:
         torch.set_num_threads(threads)
     plan = plan_stage(job)
+    speaks = job.processes.is_first
     if dry_run:
+        if not speaks:
+            return
         output.result(plan.lines(), {"dry_run": True, **plan.as_json()})
         return
     checkpoint = job.loop.folder / STATE_NAME
+    job.processes.wait()  # before the first of them writes one
     if checkpoint.exists() and not (job.resume or job.cache_only or force):
         raise OutputError(
             f"{checkpoint} is from an earlier run of this stage",
@@ -306,7 +314,8 @@ def _carry_out(
             bar.stop()
             output.note(f"stopped and saved; to go on: {_resume_command()}")
             raise
-    output.result([f"wrote {path}"], {"file": str(path), **bar.summary()})
+    if speaks:
+        output.result([f"wrote {path}"], {"file": str(path), **bar.summary()})
 
 
 def _resume_command() -> str:

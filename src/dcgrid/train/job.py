@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from dcgrid.runtime.device import choose_dtype
+from dcgrid.runtime.processes import ALONE, Processes
 from dcgrid.train.checkpoint import TrainState
 from dcgrid.train.facts import TrainFacts, train_facts
 from dcgrid.train.log import Progress
@@ -47,6 +48,8 @@ class TrainJob:
     """Seconds between checkpoints."""
     concepts: Path | None = None
     """Stage `dc`: manifest or folder of clips; None: concepts of the procedural world."""
+    processes: Processes = ALONE
+    """Those that train together; stages dc, grid and fill on a checkout."""
     cache_only: bool = False
     """Stage `dc`: make what it learns from and stop."""
 
@@ -69,6 +72,7 @@ class TrainJob:
             save_every_s=self.save_every_s,
             model=self.model,
             accept_changes=self.accept_changes,
+            processes=self.processes,
         )
 
     @property

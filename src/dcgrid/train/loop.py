@@ -4,9 +4,12 @@ A stage gives parameters and a loss; the loop steps, averages, logs and saves. P
 callback; nothing is printed here.
 """
 
+import hashlib
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from dcgrid.errors import DeviceError
+from dcgrid.runtime.processes import ALONE, Processes
 from dcgrid.train.changes import check_changes, facts_of_run
 from dcgrid.train.checkpoint import TrainState, save_state
 from dcgrid.train.evaluation import Evaluates, eval_losses, looking_at
@@ -80,6 +84,8 @@ class LoopOptions:
     """Name of the model, for the checkpoint's facts."""
     accept_changes: bool = False
     """Go on though the recipe is not the checkpoint's."""
+    processes: Processes = ALONE
+    """Those that train together; the first one writes."""
 
 
 def train(
@@ -103,28 +109,32 @@ def train(
         WeightsError: With `resume`: there is no checkpoint, or it does not fit.
         KeyboardInterrupt: After the state is saved.
     """
+    processes = options.processes
     options.folder.mkdir(parents=True, exist_ok=True)
     state = _new_state(stage, recipe)
     if options.resume:
         facts = find_state(options.folder)[2]
         check_changes(facts, recipe, options.model, say, accept=options.accept_changes)
         load_newest(options.folder, state, say)
-    else:
+    elif processes.is_first:
         drop_states(options.folder)  # of another run, not to be mistaken for this one's
         if validation is not None:
             validation.forget()
-    log = RunLog(
-        options.folder,
-        state.step,
-        every=options.log_every,
-        pending=state.pending,
-        board=open_board(options.folder, say) if recipe.log.tensorboard else None,
-        on_progress=on_progress,
-    )
-    try:
+    processes.wait()  # until all have read what there was
+    processes.send_first([p.detach() for p in state.parameters.values()])
+    with ExitStack() as open_log:
+        log = None
+        if processes.is_first:
+            log = RunLog(
+                options.folder,
+                state.step,
+                every=options.log_every,
+                pending=state.pending,
+                board=open_board(options.folder, say) if recipe.log.tensorboard else None,
+                on_progress=on_progress,
+            )
+            open_log.callback(log.close)
         _run(stage, recipe, options, _Watch(state=state, log=log, validation=validation))
-    finally:
-        log.close()
     return state
 
 
@@ -133,29 +143,35 @@ class _Watch:
     """What a run changes, and who looks on."""
 
     state: TrainState
-    log: RunLog
+    log: RunLog | None
+    """None: another process writes it."""
     validation: Validates | None
 
 
 def _run(stage: Stage, recipe: TrainRecipe, options: LoopOptions, watch: _Watch) -> None:
     """Take every step that is left; measure, log and save on the way."""
     facts, steps, kept = facts_of_run(recipe, options.model), recipe.optim.steps, recipe.log
-    state, saved_s = watch.state, time.monotonic()
+    state, saved_s, processes = watch.state, time.monotonic(), options.processes
     with HeldInterrupts() as interrupts:
         while state.step < steps and not interrupts.pending:
-            figures = _step(stage, recipe, state)
+            figures = _step(stage, recipe, state, processes)
             try:
                 _measure(stage, recipe, watch)
-                watch.log.add(state.step, steps, figures)
+                if watch.log is not None:
+                    watch.log.add(state.step, steps, figures)
             except KeyboardInterrupt:
                 interrupts.pending = True  # the step is whole: save as for any interrupt
             keep = kept.keep_last > 0 and state.step % kept.keep_every == 0
-            if keep or time.monotonic() - saved_s > options.save_every_s:
+            due = keep or time.monotonic() - saved_s > options.save_every_s
+            if due and processes.is_first:
                 save_state(options.folder, state, facts)
                 saved_s = time.monotonic()
-            if keep:
+            if keep and processes.is_first:
                 keep_state(options.folder, state.step, kept.keep_last)
-        save_state(options.folder, state, facts)
+            interrupts.pending = processes.any(interrupts.pending)
+        if processes.is_first:
+            save_state(options.folder, state, facts)
+        processes.wait()
 
 
 def _measure(stage: Stage, recipe: TrainRecipe, watch: _Watch) -> None:
@@ -163,12 +179,15 @@ def _measure(stage: Stage, recipe: TrainRecipe, watch: _Watch) -> None:
     state, log = watch.state, watch.log
     if _is_due(recipe.log.eval_every, state.step, recipe) and isinstance(stage, Evaluates):
         began_s = time.monotonic()
-        log.add_eval(state.step, eval_losses(stage, state, recipe.log.eval_grids), began_s)
+        losses = eval_losses(stage, state, recipe.log.eval_grids)
+        if log is not None:
+            log.add_eval(state.step, losses, began_s)
     if watch.validation and _is_due(recipe.log.validate_every, state.step, recipe):
         began_s = time.monotonic()
         with looking_at(state):
             watch.validation(state.step)
-        log.leave_out(began_s)
+        if log is not None:
+            log.leave_out(began_s)
 
 
 def _is_due(every: int, step: int, recipe: TrainRecipe) -> bool:
@@ -227,15 +246,14 @@ def _paced_groups(
     return [{"params": members, "pace": pace} for pace, members in groups.items()]
 
 
-def _step(stage: Stage, recipe: TrainRecipe, state: TrainState) -> dict[str, float]:
+def _step(
+    stage: Stage, recipe: TrainRecipe, state: TrainState, processes: Processes
+) -> dict[str, float]:
     """Take one optimiser step and return its figures."""
     for group in state.optimizer.param_groups:
         group["lr"] = group["pace"] * learning_rate(recipe.optim, state.step)
-    loss, figures = stage.loss(phase_at(recipe, state.step), state.generator)
-    value = float(loss.detach())
-    _require_finite("loss", value, state.step)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    value, figures = _gradients(stage, recipe, state, processes)
     norm = torch.nn.utils.clip_grad_norm_(state.parameters.values(), recipe.optim.clip_norm)
     # A finite loss can have an infinite gradient: stepping would spoil the weights, and the next
     # checkpoint with them.
@@ -244,6 +262,47 @@ def _step(stage: Stage, recipe: TrainRecipe, state: TrainState) -> dict[str, flo
     state.step += 1
     _average(state, recipe.optim.ema_decay)
     return {"loss": value, "grad_norm": float(norm), **figures}
+
+
+def _gradients(
+    stage: Stage, recipe: TrainRecipe, state: TrainState, processes: Processes
+) -> tuple[float, dict[str, float]]:
+    """Compute the gradients of a step; return its loss and figures, means over its batches.
+
+    A single batch draws from the run's one source of chance. Of several, each has a source of its
+    own that follows from its number alone, so that it does not matter which process takes it.
+    """
+    count = max(recipe.scale.accumulate, processes.count)
+    phase = phase_at(recipe, state.step)
+    if count == 1:
+        loss, figures = stage.loss(phase, state.generator)
+        value = float(loss.detach())
+        _require_finite("loss", value, state.step)
+        loss.backward()
+        return value, figures
+    found = []
+    for number in processes.share(count):
+        seed = _batch_seed(recipe.seed, state.step, number)
+        torch.manual_seed(seed)  # dropout draws from it
+        loss, figures = stage.loss(phase, torch.Generator().manual_seed(seed))
+        found.append({"loss": float(loss.detach()), **figures})
+        (loss / count).backward()
+    means = _means([one for some in processes.gather(found) for one in some])
+    _require_finite("loss", means["loss"], state.step)
+    processes.sum_gradients(list(state.parameters.values()))
+    return means.pop("loss"), means
+
+
+def _batch_seed(seed: int, step: int, number: int) -> int:
+    """Return the seed of one batch: another for every step and number."""
+    text = f"{seed} {step} {number}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
+
+
+def _means(figures: list[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each figure over the batches that have it."""
+    names = dict.fromkeys(name for one in figures for name in one)
+    return {name: statistics.fmean(one[name] for one in figures if name in one) for name in names}
 
 
 def _require_finite(what: str, value: float, step: int) -> None:

@@ -5,7 +5,8 @@ Later stages read earlier parts from the same folder.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast
 
@@ -15,13 +16,14 @@ from safetensors import SafetensorError
 from dcgrid.adapters.attach import attach_adapter, set_routed
 from dcgrid.adapters.files import load_adapter, save_adapter
 from dcgrid.adapters.spec import AdapterSpec, Stage
-from dcgrid.errors import OutputError, WeightsError
+from dcgrid.errors import OutputError, UsageError, WeightsError
 from dcgrid.grid.modes import Mode
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.models.trunk import VideoCodec
+from dcgrid.models.wan.trunk import WanTransformer
 from dcgrid.models.weights import load_weights, read_weights, save_weights
 from dcgrid.runtime.lock import run_lock
 from dcgrid.train.captions import captions_of, world_captions
@@ -31,12 +33,13 @@ from dcgrid.train.dc import TOKENS_NAME, check_concepts, run_concepts
 from dcgrid.train.enlarge import UpsamplerStage
 from dcgrid.train.facts import TrainFacts, preset_of
 from dcgrid.train.grids import GridStage
-from dcgrid.train.job import DC_NAME, Reporter, TrainJob, averaged, facts_of
+from dcgrid.train.job import DC_NAME, Reporter, TrainJob, averaged, facts_of, take_averaged
 from dcgrid.train.loop import train
 from dcgrid.train.networks import load_autoencoder, load_base
 from dcgrid.train.panes import FusionPool, PanePool
 from dcgrid.train.reader import fit_noise_reader
 from dcgrid.train.sampled import missing_grids, needs_world, open_grids
+from dcgrid.train.scale import scale_transformer
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.start import start_adapter_from, start_from, start_text_from
 from dcgrid.train.tags import concept_facts, load_concept_tags, names_tags
@@ -49,6 +52,7 @@ def run_stage(job: TrainJob, reporter: Reporter) -> Path:
     """Train one stage and return the weight file it made.
 
     Raises:
+        UsageError: Several processes run a stage that takes one.
         WeightsError: The world, an earlier stage's weights or the checkpoint is missing or damaged.
         OutputError: Another run works in the folder, or a file cannot be written.
         RecipeError: With `resume`: the recipe is not that of the checkpoint. Stage `dc`: recipe or
@@ -61,12 +65,16 @@ def run_stage(job: TrainJob, reporter: Reporter) -> Path:
             f"stage {job.recipe.stage} needs {missing}, which is not there",
             hint=f"dcgrid train --stage {stage} --model {job.model} --out {job.out}",
         )
+    if job.processes.count > 1 and job.recipe.stage not in ("grid", "fill"):
+        raise UsageError(
+            f"stage {job.recipe.stage} runs in one process, not in {job.processes.count}",
+            hint="start it without torchrun; stages grid and fill take as many as there are",
+        )
     if job.recipe.stage == "dc":
         check_concepts(job)
     torch.manual_seed(job.recipe.seed)
     started = time.monotonic()
-    with run_lock(job.loop.folder):
-        remove_leftovers(job.loop.folder)
+    with _folder_of(job):
         try:
             path = _RUNNERS[job.recipe.stage](job, reporter)
         except SafetensorError as error:
@@ -77,6 +85,19 @@ def run_stage(job: TrainJob, reporter: Reporter) -> Path:
             ) from error
     reporter.say(f"{path} after {(time.monotonic() - started) / 60:.1f} minutes")
     return path
+
+
+@contextmanager
+def _folder_of(job: TrainJob) -> Iterator[None]:
+    """Keep other runs out of the folder; of several processes the first does it for all."""
+    if not job.processes.is_first:
+        job.processes.wait()
+        yield
+        return
+    with run_lock(job.loop.folder):
+        remove_leftovers(job.loop.folder)
+        job.processes.wait()
+        yield
 
 
 def missing_parts(job: TrainJob) -> list[tuple[str, Path]]:
@@ -254,17 +275,21 @@ def _run_adapters(job: TrainJob, reporter: Reporter) -> Path:
         set_routed(network, [spec.name for spec in specs])
     dit.given_first = job.recipe.given_first or job.facts.given_first
     dit.to(job.device).train()
+    if isinstance(dit, WanTransformer):
+        scale_transformer(dit, job.recipe.scale, job.processes)
     trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
     store = WorldStore(job.store) if needs_world(job.recipe) else WorldStore.empty()
     world, autoencoder = WorldClips(store, job.device), _autoencoder(job)
     pools = PanePool(world, autoencoder), FusionPool(world, autoencoder)
     stage = GridStage((dit, text), pools, world_captions(), job.recipe, trained, sampled)
     state = _train_grids(job, stage, reporter)
-    network.load_state_dict(averaged(state), strict=False)
-    network.to(torch.bfloat16)  # the file's format; the base is not written
+    take_averaged(state)
     paths = [job.out / f"{spec.name}.safetensors" for spec in specs]
-    for spec, path in zip(specs, paths, strict=True):
-        save_adapter(network, spec, path)
+    if job.processes.is_first:
+        for parameter in trained.values():
+            parameter.data = parameter.data.to(torch.bfloat16)  # the file's format
+        for spec, path in zip(specs, paths, strict=True):
+            save_adapter(network, spec, path)
     return paths[0]
 
 

@@ -45,8 +45,8 @@ class WanTransformerFacts:
 class WanTransformer(GridTransformer):
     """Wan's transformer; adapters are named as in diffusers.
 
-    `run_block` may be replaced by one that keeps less for the backward pass, or gathers weights
-    that several processes share (train/scale.py).
+    `run_block`, and the `blocks` that it gets, may be replaced by ones that keep less for the
+    backward pass, or gather weights that several processes share (train/scale.py).
     """
 
     def __init__(self, transformer: Foreign, spec: ModelSpec) -> None:
@@ -55,6 +55,7 @@ class WanTransformer(GridTransformer):
         self.config = WanTransformerFacts(latent_channels=spec.latent_channels, patch=spec.patch)
         self.given_first = spec.given_first
         self.run_block: RunBlock = run_block
+        self.blocks: tuple[Foreign, ...] | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -82,6 +83,7 @@ class WanTransformer(GridTransformer):
             route_KA,
             memory,
             given_first=self.given_first,
+            blocks=self.blocks,
             each=self.run_block,
         )
 

@@ -1,0 +1,131 @@
+"""Fit a checkout's training step into memory, and its frozen weights over processes.
+
+Adapters are small: every process has them whole, and their gradients are added up (processes.py).
+What does not fit is the frozen base and what the backward pass needs of it:
+
+    checkpointing   blocks are computed again in the backward pass, all of them or all but attention
+    shard           each process holds a piece of every block; pieces are gathered block by block
+
+Read `scale_transformer`. Letters: S tokens, D width.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+from dcgrid.models.wan.transformer import Context, run_block
+from dcgrid.models.wan.trunk import RunBlock, WanTransformer
+from dcgrid.runtime.processes import Processes
+from dcgrid.train.settings import ScaleSettings
+
+_ATTENTION = (
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_flash_attention_for_cpu",
+)
+
+
+class _SharedBlock(nn.Module):
+    """A block whose weights several processes share: calling it gathers them first."""
+
+    def __init__(self, block: nn.Module, run: RunBlock) -> None:
+        super().__init__()
+        self.block, self._run = block, run
+
+    def forward(self, tokens_BSD: Tensor, context: Context) -> Tensor:
+        """Carry tokens through the block."""
+        return self._run(self.block, tokens_BSD, context)
+
+
+class _SharedBlocks(nn.Module):
+    """All of them; one call a forward, so that the next block is gathered while one computes."""
+
+    def __init__(self, blocks: Iterable[_SharedBlock]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, tokens_BSD: Tensor, context: Context) -> Tensor:
+        """Carry tokens through all blocks."""
+        for block in self.blocks:
+            tokens_BSD = block(tokens_BSD, context)
+        return tokens_BSD
+
+
+def scale_transformer(dit: WanTransformer, settings: ScaleSettings, processes: Processes) -> None:
+    """Set a transformer up as a recipe's [scale] says; adapters are on it already.
+
+    Args:
+        dit: Changed in place.
+        settings: The recipe's.
+        processes: Those that train together.
+    """
+    run = _kept_by(settings.checkpointing)
+    dit.run_block = run
+    if settings.shard == "none" or processes.count == 1:
+        return
+    device = next(dit.parameters()).device.type
+    mesh = _mesh(settings.shard, device, processes)
+    shared = _SharedBlocks(_SharedBlock(block, run) for block in dit.transformer.blocks)
+    # Adapters stay whole: they are what is trained, and their gradients are added up elsewhere.
+    whole = {p for name, p in shared.named_parameters() if p.requires_grad or "lora_" in name}
+    for block in shared.blocks:
+        fully_shard(block, mesh=mesh, ignored_params=_of(block, whole))
+    fully_shard(shared, mesh=mesh, ignored_params=whole)
+    dit.blocks = (shared,)
+    dit.run_block = _call
+
+
+def _kept_by(checkpointing: str) -> RunBlock:
+    """Return how a block is run so that the backward pass finds what it needs."""
+    if checkpointing == "none":
+        return run_block
+    kept: dict[str, Any] = {}
+    if checkpointing == "attention":
+        kept["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+
+    def run(block: nn.Module, tokens_BSD: Tensor, context: Context) -> Tensor:
+        carried = checkpoint(run_block, block, tokens_BSD, context, use_reentrant=False, **kept)
+        return cast(Tensor, carried)
+
+    return run
+
+
+def _policy(
+    _context: object,
+    operator: Callable[..., Any],
+    *_args: object,
+    **_named: object,
+) -> CheckpointPolicy:
+    """Keep what attention found, which costs most to find again; the rest is computed anew."""
+    name = getattr(operator, "_opname", "")
+    kept = name in _ATTENTION
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _mesh(shard: str, device: str, processes: Processes) -> DeviceMesh:
+    """Return who shares with whom: all with all, or those of one machine."""
+    if shard == "full":
+        return init_device_mesh(device, (processes.count,), mesh_dim_names=("shard",))
+    machines = processes.count // processes.local_count
+    return init_device_mesh(
+        device, (machines, processes.local_count), mesh_dim_names=("replicate", "shard")
+    )
+
+
+def _of(block: nn.Module, chosen: set[nn.Parameter]) -> set[nn.Parameter]:
+    return {p for p in block.parameters() if p in chosen}
+
+
+def _call(block: nn.Module, tokens_BSD: Tensor, context: Context) -> Tensor:
+    carried: Tensor = block(tokens_BSD, context)
+    return carried
