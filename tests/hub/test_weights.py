@@ -1,4 +1,4 @@
-"""hub.py against a small server that speaks the hub's protocol; no test leaves this machine."""
+"""Single files against a small server of the hub's protocol; no test leaves this machine."""
 
 import hashlib
 import threading
@@ -101,6 +101,8 @@ def files_under(folder: Path) -> list[Path]:
         ("package:mini/dit.safetensors", "package", "", "", "mini/dit.safetensors"),
         ("hf:a/b@v1/c/d.safetensors", "hub", "a/b", "v1", "c/d.safetensors"),
         ("hf:a/b/c.safetensors", "hub", "a/b", "main", "c.safetensors"),
+        ("hf:a/b", "hub", "a/b", "main", ""),
+        ("hf:a/b@v1", "hub", "a/b", "v1", ""),
         ("./my.safetensors", "file", "", "", "./my.safetensors"),
     ],
 )
@@ -109,7 +111,7 @@ def test_references_are_read(text: str, source: str, repo: str, revision: str, p
     assert (found.source, found.repo, found.revision, found.path) == (source, repo, revision, path)
 
 
-@pytest.mark.parametrize("text", ["", "package:", "package:../x", "hf:a", "hf:a/b", "hf:a/b@v1/"])
+@pytest.mark.parametrize("text", ["", "package:", "package:../x", "hf:a", "hf:a/b@", "hf:a/b@v1/"])
 def test_incomplete_references_are_refused(text: str) -> None:
     with pytest.raises(WeightsError, match="incomplete") as caught:
         hub.parse_reference(text)
