@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import yaml
+
 SECRET = "hf_secret"
 LARGE = (".safetensors", ".bin", ".pt")
 
@@ -62,6 +64,7 @@ class Fault:
     cut_after: int | None = None
     content: bytes | None = None
     no_ranges: bool = False
+    html: bool = False
     wait_s: float = 0.0
     """Before the answer, or before the cut."""
     times: int = 1
@@ -141,6 +144,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.fault is not None:
             if self.fault.cut_after is None:
                 time.sleep(self.fault.wait_s)
+            if self.fault.html:
+                self._send(200, b"<html>Please log in</html>", {"Content-Type": "text/html"})
+                return
             if self.fault.status:
                 headers = dict(self.fault.headers)
                 if self.fault.message:
@@ -276,14 +282,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _take(self, path: str) -> None:
         """Uploads: repository, branch, large files, commit."""
-        if self.headers.get("Authorization") != f"Bearer {SECRET}" and "/lfs-put/" not in path:
+        if path == "/api/validate-yaml":
+            header = json.loads(self.body)["content"].split("---")[1:2]
+            known = yaml.safe_load(header[0]) if header else {}
+            errors = [] if isinstance(known, dict) else [{"message": "no table"}]
+            self._json({"errors": errors, "warnings": []}, 400 if errors else 200)
+        elif self.headers.get("Authorization") != f"Bearer {SECRET}" and "/lfs-put/" not in path:
             self._send(401, b"", {"X-Error-Message": "Invalid credentials in Authorization header"})
         elif path == "/api/repos/create":
             asked = json.loads(self.body)
             name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
             status = 409 if name in self.hub.repos else 200
             if status == 200:
-                self.hub.add(name, {}, private=bool(asked.get("private")))
+                self.hub.add(name, {}, private=_is_private(asked))
             self._json({"url": f"{self.hub.endpoint}/{name}", "id": name}, status)
         elif "/branch/" in path:
             name, _, branch = path.removeprefix("/api/models/").partition("/branch/")
@@ -331,6 +342,11 @@ class _Handler(BaseHTTPRequestHandler):
         commit = repo.commit(files, branch)
         url = f"{self.hub.endpoint}/{name}/commit/{commit}"
         self._json({"success": True, "commitOid": commit, "commitUrl": url})
+
+
+def _is_private(asked: dict[str, Any]) -> bool:
+    """Read both ways in which clients have asked for it."""
+    return bool(asked.get("private")) or asked.get("visibility") == "private"
 
 
 def _sibling(path: str, content: bytes) -> dict[str, Any]:

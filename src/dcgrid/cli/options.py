@@ -49,13 +49,13 @@ DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Print the plan and stop: nothing is loaded or written.")
 ]
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="Name of the model, see `dcgrid doctor`.")
+    str, typer.Option("--model", "-m", help="Name of the model, see `dcgrid models list`.")
 ]
 AdapterOption = Annotated[
     str,
     typer.Option(
         "--adapter",
-        help="Grid-Fill adapter: a file, hf:OWNER/REPO@REVISION/FILE, default, or none.",
+        help="Grid-Fill adapter: a file, hf:OWNER/REPO[@REVISION][/FILE], default, or none.",
     ),
 ]
 SeedOption = Annotated[

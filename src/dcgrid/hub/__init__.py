@@ -12,7 +12,14 @@ from dcgrid.hub.places import cache_dir, config_dir, go_offline, hub_dir, is_off
 from dcgrid.hub.push import push_files
 from dcgrid.hub.reference import WeightReference, parse_reference
 from dcgrid.hub.remove import CachedModel, cached_model, remove_model
-from dcgrid.hub.snapshot import ModelDownload, fetch_model, locate_model, model_download
+from dcgrid.hub.snapshot import (
+    ModelDownload,
+    bytes_left,
+    fetch_model,
+    locate_model,
+    look_up_model,
+    model_download,
+)
 from dcgrid.hub.table import (
     ADAPTERS,
     MODELS,
@@ -33,6 +40,7 @@ __all__ = [
     "ModelDownload",
     "Pin",
     "WeightReference",
+    "bytes_left",
     "cache_dir",
     "cached_model",
     "config_dir",
@@ -47,6 +55,7 @@ __all__ = [
     "is_offline",
     "locate_model",
     "locate_weights",
+    "look_up_model",
     "model_download",
     "parse_reference",
     "push_files",

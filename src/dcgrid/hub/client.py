@@ -4,6 +4,7 @@ huggingface_hub is imported inside functions, because nothing embedded in the pa
 """
 
 import errno
+import json
 import os
 import re
 import threading
@@ -91,11 +92,20 @@ def persist(asked: WeightReference, call: Callable[[], _T], stop: threading.Even
                 raise in_our_words(asked, error) from error
 
 
-def in_our_words(asked: WeightReference, error: Exception) -> Exception:
-    """Return the hub's failure as an error of ours; any other comes back as it is."""
+def in_our_words(
+    asked: WeightReference, error: Exception, attempt: str = "download of"
+) -> Exception:
+    """Return the hub's failure as an error of ours; any other comes back as it is.
+
+    Args:
+        asked: What the hub was asked about.
+        error: What was raised.
+        attempt: What was tried, for errors of the connection.
+    """
     if isinstance(error, DcgridError):
         return error
-    return _refused(asked, error) or _missing(asked, error) or _failed(asked, error) or error
+    told = _refused(asked, error) or _missing(asked, error)
+    return told or _failed(asked, error, attempt) or error
 
 
 def is_passing(error: Exception) -> bool:
@@ -157,7 +167,7 @@ def _missing(asked: WeightReference, error: Exception) -> DcgridError | None:
     return None
 
 
-def _failed(asked: WeightReference, error: Exception) -> DcgridError | None:
+def _failed(asked: WeightReference, error: Exception, attempt: str) -> DcgridError | None:
     """Tell of disks and connections."""
     from huggingface_hub import errors as hub
 
@@ -167,6 +177,9 @@ def _failed(asked: WeightReference, error: Exception) -> DcgridError | None:
     if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
         hint = f"make it writable, or set {hub_dir_variable()} to another folder"
         return OutputError(f"cannot write {error.filename}: {error.strerror}", hint=hint)
+    if isinstance(error, json.JSONDecodeError):
+        hint = "check HF_ENDPOINT, and that no login page or proxy stands in between"
+        return NetworkError(f"{attempt} {asked} failed: what answers is not the hub", hint=hint)
     told = _told_wait_s(error)
     if told is not None:
         return NetworkError(
@@ -175,7 +188,7 @@ def _failed(asked: WeightReference, error: Exception) -> DcgridError | None:
         )
     if isinstance(error, (OSError, hub.HfHubHTTPError, *_transport_errors())):
         hint = "check the connection and run the same command again"
-        return NetworkError(f"download of {asked} failed: {first_line(error)}", hint=hint)
+        return NetworkError(f"{attempt} {asked} failed: {first_line(error)}", hint=hint)
     return None
 
 

@@ -63,5 +63,8 @@ def push_files(
             target.repo, operations, commit_message=message, revision=target.revision
         )
     except Exception as error:
-        raise in_our_words(target, error) from error
+        # The client wraps what happens to a large file in a RuntimeError.
+        cause = error.__cause__ if type(error) is RuntimeError else error
+        inner = cause if isinstance(cause, Exception) else error
+        raise in_our_words(target, inner, "upload to") from error
     return str(commit.commit_url)

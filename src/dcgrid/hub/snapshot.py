@@ -61,12 +61,10 @@ def model_download(name: str) -> ModelDownload:
         WeightsError: What is remembered of models is damaged, or the hub has no such revision.
     """
     model = hub_model(name)
-    pin = read_pin(model)
-    if pin is None and not is_offline():
-        try:
-            pin = _ask(model, None, threading.Event())
-        except NetworkError:
-            pin = None
+    try:
+        pin = look_up_model(name)
+    except NetworkError:
+        pin = None
     if pin is None:
         return ModelDownload(
             bytes_left=None, bytes_all=model.bytes_expected, files=None, license=model.license
@@ -129,6 +127,23 @@ def fetch_model(
         write_pin(name, pin)
     _write_ref(model, pin)
     return pin.folder
+
+
+def look_up_model(name: str) -> Pin | None:
+    """Return the commit and files of a model, as remembered or as the hub says now.
+
+    Nothing is remembered by it. None: it was never downloaded and the network is off.
+
+    Raises:
+        UsageError: The table has no such model.
+        NetworkError: The hub cannot be reached, or does not give it.
+        WeightsError: What is remembered is damaged, or the repository holds no such model.
+    """
+    model = hub_model(name)
+    pin = read_pin(model)
+    if pin is not None or is_offline():
+        return pin
+    return _ask(model, None, threading.Event())
 
 
 def bytes_left(pin: Pin) -> int:
