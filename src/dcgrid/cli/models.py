@@ -55,10 +55,11 @@ def pull(
         if offline:
             hub.go_offline()
         model = hub.hub_model(name)
-        download = hub.model_download(name)
         if hub.locate_model(name) is None or update:
-            output.note(_announcement(model, download, update=update))
-            output.start(f"downloading {name}", download.bytes_all, in_bytes=True)
+            pin = hub.look_up_model(name)
+            if pin is not None:
+                output.note(_announcement(model, pin, update=update))
+                output.start(f"downloading {name}", pin.bytes_all, in_bytes=True)
         path = hub.fetch_model(
             name,
             offline=offline,
@@ -125,14 +126,14 @@ def _confirm(question: str) -> None:
         raise UsageError("nothing was removed", hint="answer y, or add --yes")
 
 
-def _announcement(model: hub.HubModel, download: hub.ModelDownload, *, update: bool) -> str:
+def _announcement(model: hub.HubModel, pin: hub.Pin, *, update: bool) -> str:
     """Return what is downloaded, from where and under which licence."""
-    amount = f"{_size(download.bytes_left)} to download of {_size(download.bytes_all)}"
-    if update and download.bytes_left == 0:
+    amount = f"{_size(hub.bytes_left(pin))} to download of {_size(pin.bytes_all)}"
+    if update and not hub.bytes_left(pin):
         amount = "what is new in its newest commit"
     return (
         f"{model.name}: {model.repo}, {amount}, to {hub.hub_dir()}. "
-        f"Licence: {download.license}, see huggingface.co/{model.repo}."
+        f"Licence: {pin.license or model.license}, see huggingface.co/{model.repo}."
     )
 
 
