@@ -224,6 +224,31 @@ def test_what_does_not_pass_is_told_in_a_sentence(
     assert hub.locate_model(NAME) is None
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "waits"),
+    [
+        (429, {"Retry-After": "7"}, [7.0, 7.0, 7.0, 7.0, None]),
+        (503, {"Retry-After": "120"}, [120.0]),
+        (503, {"Retry-After": "121"}, [None]),
+        (429, {"RateLimit": '"api";r=0;t=55'}, [55.0]),
+        (429, {}, [0.01, 0.02, 0.04, 0.08, None]),
+        (502, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, [0.01]),
+        (404, {"Retry-After": "7"}, [None]),
+        (403, {}, [None]),
+    ],
+)
+def test_waits_are_those_that_the_hub_asks_for(
+    fake_hub: Hub, status: int, headers: dict[str, str], waits: list[float | None]
+) -> None:
+    fake_hub.faults = [Fault("/api/models", status=status, headers=headers)]
+    with pytest.raises(huggingface_hub.errors.HfHubHTTPError) as caught:
+        client.hub_api().model_info(REPO)
+    tries = client.Tries()
+    assert [tries.wait_s(caught.value) for _ in waits] == waits
+    tries.begin_again()
+    assert tries.wait_s(caught.value) == waits[0]
+
+
 def test_missing_private_and_gated_repositories(
     fake_hub: Hub,
     model_files: dict[str, bytes],
@@ -291,8 +316,10 @@ def test_a_pickle_under_another_name_is_refused_at_its_first_bytes(
 ) -> None:
     content = head.ljust(3_000_000, b"\0")
     fake_hub.add(REPO, {**model_files, SHARD: content})
+    seen: list[int] = []
     with pytest.raises(WeightsError, match="pickle inside"):
-        hub.fetch_model(NAME)
+        hub.fetch_model(NAME, report=lambda _, done, total: seen.append(done))
+    assert max(seen) < len(content)
     assert hashlib.sha256(content).hexdigest() not in " ".join(blobs(tmp_path))
 
 

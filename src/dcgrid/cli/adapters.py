@@ -33,7 +33,8 @@ class Target(StrEnum):
 AdapterArgument = Annotated[
     str,
     typer.Argument(
-        metavar="ADAPTER", help="A file, hf:OWNER/REPO[@REVISION][/FILE], or package:MODEL/FILE."
+        metavar="ADAPTER",
+        help="A file, hf:OWNER/REPO@REVISION/FILE, hf:OWNER/REPO, or package:MODEL/FILE.",
     ),
 ]
 
@@ -101,7 +102,9 @@ def export(
 @app.command("push")
 def push(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An adapter file.")],
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="hf:OWNER/REPO[@BRANCH][/PATH]")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="hf:OWNER/REPO, or hf:OWNER/REPO@BRANCH/PATH.")
+    ],
     license_: Annotated[
         str, typer.Option("--license", help="Licence that the card names, such as apache-2.0.")
     ] = "",

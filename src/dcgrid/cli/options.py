@@ -55,7 +55,7 @@ AdapterOption = Annotated[
     str,
     typer.Option(
         "--adapter",
-        help="Grid-Fill adapter: a file, hf:OWNER/REPO[@REVISION][/FILE], default, or none.",
+        help="Grid-Fill adapter: a file, hf:OWNER/REPO@REVISION/FILE (or hf:OWNER/REPO), default, or none.",
     ),
 ]
 SeedOption = Annotated[
