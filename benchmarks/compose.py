@@ -85,7 +85,7 @@ def score_fusions(
     # The truth is rendered from the pixels that the model got.
     element_THWC = draw_like(element, clip.frames_THWC, backbone.spec.fps, seed)
     job = ComposeJob(first=clip.path, second=Path(), seed=seed, layout=layout, **words_of(element))
-    request = grid_request(resolve_fusions(job), [clip.frames_THWC, element_THWC])
+    request = grid_request(resolve_fusions(job), backbone.spec, [clip.frames_THWC, element_THWC])
     settings = FillSettings(seed=seed, device=device)
     filled = fill_grid(backbone, request, settings, Silent())
     scene_CTHW, shown_CTHW = to_unit(clip.frames_THWC), to_unit(element_THWC)

@@ -136,7 +136,9 @@ def edit_clip(
         fill = FillSettings(seed=settings.seed, device=device)
         cells = {
             one.cell: one.frames_THWC
-            for one in fill_grid(backbone, grid_request(grid, [given_THWC]), fill, progress)
+            for one in fill_grid(
+                backbone, grid_request(grid, backbone.spec, [given_THWC]), fill, progress
+            )
         }
         for edit, tries in zip(grid.edits, grid.tries, strict=True):
             tries_NTHWC = torch.stack([cells[cell] for cell in tries])

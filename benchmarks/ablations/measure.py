@@ -29,8 +29,9 @@ from dcgrid.grid.modes import Routing
 from dcgrid.grid.routing import route_matrix
 from dcgrid.models.base import CellText, cell_texts
 from dcgrid.models.loading import model_spec
-from dcgrid.models.native.backbone import NativeBackbone, NativeParts, encode_rows
+from dcgrid.models.native.backbone import NativeBackbone, NativeParts
 from dcgrid.models.native.config import PRESETS
+from dcgrid.models.native.rows import encode_rows
 from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.pipelines.fill import FillSettings, fill_grid, to_frames, to_model_range
 from dcgrid.pipelines.job import EditJob
@@ -105,7 +106,7 @@ def _score_edits(
     rows: list[dict[str, float]] = []
     for effects in EFFECTS:
         grid = resolve_edits(EditJob(input=Path(), effects=effects, seed=seed, guidance_scale=1.0))
-        request = grid_request(grid, [clip.frames_THWC])
+        request = grid_request(grid, backbone.spec, [clip.frames_THWC])
         for steps in (FEW, MANY):
             if steps == FEW and variant.given == "replace":
                 continue  # at t = 1 the given cell would be noise alone

@@ -97,7 +97,7 @@ def time_fill(backbone: NativeBackbone, clip: BenchClip) -> dict[str, float]:
     times = StageTimes()
     grid = resolve_edits(EditJob(input=clip.path, effects=EFFECTS))
     settings = FillSettings(seed=0, device=backbone.device)
-    fill_grid(backbone, grid_request(grid, [clip.frames_THWC]), settings, times)
+    fill_grid(backbone, grid_request(grid, backbone.spec, [clip.frames_THWC]), settings, times)
     times.stop()
     return times.seconds
 

@@ -195,3 +195,15 @@ def test_what_cannot_be_pushed(fake_hub: Hub, tmp_path, capsys):
         assert main(["adapters", "push", *words, "--dry-run"]) == code, words
         assert sentence in capsys.readouterr().err
     assert fake_hub.requests == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [f"models {name}" for name in ("list", "pull", "info", "rm")]
+    + [f"adapters {name}" for name in ("list", "info", "show", "export", "push")]
+    + ["edit"],
+)
+def test_help_can_be_printed(command, capsys):
+    # Square brackets in a help text are markup to rich, and can end in an error.
+    assert main([*command.split(), "--help"]) == 0
+    assert "--help" in capsys.readouterr().out

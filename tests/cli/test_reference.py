@@ -36,6 +36,7 @@ RENAMED = {
     "input_": "input",
     "effect": "effects",
     "prompt": "prompts",
+    "size": "cell_size",
     "start": "start_s",
     "concept_start": "concept_start_s",
     "duration": "duration_s",

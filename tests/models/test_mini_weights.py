@@ -57,7 +57,7 @@ def edited(adapter: str, clip_THWC: Tensor, effect: str = "night") -> Tensor:
     backbone = load_model(job, "consistent", CPU, torch.float32, Silent()).backbone
     backbone.upsample = lambda video_BCTHW: video_BCTHW  # type: ignore[method-assign]
     grid = resolve_edits(job)
-    request = grid_request(grid, [clip_THWC])
+    request = grid_request(grid, backbone.spec, [clip_THWC])
     cells = fill_grid(backbone, request, FillSettings(seed=0, device=CPU), Silent())
     return cells[0].frames_THWC
 
@@ -112,7 +112,7 @@ def test_a_fusion_is_nearer_to_the_truth_than_either_clip() -> None:
     job = ComposeJob(first=Path(), second=Path(), concept="a fire")
     backbone = load_model(job, "composition", CPU, torch.float32, Silent()).backbone
     backbone.upsample = lambda video_BCTHW: video_BCTHW  # type: ignore[method-assign]
-    request = grid_request(resolve_fusions(job), [scene_THWC, fire_THWC])
+    request = grid_request(resolve_fusions(job), backbone.spec, [scene_THWC, fire_THWC])
     fusions = fill_grid(backbone, request, FillSettings(seed=0, device=CPU), Silent())
     for one, fuse in zip(fusions, (fuse_around, fuse_lit), strict=True):
         truth_CTHW = fuse(pixels_CTHW, fire_THWC.permute(3, 0, 1, 2).float() / 255)

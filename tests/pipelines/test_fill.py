@@ -118,7 +118,7 @@ def test_filled_cells_come_out_where_the_velocity_points(given_THWC: Tensor) -> 
     backbone = Recorder()
     filled = fill_grid(
         backbone,
-        grid_request(grid(guidance_scale=1.0), [given_THWC]),
+        grid_request(grid(guidance_scale=1.0), TINY_SPEC, [given_THWC]),
         FillSettings(seed=1, device=CPU),
         Quiet(),
     )
@@ -136,8 +136,12 @@ def test_two_grids_of_tokens_are_averaged(given_THWC: Tensor) -> None:
     plain, both = Recorder(), Recorder()
     both.spec = replace(both.spec, offset_tokens=True)
     settings = FillSettings(seed=1, device=CPU)
-    once = fill_grid(plain, grid_request(grid(guidance_scale=1.0), [given_THWC]), settings, Quiet())
-    twice = fill_grid(both, grid_request(grid(guidance_scale=1.0), [given_THWC]), settings, Quiet())
+    once = fill_grid(
+        plain, grid_request(grid(guidance_scale=1.0), TINY_SPEC, [given_THWC]), settings, Quiet()
+    )
+    twice = fill_grid(
+        both, grid_request(grid(guidance_scale=1.0), TINY_SPEC, [given_THWC]), settings, Quiet()
+    )
     for one, two in zip(once, twice, strict=True):
         assert (one.frames_THWC.float() - two.frames_THWC.float()).abs().max() <= 1
     sizes = [tuple(cells.shape[-2:]) for cells, _ in both.velocity_calls]
@@ -155,7 +159,10 @@ def test_an_offset_grid_counts_half(given_THWC: Tensor) -> None:
     backbone.spec = replace(backbone.spec, offset_tokens=True)
     one_step = grid(guidance_scale=1.0, num_inference_steps=1)
     fill_grid(
-        backbone, grid_request(one_step, [given_THWC]), FillSettings(seed=1, device=CPU), Quiet()
+        backbone,
+        grid_request(one_step, TINY_SPEC, [given_THWC]),
+        FillSettings(seed=1, device=CPU),
+        Quiet(),
     )
     noise = draw_noise((1, 4, 4, 2, 4, 6), 1)
     torch.testing.assert_close(backbone.decoded[0], noise[:, 1] - 2.0)
@@ -163,7 +170,7 @@ def test_an_offset_grid_counts_half(given_THWC: Tensor) -> None:
 
 def test_two_given_cells_stay_and_two_are_painted(given_THWC: Tensor) -> None:
     backbone = Recorder()
-    request = grid_request(grid(guidance_scale=1.0), [given_THWC])
+    request = grid_request(grid(guidance_scale=1.0), TINY_SPEC, [given_THWC])
     request = replace(request, given={1: 255 - given_THWC, 0: given_THWC})
     filled = fill_grid(backbone, request, FillSettings(seed=1, device=CPU), Quiet())
     assert [one.cell for one in filled] == [2, 3]
@@ -177,7 +184,10 @@ def test_two_given_cells_stay_and_two_are_painted(given_THWC: Tensor) -> None:
 def test_the_given_cell_is_always_shown_clean_at_time_0(given_THWC: Tensor) -> None:
     backbone = Recorder()
     fill_grid(
-        backbone, grid_request(grid(), [given_THWC]), FillSettings(seed=1, device=CPU), Quiet()
+        backbone,
+        grid_request(grid(), TINY_SPEC, [given_THWC]),
+        FillSettings(seed=1, device=CPU),
+        Quiet(),
     )
     clean = backbone.encode(to_model_range(given_THWC))
     for cells_BKCFYX, time_BKF in backbone.velocity_calls:
@@ -198,7 +208,10 @@ def test_each_edit_is_guided_by_its_own_scale(given_THWC: Tensor) -> None:
     )
     backbone = Recorder()
     filled = fill_grid(
-        backbone, grid_request(edits, [given_THWC]), FillSettings(seed=1, device=CPU), Quiet()
+        backbone,
+        grid_request(edits, TINY_SPEC, [given_THWC]),
+        FillSettings(seed=1, device=CPU),
+        Quiet(),
     )
     # v = v_u + g (v_c - v_u) moves the target from -0.2 by g times the way to the text's push.
     pushes = {0: -0.2 + 3.0 * (0.3 + 0.2), 1: -0.2 + 1.0 * (0.1 + 0.2)}
@@ -215,7 +228,10 @@ def test_a_narrow_model_reads_its_own_clause_only(given_THWC: Tensor) -> None:
     for narrow in (True, False):
         backbone = Recorder(own_clause_only=narrow)
         fill_grid(
-            backbone, grid_request(edits, [given_THWC]), FillSettings(seed=0, device=CPU), Quiet()
+            backbone,
+            grid_request(edits, TINY_SPEC, [given_THWC]),
+            FillSettings(seed=0, device=CPU),
+            Quiet(),
         )
         for cell, text in enumerate(backbone.read[0]):
             assert "grid illustrates" in text
@@ -228,14 +244,20 @@ def test_each_cell_is_steered_away_from_its_own_edits_negative(given_THWC: Tenso
     edits = grid(effects=("rain",), prompt="made of glass", guidance_scale=2.0)
     backbone = Recorder()
     fill_grid(
-        backbone, grid_request(edits, [given_THWC]), FillSettings(seed=0, device=CPU), Quiet()
+        backbone,
+        grid_request(edits, TINY_SPEC, [given_THWC]),
+        FillSettings(seed=0, device=CPU),
+        Quiet(),
     )
     negative = edits.edits[0].negative
     assert negative
     assert backbone.read[1] == ["", negative, "", negative]
     unlearned = Recorder(negative_text=False)
     fill_grid(
-        unlearned, grid_request(edits, [given_THWC]), FillSettings(seed=0, device=CPU), Quiet()
+        unlearned,
+        grid_request(edits, TINY_SPEC, [given_THWC]),
+        FillSettings(seed=0, device=CPU),
+        Quiet(),
     )
     assert unlearned.read[1] == ["", "", "", ""]
 
@@ -243,7 +265,10 @@ def test_each_cell_is_steered_away_from_its_own_edits_negative(given_THWC: Tenso
 def test_tokens_stand_where_their_cells_stand(given_THWC: Tensor) -> None:
     backbone = Recorder()
     fill_grid(
-        backbone, grid_request(grid(), [given_THWC]), FillSettings(seed=0, device=CPU), Quiet()
+        backbone,
+        grid_request(grid(), TINY_SPEC, [given_THWC]),
+        FillSettings(seed=0, device=CPU),
+        Quiet(),
     )
     assert backbone.places is not None
     # Two latent frames of 4x6 latents make 2x2x3 tokens a cell; cells abut in this model.
@@ -258,7 +283,7 @@ def test_noise_follows_the_seed_alone(given_THWC: Tensor) -> None:
         backbone = Recorder()
         fill_grid(
             backbone,
-            grid_request(grid(), [given_THWC]),
+            grid_request(grid(), TINY_SPEC, [given_THWC]),
             FillSettings(seed=seed, device=CPU),
             Quiet(),
         )
@@ -273,7 +298,7 @@ def test_a_later_window_begins_with_the_frames_it_is_given(given_THWC: Tensor) -
     long_THWC = given_THWC[:1].repeat(9, 1, 1, 1)
     heads = {cell: (long_THWC[:5] // (cell + 1)) for cell in (1, 2, 3)}
     where = Continuation(first=4, total=12, heads=heads)
-    request = grid_request(grid(guidance_scale=1.0), [long_THWC], where)
+    request = grid_request(grid(guidance_scale=1.0), TINY_SPEC, [long_THWC], where)
     filled = fill_grid(backbone, request, FillSettings(seed=1, device=CPU), Quiet())
     for cells_BKCFYX, time_BKF in backbone.velocity_calls:
         assert (time_BKF[:, 1:, :2] == 0).all()
@@ -292,7 +317,7 @@ def test_a_later_window_begins_with_the_frames_it_is_given(given_THWC: Tensor) -
 def test_a_grid_without_any_clip_is_painted_whole() -> None:
     backbone = Recorder()
     edits = replace(grid(guidance_scale=1.0), given=(), edit_of_cell=(0, 0, 0, 0))
-    request = grid_request(edits, [])
+    request = grid_request(edits, TINY_SPEC, [])
     with pytest.raises(ValueError, match="needs its size"):
         fill_grid(backbone, request, FillSettings(seed=1, device=CPU), Quiet())
     request = replace(request, size_THW=(9, 32, 48))
@@ -326,7 +351,7 @@ def test_what_is_kept_from_step_to_step_changes_no_pixel(
     calls: list[int] = []
     mlp = backbone.parts.dit.blocks[0].mlp_in  # type: ignore[union-attr]
     mlp.register_forward_hook(lambda _, inputs, __: calls.append(inputs[0].shape[1]))
-    request = grid_request(grid(guidance_scale=2.0, num_inference_steps=3), [given_THWC])
+    request = grid_request(grid(guidance_scale=2.0, num_inference_steps=3), TINY_SPEC, [given_THWC])
     request = replace(request, noise_scale=1.0)
     kept, plain = (
         fill_grid(one, request, FillSettings(seed=1, device=CPU), Quiet())  # type: ignore[arg-type]
@@ -361,7 +386,9 @@ def test_given_cells_read_one_text_in_both_branches_where_they_are_read_first(
     heard = {}
     for first in (True, False):
         backbone = Listening(first)
-        request = grid_request(grid(guidance_scale=2.0, num_inference_steps=1), [given_THWC])
+        request = grid_request(
+            grid(guidance_scale=2.0, num_inference_steps=1), TINY_SPEC, [given_THWC]
+        )
         fill_grid(backbone, request, FillSettings(seed=1, device=CPU), Quiet())
         heard[first] = backbone.heard
     conditional, away = heard[True]

@@ -11,7 +11,7 @@ from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.grid.modes import Routing
 from dcgrid.grid.routing import route_matrix
-from dcgrid.models.loading import load_backbone
+from dcgrid.models.loading import MINI_SPEC, load_backbone
 from dcgrid.pipelines.fill import FillSettings, fill_grid
 from dcgrid.pipelines.job import ComposeJob, EditJob
 from dcgrid.pipelines.live import LiveBackbone, paint_cells
@@ -60,7 +60,7 @@ def live(route_KA=None, prepare=lambda dit: None):
 @pytest.mark.parametrize(("job", "given"), [(EDIT, 1), (FUSE, 2)])
 def test_cells_are_those_of_the_command_before_its_upsampler(job, given):
     backbone = load_backbone("tiny", dtype=choose_dtype("auto", torch.device("cpu")))
-    request = grid_request(resolve(job), clips(given))
+    request = grid_request(resolve(job), MINI_SPEC, clips(given))
     settings = FillSettings(seed=job.seed, device=torch.device("cpu"))
     wanted = {one.cell: one.small_THWC for one in fill_grid(backbone, request, settings, Silent())}
     cells = paint_cells(live(), job, clips(given), SIZE)
@@ -75,7 +75,7 @@ def test_an_attached_adapter_paints_what_the_folded_one_does(tmp_path):
     spec = spec_of("fill")
     backbone = live(prepare=lambda dit: learnt(dit, spec))
     attached = paint_cells(backbone, EDIT, clips(1), SIZE)
-    save_adapter(backbone.parts.dit, spec, tmp_path / "fill.safetensors")
+    save_adapter(backbone.network, spec, tmp_path / "fill.safetensors")
     folded = live(prepare=lambda dit: fold_adapter(dit, tmp_path / "fill.safetensors"))
     bare = paint_cells(live(), EDIT, clips(1), SIZE)
     for one, two, without in list(

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from dcgrid.errors import InputVideoError, OutputError, RecipeError, UsageError
+from dcgrid.models.loading import MINI_SPEC
 from dcgrid.pipelines import story_files
+from dcgrid.pipelines.request import settle_grid
 from dcgrid.pipelines.script import (
-    TEXT_ALONE_STEPS,
     Scene,
     read_story,
     resolve_story,
@@ -94,7 +95,8 @@ def test_from_text_alone_later_grids_go_on_from_the_last_scene(
     scores = [one.structure is None for one in result.manifest.outputs]
     assert scores == [True, True, True, True, False]
     grids = resolve_story(story_job(tmp_path, *["rain"] * 5, num_inference_steps=None))
-    assert [grid.num_inference_steps for grid in grids] == [TEXT_ALONE_STEPS, 1]
+    settled = [settle_grid(grid, MINI_SPEC).num_inference_steps for grid in grids]
+    assert settled == [MINI_SPEC.from_text.num_inference_steps, 1]
 
 
 def test_a_story_is_the_same_again_and_another_with_another_seed(

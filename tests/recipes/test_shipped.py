@@ -36,8 +36,8 @@ def test_effect(name):
     effect = recipes.load_effect(name)
     assert len(effect.phrases) >= 8
     assert effect.negative
-    assert effect.sampler.guidance_scale >= 1
-    assert 1 <= effect.sampler.num_inference_steps <= 100
+    # Steps and guidance are the model's, or an effect would fit one model only.
+    assert effect.sampler == recipes.SamplerValues()
     clause = prompts.render_text(effect.clause, {}, place=effect.clause_place)
     assert clause == effect.clause
     assert not clause.endswith(".")

@@ -310,7 +310,7 @@ def test_given_cells_are_treated_as_in_training(run_tiny, based, monkeypatch, ke
 
     def watch(backbone, job, given, size_THW):
         spec = backbone.spec
-        seen.append((spec.per_cell_time, spec.given_first, backbone.parts.dit.given_first))
+        seen.append((spec.per_cell_time, spec.given_first, backbone._dit.given_first))
         return painted(backbone, job, given, size_THW)
 
     painted = validation_command.paint_cells

@@ -16,6 +16,7 @@ from dcgrid.adapters.reading import match_targets
 from dcgrid.adapters.routed import RoutedLinear, StructuredIn
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.errors import AdapterError
+from dcgrid.models.quantize import product_dtype
 
 
 def routed_layers(model: nn.Module) -> Iterator[tuple[str, RoutedLinear]]:
@@ -120,7 +121,7 @@ def _initialise(
     layer: RoutedLinear, spec: AdapterSpec, trainable: bool, generator: torch.Generator
 ) -> list[nn.Parameter]:
     """Give one layer's adapter its form, dtype and first numbers: A random, all else zero."""
-    name, dtype = spec.name, torch.float32 if trainable else layer.plain.weight.dtype
+    name, dtype = spec.name, torch.float32 if trainable else product_dtype(layer.plain)
     if spec.form == "structured":
         inside = StructuredIn(layer.plain.in_features, spec.rank).train(layer.training)
         layer.lora_A[name] = inside.to(layer.plain.weight.device)

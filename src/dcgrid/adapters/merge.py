@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dcgrid.adapters.attach import routed_layers
+from dcgrid.adapters.fold import require_foldable
 from dcgrid.adapters.routed import RoutedLinear
 from dcgrid.errors import AdapterError
 
@@ -31,7 +32,8 @@ def merge_adapters(model: nn.Module) -> MergedAdapters:
     model equals the adapted one up to rounding.
 
     Raises:
-        AdapterError: If an adapter is routed: cells would need weights of their own.
+        AdapterError: If an adapter is routed: cells would need weights of their own; or a
+            weight is rounded or on disk.
     """
     layers = dict(routed_layers(model))
     for name, layer in layers.items():
@@ -40,6 +42,7 @@ def merge_adapters(model: nn.Module) -> MergedAdapters:
                 f"adapters {', '.join(layer.routed)} act on each cell differently at {name}",
                 hint="Adapters of composition mode cannot be merged; run them unmerged.",
             )
+        require_foldable(name, layer.plain)
     weights: dict[str, Tensor] = {}
     for name, layer in layers.items():
         plain = layer.plain

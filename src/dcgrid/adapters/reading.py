@@ -129,8 +129,11 @@ def check_base(spec: AdapterSpec, path: Path, base: str, base_hash: str) -> None
     """Refuse an adapter of another model.
 
     Raises:
-        AdapterError: The names or the hashes differ; an empty one is not compared.
+        AdapterError: The hashes differ, or, where one is not known, the names. An empty name is
+            not compared. Equal hashes are the same model under whatever name.
     """
+    if base_hash and spec.base_hash == base_hash:
+        return
     if base and spec.base and spec.base != base:
         raise AdapterError(
             f"adapter {path} is for the model {spec.base!r}, not for {base!r}",

@@ -25,9 +25,11 @@ from dcgrid.cli.options import (
     Rate,
     SaveGridOption,
     SeedOption,
+    SizeOption,
     StartOption,
     StepsOption,
     WholeOption,
+    parse_size,
 )
 from dcgrid.cli.output import Format, Output
 from dcgrid.pipelines.job import ComposeJob
@@ -71,6 +73,7 @@ def compose(
     seed: SeedOption = 0,
     num_inference_steps: StepsOption = None,
     guidance_scale: GuidanceOption = None,
+    size: SizeOption = "",
     start: StartOption = None,
     concept_start: _ConceptStart = None,
     duration: DurationOption = None,
@@ -106,6 +109,7 @@ def compose(
         seed=seed,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
+        cell_size=parse_size(size),
         start_s=start,
         concept_start_s=concept_start,
         duration_s=duration,

@@ -26,9 +26,11 @@ from dcgrid.cli.options import (
     Rate,
     SaveGridOption,
     SeedOption,
+    SizeOption,
     StartOption,
     StepsOption,
     WholeOption,
+    parse_size,
 )
 from dcgrid.cli.output import Format, Output
 from dcgrid.pipelines.job import EditJob
@@ -63,6 +65,7 @@ def edit(
     seed: SeedOption = 0,
     num_inference_steps: StepsOption = None,
     guidance_scale: GuidanceOption = None,
+    size: SizeOption = "",
     start: StartOption = None,
     duration: DurationOption = None,
     whole: WholeOption = False,
@@ -97,6 +100,7 @@ def edit(
         seed=seed,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
+        cell_size=parse_size(size),
         start_s=start,
         duration_s=duration,
         whole=whole,

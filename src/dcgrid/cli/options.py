@@ -1,5 +1,6 @@
 """Options that more than one command has, and the names that values may take."""
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dcgrid.cli.output import Format
+from dcgrid.errors import UsageError
 
 
 class Keep(StrEnum):
@@ -32,6 +34,23 @@ class Dtype(StrEnum):
     FP16 = "fp16"
 
 
+def parse_size(text: str) -> tuple[int, int] | None:
+    """Return the height and width of WIDTHxHEIGHT; None for no text.
+
+    Raises:
+        UsageError: The text has another form.
+    """
+    if not text:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text.strip().lower())
+    if found is None:
+        raise UsageError(
+            f"size {text!r} is not of the form WIDTHxHEIGHT",
+            hint="write for example --size 640x352",
+        )
+    return int(found[2]), int(found[1])
+
+
 FormatOption = Annotated[
     Format, typer.Option("--format", help="text for people, json for programs (on stdout).")
 ]
@@ -49,13 +68,19 @@ DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Print the plan and stop: nothing is loaded or written.")
 ]
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="Name of the model, see `dcgrid models list`.")
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Name of a model, see `dcgrid models list`, or folder of a Wan checkout.",
+    ),
 ]
 AdapterOption = Annotated[
     str,
     typer.Option(
         "--adapter",
-        help="Grid-Fill adapter: a file, hf:OWNER/REPO@REVISION/FILE (or hf:OWNER/REPO), default, or none.",
+        help="Grid-Fill adapter: a file, hf:OWNER/REPO@REVISION/FILE, hf:OWNER/REPO, default, or "
+        "none (the bare base fills the grid, which keeps the subject less well).",
     ),
 ]
 SeedOption = Annotated[
@@ -63,14 +88,23 @@ SeedOption = Annotated[
 ]
 StepsOption = Annotated[
     int | None,
-    typer.Option("--num-inference-steps", help="Sampling steps.", show_default="the recipe's"),
+    typer.Option("--num-inference-steps", help="Sampling steps.", show_default="the model's"),
 ]
 GuidanceOption = Annotated[
     float | None,
     typer.Option(
         "--guidance-scale",
         help="Weight of the text; 1 is no guidance.",
-        show_default="the recipe's",
+        show_default="the model's",
+    ),
+]
+SizeOption = Annotated[
+    str,
+    typer.Option(
+        "--size",
+        metavar="WxH",
+        help="Pixels of a cell, such as 640x352; larger ones need more memory and time.",
+        show_default="the model's",
     ),
 ]
 StartOption = Annotated[

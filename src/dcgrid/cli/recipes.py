@@ -170,7 +170,8 @@ def _shown(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, dict):
         entries = {key: one for key, one in value.items() if one is not None}
-        return "\n".join(f"{key} = {json.dumps(one)}" for key, one in entries.items())
+        lines = [f"{key} = {json.dumps(one)}" for key, one in entries.items()]
+        return "\n".join(lines) or "-"
     if isinstance(value, list | tuple):
         return "\n".join(str(one) for one in value)
     return str(value).strip()

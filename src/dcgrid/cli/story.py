@@ -23,8 +23,10 @@ from dcgrid.cli.options import (
     OfflineOption,
     OutOption,
     QuietOption,
+    SizeOption,
     StartOption,
     StepsOption,
+    parse_size,
 )
 from dcgrid.cli.output import Format, Output
 from dcgrid.errors import UsageError
@@ -74,6 +76,7 @@ def story(
     seed: _Seed = None,
     num_inference_steps: StepsOption = None,
     guidance_scale: GuidanceOption = None,
+    size: SizeOption = "",
     start: StartOption = None,
     duration: DurationOption = None,
     device: DeviceOption = "auto",
@@ -103,6 +106,7 @@ def story(
         "out": out,
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
+        "cell_size": parse_size(size),
         "start_s": start,
         "duration_s": duration,
     }

@@ -176,15 +176,21 @@ def check_cell_size(height: int, width: int, geometry: LatentGeometry) -> None:
         LayoutError: If not; the hint names the nearest sizes that fit.
     """
     units = (geometry.stride_HW * geometry.patch[1], geometry.stride_HW * geometry.patch[2])
-    if height > 0 and width > 0 and height % units[0] == 0 and width % units[1] == 0:
+    fitting = nearest_sizes(height, width, geometry)
+    if (height, width) in fitting:
         return
-    heights, widths = _nearest(height, units[0]), _nearest(width, units[1])
-    sizes = ", ".join(f"{h}x{w}" for h in heights for w in widths)
+    sizes = ", ".join(f"{h}x{w}" for h, w in fitting)
     raise LayoutError(
         f"a cell of {height}x{width} pixels (height x width) does not divide into tokens of "
         f"{units[0]}x{units[1]} pixels",
         hint=f"The nearest sizes that fit: {sizes}.",
     )
+
+
+def nearest_sizes(height: int, width: int, geometry: LatentGeometry) -> list[tuple[int, int]]:
+    """Return the sizes around one that divide into whole tokens; itself alone if it does."""
+    rows, cols = (geometry.stride_HW * side for side in geometry.patch[1:])
+    return [(h, w) for h in _nearest(height, rows) for w in _nearest(width, cols)]
 
 
 def _nearest(length: int, unit: int) -> list[int]:

@@ -11,8 +11,19 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from dcgrid.prompts.segments import Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerDefaults:
+    """What a model is sampled with where neither the user nor a recipe says otherwise."""
+
+    guidance_scale: float
+    """Weight of the text; 1 is none."""
+    num_inference_steps: int
+    """Steps from noise to video."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +78,10 @@ class ModelSpec:
     """Frames after them that both windows paint and that are mixed; a multiple of stride_T."""
     paints_from_text: bool
     """True: it makes a subject that can be recognised from words alone."""
+    filling: SamplerDefaults
+    """For grids in which a clip is given."""
+    from_text: SamplerDefaults
+    """For grids in which none is."""
     upsample: int
     """Factor of the upsampler after decoding; 1 is none."""
     license: str
@@ -128,6 +143,25 @@ class Backbone(Protocol):
     @property
     def spec(self) -> ModelSpec:
         """Facts about the model."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that adapters attach to."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def use_given(self, *, clean: bool, first: bool) -> None:
+        """Treat given cells as the adapter that was put on was trained with.
+
+        Args:
+            clean: They enter at time 0; else noised like the rest.
+            first: They read given cells alone.
+        """
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Return the words of a text that the model never saw in training."""
 
     def encode(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
         """Encode clips in [-1, 1] to normalised latents of shape BCFYX."""

@@ -1,7 +1,8 @@
 """Makes backbones from names. Read `load_backbone`.
 
 Weights of `mini` are inside the package; `tiny` has seeded random weights and is for tests;
-`paper` can be built (its weights were never published) on the meta device to count it.
+`paper` can be built (its weights were never published) on the meta device to count it. Any other
+model is a Wan checkout: a folder in the layout of diffusers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,17 @@ import torch
 
 from dcgrid.errors import UsageError, WeightsError
 from dcgrid.hub import file_sha256
-from dcgrid.models.base import ModelSpec
+from dcgrid.models.base import Backbone, ModelSpec, SamplerDefaults
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.backbone import NativeBackbone, NativeParts
 from dcgrid.models.native.config import MINI, TINY, NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
+from dcgrid.models.trunk import TextReader
+from dcgrid.models.wan.backbone import load_wan
+from dcgrid.models.wan.checkpoint import is_checkout, read_checkout
+from dcgrid.models.wan.digests import part_digests
 from dcgrid.models.weights import load_weights, read_weights, save_weights
 
 PART_NAMES = ("autoencoder", "text", "dit", "upsampler")
@@ -60,6 +65,10 @@ MINI_SPEC = ModelSpec(
     carried_frames=5,
     blended_frames=8,
     paints_from_text=False,
+    # One step: it learnt to see the result at once (docs/decisions/0003).
+    filling=SamplerDefaults(guidance_scale=1.0, num_inference_steps=1),
+    # From noise alone one step makes no picture; the weight of the text is that of sec. 8.
+    from_text=SamplerDefaults(guidance_scale=4.0, num_inference_steps=24),
     upsample=2,
     license="Apache-2.0",
 )
@@ -86,19 +95,42 @@ def list_models() -> tuple[ModelSpec, ...]:
     return tuple(spec for spec, _ in _NATIVE.values())
 
 
+def is_native(name: str) -> bool:
+    """Return True if a name means one of the program's own models."""
+    return name in _NATIVE
+
+
 def model_spec(name: str) -> ModelSpec:
     """Return the facts of one model, without loading it.
 
     Raises:
         UsageError: No model has that name.
+        WeightsError: It is a folder, but no checkout that can be used.
     """
-    if name not in _NATIVE:
-        near = get_close_matches(name, list(_NATIVE), n=1)
-        raise UsageError(
-            f"no model is called {name!r}",
-            hint=f"did you mean {near[0]!r}?" if near else f"models: {', '.join(_NATIVE)}",
+    return _NATIVE[name][0] if name in _NATIVE else read_checkout(checkout_folder(name)).spec
+
+
+def checkout_folder(name: str) -> Path:
+    """Return the folder of a Wan checkout.
+
+    Raises:
+        UsageError: Neither a model nor a folder has that name.
+        WeightsError: It is a folder, but not in the layout of diffusers.
+    """
+    folder = Path(name).expanduser()
+    if is_checkout(folder):
+        return folder
+    if folder.is_dir():
+        raise WeightsError(
+            f"{folder} is no model: it has no model_index.json",
+            hint="name a folder in the layout of diffusers, such as a copy of "
+            "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
         )
-    return _NATIVE[name][0]
+    near = get_close_matches(name, list(_NATIVE), n=1)
+    raise UsageError(
+        f"no model is called {name!r}, and no folder",
+        hint=f"did you mean {near[0]!r}?" if near else f"models: {', '.join(_NATIVE)}",
+    )
 
 
 def weights_folder(name: str) -> Path:
@@ -107,8 +139,11 @@ def weights_folder(name: str) -> Path:
 
 
 def weight_files(name: str, weights_dir: Path | None = None) -> dict[str, Path]:
-    """Return the weight files of a model by part, adapters included; empty for `tiny`."""
-    if name == "tiny" and weights_dir is None:
+    """Return the weight files of a native model by part, adapters included.
+
+    Empty for `tiny`, and for checkouts, whose parts have several files each.
+    """
+    if weights_dir is None and (name == "tiny" or not is_native(name)):
         return {}
     folder = weights_dir or weights_folder(name)
     parts = (*PART_NAMES, *EARLIER_NAMES, *ADAPTER_NAMES.values())
@@ -118,7 +153,18 @@ def weight_files(name: str, weights_dir: Path | None = None) -> dict[str, Path]:
 def weight_digests(
     name: str, weights_dir: Path | None = None, parts: Sequence[str] = PART_NAMES
 ) -> dict[str, str]:
-    """Return the SHA-256 of those weight files of a model that are there."""
+    """Return the SHA-256 of those weight files of a model that are there.
+
+    Args:
+        name: The model.
+        weights_dir: Folder of a native model's files; None: the package's own.
+        parts: Which of a native model's parts; of a checkout all are.
+
+    Raises:
+        WeightsError: A checkout has changed into something else.
+    """
+    if not is_native(name):
+        return part_digests(read_checkout(checkout_folder(name)).files)
     files = weight_files(name, weights_dir)
     there = {part: files[part] for part in parts if part in files and files[part].exists()}
     return {part: file_sha256(path) for part, path in there.items()}
@@ -130,22 +176,34 @@ def load_backbone(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     weights_dir: Path | None = None,
-) -> NativeBackbone:
+) -> Backbone:
     """Load a model by name.
 
     Args:
-        name: "mini" or "tiny".
+        name: "mini", "tiny", or the folder of a checkout.
         device: Where the weights go.
-        dtype: Precision of matrix products; weights stay float32 on a CPU, where autocast's cast
-            of them is cheap beside the products.
-        weights_dir: Folder of weight files; None: the package's own.
+        dtype: Precision of matrix products; a native model's weights stay float32 on a CPU, where
+            autocast's cast of them is cheap beside the products.
+        weights_dir: Folder of a native model's weight files; None: the package's own.
 
     Raises:
-        UsageError: No model has that name.
+        UsageError: No model has that name, or an extra is not installed.
         WeightsError: A weight file is missing, damaged or of another shape.
     """
-    spec = model_spec(name)
-    config = _NATIVE[name][1]
+    if not is_native(name):
+        return load_wan(checkout_folder(name), device=device, dtype=dtype)
+    return load_native(name, device=device, dtype=dtype, weights_dir=weights_dir)
+
+
+def load_native(
+    name: str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    weights_dir: Path | None = None,
+) -> NativeBackbone:
+    """Load one of the program's own models; see `load_backbone`."""
+    spec, config = _NATIVE[name]
     if name == "tiny" and weights_dir is None:
         parts = _random_parts(config)
     else:
@@ -192,18 +250,18 @@ def load_text_encoder(name: str, path: Path) -> TextEncoder:
     return encoder
 
 
-def save_tags(path: Path, encoder: TextEncoder, facts: Mapping[str, str]) -> None:
+def save_tags(path: Path, encoder: TextReader, facts: Mapping[str, str]) -> None:
     """Write the tags that an encoder knows, and their embeddings in float32.
 
     Raises:
         OutputError: The file cannot be written.
     """
     table_TE = torch.stack([tag_E.detach() for tag_E in encoder.tags]).float().cpu()
-    named = {**facts, "tags": list(encoder.tokenizer.tags)}
+    named = {**facts, "tags": list(encoder.tag_names)}
     save_weights(path, {_TAGS: table_TE}, named, torch.float32)
 
 
-def load_tags(path: Path, encoder: TextEncoder) -> tuple[str, ...]:
+def load_tags(path: Path, encoder: TextReader) -> tuple[str, ...]:
     """Give a text encoder the tags of a file, in place of any that it knew; they do not learn.
 
     Returns:
@@ -220,10 +278,9 @@ def load_tags(path: Path, encoder: TextEncoder) -> tuple[str, ...]:
         raise WeightsError(
             f"{path} holds no tags", hint="stage dc writes them: dc-tokens.safetensors"
         )
-    if table.shape[1] != encoder.config.width:
+    if table.shape[1] != encoder.tag_width:
         raise WeightsError(
-            f"{path}: tags are {table.shape[1]} wide, the text encoder's words "
-            f"{encoder.config.width}",
+            f"{path}: tags are {table.shape[1]} wide, the text encoder's words {encoder.tag_width}",
             hint="train stage dc for this model, or name the model that the tags are for",
         )
     if not table.isfinite().all():

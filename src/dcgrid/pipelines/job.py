@@ -56,6 +56,8 @@ class GridJob:
     """True: the whole grid is written as a video too."""
     contact_sheet: bool = True
     """True: a picture with frames of all cells is written too."""
+    cell_size: tuple[int, int] | None = None
+    """Height and width of a cell in pixels; None: the one of the model's that fits the clip."""
     start_s: float | None = None
     """Where in the (first) input to start, in seconds; None: at its first frame."""
     duration_s: float | None = None
@@ -77,6 +79,12 @@ class GridJob:
     def with_inputs(self, inputs: Sequence[Path]) -> Self:
         """Return the job for other files, as many as `inputs` has."""
         raise NotImplementedError
+
+    def located(self) -> Self:
+        """Return the job with whole paths, so that it can be repeated from any folder."""
+        folder = Path(self.model).expanduser()
+        model = str(folder.resolve()) if folder.is_dir() else self.model
+        return replace(self.with_inputs([path.resolve() for path in self.inputs]), model=model)
 
     @property
     def starts_s(self) -> tuple[float | None, ...]:

@@ -5,27 +5,23 @@ Letters: K cells, A adapters; THWC is a clip as uint8.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces, cell_texts
 from dcgrid.models.loading import model_spec
-from dcgrid.models.native.autoencoder import Autoencoder
-from dcgrid.models.native.backbone import NativeBackbone, NativeParts
-from dcgrid.models.native.config import PRESETS
-from dcgrid.models.native.dit import DiT
-from dcgrid.models.native.text import TextEncoder
-from dcgrid.models.native.upsampler import Upsampler
+from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.pipelines.fill import FillSettings, fill_grid
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.request import GridRequest, grid_request
 from dcgrid.pipelines.resolve import resolve
-from dcgrid.runtime.device import choose_dtype
+from dcgrid.prompts import Prompt
+from dcgrid.runtime.device import autocast, choose_dtype
 
 
-class LiveBackbone(NativeBackbone):
-    """A native model that is being trained: adapters are attached, not folded in, no upsampler.
+class LiveBackbone:
+    """A training run's networks as a `Backbone`: adapters are attached, nothing is upsampled.
 
     Making one lays the networks to rest and freezes them, as for any backbone; whoever goes on to
     train them puts that back.
@@ -34,9 +30,9 @@ class LiveBackbone(NativeBackbone):
     def __init__(
         self,
         model: str,
-        dit: DiT,
-        text: TextEncoder,
-        autoencoder: Autoencoder,
+        dit: GridTransformer,
+        text: TextReader,
+        codec: VideoCodec,
         route_KA: Tensor | None = None,
     ) -> None:
         """Take the networks.
@@ -45,20 +41,78 @@ class LiveBackbone(NativeBackbone):
             model: Name of the model.
             dit: Transformer, adapters and all.
             text: Text encoder.
-            autoencoder: Autoencoder.
+            codec: Autoencoder.
             route_KA: Which adapter acts on which cell, where any is routed.
         """
-        with torch.device("meta"):
-            unused = Upsampler(PRESETS[model].upsampler)
-        parts = NativeParts(autoencoder=autoencoder, dit=dit, text=text, upsampler=unused)
-        super().__init__(
-            replace(model_spec(model), upsample=1), parts, choose_dtype("auto", _device_of(dit))
-        )
+        self._dit, self._text, self._codec = dit, text, codec
+        for network in (dit, text, codec):
+            network.eval().requires_grad_(False)
+        self._spec = replace(model_spec(model), upsample=1)
+        self._usual_first = self._spec.given_first
+        self._dtype = choose_dtype("auto", self.device)
         self._route_KA = None if route_KA is None else route_KA.to(self.device)
 
-    def velocity(self, *args: Any, **named: Any) -> Tensor:  # noqa: ANN401 - whatever the base takes
-        """Predict dx/dt with the routes of the run; see `NativeBackbone.velocity`."""
-        return super().velocity(*args, **{"route_KA": self._route_KA, **named})
+    @property
+    def spec(self) -> ModelSpec:
+        """Facts about the model."""
+        return self._spec
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that adapters are on."""
+        return self._dit.network
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        return next(self._dit.parameters()).device
+
+    def use_given(self, *, clean: bool, first: bool) -> None:
+        """Treat given cells as the adapters are trained with; see `Backbone.use_given`."""
+        first = first or self._usual_first
+        self._spec = replace(self._spec, per_cell_time=clean, given_first=first)
+        self._dit.given_first = first
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Return the words of a text that the model never saw."""
+        return self._text.unknown_words(text)
+
+    @torch.no_grad()
+    def encode(self, video_BCTHW: Tensor) -> Tensor:
+        """Encode clips in [-1, 1] to normalised latents, float32, BCFYX; one clip at a time."""
+        with autocast(self.device, self._dtype):
+            return torch.cat([self._codec.encode(clip) for clip in video_BCTHW.split(1)]).float()
+
+    @torch.no_grad()
+    def decode(self, latents_BCFYX: Tensor) -> Tensor:
+        """Decode normalised latents to clips in [-1, 1], float32, BCTHW; one clip at a time."""
+        with autocast(self.device, self._dtype):
+            return torch.cat([self._codec.decode(one) for one in latents_BCFYX.split(1)]).float()
+
+    @torch.no_grad()
+    def encode_text(
+        self, prompts: Sequence[Prompt], visible_BKS: Sequence[Sequence[Sequence[bool]]]
+    ) -> CellText:
+        """Encode each segment on its own; cell k of prompt b reads the segments visible to it."""
+        return self._text.read_rows(cell_texts(prompts, visible_BKS), cells=len(visible_BKS[0]))
+
+    @torch.no_grad()
+    def velocity(
+        self,
+        cells_BKCFYX: Tensor,
+        time_BKF: Tensor,
+        text: CellText,
+        places: TokenPlaces,
+        route_KA: Tensor | None = None,
+        memory: Memory | None = None,
+    ) -> Tensor:
+        """Predict dx/dt of every cell, float32, BKCFYX; without a route with the run's own."""
+        route_KA = self._route_KA if route_KA is None else route_KA
+        with autocast(self.device, self._dtype):
+            predicted: Tensor = self._dit(
+                cells_BKCFYX, time_BKF, text, places, route_KA, memory=memory
+            )
+        return predicted.float()
 
     def upsample(self, video_BCTHW: Tensor) -> Tensor:
         """Return clips as they are."""
@@ -88,7 +142,7 @@ def paint_cells(
         UsageError: The job is for no grid that can be painted.
         LayoutError: Cells of this size cannot be laid out.
     """
-    request = _request(job, given, size_THW)
+    request = _request(backbone, job, given, size_THW)
     settings = FillSettings(seed=job.seed, device=backbone.device)
     filled = fill_grid(backbone, request, settings, _Silent())
     # Clones: what was made in inference mode may not be changed outside.
@@ -96,25 +150,26 @@ def paint_cells(
     return [{**request.given, **painted}[cell] for cell in range(request.layout.count)]
 
 
-def _request(job: GridJob, given: Sequence[Tensor], size_THW: tuple[int, int, int]) -> GridRequest:
+def _request(
+    backbone: LiveBackbone,
+    job: GridJob,
+    given: Sequence[Tensor],
+    size_THW: tuple[int, int, int],
+) -> GridRequest:
     """Return what a job asks of the model, with its clips or without any."""
     grid = resolve(job)
     if given:
-        return grid_request(grid, given)
+        return grid_request(grid, backbone.spec, given)
     blank_THWC = torch.zeros(*size_THW, 3, dtype=torch.uint8)
-    request = grid_request(grid, [blank_THWC] * len(grid.given))
+    request = grid_request(grid, backbone.spec, [blank_THWC] * len(grid.given))
     # The cells that are no longer given are guided as the first edit is.
-    scales = dict.fromkeys(grid.given, grid.edits[0].guidance_scale)
+    scales = dict.fromkeys(grid.given, request.guidance_scale[grid.tries[0][0]])
     return replace(
         request,
         given={},
         size_THW=size_THW,
         guidance_scale={**scales, **request.guidance_scale},
     )
-
-
-def _device_of(dit: DiT) -> torch.device:
-    return dit.patch_in.weight.device
 
 
 class _Silent:

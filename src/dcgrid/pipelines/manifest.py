@@ -186,6 +186,7 @@ def _wrong_facts(manifest: Manifest) -> list[str]:
     checks = {
         "job.seed": 0 <= job.seed < 2**63,
         "inputs_sha256": len(manifest.inputs_sha256) == len(job.inputs),
+        "job.cell_size": job.cell_size is None or len(job.cell_size) == 2,
         "machine.threads": isinstance(machine.get("threads"), int)
         and 1 <= machine["threads"] <= 4096,
         "machine.dtype": isinstance(machine.get("dtype"), str),
@@ -230,7 +231,7 @@ def _wrong_grid(grid: ResolvedGrid) -> list[str]:
         "grid.given": len(set(grid.given)) == len(grid.given)
         and all(cell in range(count) for cell in grid.given),
         "grid.edits": 1 <= len(grid.edits) <= count
-        and all(1 <= edit.num_inference_steps <= 1000 for edit in grid.edits)
+        and all(1 <= (edit.num_inference_steps or 0) <= 1000 for edit in grid.edits)
         and all("/" not in edit.name and edit.name.strip(". ") for edit in grid.edits),
         "grid.prompt.segments": all(
             0 <= one.start < one.end <= text_length and (one.cell is None or 0 <= one.cell < count)

@@ -12,6 +12,7 @@ from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.reading import LoadReport, hash_tensors
 from dcgrid.errors import AdapterError, WeightsError
 from dcgrid.grid.modes import Mode
+from dcgrid.models.base import Backbone
 from dcgrid.models.loading import (
     ADAPTER_NAMES,
     GRID_NAME,
@@ -19,7 +20,6 @@ from dcgrid.models.loading import (
     weight_digests,
     weight_files,
 )
-from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.progress import Progress
 
@@ -28,7 +28,7 @@ from dcgrid.pipelines.progress import Progress
 class LoadedModel:
     """A model that is ready to fill."""
 
-    backbone: NativeBackbone
+    backbone: Backbone
     """The model, the adapter merged into it."""
     weights: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of each weight file, by the part it holds."""
@@ -42,7 +42,7 @@ def adapter_reference(job: GridJob, mode: Mode) -> str:
     """Return the weight reference of the adapter that a job means; "none" for the bare base."""
     if job.adapter != "default":
         return job.adapter
-    # The model for tests has no trained adapter.
+    # The model for tests and bases of other people have no adapter of ours.
     known = weight_files(job.model)
     return f"package:{job.model}/{ADAPTER_NAMES[mode]}.safetensors" if known else "none"
 
@@ -90,8 +90,9 @@ def load_model(
     path = adapter_file(job, mode)
     progress.start("loading the model", 1)
     backbone = load_backbone(job.model, device=device, dtype=dtype)
+    weights = weight_digests(job.model)
     if path is not None:
-        report = _fold(backbone, path)
+        report = _fold(backbone, path, weights)
         if report.spec.mode != mode:
             raise AdapterError(
                 f"adapter {path} fills grids of mode {report.spec.mode}, this one is {mode}",
@@ -103,10 +104,20 @@ def load_model(
         )
     return LoadedModel(
         backbone=backbone,
-        weights=weight_digests(job.model),
+        weights=weights,
         adapter=adapter_reference(job, mode),
         adapter_sha256=hub.file_sha256(path) if path is not None else "",
     )
+
+
+def base_hash(backbone: Backbone, weights: Mapping[str, str]) -> str:
+    """Return the hash of a base that adapters name, before any is put on.
+
+    Args:
+        backbone: The model; a small one's tensors are hashed.
+        weights: From `weight_digests`; a large one's files are.
+    """
+    return weights.get("transformer") or hash_tensors(backbone.network.state_dict())
 
 
 def check_weights(model: LoadedModel, expected: Mapping[str, str]) -> None:
@@ -128,12 +139,12 @@ def check_weights(model: LoadedModel, expected: Mapping[str, str]) -> None:
         )
 
 
-def _fold(backbone: NativeBackbone, path: Path) -> LoadReport:
+def _fold(backbone: Backbone, path: Path, weights: Mapping[str, str]) -> LoadReport:
     report = fold_adapter(
         backbone.network,
         path,
         base=backbone.spec.name,
-        base_hash=hash_tensors(backbone.network.state_dict()),
+        base_hash=base_hash(backbone, weights),
     )
     backbone.use_given(clean=report.spec.given == "clean", first=report.spec.given_first)
     return report

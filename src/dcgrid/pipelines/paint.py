@@ -80,7 +80,9 @@ def paint_grid(task: GridTask, painted: Painted, progress: Progress) -> None:
             labels.append(f"window {window.index + 1} of {count}")
         shown = _Labelled(progress, ", ".join(labels)) if labels else progress
         request = replace(
-            grid_request(task.grid, [one.frames(window) for one in task.given], where),
+            grid_request(
+                task.grid, backbone.spec, [one.frames(window) for one in task.given], where
+            ),
             size_THW=(window.count, *task.cell_size),
         )
         painted.put(window, fill_grid(backbone, request, settings, shown))

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcgrid import hub
+from dcgrid.errors import UsageError
 from dcgrid.pipelines.job import GridJob, check_input
 from dcgrid.pipelines.outputs import OutputPaths, name_outputs
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve
 from dcgrid.pipelines.windows import Join, Window, plan_windows
 
 if TYPE_CHECKING:
+    from dcgrid.grid.layout import LatentGeometry
     from dcgrid.models.base import ModelSpec
     from dcgrid.video.clip import ClipPlan, ClipRules
 
@@ -171,24 +173,25 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
         LayoutError: The cells do not divide into tokens.
     """
     # Torch comes in here and not with the module, so that a misspelt effect is told at once.
-    from dcgrid.grid.layout import LatentGeometry, cell_token_shape
+    from dcgrid.grid.layout import cell_token_shape
     from dcgrid.models.loading import model_spec
     from dcgrid.pipelines.models import adapter_reference
+    from dcgrid.pipelines.request import settle_grid
     from dcgrid.runtime import device as runtime
 
-    job, grid = prepared.job, prepared.grid
+    job = prepared.job
     spec = model_spec(job.model)
+    grid = settle_grid(prepared.grid, spec)
     device = runtime.choose_device(job.device)
     dtype = runtime.choose_dtype(job.dtype, device)
     clips, asked_s = plan_clips(job, spec)
     frames, size = clips[0].num_frames, clips[0].cell_size
     windows = windows_of(spec, frames)
-    geometry = LatentGeometry(stride_T=spec.stride_T, stride_HW=spec.stride_HW, patch=spec.patch)
-    tokens = cell_token_shape(windows[0].count, *size, geometry).count
+    tokens = cell_token_shape(windows[0].count, *size, geometry_of(spec)).count
     references = [one for one in (adapter_reference(job, grid.mode),) if one != "none"]
     downloads = {one: hub.download_bytes(one) for one in references}
     return RunPlan(
-        prepared=prepared,
+        prepared=replace(prepared, grid=grid),
         spec=spec,
         clips=clips,
         asked_s=asked_s,
@@ -216,7 +219,7 @@ def plan_clips(
     """
     from dcgrid.video.read import plan_clip, probe
 
-    rules = clip_rules(spec)
+    rules = clip_rules(spec, job.cell_size)
     first = plan_clip(probe(job.inputs[0]), rules, job.starts_s[0], job.asked_s)
     same = replace(rules, cell_sizes=(first.cell_size,))
     plans, asked = [first], [job.asked_s]
@@ -246,18 +249,44 @@ def windows_line(spec: "ModelSpec", windows: Sequence[Window]) -> str:
     )
 
 
-def clip_rules(spec: "ModelSpec") -> "ClipRules":
-    """Return what a model asks of a clip, in the words of the video reader."""
+def clip_rules(spec: "ModelSpec", cell_size: tuple[int, int] | None = None) -> "ClipRules":
+    """Return what a model asks of a clip, in the words of the video reader.
+
+    Args:
+        spec: The model.
+        cell_size: Height and width that the user wants of a cell; None: the model's own.
+
+    Raises:
+        UsageError: Cells of that size do not divide into tokens; the hint names some that do.
+    """
+    from dcgrid.grid.layout import nearest_sizes
     from dcgrid.video.clip import ClipRules
 
+    if cell_size is not None:
+        fitting = nearest_sizes(*cell_size, geometry_of(spec))
+        if cell_size not in fitting:
+            named = ", ".join(f"{width}x{height}" for height, width in fitting)
+            unit = spec.stride_HW * spec.patch[1]
+            raise UsageError(
+                f"--size {cell_size[1]}x{cell_size[0]} does not divide into the tokens of "
+                f"{spec.name}, {unit}x{unit} pixels each",
+                hint=f"the nearest sizes that do: {named}",
+            )
     return ClipRules(
         fps=spec.fps,
         stride=spec.stride_T,
         max_frames=spec.max_frames,
-        cell_sizes=spec.cell_sizes,
+        cell_sizes=(cell_size,) if cell_size else spec.cell_sizes,
         default_frames=spec.default_frames,
         longest=LONGEST_FRAMES,
     )
+
+
+def geometry_of(spec: "ModelSpec") -> "LatentGeometry":
+    """Return how a model turns pixels into tokens."""
+    from dcgrid.grid.layout import LatentGeometry
+
+    return LatentGeometry(stride_T=spec.stride_T, stride_HW=spec.stride_HW, patch=spec.patch)
 
 
 def memory_estimate_bytes(spec: "ModelSpec", frames: int, cell_size: tuple[int, int]) -> int:

@@ -78,16 +78,27 @@ class GridRequest:
         )
 
 
+def settle_grid(grid: ResolvedGrid, spec: ModelSpec) -> ResolvedGrid:
+    """Return the grid with the model's sampler values where nobody named any."""
+    usual = spec.filling if grid.given else spec.from_text
+    return grid.settled(usual.guidance_scale, usual.num_inference_steps)
+
+
 def grid_request(
-    grid: ResolvedGrid, given: Sequence[Tensor], continuation: Continuation | None = None
+    grid: ResolvedGrid,
+    spec: ModelSpec,
+    given: Sequence[Tensor],
+    continuation: Continuation | None = None,
 ) -> GridRequest:
     """Return what a resolved grid asks of the model.
 
     Args:
         grid: Cells, text and sampler values.
+        spec: The model, whose sampler values are taken where the grid names none.
         given: The clips THWC, in the order of `grid.given`.
         continuation: See `GridRequest`.
     """
+    grid = settle_grid(grid, spec)
     painted = {c: i for c, i in enumerate(grid.edit_of_cell) if i is not None}
     routing = Routing()
     if grid.mode == "composition":
@@ -99,7 +110,7 @@ def grid_request(
         routing=routing,
         negative_prompt=grid.negative_prompt,
         negative_cells=tuple(frozenset(grid.tries[index]) for index in grid.negative_owners),
-        guidance_scale={cell: grid.edits[i].guidance_scale for cell, i in painted.items()},
+        guidance_scale={c: grid.edits[i].guidance_scale or 0.0 for c, i in painted.items()},
         num_inference_steps=grid.num_inference_steps,
         noise_scale=grid.noise_scale,
         continuation=continuation,

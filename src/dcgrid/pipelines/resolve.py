@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from dcgrid.errors import UsageError
 from dcgrid.grid.modes import Mode
@@ -25,10 +26,8 @@ from dcgrid.pipelines.job import (
 from dcgrid.prompts import Prompt, Segment, render_grid, render_text
 from dcgrid.recipes import EFFECT_SLOTS, EffectRecipe, LayoutRecipe, load_effect, load_layout
 
-# Values for free text, which has no recipe of its own; the shipped recipes use the same.
-FREE_GUIDANCE = 1.0
-FREE_STEPS = 1
 _SLUG_LENGTH = 40
+_Value = TypeVar("_Value", float, float | None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +40,11 @@ class Edit:
     """What the cell's text says; empty: what the layout says by itself."""
     negative: str
     """What guidance steers away from; may be empty."""
-    guidance_scale: float
-    """Weight of the text; 1 is none."""
-    num_inference_steps: int
-    """Steps from noise to video."""
-    noise_scale: float | None
+    guidance_scale: float | None = None
+    """Weight of the text; 1 is none. None: the model's, until the model is known."""
+    num_inference_steps: int | None = None
+    """Steps from noise to video; None: the model's, until the model is known."""
+    noise_scale: float | None = None
     """Noise scale; None: the model's."""
     recipe: str = ""
     """File of the effect recipe; empty: none."""
@@ -132,7 +131,19 @@ class ResolvedGrid:
     @property
     def num_inference_steps(self) -> int:
         """Steps of the run; the edits share one sampler, so the most that any of them wants."""
-        return max(edit.num_inference_steps for edit in self.edits)
+        return max(edit.num_inference_steps or 1 for edit in self.edits)
+
+    def settled(self, guidance_scale: float, num_inference_steps: int) -> "ResolvedGrid":
+        """Return the grid with a model's values where neither the user nor a recipe names any."""
+        edits = (
+            replace(
+                edit,
+                guidance_scale=_first(edit.guidance_scale, guidance_scale),
+                num_inference_steps=edit.num_inference_steps or num_inference_steps,
+            )
+            for edit in self.edits
+        )
+        return replace(self, edits=tuple(edits))
 
 
 def resolve(job: GridJob, recipe_dir: Path | None = None) -> ResolvedGrid:
@@ -304,7 +315,7 @@ def effect_edit(job: GridJob, effect: EffectRecipe, slots: Mapping[str, str]) ->
         clause=render_text(effect.clause, values, place=effect.clause_place),
         negative=effect.negative,
         guidance_scale=_first(job.guidance_scale, sampler.guidance_scale),
-        num_inference_steps=int(_first(job.num_inference_steps, sampler.num_inference_steps)),
+        num_inference_steps=job.num_inference_steps or sampler.num_inference_steps,
         noise_scale=sampler.noise_scale,
         recipe=str(effect.file),
         recipe_sha256=_sha256(effect.file),
@@ -317,13 +328,12 @@ def free_edit(job: GridJob, text: str) -> Edit:
         name=slug(text),
         clause=" ".join(text.split()),
         negative="",
-        guidance_scale=_first(job.guidance_scale, FREE_GUIDANCE),
-        num_inference_steps=int(_first(job.num_inference_steps, FREE_STEPS)),
-        noise_scale=None,
+        guidance_scale=job.guidance_scale,
+        num_inference_steps=job.num_inference_steps,
     )
 
 
-def _first(asked: float | None, default: float) -> float:
+def _first(asked: float | None, default: _Value) -> float | _Value:
     return default if asked is None else asked
 
 

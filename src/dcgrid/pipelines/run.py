@@ -132,7 +132,7 @@ def _manifest(
         versions=facts.versions(),
         created=facts.now(),
         command=job.command,
-        job=job.with_inputs([path.resolve() for path in job.inputs]),
+        job=job.located(),
         grid=grid,
         inputs_sha256=tuple(one.sha256 for one in footage),
         clips=facts.clip_facts(plan.clips),

@@ -27,10 +27,6 @@ MAX_SCENES = 60
 """Most scenes of a story."""
 LONGEST_S = 3600
 """Most seconds of a scene that a story file may ask for."""
-# Without a clip a cell starts from noise alone, which one step cannot turn into a picture. The
-# weight of the text is that of sec. 8 (cfg 4-5).
-TEXT_ALONE_STEPS = 24
-TEXT_ALONE_GUIDANCE = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,8 +173,6 @@ def resolve_story(job: StoryJob, recipe_dir: Path | None = None) -> tuple[Resolv
         alone = job.source is None and not grids
         count = cells if alone else cells - len(layout.given)
         chosen, edits = edits[:count], edits[count:]
-        if alone:
-            chosen = [_text_alone(job, edit) for edit in chosen]
         given = () if alone else layout.given
         slots = layout_slots(job, layout)
         grids.append(place("consistent", layout, slots, chosen, given=given))
@@ -224,13 +218,3 @@ def _edits(job: StoryJob, layout: LayoutRecipe, recipe_dir: Path | None) -> list
         )
         edits.append(replace(edit, name=f"{number:0{width}d}-{edit.name}"))
     return edits
-
-
-def _text_alone(job: StoryJob, edit: Edit) -> Edit:
-    """Return a scene with sampler values for cells that no clip helps."""
-    steps, scale = job.num_inference_steps, job.guidance_scale
-    return replace(
-        edit,
-        num_inference_steps=TEXT_ALONE_STEPS if steps is None else steps,
-        guidance_scale=TEXT_ALONE_GUIDANCE if scale is None else scale,
-    )

@@ -27,7 +27,13 @@ from dcgrid.pipelines.choose import rank_scores
 from dcgrid.pipelines.deliver import Take, hash_pieces, other_pixels, score_cells, tell_other_pixels
 from dcgrid.pipelines.footage import Footage, read_clips
 from dcgrid.pipelines.manifest import StoryManifest, write_manifest
-from dcgrid.pipelines.models import LoadedModel, check_weights, grid_reference, load_model
+from dcgrid.pipelines.models import (
+    LoadedModel,
+    adapter_reference,
+    check_weights,
+    grid_reference,
+    load_model,
+)
 from dcgrid.pipelines.outputs import StagedFiles
 from dcgrid.pipelines.paint import (
     GivenClip,
@@ -135,13 +141,15 @@ def _load(plan: StoryPlan, progress: Progress) -> _Models:
 
     A Grid-Fill adapter knows grids with a given cell only; without one, Grid LoRA paints.
     """
-    prepared, models = plan.prepared, {}
+    prepared, models = plan.prepared, dict[bool, LoadedModel]()
     device = torch.device(plan.device)
     dtype = runtime.choose_dtype(plan.dtype, device)
     for filling in dict.fromkeys(bool(grid.given) for grid in prepared.grids):
         job = prepared.job
         asked = job if filling else replace(job, adapter=grid_reference(job))
-        model = load_model(asked, "consistent", device, dtype, progress)
+        wanted = adapter_reference(asked, "consistent")
+        same = [model for model in models.values() if model.adapter == wanted]
+        model = same[0] if same else load_model(asked, "consistent", device, dtype, progress)
         # A model without weight files has an adapter all the same.
         if prepared.expected_frames and not job.force:
             adapter = prepared.expected_adapters.get(model.adapter, "")
@@ -252,12 +260,11 @@ def _manifest(
 ) -> StoryManifest:
     """Gather what made the story."""
     job, prepared = plan.prepared.job, plan.prepared
-    here = job.with_inputs([path.resolve() for path in job.inputs])
     return StoryManifest(
         versions=facts.versions(),
         created=facts.now(),
         command=job.command,
-        job=replace(here, folder=job.folder.resolve()),
+        job=replace(job.located(), folder=job.folder.resolve()),
         grids=prepared.grids,
         inputs_sha256=() if footage is None else (footage.sha256,),
         clips=facts.clip_facts([plan.clip] if plan.clip else []),

@@ -6,7 +6,7 @@ clip's. `--dry-run` prints a plan and stops.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,23 +129,24 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
     """
     # Torch comes in here and not with the module, so that a misspelt effect is told at once.
     from dcgrid.models.loading import model_spec
+    from dcgrid.pipelines.request import settle_grid
     from dcgrid.runtime import device as runtime
     from dcgrid.video.read import plan_clip, probe
 
     job = prepared.job
     spec = model_spec(job.model)
     device = runtime.choose_device(job.device)
-    rules, clip = clip_rules(spec), None
+    rules, clip = clip_rules(spec, job.cell_size), None
     if job.source is not None:
         clip = plan_clip(probe(job.source), rules, job.start_s, job.duration_s)
     frames = clip.num_frames if clip else _frames_of_text(rules, job.duration_s)
     check_fade(job, frames, spec)
     return StoryPlan(
-        prepared=prepared,
+        prepared=replace(prepared, grids=tuple(settle_grid(grid, spec) for grid in prepared.grids)),
         spec=spec,
         clip=clip,
         windows=windows_of(spec, frames),
-        cell_size=clip.cell_size if clip else spec.cell_sizes[0],
+        cell_size=clip.cell_size if clip else rules.cell_sizes[0],
         device=str(device),
         dtype=runtime.dtype_name(runtime.choose_dtype(job.dtype, device)),
     )

@@ -33,14 +33,14 @@ _SLOT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerValues:
-    """What an effect wants of the sampler."""
+    """What an effect wants of the sampler, whatever the model; None: as the model has it."""
 
-    guidance_scale: float
+    guidance_scale: float | None = None
     """Weight of the text; 1 is no guidance; 0..30."""
-    num_inference_steps: int
+    num_inference_steps: int | None = None
     """Steps from noise to picture; 1..1000."""
     noise_scale: float | None = None
-    """s in x_t = (1-t) x0 + t s e; None: the model's own; 0.1..10."""
+    """s in x_t = (1-t) x0 + t s e; 0.1..10."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,7 @@ def read_effect(path: Path) -> EffectRecipe:
         clause_place=table.place("clause"),
         phrases=_phrases(table),
         negative=table.text("negative", default="", max_length=2_000),
-        sampler=_sampler(table.table("sampler")),
+        sampler=_sampler(table.table("sampler", optional=True)),
         file=path,
     )
     table.finish()
@@ -189,13 +189,16 @@ def _phrases(table: Table) -> tuple[str, ...]:
 
 
 def _sampler(table: Table) -> SamplerValues:
-    scale = None
-    if table.has("noise_scale"):
-        scale = table.number("noise_scale", minimum=0.1, maximum=10)
+    def number(key: str, minimum: float, maximum: float) -> float | None:
+        return table.number(key, minimum=minimum, maximum=maximum) if table.has(key) else None
+
+    steps = "num_inference_steps"
     return SamplerValues(
-        guidance_scale=table.number("guidance_scale", minimum=0, maximum=30),
-        num_inference_steps=table.integer("num_inference_steps", minimum=1, maximum=1000),
-        noise_scale=scale,
+        guidance_scale=number("guidance_scale", 0, 30),
+        num_inference_steps=(
+            table.integer(steps, minimum=1, maximum=1000) if table.has(steps) else None
+        ),
+        noise_scale=number("noise_scale", 0.1, 10),
     )
 
 

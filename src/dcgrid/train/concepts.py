@@ -24,11 +24,8 @@ from dcgrid.errors import RecipeError
 from dcgrid.flow.noise import draw_moving
 from dcgrid.flow.path import data_from_velocity, flow_loss, noisy, velocity_target
 from dcgrid.flow.schedule import TrainingTimes
-from dcgrid.models.native.autoencoder import Autoencoder
-from dcgrid.models.native.backbone import encode_rows
 from dcgrid.models.native.config import DiTConfig
-from dcgrid.models.native.dit import DiT
-from dcgrid.models.native.text import TextEncoder
+from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.data.manifest import Concept
 from dcgrid.train.data.material import Example
@@ -110,10 +107,10 @@ class ConceptStage:
 
     def __init__(
         self,
-        networks: tuple[DiT, TextEncoder],
+        networks: tuple[GridTransformer, TextReader],
         adapter: str,
         data: ConceptData,
-        autoencoder: Autoencoder,
+        autoencoder: VideoCodec,
         recipe: TrainRecipe,
     ) -> None:
         """Take a transformer with a structured adapter on it, and the text encoder with the tags.
@@ -256,7 +253,7 @@ class ConceptStage:
         estimate = None
         device = noised.device
         with autocast(device, choose_dtype(self.recipe.precision, device)):
-            text = encode_rows(self.text, rows, cells=1)
+            text = self.text.read_rows(rows, cells=1)
             if generator is not None and share and chance(generator) < share:
                 with torch.no_grad():
                     first = self.dit(noised, time_BKF, text, places).float()

@@ -138,7 +138,7 @@ def _sources(job: TrainJob, config: NativeConfig) -> list[Source]:
 
 def _tell_unknown(concepts: list[Concept], text: TextEncoder, reporter: Reporter) -> None:
     """Name the words that the model does not know: it can learn nothing by them."""
-    words = [w for c in concepts for w in text.tokenizer.unknown_words(c.dynamic_prompt)]
+    words = [w for c in concepts for w in text.unknown_words(c.dynamic_prompt)]
     if words:
         listed = ", ".join(dict.fromkeys(words))
         reporter.say(f"words of the concepts that the model never saw: {listed}")

@@ -25,9 +25,7 @@ from dcgrid.grid.modes import Routing
 from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
 from dcgrid.grid.routing import route_matrix
 from dcgrid.models.base import TokenPlaces
-from dcgrid.models.native.backbone import encode_rows
-from dcgrid.models.native.dit import DiT
-from dcgrid.models.native.text import TextEncoder
+from dcgrid.models.trunk import GridTransformer, TextReader
 from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.captions import Captions
 from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
@@ -65,7 +63,7 @@ class GridStage:
 
     def __init__(
         self,
-        networks: tuple[DiT, TextEncoder],
+        networks: tuple[GridTransformer, TextReader],
         pools: tuple[PanePool, FusionPool],
         captions: Captions,
         recipe: TrainRecipe,
@@ -161,7 +159,7 @@ class GridStage:
         shown = widen_cells(noised, patch) if offset else noised
         places = token_places(shown, batch.layout, self.dit, MARGIN if offset else 0.0)
         with autocast(device, choose_dtype(self.recipe.precision, device)):
-            text = encode_rows(self.text, batch.rows, batch.layout.count)
+            text = self.text.read_rows(batch.rows, batch.layout.count)
             velocity = self.dit(shown, time_BKF, text, places, self._route_on(device)).float()
         return narrow_cells(velocity, patch) if offset else velocity
 
@@ -365,7 +363,7 @@ def _late_error(error_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> dict[str,
 
 
 def token_places(
-    cells_BKCFYX: torch.Tensor, layout: GridLayout, dit: DiT, margin: float = 0.0
+    cells_BKCFYX: torch.Tensor, layout: GridLayout, dit: GridTransformer, margin: float = 0.0
 ) -> TokenPlaces:
     """Return where the tokens of these cells stand, margin and all."""
     patch, pitch = dit.config.patch, dit.config.cell_pitch

@@ -14,10 +14,8 @@ from dcgrid.flow.noise import draw_noise
 from dcgrid.flow.sampler import SampleSettings, VelocityFn, sample, with_guidance
 from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.layout import GridLayout
-from dcgrid.models.native.backbone import encode_rows
 from dcgrid.models.native.config import PRESETS
-from dcgrid.models.native.dit import DiT
-from dcgrid.models.native.text import TextEncoder
+from dcgrid.models.trunk import GridTransformer, TextReader
 from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.grids import GRID, token_places
 from dcgrid.train.sampling import PaintJob, PaintRecipe
@@ -68,7 +66,7 @@ def draw_grid_noise(job: PaintJob, number: int) -> torch.Tensor:
 
 @torch.no_grad()
 def paint_cells(
-    networks: tuple[DiT, TextEncoder],
+    networks: tuple[GridTransformer, TextReader],
     rows: list[list[str]],
     noise_BKCFYX: torch.Tensor,
     recipe: PaintRecipe,
@@ -95,7 +93,7 @@ def paint_cells(
 
     def reading(rows: list[list[str]]) -> VelocityFn:
         with autocast(device, precision):
-            text = encode_rows(encoder, rows, cells)
+            text = encoder.read_rows(rows, cells)
 
         def velocity(cells_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> torch.Tensor:
             with autocast(device, precision):

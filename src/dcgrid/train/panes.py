@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.models.trunk import VideoCodec
 from dcgrid.runtime.device import autocast
 from dcgrid.train.settings import Phase
 from dcgrid.train.world.clips import WorldClips, chance, pick
@@ -63,7 +63,7 @@ class PanePool:
     """A rolling stock of pane sets of one shape."""
 
     def __init__(
-        self, world: WorldClips, autoencoder: Autoencoder, effects: Sequence[str] = DRAWN_EFFECTS
+        self, world: WorldClips, autoencoder: VideoCodec, effects: Sequence[str] = DRAWN_EFFECTS
     ) -> None:
         self.world = world
         self.autoencoder = autoencoder.eval().requires_grad_(False)

@@ -16,9 +16,7 @@ from dcgrid.adapters.reading import hash_tensors
 from dcgrid.flow.noise import draw_noise
 from dcgrid.flow.sampler import SampleSettings, sample
 from dcgrid.flow.schedule import Schedule
-from dcgrid.models.native.backbone import encode_rows
-from dcgrid.models.native.dit import DiT
-from dcgrid.models.native.text import TextEncoder
+from dcgrid.models.trunk import GridTransformer, TextReader
 from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.data.cache import TensorCache
 from dcgrid.train.data.manifest import Concept
@@ -32,7 +30,7 @@ PRIOR_STEPS = 16
 
 
 def make_priors(
-    networks: tuple[DiT, TextEncoder],
+    networks: tuple[GridTransformer, TextReader],
     concepts: Sequence[Concept],
     examples: Mapping[Phase, Sequence[Example]],
     recipe: TrainRecipe,
@@ -82,12 +80,12 @@ def make_priors(
     return made
 
 
-def _prefixed(text: TextEncoder) -> dict[str, torch.Tensor]:
+def _prefixed(text: TextReader) -> dict[str, torch.Tensor]:
     return {f"text.{name}": tensor for name, tensor in text.state_dict().items()}
 
 
 def _sampled(
-    networks: tuple[DiT, TextEncoder],
+    networks: tuple[GridTransformer, TextReader],
     prompt: str,
     like_CFYX: torch.Tensor,
     recipe: TrainRecipe,
@@ -115,6 +113,6 @@ def _sampled(
     )
     precision = choose_dtype(recipe.precision, device)
     with torch.no_grad(), at_rest(dit, encoder), autocast(device, precision):
-        text = encode_rows(encoder, [[prompt]], cells=1)
+        text = encoder.read_rows([[prompt]], cells=1)
         fill_K = torch.ones(1, dtype=torch.bool)
         return sample(velocity, blank_BKCFYX, noise_BKCFYX, fill_K, settings)[0]

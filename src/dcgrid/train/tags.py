@@ -11,7 +11,7 @@ from typing import Any
 from dcgrid.adapters.reading import hash_tensors, read_adapter
 from dcgrid.errors import RecipeError, WeightsError
 from dcgrid.models.loading import load_tags
-from dcgrid.models.native.text import TextEncoder
+from dcgrid.models.trunk import TextReader
 from dcgrid.models.weights import read_weights
 from dcgrid.prompts.source import nearest
 from dcgrid.train.settings import TrainRecipe
@@ -25,7 +25,7 @@ def names_tags(recipe: TrainRecipe) -> bool:
     return recipe.stage == "grid" and (loss["dc_strength"] > 0 or loss["made_share"] > 0)
 
 
-def load_concept_tags(tokens: Path, adapter: Path, text: TextEncoder) -> tuple[str, ...]:
+def load_concept_tags(tokens: Path, adapter: Path, text: TextReader) -> tuple[str, ...]:
     """Let a text encoder know the tags of a Multi-DC LoRA.
 
     Args:
@@ -71,13 +71,13 @@ def concept_facts(tokens: Path, adapter: Path) -> dict[str, Any]:
     return facts
 
 
-def check_tags(texts: Iterable[str], text: TextEncoder) -> None:
+def check_tags(texts: Iterable[str], text: TextReader) -> None:
     """See that every name in brackets is a tag that a text encoder knows.
 
     Raises:
         RecipeError: One is not: it would be read as words that the model never saw.
     """
-    known = text.tokenizer.tags
+    known = text.tag_names
     for one in texts:
         for name in _BRACKETS.findall(one):
             if name not in known:
@@ -88,8 +88,8 @@ def check_tags(texts: Iterable[str], text: TextEncoder) -> None:
                 )
 
 
-def unknown_notes(texts: Iterable[str], text: TextEncoder) -> tuple[str, ...]:
+def unknown_notes(texts: Iterable[str], text: TextReader) -> tuple[str, ...]:
     """Return a line that names the words of texts that the model never saw, if there are any."""
-    words = [word for one in texts for word in text.tokenizer.unknown_words(one)]
+    words = [word for one in texts for word in text.unknown_words(one)]
     listed = ", ".join(dict.fromkeys(words))
     return (f"words that the model never saw: {listed}",) if words else ()

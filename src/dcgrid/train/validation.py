@@ -20,9 +20,7 @@ import torch
 from dcgrid.errors import DcgridError
 from dcgrid.flow.noise import draw_noise
 from dcgrid.models.loading import model_spec
-from dcgrid.models.native.autoencoder import Autoencoder
-from dcgrid.models.native.dit import DiT
-from dcgrid.models.native.text import TextEncoder
+from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.train.evaluation import at_rest
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.world.clips import WorldClip, WorldClips, pick
@@ -49,11 +47,11 @@ class LiveNetworks:
 
     model: str
     """Name of the model."""
-    dit: DiT
+    dit: GridTransformer
     """Transformer."""
-    text: TextEncoder
+    text: TextReader
     """Text encoder."""
-    autoencoder: Autoencoder
+    autoencoder: VideoCodec
     """Between clips and latents."""
     route_KA: torch.Tensor | None = None
     """Which adapter acts on which cell, where any is routed."""

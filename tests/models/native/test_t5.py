@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram
 
 from dcgrid.errors import DcgridError, WeightsError
-from dcgrid.models.native.backbone import encode_rows
+from dcgrid.models.native.rows import encode_rows
 from dcgrid.models.native.t5 import T5TextEncoder, load_t5
 
 PIECES = ("▁", "▁the", "▁cat", "▁rain", "▁walk", "s", "ing", "▁in", ",", ".")

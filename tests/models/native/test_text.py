@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcgrid.models.native.backbone import encode_rows
 from dcgrid.models.native.config import TextConfig
+from dcgrid.models.native.rows import encode_rows
 from dcgrid.models.native.text import (
     EMPTY,
     PAD,

@@ -20,6 +20,7 @@ from einops import rearrange, repeat
 from torch import nn
 
 from dcgrid.models.native.config import AutoencoderConfig
+from dcgrid.models.trunk import VideoCodec
 
 DEEP_SHARE = 0.1
 """What the deep networks say counts this much beside the linear path: what a linear codec leaves is
@@ -293,7 +294,7 @@ class LinearPath(nn.Module):
         self.to_pixels.bias.copy_(mean_P)
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(VideoCodec):
     """Causal video autoencoder with normalised latents.
 
     `latent_mean` and `latent_scale` (one number a channel, measured after training) bring latents

@@ -12,6 +12,7 @@ from torch import nn
 from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces, cell_texts
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.rows import encode_rows
 from dcgrid.models.native.t5 import T5TextEncoder
 from dcgrid.models.native.text import TextEncoder
 from dcgrid.models.native.upsampler import Upsampler
@@ -124,31 +125,3 @@ class NativeBackbone:
 
     def _precision(self) -> torch.autocast:
         return autocast(self.device, self.dtype)
-
-
-def encode_rows(
-    encoder: TextEncoder | T5TextEncoder, rows: Sequence[Sequence[str]], cells: int
-) -> CellText:
-    """Encode the segments that each cell reads and lay them side by side, padded.
-
-    Args:
-        encoder: The text encoder.
-        rows: B * K lists of segment texts, grid after grid; at least one text a list.
-        cells: K.
-    """
-    texts = list(dict.fromkeys(text for row in rows for text in row))
-    encoded_NLE, valid_NL = encoder(texts)
-    number = {text: i for i, text in enumerate(texts)}
-    lengths = [sum(int(valid_NL[number[t]].sum()) for t in row) for row in rows]
-    longest = max(lengths)
-    padded, valid = [], []
-    for row, length in zip(rows, lengths, strict=True):
-        pieces = [encoded_NLE[number[t]][valid_NL[number[t]]] for t in row]
-        padding = encoded_NLE.new_zeros(longest - length, encoded_NLE.shape[-1])
-        padded.append(torch.cat([*pieces, padding]))
-        valid.append(torch.arange(longest, device=valid_NL.device) < length)
-    grids = len(rows) // cells
-    return CellText(
-        tokens_BKLE=torch.stack(padded).unflatten(0, (grids, cells)),
-        valid_BKL=torch.stack(valid).unflatten(0, (grids, cells)),
-    )

@@ -41,6 +41,7 @@ from dcgrid.models.native.signals import (
     place_features,
     velocity_of_mixture,
 )
+from dcgrid.models.trunk import GridTransformer
 
 
 class Block(nn.Module):
@@ -123,7 +124,7 @@ def _with_text(
     return rows.flatten(0, 1), index_BKF + first_BK * len(time_UD)
 
 
-class DiT(nn.Module):
+class DiT(GridTransformer):
     """Predicts the velocity of every cell of a grid.
 
     `latent_spread` (one number a channel, with the weights) is that of the latents it is trained
@@ -132,6 +133,7 @@ class DiT(nn.Module):
     Paper: sec. 8, Table 5.
     """
 
+    config: DiTConfig
     latent_spread: torch.Tensor
 
     def __init__(self, config: DiTConfig) -> None:

@@ -19,7 +19,10 @@ from einops import rearrange
 from torch import nn
 
 from dcgrid.models.attention import attend
+from dcgrid.models.base import CellText
 from dcgrid.models.native.config import TextConfig
+from dcgrid.models.native.rows import encode_rows
+from dcgrid.models.trunk import TextReader
 
 PAD, UNKNOWN, EMPTY = 0, 1, 2
 """Reserved ids: padding, a word never seen, and a text without words (the unconditional one)."""
@@ -135,7 +138,7 @@ class _TextBlock(nn.Module):
         return tokens_NLE + hidden
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(TextReader):
     """Encodes segments of words. Differs: the paper has T5 (docs/decisions/0005).
 
     `tags` holds one embedding a tag of the tokenizer, shape E; empty until `add_tags`.
@@ -193,6 +196,24 @@ class TextEncoder(nn.Module):
             tokens_NLE = block(tokens_NLE, valid_NL)
         encoded: torch.Tensor = self.norm(tokens_NLE)
         return encoded, valid_NL
+
+    @property
+    def tag_width(self) -> int:
+        """E of the tags' embeddings."""
+        return self.config.width
+
+    @property
+    def tag_names(self) -> tuple[str, ...]:
+        """Names of the tags, without brackets."""
+        return self.tokenizer.tags
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Return the words of a text that the vocabulary lacks, each once, in order."""
+        return self.tokenizer.unknown_words(text)
+
+    def read_rows(self, rows: Sequence[Sequence[str]], cells: int) -> CellText:
+        """Encode the segments that each cell reads, each on its own, and pad; see `encode_rows`."""
+        return encode_rows(self, rows, cells)
 
     def _embed(self, index_NL: torch.Tensor) -> torch.Tensor:
         """Look up words and tags, shape NLE."""

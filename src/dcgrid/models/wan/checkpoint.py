@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dcgrid.errors import WeightsError
-from dcgrid.models.base import ModelSpec
+from dcgrid.models.base import ModelSpec, SamplerDefaults
 
 INDEX = "model_index.json"
 PARTS = ("transformer", "vae", "text_encoder")
@@ -19,6 +19,8 @@ PARTS = ("transformer", "vae", "text_encoder")
 TEXT_TO_VIDEO = "WanPipeline"
 _HINT = "name a folder in the layout of diffusers, as Wan-AI/Wan2.2-TI2V-5B-Diffusers has it"
 _LICENSE = "Apache-2.0"
+# Guidance of Wan's own pipelines, steps of the paper (sec. 8).
+_SAMPLER = SamplerDefaults(guidance_scale=5.0, num_inference_steps=40)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,8 @@ def _spec(
         carried_frames=5,
         blended_frames=8,
         paints_from_text=True,
+        filling=_SAMPLER,
+        from_text=_SAMPLER,
         upsample=1,
         license=_LICENSE,
     )

@@ -10,7 +10,7 @@ Letters: B batch, K cells, C channels, F Y X latent frames/rows/columns, S token
 P head width, L text tokens, E text width, U distinct flow times, A adapters.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
@@ -65,6 +65,7 @@ def predict_velocity(
     memory: Memory | None = None,
     *,
     given_first: bool = False,
+    blocks: Iterable[Foreign] | None = None,
 ) -> Tensor:
     """Return the velocity of every cell, shape BKCFYX, in the dtype of the cells.
 
@@ -77,6 +78,8 @@ def predict_velocity(
         route_KA: Weights of routed adapters, per cell.
         memory: What earlier calls of this sampling found; None: nothing is kept.
         given_first: Given cells read given cells alone.
+        blocks: The model's blocks, for a caller that brings each to the device when it is asked
+            for; None: they are there.
 
     Raises:
         ValueError: The memory is of a sampling with other given cells, or the grid is larger than
@@ -91,10 +94,11 @@ def predict_velocity(
         memory=memory,
     )
     patch_frames = int(model.config.patch_size[0])
-    return carry_out(call, partial(_predict, model), patch_frames, given_first=given_first)
+    chain: Iterable[Foreign] = model.blocks if blocks is None else blocks
+    return carry_out(call, partial(_predict, model, chain), patch_frames, given_first=given_first)
 
 
-def _predict(model: Foreign, call: Call) -> Tensor:
+def _predict(model: Foreign, blocks: Iterable[Foreign], call: Call) -> Tensor:
     cells_BKCFYX = call.cells_BKCFYX
     batch, cells, _, *size = cells_BKCFYX.shape
     patches = model.patch_embedding(
@@ -102,7 +106,7 @@ def _predict(model: Foreign, call: Call) -> Tensor:
     )
     tokens_BSD = rearrange(patches, "(b k) d f y x -> b (k f y x) d", b=batch)
     context, embedded_UD = _context(model, call, patches.shape[-2] * patches.shape[-1])
-    for block in model.blocks:
+    for block in blocks:
         tokens_BSD = _block(block, tokens_BSD, context)
     table_12D = model.scale_shift_table.float()
     shift_UD, scale_UD = (table_12D + embedded_UD.float()[:, None]).unbind(1)

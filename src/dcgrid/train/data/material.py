@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from dcgrid.adapters.reading import hash_tensors
 from dcgrid.hub import file_sha256
-from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.models.trunk import VideoCodec
 from dcgrid.runtime.device import autocast
 from dcgrid.train.data.cache import TensorCache
 from dcgrid.train.data.manifest import Concept
@@ -199,7 +199,7 @@ def _world_concept(number: int, words: tuple[str, str, str], *, is_subject: bool
 class Encoding:
     """How clips become latents, and where these are kept."""
 
-    autoencoder: Autoencoder
+    autoencoder: VideoCodec
     """The encoder; it does not learn here."""
     cache: TensorCache
     """Keeps the latents."""
