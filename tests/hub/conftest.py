@@ -20,7 +20,8 @@ def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     for name in NETWORK_SWITCHES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DCGRID_CACHE_DIR", str(tmp_path / "cache"))
-    # The client reads both once: an earlier test may have imported it offline, and a token of the machine must not leave it.
+    # The client reads both once, when it is imported, which may have been offline. A token of the
+    # machine must not leave it.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     with running_hub() as state:
