@@ -10,19 +10,21 @@ def find_adapter(reference: str, *, offline: bool, hint: str = "") -> Path:
     """Return an adapter's file, downloaded if need be.
 
     Args:
-        reference: A file, hf:OWNER/REPO@REVISION/FILE, or package:MODEL/FILE.
+        reference: A file, hf:OWNER/REPO[@REVISION][/FILE], or package:MODEL/FILE. A repository
+            without a file means its only safetensors file.
         offline: True: nothing is downloaded.
         hint: More that one may try where it does not exist, after the kinds of reference.
 
     Raises:
         AdapterError: The file does not exist.
+        WeightsError: The repository holds no safetensors file or several, or it is a pickle.
         NetworkError: The download failed or the network is off.
     """
     parsed = hub.parse_reference(reference)
     if parsed.source != "hub" and hub.locate_weights(reference) is None:
         raise AdapterError(
             f"adapter {reference!r} does not exist",
-            hint="name a file, hf:OWNER/REPO@REVISION/FILE, or package:MODEL/FILE such as "
+            hint="name a file, hf:OWNER/REPO[@REVISION][/FILE], or package:MODEL/FILE such as "
             f"package:mini/fill.safetensors{hint}",
         )
     return hub.fetch_weights(reference, offline=offline)

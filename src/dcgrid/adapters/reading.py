@@ -103,6 +103,28 @@ def read_adapter(path: Path) -> tuple[AdapterSpec, dict[str, Tensor]]:
         raise AdapterError(f"{path}: {error.message}", hint=error.hint) from error
 
 
+def read_spec(path: Path) -> AdapterSpec | None:
+    """Read what an adapter file says of itself; its numbers are neither read nor checked.
+
+    Returns:
+        The spec; None: it is a safetensors file of another kind.
+
+    Raises:
+        AdapterError: If the file is missing or cut, or its spec is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise AdapterError(f"cannot read adapter {path}: {error}", hint=_HINT) from error
+    if metadata.get("format") != FORMAT or "spec" not in metadata:
+        return None
+    try:
+        return spec_from_json(metadata["spec"])
+    except DcgridError as error:
+        raise AdapterError(f"{path}: {error.message}", hint=error.hint) from error
+
+
 def check_base(spec: AdapterSpec, path: Path, base: str, base_hash: str) -> None:
     """Refuse an adapter of another model.
 
@@ -123,6 +145,21 @@ def check_base(spec: AdapterSpec, path: Path, base: str, base_hash: str) -> None
             f"({spec.base_hash[:12]}, these are {base_hash[:12]})",
             hint="Fetch the weights that it was trained on, or train it anew.",
         )
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse an adapter with numbers that are none.
+
+    Args:
+        tensors: The file's.
+        path: The file, for errors.
+
+    Raises:
+        AdapterError: It has some.
+    """
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise AdapterError(f"adapter {path}: {key} holds numbers not finite", hint=_HINT)
 
 
 def check_fit(
@@ -165,8 +202,7 @@ def check_fit(
                 f"this model needs {shape}",
                 hint="Use the model that it was trained on.",
             )
-        if not tensor.isfinite().all():
-            raise AdapterError(f"adapter {path}: {key} holds numbers not finite", hint=_HINT)
+    check_finite(tensors, path)
     return places
 
 

@@ -1,20 +1,24 @@
-"""`dcgrid adapters`: what an adapter file holds, and copies of it for other programs."""
+"""`dcgrid adapters`: which there are, what a file holds, copies for others, and publishing."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dcgrid import __version__, hub
 from dcgrid.adapters.find import find_adapter
 from dcgrid.cli.options import ForceOption, FormatOption, OfflineOption
 from dcgrid.cli.output import Format, Output
+from dcgrid.errors import AdapterError, UsageError
 
 if TYPE_CHECKING:
     from dcgrid.adapters.spec import AdapterSpec
 
 app = typer.Typer(
-    help="Show what an adapter file holds, and export it for other programs.",
+    help="List adapters, show what a file holds, export it for other programs, publish it.",
     no_args_is_help=True,
 )
 
@@ -29,12 +33,30 @@ class Target(StrEnum):
 AdapterArgument = Annotated[
     str,
     typer.Argument(
-        metavar="ADAPTER", help="A file, hf:OWNER/REPO@REVISION/FILE, or package:MODEL/FILE."
+        metavar="ADAPTER",
+        help="A file, hf:OWNER/REPO@REVISION/FILE, hf:OWNER/REPO, or package:MODEL/FILE.",
     ),
 ]
 
 
-@app.command("show")
+@app.command("list")
+def list_adapters(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER", help="Look for files in here too.")
+    ] = None,
+    format_: FormatOption = Format.TEXT,
+) -> None:
+    """List adapters: those of the package, published ones, and those in a folder of yours."""
+    with Output(format_=format_) as output:
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"{folder} is no folder", hint="`dcgrid adapters info` shows one file")
+        rows = [*_package_rows(), *map(_published_row, hub.ADAPTERS)]
+        rows += _file_rows(folder) if folder is not None else []
+        output.result(map(_row_line, rows), {"adapters": rows})
+
+
+@app.command("info")
+@app.command("show", hidden=True)
 def show_adapter(
     adapter: AdapterArgument,
     offline: OfflineOption = False,
@@ -75,6 +97,127 @@ def export(
 
         written = export_adapter(path, target.value, out, force=force)
         output.result([f"wrote {one}" for one in written], {"files": [str(one) for one in written]})
+
+
+@app.command("push")
+def push(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An adapter file.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="hf:OWNER/REPO, or hf:OWNER/REPO@BRANCH/PATH.")
+    ],
+    license_: Annotated[
+        str, typer.Option("--license", help="Licence that the card names, such as apache-2.0.")
+    ] = "",
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository that only you see.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be pushed, and stop.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace a README.md that is there.")
+    ] = False,
+    format_: FormatOption = Format.TEXT,
+) -> None:
+    """Publish an adapter on the Hugging Face hub, with a card written from what it says of itself.
+
+    The repository and the branch are made if they do not exist. It needs a token that may write:
+    run `hf auth login`, or set HF_TOKEN.
+    """
+    with Output(format_=format_) as output:
+        place, files = _to_push(file, target, license_)
+        sizes = {path: len(content) for path, content in files.items()}
+        facts: dict[str, Any] = {"target": str(place), "files": sizes}
+        if dry_run:
+            lines = [f"would push to {place.repo}@{place.revision}:"]
+            lines += [f"  {path}, {size:,} bytes" for path, size in sizes.items()]
+            lines += ["", files["README.md"].decode()]
+            card = {"card": files["README.md"].decode()}
+            output.result(lines, {"dry_run": True, **facts, **card})
+            return
+        output.start(f"pushing to {place.repo}")
+        message = f"Add adapter {place.path} with dcgrid {__version__}"
+        address = hub.push_files(place, files, message=message, private=private, replace_card=force)
+        lines = [f"pushed {file} to {address}", f"use it: --adapter {place}"]
+        output.result(lines, {**facts, "commit": address})
+
+
+def _to_push(
+    file: Path, target: str, license_: str
+) -> tuple[hub.WeightReference, dict[str, bytes]]:
+    """Check an adapter and where it is to go; return the place of the file, and what goes there.
+
+    Raises:
+        AdapterError: The file is damaged.
+        UsageError: The target is none on the hub.
+    """
+    from dcgrid.adapters.card import adapter_card
+    from dcgrid.adapters.reading import check_finite, read_adapter
+
+    place = hub.parse_reference(target)
+    if place.source != "hub":
+        raise UsageError(f"cannot push to {target!r}", hint="write hf:OWNER/REPO[@BRANCH][/PATH]")
+    path = place.path or file.name
+    if not path.endswith(".safetensors"):
+        raise UsageError(f"{path!r} is no name for an adapter", hint="end it in .safetensors")
+    spec, tensors = read_adapter(file)
+    check_finite(tensors, file)
+    place = replace(place, path=path)
+    card = adapter_card(spec, place, license_)
+    return place, {path: file.read_bytes(), "README.md": card.encode()}
+
+
+def _package_rows() -> list[dict[str, Any]]:
+    from dcgrid.models.loading import list_models, weight_files, weights_folder
+
+    rows = []
+    for model in list_models():
+        if weight_files(model.name):
+            rows += _file_rows(weights_folder(model.name), f"package:{model.name}/")
+    return rows
+
+
+def _published_row(adapter: hub.HubAdapter) -> dict[str, Any]:
+    return {
+        "reference": adapter.reference,
+        "name": adapter.name,
+        "base": adapter.base,
+        "stage": "fill",
+        "mode": adapter.mode,
+        "bytes": adapter.bytes,
+        "problem": "",
+    }
+
+
+def _file_rows(folder: Path, prefix: str = "") -> list[dict[str, Any]]:
+    """Return the adapters in a folder; weights of other kinds are passed over.
+
+    Args:
+        folder: Looked through with the folders inside.
+        prefix: Comes before a file's path inside the folder, in place of the folder's own path.
+    """
+    from dcgrid.adapters.reading import read_spec
+
+    rows: list[dict[str, Any]] = []
+    for path in sorted(folder.rglob("*.safetensors")):
+        inside = path.relative_to(folder).as_posix()
+        row: dict[str, Any] = {"reference": f"{prefix}{inside}" if prefix else str(path)}
+        try:
+            spec = read_spec(path)
+        except AdapterError as error:
+            rows.append({**row, "bytes": path.lstat().st_size, "problem": error.message})
+            continue
+        if spec is not None:
+            facts = {key: getattr(spec, key) for key in ("name", "base", "stage", "mode")}
+            rows.append({**row, **facts, "bytes": path.stat().st_size, "problem": ""})
+    return rows
+
+
+def _row_line(row: Mapping[str, Any]) -> str:
+    if row["problem"]:
+        return f"{row['reference']}: {row['problem']}"
+    kind = f"{row['base'] or '?'}, stage {row['stage']}, {row['mode']}"
+    return f"{kind:<32} {row['bytes']:>12,} bytes  {row['reference']}"
 
 
 def _facts(spec: "AdapterSpec") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dcgrid import __version__
-from dcgrid.cli import adapters, compose, doctor, edit, recipes, rerun, story, train
+from dcgrid.cli import adapters, compose, doctor, edit, models, recipes, rerun, story, train
 from dcgrid.cli.errors import INTERRUPTED, report
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command()(story.story)
 app.command()(rerun.rerun)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(models.app, name="models")
 app.command()(doctor.doctor)
 app.command()(train.train)
 

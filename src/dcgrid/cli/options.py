@@ -70,15 +70,17 @@ DryRunOption = Annotated[
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="Name of a model, see `dcgrid doctor`, or folder of a Wan checkout."
+        "--model",
+        "-m",
+        help="Name of a model, see `dcgrid models list`, or folder of a Wan checkout.",
     ),
 ]
 AdapterOption = Annotated[
     str,
     typer.Option(
         "--adapter",
-        help="Grid-Fill adapter: a file, hf:OWNER/REPO@REVISION/FILE, default, or none "
-        "(the bare base fills the grid, which keeps the subject less well).",
+        help="Grid-Fill adapter: a file, hf:OWNER/REPO@REVISION/FILE, hf:OWNER/REPO, default, or "
+        "none (the bare base fills the grid, which keeps the subject less well).",
     ),
 ]
 SeedOption = Annotated[

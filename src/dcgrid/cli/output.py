@@ -79,12 +79,13 @@ class Output:
         self.note(f"warning: {line}")
         self.quiet = quiet
 
-    def start(self, stage: str, total: int | None = None) -> None:
+    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
         """Begin a stage of the work; the one before it is done.
 
         Args:
             stage: What is being done, e.g. "sampling".
             total: How many steps it has; None: unknown.
+            in_bytes: True if its steps are bytes.
         """
         self._stage = stage
         if self.quiet or not sys.stderr.isatty():
@@ -94,7 +95,7 @@ class Output:
         bars = self._bars or self._put_up_bars()
         if self._task is not None:
             bars.update(self._task, visible=False)
-        self._task = bars.add_task(stage, total=total)
+        self._task = bars.add_task(stage, total=total, in_bytes=in_bytes)
 
     def update(self, done: int, total: int | None = None) -> None:
         """Move the bar of the present stage."""
@@ -105,17 +106,26 @@ class Output:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
+            DownloadColumn,
             MofNCompleteColumn,
             Progress,
+            ProgressColumn,
+            Task,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.text import Text
+
+        class Amount(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                column = DownloadColumn() if task.fields.get("in_bytes") else MofNCompleteColumn()
+                return column.render(task)
 
         self._bars = Progress(
             TextColumn("{task.description:<22}"),
             BarColumn(bar_width=30),
-            MofNCompleteColumn(),
+            Amount(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),

@@ -1,4 +1,4 @@
-"""hub.py against a small server that speaks the hub's protocol; no test leaves this machine."""
+"""Single files against a small server of the hub's protocol; no test leaves this machine."""
 
 import hashlib
 import threading
@@ -83,6 +83,8 @@ def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHu
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
+    # Read once by the client: an earlier test may have imported it offline.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_ENDPOINT", state.endpoint)
     monkeypatch.setenv("DCGRID_CACHE_DIR", str(tmp_path / "cache"))
     yield state
@@ -101,6 +103,8 @@ def files_under(folder: Path) -> list[Path]:
         ("package:mini/dit.safetensors", "package", "", "", "mini/dit.safetensors"),
         ("hf:a/b@v1/c/d.safetensors", "hub", "a/b", "v1", "c/d.safetensors"),
         ("hf:a/b/c.safetensors", "hub", "a/b", "main", "c.safetensors"),
+        ("hf:a/b", "hub", "a/b", "main", ""),
+        ("hf:a/b@v1", "hub", "a/b", "v1", ""),
         ("./my.safetensors", "file", "", "", "./my.safetensors"),
     ],
 )
@@ -109,7 +113,7 @@ def test_references_are_read(text: str, source: str, repo: str, revision: str, p
     assert (found.source, found.repo, found.revision, found.path) == (source, repo, revision, path)
 
 
-@pytest.mark.parametrize("text", ["", "package:", "package:../x", "hf:a", "hf:a/b", "hf:a/b@v1/"])
+@pytest.mark.parametrize("text", ["", "package:", "package:../x", "hf:a", "hf:a/b@", "hf:a/b@v1/"])
 def test_incomplete_references_are_refused(text: str) -> None:
     with pytest.raises(WeightsError, match="incomplete") as caught:
         hub.parse_reference(text)

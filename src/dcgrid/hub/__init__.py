@@ -1,0 +1,64 @@
+"""Where weights come from: inside the package, a hub repository, or a file of the user's.
+
+Start at `fetch_weights` for a file and at `fetch_model` for a base model. This is the only package
+that may touch the network (through huggingface_hub) or ask where the user's config and cache
+folders are. huggingface_hub is imported inside the functions that need it, because nothing
+embedded ever does.
+"""
+
+from dcgrid.hub.client import BytesReport
+from dcgrid.hub.pins import Pin, read_pin
+from dcgrid.hub.places import cache_dir, config_dir, go_offline, hub_dir, is_offline
+from dcgrid.hub.push import push_files
+from dcgrid.hub.reference import WeightReference, parse_reference
+from dcgrid.hub.remove import CachedModel, cached_model, remove_model
+from dcgrid.hub.snapshot import (
+    ModelDownload,
+    bytes_left,
+    fetch_model,
+    locate_model,
+    look_up_model,
+    model_download,
+)
+from dcgrid.hub.table import (
+    ADAPTERS,
+    MODELS,
+    HubAdapter,
+    HubModel,
+    default_adapter,
+    hub_model,
+)
+from dcgrid.hub.weights import download_bytes, fetch_weights, file_sha256, locate_weights
+
+__all__ = [
+    "ADAPTERS",
+    "MODELS",
+    "BytesReport",
+    "CachedModel",
+    "HubAdapter",
+    "HubModel",
+    "ModelDownload",
+    "Pin",
+    "WeightReference",
+    "bytes_left",
+    "cache_dir",
+    "cached_model",
+    "config_dir",
+    "default_adapter",
+    "download_bytes",
+    "fetch_model",
+    "fetch_weights",
+    "file_sha256",
+    "go_offline",
+    "hub_dir",
+    "hub_model",
+    "is_offline",
+    "locate_model",
+    "locate_weights",
+    "look_up_model",
+    "model_download",
+    "parse_reference",
+    "push_files",
+    "read_pin",
+    "remove_model",
+]

@@ -1,0 +1,55 @@
+"""A hub of the tests' own, with a small model under a name of the table."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hub.server import Hub, running_hub, safetensors_bytes
+
+NETWORK_SWITCHES = (
+    *("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HF_HOME", "DCGRID_HOME"),
+    *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+    *("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"),
+)
+
+
+@pytest.fixture
+def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    for name in NETWORK_SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DCGRID_CACHE_DIR", str(tmp_path / "cache"))
+    # The client reads both once, when it is imported, which may have been offline. A token of the
+    # machine must not leave it.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    with running_hub() as state:
+        monkeypatch.setenv("HF_ENDPOINT", state.endpoint)
+        yield state
+
+
+@pytest.fixture
+def model_files() -> dict[str, bytes]:
+    """A model in diffusers' layout, one part in two shards, with files that are not wanted."""
+    shards = [f"diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    index = {"weight_map": {"a": shards[0], "b": shards[1]}}
+    return {
+        ".gitattributes": b"*.safetensors filter=lfs",
+        "README.md": b"# A model",
+        "examples/cat.jpg": b"picture",
+        "Wan2.2_VAE.pth": b"pickle",
+        "text_encoder/pytorch_model.bin": b"pickle",
+        "model_index.json": b'{"_class_name": "WanPipeline"}',
+        "scheduler/scheduler_config.json": b"{}",
+        "text_encoder/config.json": b'{"text": 1}',
+        "text_encoder/model.safetensors": safetensors_bytes(100_000, 1),
+        "tokenizer/spiece.model": b"pieces",
+        "tokenizer/tokenizer.json": b'{"token": 1}',
+        "transformer/config.json": b'{"transformer": 1}',
+        "transformer/diffusion_pytorch_model.safetensors.index.json": json.dumps(index).encode(),
+        f"transformer/{shards[0]}": safetensors_bytes(1_000_000, 2),
+        f"transformer/{shards[1]}": safetensors_bytes(300_000, 3),
+        "vae/config.json": b'{"vae": 1}',
+        "vae/diffusion_pytorch_model.safetensors": safetensors_bytes(50_000, 4),
+    }

@@ -1,0 +1,62 @@
+"""The table of models and adapters, without a network."""
+
+import subprocess
+import sys
+
+import pytest
+
+from dcgrid import hub
+
+MODEL = hub.MODELS["wan2.2-5b"]
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("model_index.json", True),
+        ("transformer/diffusion_pytorch_model-00001-of-00005.safetensors", True),
+        ("transformer/diffusion_pytorch_model.safetensors.index.json", True),
+        ("text_encoder/config.json", True),
+        ("tokenizer/spiece.model", True),
+        ("scheduler/scheduler_config.json", True),
+        ("transformer/diffusion_pytorch_model.bin", False),
+        ("transformer/old/model.safetensors", False),
+        ("Wan2.2_VAE.pth", False),
+        ("diffusion_pytorch_model-00001-of-00003.safetensors", False),
+        ("models_t5_umt5-xxl-enc-bf16.pth", False),
+        ("google/umt5-xxl/spiece.model", False),
+        ("README.md", False),
+        ("assets/model_index.json", False),
+    ],
+)
+def test_only_the_files_of_diffusers_layout_are_taken(path: str, wanted: bool) -> None:
+    assert MODEL.wants(path) is wanted
+
+
+def test_adapters_are_found_by_model_and_mode() -> None:
+    row = hub.HubAdapter(
+        name="fill",
+        base="wan2.2-5b",
+        mode="consistent",
+        repo="a/b",
+        revision="v1",
+        path="fill.safetensors",
+        sha256="0" * 64,
+        bytes=10,
+        license="apache-2.0",
+    )
+    assert row.reference == "hf:a/b@v1/fill.safetensors"
+    assert hub.default_adapter("wan2.2-5b", "consistent", [row]) is row
+    assert hub.default_adapter("wan2.2-5b", "composition", [row]) is None
+    assert hub.default_adapter("wan2.1-14b", "consistent", [row]) is None
+    # None is published yet.
+    assert all(hub.default_adapter(name, "consistent") is None for name in hub.MODELS)
+
+
+def test_looking_a_model_up_on_this_machine_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from dcgrid import hub; hub.locate_model('wan2.2-5b');"
+        "print({'torch', 'huggingface_hub', 'rich'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "set()"
