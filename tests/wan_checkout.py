@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-import pytest
 import torch
-
-pytest.importorskip("diffusers", reason="needs the extra dcgrid[wan]")
 
 CORPUS = [
     "a dog runs over the grass in heavy rain while smoke drifts across the scene",
@@ -13,14 +10,6 @@ CORPUS = [
     "top left top right bottom left bottom right performing the exact same motion",
     "moonlit night golden hour fog snow sparks water light streaks falling",
 ]
-
-
-@pytest.fixture(scope="session")
-def wan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a checkout like Wan2.1's: 8 pixels a latent, one time for all frames."""
-    folder = tmp_path_factory.mktemp("hub") / "small-wan"
-    write_checkout(folder)
-    return folder
 
 
 def write_checkout(folder: Path) -> None:
