@@ -1,8 +1,20 @@
-"""A small Wan checkout with random weights, written in the layout of diffusers."""
+"""A small Wan checkout with random weights, in the layout of diffusers, and pixels from it.
+
+Letters: see models/base.py.
+"""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+
+from dcgrid.flow.sampler import SampleSettings, sample, with_guidance
+from dcgrid.flow.schedule import Schedule
+from dcgrid.grid.coordinates import grid_positions, token_coordinates
+from dcgrid.grid.layout import GridLayout, TokenShape
+from dcgrid.models.base import TokenPlaces
 
 CORPUS = [
     "a dog runs over the grass in heavy rain while smoke drifts across the scene",
@@ -71,3 +83,60 @@ def _tokenizer(folder: Path) -> object:
         minloglevel=2,
     )
     return transformers.T5Tokenizer(vocab_file=f"{prefix}.model", extra_ids=0)
+
+
+def start_noise() -> Tensor:
+    """Return the noise that both runs below start from: 5 frames of 32x48."""
+    return torch.randn(1, 4, 2, 4, 6, generator=torch.Generator().manual_seed(4))
+
+
+def pipeline_frames(pipeline: Any, *, steps: int, guidance: float) -> Tensor:
+    """Return frames BTCHW in [0, 1] that the pipeline of diffusers makes, at our times."""
+    import diffusers
+
+    class OurTimes(diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+        def set_timesteps(self, count: int, device: Any = None, **_: Any) -> None:
+            super().set_timesteps(sigmas=np.linspace(1, 0, count + 1)[:-1], device=device)
+
+    pipeline.scheduler = OurTimes(shift=3.0)
+    pipeline.set_progress_bar_config(disable=True)
+    frames: Tensor = pipeline(
+        prompt="a dog in rain",
+        negative_prompt="fog",
+        height=32,
+        width=48,
+        num_frames=5,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        latents=start_noise(),
+        output_type="pt",
+    ).frames
+    return frames
+
+
+def our_frames(backbone: Any, *, steps: int, guidance: float) -> Tensor:
+    """Return the same frames from our sampler: text to video, one cell."""
+    layout, shape = GridLayout(rows=1, cols=1), TokenShape(frames=2, rows=2, cols=3)
+    places = TokenPlaces(
+        coordinates_S3=token_coordinates(layout, shape, None),
+        position_S=grid_positions(layout, shape),
+    )
+
+    def under(words: str) -> Any:
+        text = backbone.parts.segments.encode_rows([[words]], cells=1)
+        return lambda cells, time: backbone.velocity(cells, time, text, places)
+
+    fill_K = torch.ones(1, dtype=torch.bool)
+    latents = sample(
+        with_guidance(under("a dog in rain"), under("fog"), guidance, fill_K),
+        torch.zeros(1, 1, 4, 2, 4, 6),
+        start_noise()[:, None],
+        fill_K,
+        SampleSettings(
+            schedule=Schedule(num_inference_steps=steps, shift=backbone.spec.time_shift),
+            solver="euler",
+            given="replace",
+        ),
+    )
+    frames: Tensor = ((backbone.decode(latents[:, 0]) + 1) / 2).movedim(1, 2)
+    return frames
