@@ -7,7 +7,7 @@ read_footage -> load_model -> paint_windows -> choose_takes -> write_takes, mani
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from dcgrid.pipelines import facts
 from dcgrid.pipelines.deliver import choose_takes, compare_takes, write_takes
 from dcgrid.pipelines.footage import Footage, read_footage
+from dcgrid.pipelines.lora import absolute_loras
 from dcgrid.pipelines.manifest import OutputRecord, RunManifest, write_manifest
 from dcgrid.pipelines.models import LoadedModel, check_weights, load_model
 from dcgrid.pipelines.outputs import StagedFiles
@@ -128,11 +129,12 @@ def _manifest(
 ) -> RunManifest:
     """Gather what made the result."""
     job, grid = plan.prepared.job, plan.prepared.grid
+    here = job.with_inputs([path.resolve() for path in job.inputs])
     return RunManifest(
         versions=facts.versions(),
         created=facts.now(),
         command=job.command,
-        job=job.with_inputs([path.resolve() for path in job.inputs]),
+        job=replace(here, loras=absolute_loras(job.loras)),
         grid=grid,
         inputs_sha256=tuple(one.sha256 for one in footage),
         clips=facts.clip_facts(plan.clips),
@@ -142,6 +144,7 @@ def _manifest(
             "weights": dict(model.weights),
             "adapter": model.adapter,
             "adapter_sha256": model.adapter_sha256,
+            "loras": [asdict(one) for one in model.loras],
         },
         sampler=facts.sampler_facts(plan.spec, grid, plan.windows),
         machine=facts.machine_facts(plan.device, plan.dtype),

@@ -26,6 +26,7 @@ from dcgrid.pipelines import facts
 from dcgrid.pipelines.choose import rank_scores
 from dcgrid.pipelines.deliver import Take, hash_pieces, other_pixels, score_cells, tell_other_pixels
 from dcgrid.pipelines.footage import Footage, read_clips
+from dcgrid.pipelines.lora import absolute_loras
 from dcgrid.pipelines.manifest import StoryManifest, write_manifest
 from dcgrid.pipelines.models import LoadedModel, check_weights, grid_reference, load_model
 from dcgrid.pipelines.outputs import StagedFiles
@@ -174,7 +175,7 @@ def _story_facts(plan: StoryPlan, footage: Footage | None, models: _Models) -> M
         "clip": None if clip is None else (clip.start_s, clip.num_frames, clip.fps),
         "size": plan.cell_size,
         "windows": [asdict(window) for window in plan.windows],
-        "weights": [(dict(one.weights), one.adapter_sha256) for one in models.values()],
+        "weights": [one.made_of for one in models.values()],
         "seed": plan.prepared.job.seed,
         "machine": [plan.device, plan.dtype, torch.get_num_threads()],
     }
@@ -257,7 +258,7 @@ def _manifest(
         versions=facts.versions(),
         created=facts.now(),
         command=job.command,
-        job=replace(here, folder=job.folder.resolve()),
+        job=replace(here, folder=job.folder.resolve(), loras=absolute_loras(job.loras)),
         grids=prepared.grids,
         inputs_sha256=() if footage is None else (footage.sha256,),
         clips=facts.clip_facts([plan.clip] if plan.clip else []),
@@ -266,6 +267,7 @@ def _manifest(
             "license": plan.spec.license,
             "weights": dict(_any(models).weights),
             "adapters": {one.adapter: one.adapter_sha256 for one in models.values()},
+            "loras": [asdict(one) for one in _any(models).loras],
         },
         samplers=tuple(facts.sampler_facts(plan.spec, one, plan.windows) for one in prepared.grids),
         machine=facts.machine_facts(plan.device, plan.dtype),
