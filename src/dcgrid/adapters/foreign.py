@@ -60,6 +60,8 @@ _OTHER_KINDS = {
 """What stands in the keys of adapters whose update is not B A."""
 _IMAGE_PARTS = ("img_emb", "k_img", "v_img", "image_embedder", "add_k_proj", "add_v_proj")
 """What stands in the keys of adapters for image-to-video models."""
+_TABLE = "scale_shift_table"
+"""What Wan's modulation is called in diffusers."""
 _KNOWN = "LoRA files of diffusers, PEFT, ComfyUI and kohya for Wan can be read"
 _AGAIN = "fetch the file again"
 
@@ -114,7 +116,12 @@ def is_foreign(path: Path) -> bool:
         AdapterError: It is missing, cut, or no safetensors file.
     """
     metadata, _ = _read(path, tensors=False)
-    return not metadata.get("format", "").startswith(FORMAT.rsplit("-", 1)[0])
+    return not _is_own(metadata)
+
+
+def _is_own(metadata: Mapping[str, str]) -> bool:
+    """Return True for what any version of this program says of its files."""
+    return metadata.get("format", "").startswith(FORMAT.rsplit("-", 1)[0])
 
 
 def read_foreign(path: Path) -> ForeignLora:
@@ -125,6 +132,12 @@ def read_foreign(path: Path) -> ForeignLora:
             for an image-to-video model, or of another kind (DoRA, LoKr, LoHa).
     """
     metadata, tensors = _read(path)
+    if _is_own(metadata):
+        # Its alpha is in a spec that other programs know nothing of.
+        raise AdapterError(
+            f"{path} is an adapter that dcgrid wrote, not another program's",
+            hint=f"use it as it is: --adapter {path}, or --lora {path}",
+        )
     parts, naming = _sorted_parts(path, tensors)
     alphas = read_alphas(path, metadata, naming)
     alphas.require_known(path, parts)
@@ -229,6 +242,9 @@ def _take(
     layers, deltas = found
     name = diffusers_name(raw) or raw
     if "down" in sides or "up" in sides:
+        if name.endswith(_TABLE):
+            # Wan's is a parameter, which has no product; other models have layers so named.
+            name = raw
         if name in layers:
             raise AdapterError(f"{path} holds {name[:200]} under two names", hint=_KNOWN)
         layers[name] = _factors(path, raw, sides, alphas)
@@ -267,7 +283,7 @@ def _deltas(
     """Yield each parameter that is changed as a whole, and what is added to it."""
     if "diff" in sides:
         # The modulation of a block is a parameter, not a layer with a weight.
-        bare = name.endswith("scale_shift_table")
+        bare = name.endswith(_TABLE)
         yield name if bare else f"{name}.weight", sides["diff"].float()
     if "diff_b" in sides:
         yield f"{name}.bias", sides["diff_b"].float()
@@ -304,7 +320,7 @@ def check_foreign_fit(lora: ForeignLora, shapes: Mapping[str, tuple[int, ...]]) 
         f"LoRA {lora.path} does not fit this model{_other_size(lora, shapes)}: "
         f"{len(places) - len(odd)} of {len(places)} parts match, {len(odd)} do not, "
         f"such as {told[:200]}, {reason}",
-        hint="fetch the LoRA for this size of the model, or name another --model",
+        hint="fetch the LoRA for this size of the model, or name another model",
     )
 
 
