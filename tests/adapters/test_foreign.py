@@ -273,6 +273,23 @@ def test_half_precision_is_rounded_once(wan_folder: Path, tmp_path: Path) -> Non
     assert torch.equal(found, (before + up_DR @ down_RD).bfloat16())
 
 
+def test_eight_bit_factors_are_widened(
+    wan_folder: Path, network: torch.nn.Module, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors"
+    state = {key: value.to(torch.float8_e4m3fn) for key, value in q_keys().items()}
+    save_file(state, path)
+    down_RD, up_DR = (side.float() for side in state.values())
+    before = network.get_parameter("blocks.0.attn1.to_q.weight").detach().clone()
+    fold_lora(network, path)
+    found = network.get_parameter("blocks.0.attn1.to_q.weight")
+    torch.testing.assert_close(found, before + up_DR @ down_RD)
+    import_lora(path, ImportChoice(base=str(wan_folder)), out)
+    tensors = read_adapter(out)[1].values()
+    wanted = zip(tensors, (down_RD, up_DR), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in wanted)
+
+
 def load(write: Callable[[Path], bool], path: Path) -> State:
     write(path)
     return dict(load_file(path))

@@ -157,11 +157,12 @@ def _foreign_facts(path: Path) -> dict[str, Any]:
     from dcgrid.adapters.wan_names import WIDTHS
 
     lora = read_foreign(path)
+    size = WIDTHS.get(lora.width or 0)
     sides = [side for one in lora.layers.values() for side in (one.down_RD, one.up_DR)]
     return {
         "naming": lora.naming,
         "base_width": lora.width or 0,
-        "base": f"Wan {WIDTHS[lora.width]}" if lora.width in WIDTHS else "",
+        "base": f"Wan {size}" if size else "",
         "ranks": list(lora.ranks),
         "scales": sorted({one.scale for one in lora.layers.values()}),
         "layers": len(lora.layers),
