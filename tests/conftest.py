@@ -8,6 +8,8 @@ import av
 import numpy as np
 import pytest
 
+from tests.wan_checkout import write_checkout
+
 CLIP_FPS = 12
 CLIP_FRAMES = 12
 
@@ -55,6 +57,15 @@ def clip(shared_clip: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "input.mp4"
     copy.write_bytes(shared_clip.read_bytes())
     return copy
+
+
+@pytest.fixture(scope="session")
+def wan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a checkout like Wan2.1's: 8 pixels a latent, one time for all frames."""
+    pytest.importorskip("diffusers", reason="needs the extra dcgrid[wan]")
+    folder = tmp_path_factory.mktemp("hub") / "small-wan"
+    write_checkout(folder)
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)

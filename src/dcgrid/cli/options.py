@@ -83,6 +83,15 @@ AdapterOption = Annotated[
         "none (the bare base fills the grid, which keeps the subject less well).",
     ),
 ]
+LoraOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="FILE[:STRENGTH]",
+        help="LoRA for the base model, of this or another program, e.g. one for fewer steps: a "
+        "file or hf:OWNER/REPO@REVISION/FILE; strength -4 to 4, else 1. May be repeated.",
+    ),
+]
 SeedOption = Annotated[
     int, typer.Option("--seed", help="Seed of the noise: same seed, same pixels.")
 ]

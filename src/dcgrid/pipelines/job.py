@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from dcgrid.errors import InputVideoError, UsageError
+from dcgrid.pipelines.lora import absolute_loras, parse_lora
 
 Keep = Literal["best", "all"]
 """Which of several tries at one edit are written."""
@@ -38,6 +39,8 @@ class GridJob:
     """Name of the model."""
     adapter: str = "default"
     """Reference of a Grid-Fill adapter; "default": the model's own; "none": the bare base."""
+    loras: tuple[str, ...] = ()
+    """LoRAs that are folded into the base before the adapter, each FILE or FILE:STRENGTH."""
     seed: int = 0
     """Seed of the noise; >= 0."""
     num_inference_steps: int | None = None
@@ -84,7 +87,8 @@ class GridJob:
         """Return the job with whole paths, so that it can be repeated from any folder."""
         folder = Path(self.model).expanduser()
         model = str(folder.resolve()) if folder.is_dir() else self.model
-        return replace(self.with_inputs([path.resolve() for path in self.inputs]), model=model)
+        here = self.with_inputs([path.resolve() for path in self.inputs])
+        return replace(here, model=model, loras=absolute_loras(self.loras))
 
     @property
     def starts_s(self) -> tuple[float | None, ...]:
@@ -246,13 +250,15 @@ def check_input(path: Path) -> None:
 
 
 def check_numbers(job: GridJob) -> None:
-    """Check that the numbers of a job are in range and agree.
+    """Check that the numbers of a job are in range and agree, the strengths of LoRAs among them.
 
     Raises:
         UsageError: They do not.
     """
     if job.whole and job.duration_s is not None:
         raise UsageError("--whole and --duration contradict each other", hint="leave out one")
+    for text in job.loras:
+        parse_lora(text)
     if job.seed < 0 or job.seed >= 2**63:
         raise UsageError(f"seed {job.seed} is out of range", hint="use 0 or a positive number")
     if job.num_inference_steps is not None and not 1 <= job.num_inference_steps <= 1000:

@@ -192,8 +192,18 @@ def _wrong_facts(manifest: Manifest) -> list[str]:
         "machine.dtype": isinstance(machine.get("dtype"), str),
         "machine.device": isinstance(machine.get("device"), str),
         "model.weights": isinstance(manifest.model.get("weights"), dict),
+        "model.loras": _are_hashed(manifest.model.get("loras", []), len(job.loras)),
     }
     return [name for name, fits in checks.items() if not fits]
+
+
+def _are_hashed(loras: object, count: int) -> bool:
+    """Return True for a list of so many LoRAs, each with the hash of its file."""
+    return (
+        isinstance(loras, list)
+        and len(loras) == count
+        and all(isinstance(one, dict) and isinstance(one.get("sha256"), str) for one in loras)
+    )
 
 
 def _wrong_story(manifest: StoryManifest) -> list[str]:

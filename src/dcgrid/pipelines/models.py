@@ -1,6 +1,6 @@
 """Load the model of a job, fold its Grid-Fill adapter in, and say exactly what was loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 
 from dcgrid import hub
 from dcgrid.adapters.find import find_adapter
-from dcgrid.adapters.fold import fold_adapter
+from dcgrid.adapters.fold import fold_adapter, fold_lora
 from dcgrid.adapters.reading import LoadReport, hash_tensors
 from dcgrid.errors import AdapterError, WeightsError
 from dcgrid.grid.modes import Mode
@@ -21,7 +21,20 @@ from dcgrid.models.loading import (
     weight_files,
 )
 from dcgrid.pipelines.job import GridJob
+from dcgrid.pipelines.lora import LoraChoice, lora_part, parse_lora
 from dcgrid.pipelines.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedLora:
+    """A LoRA that was folded into the base."""
+
+    reference: str
+    """Reference of its file."""
+    strength: float
+    """How much it counts."""
+    sha256: str
+    """Hash of its file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +49,14 @@ class LoadedModel:
     """Reference of the adapter."""
     adapter_sha256: str = ""
     """Hash of the adapter's file."""
+    loras: tuple[LoadedLora, ...] = ()
+    """What was folded into the base before it, in this order."""
+
+    @property
+    def made_of(self) -> Sequence[object]:
+        """What decides its numbers, for JSON: hashes of all files, strengths."""
+        loras = [(one.sha256, one.strength) for one in self.loras]
+        return [dict(self.weights), self.adapter_sha256, *([loras] if loras else [])]
 
 
 def adapter_reference(job: GridJob, mode: Mode) -> str:
@@ -73,10 +94,10 @@ def adapter_file(job: GridJob, mode: Mode) -> Path | None:
 def load_model(
     job: GridJob, mode: Mode, device: torch.device, dtype: torch.dtype, progress: Progress
 ) -> LoadedModel:
-    """Load the model and merge the adapter into it.
+    """Load the model and merge LoRAs and the adapter into it.
 
     Args:
-        job: Says which model and adapter.
+        job: Says which model, LoRAs and adapter.
         mode: What its grid shows; adapters are trained for one.
         device: Where the model goes.
         dtype: Number format.
@@ -84,15 +105,18 @@ def load_model(
 
     Raises:
         WeightsError: Weights are missing, damaged or of the wrong shape.
-        AdapterError: The adapter is damaged, for another model or another mode.
+        AdapterError: The adapter or a LoRA is damaged, for another model or another mode.
         NetworkError: A download failed or the network is off.
     """
-    path = adapter_file(job, mode)
+    path, loras = adapter_file(job, mode), lora_files(job)
     progress.start("loading the model", 1)
     backbone = load_backbone(job.model, device=device, dtype=dtype)
     weights = weight_digests(job.model)
+    # Adapters name the base that they were trained on, which LoRAs are about to change.
+    base_sha256 = base_hash(backbone, weights) if path or loras else ""
+    folded = _fold_loras(backbone, loras, base_sha256, progress)
     if path is not None:
-        report = _fold(backbone, path, weights)
+        report = _fold(backbone, path, base_sha256)
         if report.spec.mode != mode:
             raise AdapterError(
                 f"adapter {path} fills grids of mode {report.spec.mode}, this one is {mode}",
@@ -107,6 +131,7 @@ def load_model(
         weights=weights,
         adapter=adapter_reference(job, mode),
         adapter_sha256=hub.file_sha256(path) if path is not None else "",
+        loras=folded,
     )
 
 
@@ -125,12 +150,13 @@ def check_weights(model: LoadedModel, expected: Mapping[str, str]) -> None:
 
     Args:
         model: What was loaded.
-        expected: SHA-256 by part; "adapter" stands for the adapter's file.
+        expected: SHA-256 by part; "adapter" stands for the adapter's file, `lora_part` for LoRAs.
 
     Raises:
         WeightsError: A file is another one or was not loaded.
     """
-    found = {**model.weights, "adapter": model.adapter_sha256}
+    loras = {lora_part(number): one.sha256 for number, one in enumerate(model.loras, 1)}
+    found = {**model.weights, "adapter": model.adapter_sha256, **loras}
     other = [name for name, digest in expected.items() if found.get(name) != digest]
     if other:
         raise WeightsError(
@@ -139,12 +165,49 @@ def check_weights(model: LoadedModel, expected: Mapping[str, str]) -> None:
         )
 
 
-def _fold(backbone: Backbone, path: Path, weights: Mapping[str, str]) -> LoadReport:
-    report = fold_adapter(
-        backbone.network,
-        path,
-        base=backbone.spec.name,
-        base_hash=base_hash(backbone, weights),
-    )
+def lora_files(job: GridJob) -> list[tuple[LoraChoice, Path]]:
+    """Return the LoRAs of a job with their files, downloaded if need be.
+
+    Raises:
+        UsageError: A strength is out of range.
+        AdapterError: A file does not exist.
+        NetworkError: A download failed or the network is off.
+    """
+    choices = [parse_lora(text) for text in job.loras]
+    return [(one, find_adapter(one.reference, offline=job.offline)) for one in choices]
+
+
+def _fold_loras(
+    backbone: Backbone,
+    loras: Sequence[tuple[LoraChoice, Path]],
+    base_sha256: str,
+    progress: Progress,
+) -> tuple[LoadedLora, ...]:
+    """Fold LoRAs into the base, one after the other, and tell what each did."""
+    folded = []
+    for choice, path in loras:
+        report = fold_lora(
+            backbone.network,
+            path,
+            base=backbone.spec.name,
+            base_hash=base_sha256,
+            strength=choice.strength,
+        )
+        progress.note(
+            f"LoRA {path.name} ({report.naming}): all {report.matched} parts matched, "
+            f"mean update {report.mean_delta:.2g}, strength {choice.strength:g}."
+        )
+        folded.append(
+            LoadedLora(
+                reference=choice.reference,
+                strength=choice.strength,
+                sha256=hub.file_sha256(path),
+            )
+        )
+    return tuple(folded)
+
+
+def _fold(backbone: Backbone, path: Path, base_sha256: str) -> LoadReport:
+    report = fold_adapter(backbone.network, path, base=backbone.spec.name, base_hash=base_sha256)
     backbone.use_given(clean=report.spec.given == "clean", first=report.spec.given_first)
     return report

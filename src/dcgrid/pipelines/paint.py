@@ -170,7 +170,7 @@ def _run_facts(plan: RunPlan, footage: Sequence[Footage], model: LoadedModel) ->
         "clips": [(one.start_s, one.num_frames, one.fps, one.cell_size) for one in plan.clips],
         "windows": [asdict(window) for window in plan.windows],
         "grid": asdict(plan.prepared.grid),
-        "weights": [dict(model.weights), model.adapter_sha256],
+        "weights": model.made_of,
         "seed": plan.prepared.job.seed,
         "machine": [plan.device, plan.dtype, torch.get_num_threads()],
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dcgrid import hub
 from dcgrid.errors import UsageError
 from dcgrid.pipelines.job import GridJob, check_input
+from dcgrid.pipelines.lora import lora_lines, parse_lora
 from dcgrid.pipelines.outputs import OutputPaths, name_outputs
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve
 from dcgrid.pipelines.windows import Join, Window, plan_windows
@@ -88,17 +89,21 @@ class RunPlan:
         height, width = self.clips[0].cell_size
         factor = self.spec.upsample
         free = f" ({_size(self.available_bytes)} free)" if self.available_bytes else ""
+        shape = (
+            f"Grid: {grid.rows}x{grid.cols} cells of {width}x{height} ({', '.join(grid.labels)}), "
+            f"{self.tokens} tokens, {grid.num_inference_steps} steps."
+        )
         lines = [
             *self.clip_lines(),
-            f"Grid: {grid.rows}x{grid.cols} cells of {width}x{height} ({', '.join(grid.labels)}), "
-            f"{self.tokens} tokens, {grid.num_inference_steps} steps.",
+            shape,
             f"Model: {self.spec.name} on {self.device}, {self.dtype}, "
             f"about {_size(self.memory_bytes)} of memory{free}.",
+            *lora_lines(self.prepared.job.loras),
             f"Result: {width * factor}x{height * factor}, "
             f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
         ]
         if len(self.windows) > 1:
-            lines.insert(-2, windows_line(self.spec, self.windows))
+            lines.insert(lines.index(shape) + 1, windows_line(self.spec, self.windows))
         for reference, size in self.downloads.items():
             amount = "unknown size" if size is None else _size(size)
             lines.append(f"Download: {reference} ({amount}).")
@@ -132,6 +137,7 @@ class RunPlan:
             "tokens": self.tokens,
             "num_inference_steps": grid.num_inference_steps,
             "model": self.spec.name,
+            "loras": list(self.prepared.job.loras),
             "device": self.device,
             "dtype": self.dtype,
             "memory_bytes": self.memory_bytes,
@@ -188,7 +194,8 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     frames, size = clips[0].num_frames, clips[0].cell_size
     windows = windows_of(spec, frames)
     tokens = cell_token_shape(windows[0].count, *size, geometry_of(spec)).count
-    references = [one for one in (adapter_reference(job, grid.mode),) if one != "none"]
+    loras = [parse_lora(text).reference for text in job.loras]
+    references = [one for one in (adapter_reference(job, grid.mode), *loras) if one != "none"]
     downloads = {one: hub.download_bytes(one) for one in references}
     return RunPlan(
         prepared=replace(prepared, grid=grid),

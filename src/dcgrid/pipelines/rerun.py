@@ -12,6 +12,7 @@ from typing import TypeVar
 from dcgrid import hub
 from dcgrid.errors import InputVideoError, UsageError
 from dcgrid.pipelines.job import GridJob, check_input
+from dcgrid.pipelines.lora import lora_part
 from dcgrid.pipelines.manifest import Manifest, RunManifest, StoryManifest, read_manifest
 from dcgrid.pipelines.outputs import name_outputs
 from dcgrid.pipelines.plan import PreparedRun
@@ -75,7 +76,11 @@ def _prepare_run(
         grid=grid,
         outputs=name_outputs(job, grid.names, [len(cells) for cells in grid.tries], TAG),
         expected_frames=_frames(manifest),
-        expected_weights={**model["weights"], "adapter": str(model.get("adapter_sha256", ""))},
+        expected_weights={
+            **model["weights"],
+            "adapter": str(model.get("adapter_sha256", "")),
+            **_lora_hashes(manifest),
+        },
         threads=manifest.machine["threads"],
         inputs_sha256=digests,
     )
@@ -92,11 +97,17 @@ def _prepare_story(
         outputs=name_outputs(job, names, [1] * len(names), TAG),
         expected_frames=_frames(manifest),
         expected_reel=manifest.reel_sha256,
-        expected_weights=manifest.model["weights"],
+        expected_weights={**manifest.model["weights"], **_lora_hashes(manifest)},
         expected_adapters=manifest.model["adapters"],
         threads=manifest.machine["threads"],
         inputs_sha256=digests,
     )
+
+
+def _lora_hashes(manifest: Manifest) -> dict[str, str]:
+    """Return the hash that each LoRA's file must have, by its name among the weights."""
+    loras = manifest.model.get("loras", ())
+    return {lora_part(number): one["sha256"] for number, one in enumerate(loras, 1)}
 
 
 def _job_again(job: AnyJob, rerun: RerunJob, manifest: Manifest, sources: Sequence[Path]) -> AnyJob:

@@ -7,7 +7,7 @@ read_footage -> load_model -> paint_windows -> choose_takes -> write_takes, mani
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,7 @@ def _manifest(
             "weights": dict(model.weights),
             "adapter": model.adapter,
             "adapter_sha256": model.adapter_sha256,
+            "loras": [asdict(one) for one in model.loras],
         },
         sampler=facts.sampler_facts(plan.spec, grid, plan.windows),
         machine=facts.machine_facts(plan.device, plan.dtype),

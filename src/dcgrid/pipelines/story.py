@@ -182,7 +182,7 @@ def _story_facts(plan: StoryPlan, footage: Footage | None, models: _Models) -> M
         "clip": None if clip is None else (clip.start_s, clip.num_frames, clip.fps),
         "size": plan.cell_size,
         "windows": [asdict(window) for window in plan.windows],
-        "weights": [(dict(one.weights), one.adapter_sha256) for one in models.values()],
+        "weights": [one.made_of for one in models.values()],
         "seed": plan.prepared.job.seed,
         "machine": [plan.device, plan.dtype, torch.get_num_threads()],
     }
@@ -273,6 +273,7 @@ def _manifest(
             "license": plan.spec.license,
             "weights": dict(_any(models).weights),
             "adapters": {one.adapter: one.adapter_sha256 for one in models.values()},
+            "loras": [asdict(one) for one in _any(models).loras],
         },
         samplers=tuple(facts.sampler_facts(plan.spec, one, plan.windows) for one in prepared.grids),
         machine=facts.machine_facts(plan.device, plan.dtype),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcgrid.errors import UsageError
 from dcgrid.pipelines.job import check_input
+from dcgrid.pipelines.lora import lora_lines
 from dcgrid.pipelines.outputs import name_outputs
 from dcgrid.pipelines.plan import (
     Prepared,
@@ -82,6 +83,7 @@ class StoryPlan:
             *windows,
             f"Model: {self.spec.name} on {self.device}, {self.dtype}, about {memory:.1f} GB of "
             "memory.",
+            *lora_lines(self.prepared.job.loras),
             f"Result: {width * factor}x{height * factor}, "
             f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
         ]
@@ -95,6 +97,7 @@ class StoryPlan:
             "size": [self.num_frames, *self.cell_size],
             "windows": len(self.windows),
             "model": self.spec.name,
+            "loras": list(self.prepared.job.loras),
             "device": self.device,
             "dtype": self.dtype,
             "outputs": [str(path) for path in self.prepared.outputs.all()],

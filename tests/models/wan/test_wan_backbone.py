@@ -5,20 +5,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from dcgrid.errors import PromptError, WeightsError
-from dcgrid.flow.sampler import SampleSettings, sample, with_guidance
-from dcgrid.flow.schedule import Schedule
-from dcgrid.grid.coordinates import grid_positions, token_coordinates
-from dcgrid.grid.layout import GridLayout, TokenShape
-from dcgrid.models.base import TokenPlaces
 from dcgrid.models.wan.backbone import WanBackbone, load_wan
 from dcgrid.models.wan.checkpoint import is_checkout, read_checkout
 from dcgrid.models.wan.text import clean_text
+from tests.wan_checkout import our_frames, pipeline_frames
 
 diffusers = pytest.importorskip("diffusers", reason="needs the extra dcgrid[wan]")
 
@@ -112,48 +107,9 @@ def test_large_clips_are_decoded_in_tiles(backbone: WanBackbone, monkeypatch: An
 
 def test_text_to_video_equals_the_pipeline(backbone: WanBackbone, pipeline: Any) -> None:
     """The same noise, times and guidance, one cell: the same pixels."""
-
-    class OurTimes(diffusers.FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
-        def set_timesteps(self, count: int, device: Any = None, **_: Any) -> None:
-            super().set_timesteps(sigmas=np.linspace(1, 0, count + 1)[:-1], device=device)
-
-    pipeline.scheduler = OurTimes(shift=3.0)
-    noise = torch.randn(1, 4, 2, 4, 6, generator=torch.Generator().manual_seed(4))
-    expected = pipeline(
-        prompt="a dog in rain",
-        negative_prompt="fog",
-        height=HEIGHT,
-        width=WIDTH,
-        num_frames=FRAMES,
-        num_inference_steps=4,
-        guidance_scale=3.0,
-        latents=noise.clone(),
-        output_type="pt",
-    ).frames
-    layout, shape = GridLayout(rows=1, cols=1), TokenShape(frames=2, rows=2, cols=3)
-    places = TokenPlaces(
-        coordinates_S3=token_coordinates(layout, shape, None),
-        position_S=grid_positions(layout, shape),
-    )
-
-    def under(words: str) -> Any:
-        text = backbone.parts.segments.encode_rows([[words]], cells=1)
-        return lambda cells, time: backbone.velocity(cells, time, text, places)
-
-    fill_K = torch.ones(1, dtype=torch.bool)
-    latents = sample(
-        with_guidance(under("a dog in rain"), under("fog"), 3.0, fill_K),
-        torch.zeros(1, 1, 4, 2, 4, 6),
-        noise[:, None],
-        fill_K,
-        SampleSettings(
-            schedule=Schedule(num_inference_steps=4, shift=backbone.spec.time_shift),
-            solver="euler",
-            given="replace",
-        ),
-    )
-    found = (backbone.decode(latents[:, 0]) + 1) / 2
-    torch.testing.assert_close(found.movedim(1, 2), expected, rtol=0, atol=2e-4)
+    expected = pipeline_frames(pipeline, steps=4, guidance=3.0)
+    found = our_frames(backbone, steps=4, guidance=3.0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
     assert expected.std() > 0.01
 
 

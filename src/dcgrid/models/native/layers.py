@@ -260,7 +260,8 @@ class NoiseReader(nn.Module):
                 (FIELD_HEIGHTS, FIELD_STEEPNESS) if blur else (POINT_HEIGHTS, POINT_STEEPNESS)
             )
             heights.append(torch.linspace(*ends, THRESHOLDS))
-            slopes.append(torch.full((THRESHOLDS,), slope))
+            # Not torch.full: after diffusers has loaded a model, that one overlooks `torch.device`.
+            slopes.append(torch.full_like(heights[-1], slope))
         steepness = torch.cat(slopes)
         with torch.no_grad():
             self.each.weight.copy_(steepness.reshape(-1, 1, 1, 1, 1))
