@@ -4,9 +4,25 @@ Letters: B batch, S queries, L keys, N heads, P head width.
 """
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+
+
+class Attend(Protocol):
+    """A way to compute attention; see `attend`."""
+
+    def __call__(
+        self,
+        query_BNSP: torch.Tensor,
+        key_BNLP: torch.Tensor,
+        value_BNLP: torch.Tensor,
+        valid_BL: torch.Tensor | None = None,
+        /,
+    ) -> torch.Tensor:
+        """Return softmax(q k^T / sqrt(P)) v, shape BNSP."""
+
 
 QUERY_CHUNK = 256
 """Queries a matrix product on the CPU; measured in ../shared/research/perf.md, sec. 6."""

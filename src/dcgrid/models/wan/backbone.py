@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces, cell_texts
 from dcgrid.models.quantize import Quantize
 from dcgrid.models.wan.checkpoint import read_checkout
+from dcgrid.models.wan.context import Options
+from dcgrid.models.wan.fused import lay_side_by_side
 from dcgrid.models.wan.latents import LatentScale, decode_clips, encode_clips
 from dcgrid.models.wan.parts import WanParts, load_parts
 from dcgrid.models.wan.transformer import predict_velocity
@@ -32,6 +34,9 @@ class WanBackbone:
         for module in (parts.transformer, parts.vae, parts.segments.encoder):
             module.eval().requires_grad_(False)
         self._scale = LatentScale.of(parts.vae)
+        self._options = Options(fused=self.folds, skip_given=True)
+        if self.folds:
+            lay_side_by_side(parts.transformer.blocks)
 
     @property
     def spec(self) -> ModelSpec:
@@ -123,6 +128,7 @@ class WanBackbone:
                 memory,
                 given_first=self._spec.given_first,
                 blocks=self.parts.blocks(),
+                options=self._options,
             ).float()
 
     def upsample(self, video_BCTHW: Tensor) -> Tensor:
