@@ -57,7 +57,10 @@ def _attend_in_chunks(
     value_BNLP: torch.Tensor,
     valid_BL: torch.Tensor | None,
 ) -> torch.Tensor:
-    key_BNPL = (key_BNLP * (1 / math.sqrt(key_BNLP.shape[-1]))).transpose(-1, -2)
+    scaled_BNLP = key_BNLP * (1 / math.sqrt(key_BNLP.shape[-1]))
+    # Laid out once: a product over a strided view would copy it for every chunk.
+    key_BNPL = scaled_BNLP.contiguous().transpose(-1, -2)
+    value_BNLP = value_BNLP.contiguous()
     hidden = None if valid_BL is None else ~valid_BL[:, None, None, :]
     parts = []
     for chunk_BNSP in query_BNSP.split(QUERY_CHUNK, dim=2):

@@ -97,7 +97,9 @@ def rotary_table(rope: Foreign, coordinates_S3: Tensor) -> Tensor:
         parts = cast(Tensor, getattr(rope, name))[:, ::2].split([int(n) // 2 for n in sides], dim=1)
         chosen = [part[coordinates_S3[:, axis]] for axis, part in enumerate(parts)]
         tables.append(torch.cat(chosen, dim=1))
-    return torch.complex(tables[0], tables[1])
+    # At least float32: there are no complex numbers of bfloat16 halves.
+    dtype = torch.promote_types(tables[0].dtype, torch.float32)
+    return torch.complex(tables[0].to(dtype), tables[1].to(dtype))
 
 
 def kept(memory: Memory | None, owner: Hashable, name: str, compute: Callable[[], _T]) -> _T:
