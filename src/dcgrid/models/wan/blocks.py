@@ -91,15 +91,28 @@ def _grid_attention(
         rotate(attention.norm_k(key), rotation, attention.heads),
     )
     value = rearrange(value, "b s (n p) -> b n s p", n=attention.heads)
+    attended = _attend_grid(attention, (query, key, value), context, live is not None)
+    return _out(attention, rearrange(attended, "b n s p -> b s (n p)"))
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _attend_grid(
+    attention: Foreign, heads: tuple[Tensor, Tensor, Tensor], context: Context, live: bool
+) -> Tensor:
+    """Attend from queries (with `live`: those of live tokens) to keys and values BNSP."""
+    query, key, value = heads
     given, attend = context.given, context.options.attend
     if given is not None:
         key, value = given.with_tokens(attention, (key, value), context.places)
-    if given is None or given.recalled or live is not None:
-        attended = attend(query, key, value)
-    else:
-        known_BS = given.known_tokens(context.places)
-        attended = attend_given_first(query, key, value, known_BS, attend)
-    return _out(attention, rearrange(attended, "b n s p -> b s (n p)"))
+    if given is None or given.recalled or live:
+        return attend(query, key, value)
+    return attend_given_first(query, key, value, given.known_tokens(context.places), attend)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _attend_text(heads: tuple[Tensor, Tensor, Tensor], context: Context) -> Tensor:
+    valid = None if context.valid_BKL is None else context.valid_BKL.flatten(0, 1)
+    return context.options.attend(*heads, valid)
 
 
 def _projected(
@@ -148,8 +161,7 @@ def _text_attention(attention: Foreign, tokens_BSD: Tensor, context: Context) ->
         return key, value
 
     key, value = kept(context.memory, attention, context.text_name, read)
-    valid = None if context.valid_BKL is None else context.valid_BKL.flatten(0, 1)
-    attended = context.options.attend(query, key, value, valid)
+    attended = _attend_text((query, key, value), context)
     return _out(attention, rearrange(attended, "(b k) n s p -> b (k s) (n p)", k=context.cells))
 
 
@@ -159,15 +171,14 @@ def rotate(tokens_BSD: Tensor, rotation: Tensor, heads: int) -> Tensor:
     As complex numbers that is one product; compilers, which do not know these, get it in reals.
     """
     pairs = rearrange(tokens_BSD, "b s (n p two) -> b s n p two", n=heads, two=2)
-    pairs, turn = pairs.to(rotation.real.dtype), rotation[:, None]
+    pairs, turn = pairs.to(rotation.dtype), rotation[:, None]
     if torch.compiler.is_compiling():
-        first, second = pairs.unbind(-1)
-        cosine, sine = torch.view_as_real(turn).unbind(-1)
+        (first, second), (cosine, sine) = pairs.unbind(-1), turn.unbind(-1)
         turned = torch.stack(
             [first * cosine - second * sine, first * sine + second * cosine], dim=-1
         )
     else:
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * turn)
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turn))
     return rearrange(turned, "b s n p two -> b n s (p two)").type_as(tokens_BSD)
 
 
@@ -186,9 +197,9 @@ def _feed(ffn: Foreign, tokens_BSD: Tensor) -> Tensor:
     """
     widen, narrow = ffn.net[0].proj, ffn.net[2]
     usual = tokens_BSD.dtype in (torch.bfloat16, torch.float32)
-    if tokens_BSD.device.type != "cpu" or torch.is_grad_enabled() or not usual:
-        return cast(Tensor, ffn(tokens_BSD))
-    if type(widen) is not nn.Linear or ffn.net[0].approximate != "tanh" or not _has_onednn():
+    inference = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+    fits = usual and inference and tokens_BSD.device.type == "cpu"
+    if not fits or type(widen) is not nn.Linear or not _has_onednn():
         return cast(Tensor, ffn(tokens_BSD))
     wide = torch.ops.mkldnn._linear_pointwise(
         tokens_BSD, widen.weight, widen.bias, "gelu", [], "tanh"

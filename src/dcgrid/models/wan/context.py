@@ -45,7 +45,7 @@ class Context:
     index_BKF: Tensor
     """Row of each cell and frame."""
     rotation: Tensor
-    """Each token's angles as complex numbers, S (P/2)."""
+    """Cosine and sine of each token's angles, S (P/2) 2."""
     text_BKLD: Tensor
     """Text of each cell, projected."""
     valid_BKL: Tensor | None
@@ -82,7 +82,7 @@ class Context:
 
 
 def rotary_table(rope: Foreign, coordinates_S3: Tensor) -> Tensor:
-    """Return each token's angles as complex numbers, S (P/2), from the model's own tables.
+    """Return cosine and sine of each token's angles, S (P/2) 2, from the model's own tables.
 
     Raises:
         ValueError: A coordinate is beyond the tables.
@@ -99,9 +99,10 @@ def rotary_table(rope: Foreign, coordinates_S3: Tensor) -> Tensor:
         tables.append(torch.cat(chosen, dim=1))
     # At least float32: there are no complex numbers of bfloat16 halves.
     dtype = torch.promote_types(tables[0].dtype, torch.float32)
-    return torch.complex(tables[0].to(dtype), tables[1].to(dtype))
+    return torch.stack(tables, dim=-1).to(dtype)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def kept(memory: Memory | None, owner: Hashable, name: str, compute: Callable[[], _T]) -> _T:
     """Return what a memory has under an owner and a name, or compute and keep it."""
     if memory is None:

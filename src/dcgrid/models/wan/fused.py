@@ -36,16 +36,19 @@ def lay_side_by_side(blocks: Iterable[Foreign]) -> None:
                 _join([layer.bias for layer in layers])
 
 
-def project_together(layers: Sequence[nn.Module], tokens_BSD: Tensor) -> tuple[Tensor, ...] | None:
+def project_together(layers: Sequence[Foreign], tokens_BSD: Tensor) -> tuple[Tensor, ...] | None:
     """Return what each layer makes of the tokens, views BSO of one product.
 
-    None: their weights do not lie side by side.
+    None: their weights do not lie side by side, or a compiler looks on, which knows no addresses.
     """
-    one = _as_one(layers) if _alike(layers) else None
+    one = None
+    if not torch.compiler.is_compiling() and _alike(layers):
+        one = _as_one(layers)
     if one is None:
         return None
-    outputs = [int(layer.weight.shape[0]) for layer in layers]  # type: ignore[union-attr, index]
-    return functional.linear(tokens_BSD, *one).split(outputs, dim=-1)
+    outputs = [int(layer.out_features) for layer in layers]
+    together: tuple[Tensor, ...] = functional.linear(tokens_BSD, *one).split(outputs, dim=-1)
+    return together
 
 
 def _self_projections(attention: Foreign) -> list[Foreign]:
