@@ -197,3 +197,13 @@ class Backbone(Protocol):
 
     def upsample(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
         """Enlarge clips in [-1, 1] by `spec.upsample`."""
+
+
+def streams_weights(backbone: Backbone) -> bool:
+    """Return True for a backbone whose weights travel to the device for every call."""
+    return bool(getattr(backbone, "streams", False))
+
+
+def leaves_out_blocks(backbone: Backbone) -> bool:
+    """Return True for a backbone that heeds a memory's `cache_threshold`."""
+    return bool(getattr(backbone, "leaves_out_blocks", False))

@@ -84,6 +84,11 @@ class WanBackbone:
         return self.parts.offload == "none" and self.parts.quantize == "none"
 
     @property
+    def leaves_out_blocks(self) -> bool:
+        """True: it heeds a memory's `cache_threshold`."""
+        return True
+
+    @property
     def streams(self) -> bool:
         """True: weights come to the device for every call, so one call for two texts is cheaper."""
         return self.parts.ring is not None and self.device.type != "cpu"
