@@ -2,7 +2,7 @@
 
 Weights of `mini` are inside the package; `tiny` has seeded random weights and is for tests;
 `paper` can be built (its weights were never published) on the meta device to count it. Any other
-model is a Wan checkout: a folder in the layout of diffusers.
+model is a Wan checkout: one of the hub's by its name, or a folder in the layout of diffusers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import torch
 
+from dcgrid import hub
 from dcgrid.errors import UsageError, WeightsError
 from dcgrid.hub import file_sha256
 from dcgrid.models.base import Backbone, ModelSpec, SamplerDefaults
@@ -24,7 +25,7 @@ from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.models.trunk import TextReader
 from dcgrid.models.wan.backbone import load_wan
-from dcgrid.models.wan.checkpoint import is_checkout, read_checkout
+from dcgrid.models.wan.checkpoint import is_checkout, known_spec, read_checkout
 from dcgrid.models.wan.digests import part_digests
 from dcgrid.models.weights import load_weights, read_weights, save_weights
 
@@ -107,7 +108,19 @@ def model_spec(name: str) -> ModelSpec:
         UsageError: No model has that name.
         WeightsError: It is a folder, but no checkout that can be used.
     """
-    return _NATIVE[name][0] if name in _NATIVE else read_checkout(checkout_folder(name)).spec
+    if name in _NATIVE:
+        return _NATIVE[name][0]
+    if name not in hub.MODELS:
+        return read_checkout(checkout_folder(name)).spec
+    source, folder = hub.MODELS[name], hub.locate_model(name)
+    spec = known_spec(name) if folder is None else read_checkout(folder).spec
+    commit = source.revision if folder is None else folder.name
+    return replace(spec, name=name, license=source.license, repo=source.repo, revision=commit)
+
+
+def is_here(name: str) -> bool:
+    """Return False if a model has to be downloaded first."""
+    return name not in hub.MODELS or hub.locate_model(name) is not None
 
 
 def checkout_folder(name: str) -> Path:
@@ -115,8 +128,14 @@ def checkout_folder(name: str) -> Path:
 
     Raises:
         UsageError: Neither a model nor a folder has that name.
-        WeightsError: It is a folder, but not in the layout of diffusers.
+        WeightsError: It is a folder, but not in the layout of diffusers; or a model of the hub
+            that is not here.
     """
+    if name in hub.MODELS:
+        found = hub.locate_model(name)
+        if found is None:
+            raise WeightsError(f"{name} is not here", hint=f"dcgrid models pull {name}")
+        return found
     folder = Path(name).expanduser()
     if is_checkout(folder):
         return folder
@@ -126,10 +145,11 @@ def checkout_folder(name: str) -> Path:
             hint="name a folder in the layout of diffusers, such as a copy of "
             "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
         )
-    near = get_close_matches(name, list(_NATIVE), n=1)
+    known = [*_NATIVE, *hub.MODELS]
+    near = get_close_matches(name, known, n=1)
     raise UsageError(
         f"no model is called {name!r}, and no folder",
-        hint=f"did you mean {near[0]!r}?" if near else f"models: {', '.join(_NATIVE)}",
+        hint=f"did you mean {near[0]!r}?" if near else f"models: {', '.join(known)}",
     )
 
 

@@ -175,7 +175,7 @@ def _request(
 class _Silent:
     """Tells nobody: the run has a bar of its own."""
 
-    def start(self, stage: str, total: int | None = None) -> None:
+    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
         """Begin a stage."""
 
     def update(self, done: int, total: int | None = None) -> None:

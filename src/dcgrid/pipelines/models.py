@@ -16,6 +16,8 @@ from dcgrid.models.base import Backbone
 from dcgrid.models.loading import (
     ADAPTER_NAMES,
     GRID_NAME,
+    is_here,
+    is_native,
     load_backbone,
     weight_digests,
     weight_files,
@@ -63,9 +65,42 @@ def adapter_reference(job: GridJob, mode: Mode) -> str:
     """Return the weight reference of the adapter that a job means; "none" for the bare base."""
     if job.adapter != "default":
         return job.adapter
-    # The model for tests and bases of other people have no adapter of ours.
-    known = weight_files(job.model)
-    return f"package:{job.model}/{ADAPTER_NAMES[mode]}.safetensors" if known else "none"
+    if weight_files(job.model):
+        return f"package:{job.model}/{ADAPTER_NAMES[mode]}.safetensors"
+    # The model for tests has none, and a checkout only if somebody has published one.
+    published = hub.default_adapter(job.model, mode)
+    return "none" if published is None else published.reference
+
+
+def bare_base_line(job: GridJob, mode: Mode) -> str:
+    """Return what to expect of a grid that no adapter fills; empty if one does."""
+    if is_native(job.model) or adapter_reference(job, mode) != "none":
+        return ""
+    why = "" if job.adapter == "none" else "; none is published for it"
+    return (
+        f"No Grid-Fill adapter{why}: the bare base fills the grid, which keeps the subject less "
+        f"well. To train one: dcgrid train --stage fill --model {job.model}"
+    )
+
+
+def fetch_model(job: GridJob, progress: Progress) -> None:
+    """Download the base model of a job if it is not here; its licence is told.
+
+    Raises:
+        NetworkError: The download failed or the network is off.
+        OutputError: The disk is too small.
+        WeightsError: What came is not what the hub says.
+    """
+    if is_here(job.model):
+        return
+    source = hub.hub_model(job.model)
+    progress.note(f"Licence of {source.name}: {source.license}, see huggingface.co/{source.repo}.")
+    progress.start(f"downloading {job.model}", None, in_bytes=True)
+    hub.fetch_model(
+        job.model,
+        offline=job.offline,
+        report=lambda _, done, total: progress.update(done, total),
+    )
 
 
 def grid_reference(job: GridJob) -> str:
@@ -109,6 +144,7 @@ def load_model(
         NetworkError: A download failed or the network is off.
     """
     path, loras = adapter_file(job, mode), lora_files(job)
+    fetch_model(job, progress)
     progress.start("loading the model", 1)
     backbone = load_backbone(job.model, device=device, dtype=dtype)
     weights = weight_digests(job.model)

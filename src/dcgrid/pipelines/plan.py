@@ -82,6 +82,8 @@ class RunPlan:
     """Device it will run on."""
     dtype: str
     """Number format."""
+    remark: str = ""
+    """What to expect of a model without adapter; empty: it has one."""
 
     def lines(self) -> list[str]:
         """Return the plan as sentences, one per line."""
@@ -104,10 +106,8 @@ class RunPlan:
         ]
         if len(self.windows) > 1:
             lines.insert(lines.index(shape) + 1, windows_line(self.spec, self.windows))
-        for reference, size in self.downloads.items():
-            amount = "unknown size" if size is None else _size(size)
-            lines.append(f"Download: {reference} ({amount}).")
-        return lines
+        lines += [self.remark] if self.remark else []
+        return [*lines, *download_lines(self.downloads)]
 
     def clip_lines(self) -> list[str]:
         """Return what becomes of the inputs, one sentence a line."""
@@ -181,7 +181,7 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     # Torch comes in here and not with the module, so that a misspelt effect is told at once.
     from dcgrid.grid.layout import cell_token_shape
     from dcgrid.models.loading import model_spec
-    from dcgrid.pipelines.models import adapter_reference
+    from dcgrid.pipelines.models import adapter_reference, bare_base_line
     from dcgrid.pipelines.request import settle_grid
     from dcgrid.runtime import device as runtime
 
@@ -194,9 +194,6 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     frames, size = clips[0].num_frames, clips[0].cell_size
     windows = windows_of(spec, frames)
     tokens = cell_token_shape(windows[0].count, *size, geometry_of(spec)).count
-    loras = [parse_lora(text).reference for text in job.loras]
-    references = [one for one in (adapter_reference(job, grid.mode), *loras) if one != "none"]
-    downloads = {one: hub.download_bytes(one) for one in references}
     return RunPlan(
         prepared=replace(prepared, grid=grid),
         spec=spec,
@@ -206,10 +203,38 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
         tokens=tokens * grid.rows * grid.cols,
         memory_bytes=memory_estimate_bytes(spec, windows[0].count, size),
         available_bytes=runtime.available_memory_bytes(device),
-        downloads={name: size for name, size in downloads.items() if size != 0},
+        downloads=find_downloads(job, [adapter_reference(job, grid.mode)]),
         device=str(device),
         dtype=runtime.dtype_name(dtype),
+        remark=bare_base_line(job, grid.mode),
     )
+
+
+def find_downloads(job: GridJob, adapters: Sequence[str]) -> dict[str, int | None]:
+    """Return the bytes that a job would download, by reference or name of a model.
+
+    Args:
+        job: Names model and LoRAs.
+        adapters: References of its adapters; "none" is none.
+
+    Raises:
+        WeightsError: A reference is malformed, or names a file that the repository does not have.
+    """
+    from dcgrid.models.loading import is_here
+
+    loras = [parse_lora(text).reference for text in job.loras]
+    found = {one: hub.download_bytes(one) for one in (*adapters, *loras) if one != "none"}
+    if not is_here(job.model):
+        found[job.model] = hub.model_download(job.model).bytes_left
+    return {name: size for name, size in found.items() if size != 0}
+
+
+def download_lines(downloads: Mapping[str, int | None]) -> list[str]:
+    """Return what will be downloaded, a sentence each."""
+    return [
+        f"Download: {name} ({'unknown size' if size is None else _size(size)})."
+        for name, size in downloads.items()
+    ]
 
 
 def plan_clips(

@@ -17,6 +17,8 @@ from dcgrid.pipelines.outputs import name_outputs
 from dcgrid.pipelines.plan import (
     Prepared,
     clip_rules,
+    download_lines,
+    find_downloads,
     memory_estimate_bytes,
     windows_line,
     windows_of,
@@ -62,6 +64,10 @@ class StoryPlan:
     """Device it will run on."""
     dtype: str
     """Number format."""
+    downloads: Mapping[str, int | None] = field(default_factory=dict)
+    """Bytes to download by reference or name (None: unknown size)."""
+    remark: str = ""
+    """What to expect of a model without adapter; empty: it has one."""
 
     @property
     def num_frames(self) -> int:
@@ -86,6 +92,8 @@ class StoryPlan:
             *lora_lines(self.prepared.job.loras),
             f"Result: {width * factor}x{height * factor}, "
             f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
+            *([self.remark] if self.remark else []),
+            *download_lines(self.downloads),
         ]
 
     def as_json(self) -> dict[str, Any]:
@@ -96,6 +104,7 @@ class StoryPlan:
             "prompts": [grid.prompt.text for grid in self.prepared.grids],
             "size": [self.num_frames, *self.cell_size],
             "windows": len(self.windows),
+            "downloads": dict(self.downloads),
             "model": self.spec.name,
             "loras": list(self.prepared.job.loras),
             "device": self.device,
@@ -132,6 +141,7 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
     """
     # Torch comes in here and not with the module, so that a misspelt effect is told at once.
     from dcgrid.models.loading import model_spec
+    from dcgrid.pipelines.models import adapter_reference, bare_base_line
     from dcgrid.pipelines.request import settle_grid
     from dcgrid.runtime import device as runtime
     from dcgrid.video.read import plan_clip, probe
@@ -152,6 +162,8 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
         cell_size=clip.cell_size if clip else rules.cell_sizes[0],
         device=str(device),
         dtype=runtime.dtype_name(runtime.choose_dtype(job.dtype, device)),
+        downloads=find_downloads(job, [adapter_reference(job, "consistent")]),
+        remark=bare_base_line(job, "consistent"),
     )
 
 
