@@ -76,10 +76,10 @@ def bare_base_line(job: GridJob, mode: Mode) -> str:
     """Return what to expect of a grid that no adapter fills; empty if one does."""
     if is_native(job.model) or adapter_reference(job, mode) != "none":
         return ""
-    why = "" if job.adapter == "none" else "; none is published for it"
+    published = "asked for" if job.adapter == "none" else f"published for {job.model}"
     return (
-        f"No Grid-Fill adapter{why}: the bare base fills the grid, which keeps the subject less "
-        f"well. To train one: dcgrid train --stage fill --model {job.model}"
+        f"No Grid-Fill adapter is {published}: the bare base fills the grid, which keeps the "
+        f"subject less well. To train one: dcgrid train --stage fill --model {job.model}"
     )
 
 

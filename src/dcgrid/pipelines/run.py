@@ -144,7 +144,7 @@ def _manifest(
             "adapter_sha256": model.adapter_sha256,
             "loras": [asdict(one) for one in model.loras],
         },
-        sampler=facts.sampler_facts(plan.spec, grid, plan.windows),
+        sampler=facts.sampler_facts(model.backbone.spec, grid, plan.windows),
         machine=facts.machine_facts(plan.device, plan.dtype),
         timings_s=timings_s,
         peak_memory_bytes=facts.peak_memory_bytes(plan.device),

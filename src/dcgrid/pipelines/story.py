@@ -275,7 +275,10 @@ def _manifest(
             "adapters": {one.adapter: one.adapter_sha256 for one in models.values()},
             "loras": [asdict(one) for one in _any(models).loras],
         },
-        samplers=tuple(facts.sampler_facts(plan.spec, one, plan.windows) for one in prepared.grids),
+        samplers=tuple(
+            facts.sampler_facts(models[bool(one.given)].backbone.spec, one, plan.windows)
+            for one in prepared.grids
+        ),
         machine=facts.machine_facts(plan.device, plan.dtype),
         timings_s=timings_s,
         peak_memory_bytes=facts.peak_memory_bytes(plan.device),
