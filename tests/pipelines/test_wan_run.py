@@ -17,6 +17,7 @@ from dcgrid.models.loading import load_backbone, model_spec, weight_digests
 from dcgrid.models.wan import digests
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.plan import plan_run, prepare_run
+from dcgrid.recipes import shipped_dir
 from tests.pipelines.runs import decoded
 
 SMALL = ("--num-inference-steps", "2", "--duration", "0.5", "--size", "48x32")
@@ -105,6 +106,22 @@ def test_an_adapter_of_other_people_fits_whatever_the_folder_is_called(
     code, _, err = command(capsys, *words, "-f")
     assert code == 4
     assert "elsewhere" in err
+
+
+@pytest.mark.parametrize("entering", ["clean", "replace"])
+def test_a_layout_says_how_given_cells_enter(tmp_path, clip, wan_folder, capsys, entering):
+    shipped = (shipped_dir() / "layouts" / "edit-2x2.toml").read_text()
+    layout = tmp_path / "mine.toml"
+    changed = shipped.replace('"edit-2x2"', '"mine"', 1).replace(
+        'visibility = "all"', f'visibility = "all"\ngiven_as = "{entering}"', 1
+    )
+    layout.write_text(changed)
+    words = ("edit", clip, "-e", "rain", "--model", wan_folder, *SMALL, "--layout", layout)
+    code, result, _ = command(capsys, *words)
+    assert code == 0
+    manifest = next(one for one in result["files"] if one.endswith(".json"))
+    assert json.loads(Path(manifest).read_text())["sampler"]["given"] == entering
+    assert command(capsys, "rerun", manifest)[1]["same_pixels"] is True
 
 
 def _fields(spec: AdapterSpec) -> dict[str, object]:

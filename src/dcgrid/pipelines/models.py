@@ -10,7 +10,7 @@ from dcgrid import hub
 from dcgrid.adapters.find import find_adapter
 from dcgrid.adapters.fold import fold_adapter, fold_lora
 from dcgrid.adapters.reading import LoadReport, hash_tensors
-from dcgrid.errors import AdapterError, WeightsError
+from dcgrid.errors import AdapterError, UsageError, WeightsError
 from dcgrid.grid.modes import Mode
 from dcgrid.models.base import Backbone
 from dcgrid.models.loading import (
@@ -25,6 +25,7 @@ from dcgrid.models.loading import (
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.lora import LoraChoice, lora_part, parse_lora
 from dcgrid.pipelines.progress import Progress
+from dcgrid.pipelines.resolve import ResolvedGrid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +170,23 @@ def load_model(
         adapter_sha256=hub.file_sha256(path) if path is not None else "",
         loras=folded,
     )
+
+
+def enter_given(backbone: Backbone, grid: ResolvedGrid) -> None:
+    """Let given cells enter as a grid's layout says; "trained" leaves it as it is.
+
+    Raises:
+        UsageError: They are to be noised on a model whose given cells read given cells alone.
+    """
+    if grid.given_as == "trained":
+        return
+    clean, first = grid.given_as == "clean", backbone.spec.given_first
+    if first and not clean:
+        raise UsageError(
+            'given_as = "replace" does not go with an adapter that was trained with given_first',
+            hint=f"leave it out of {grid.layout_file}",
+        )
+    backbone.use_given(clean=clean, first=first)
 
 
 def base_hash(backbone: Backbone, weights: Mapping[str, str]) -> str:

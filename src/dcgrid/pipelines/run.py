@@ -17,7 +17,7 @@ from dcgrid.pipelines import facts
 from dcgrid.pipelines.deliver import choose_takes, compare_takes, write_takes
 from dcgrid.pipelines.footage import Footage, read_footage
 from dcgrid.pipelines.manifest import OutputRecord, RunManifest, write_manifest
-from dcgrid.pipelines.models import LoadedModel, check_weights, load_model
+from dcgrid.pipelines.models import LoadedModel, check_weights, enter_given, load_model
 from dcgrid.pipelines.outputs import StagedFiles
 from dcgrid.pipelines.paint import paint_windows
 from dcgrid.pipelines.plan import RunPlan
@@ -82,6 +82,7 @@ def carry_out(plan: RunPlan, progress: Progress) -> RunResult:
     with watch.stage("load"):
         dtype = runtime.choose_dtype(plan.dtype, device)
         model = load_model(job, grid.mode, device, dtype, progress)
+        enter_given(model.backbone, grid)
     if not job.force:
         check_weights(model, plan.prepared.expected_weights)
     _warn_of_words(plan, model, progress)

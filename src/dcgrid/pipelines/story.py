@@ -31,6 +31,7 @@ from dcgrid.pipelines.models import (
     LoadedModel,
     adapter_reference,
     check_weights,
+    enter_given,
     grid_reference,
     load_model,
 )
@@ -154,6 +155,7 @@ def _load(plan: StoryPlan, progress: Progress) -> _Models:
         if prepared.expected_frames and not job.force:
             adapter = prepared.expected_adapters.get(model.adapter, "")
             check_weights(model, {**prepared.expected_weights, "adapter": adapter})
+        enter_given(model.backbone, prepared.grids[-1])
         models[filling] = model
     return models
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+TEXT_LENGTH = 512
+"""Tokens that Wan's transformer reads; shorter texts are filled up with zeros, which it was trained
+to read, too."""
 TEXT: Mapping[str, Any] = MappingProxyType(
     {
         "d_model": 4096,
