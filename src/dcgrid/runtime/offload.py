@@ -110,7 +110,8 @@ class InMemory:
             self._home = self.layout.views(self._flat)
             for home, tensor in zip(self._home, self.tensors, strict=True):
                 home.copy_(tensor.data)
-        self.go_home()
+                # At once: a network of which there is room for one would else stand there twice.
+                tensor.data = home
 
     def copy_to(self, flat: Tensor) -> None:
         """See `Host`."""
