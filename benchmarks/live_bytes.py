@@ -2,12 +2,15 @@
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+Foreign: TypeAlias = Any
+"""What torch passes to a mode, without types."""
 
 
 class LiveBytes(TorchDispatchMode):
@@ -41,8 +44,8 @@ class LiveBytes(TorchDispatchMode):
         self.peak = self.now
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self, func: Foreign, types: Foreign, args: Foreign = (), kwargs: Foreign = None
+    ) -> Foreign:
         """Carry out an operation and follow what it returns."""
         found = func(*args, **(kwargs or {}))
         before = self.peak
@@ -65,7 +68,7 @@ class LiveBytes(TorchDispatchMode):
         self.now += size
         self.peak = max(self.peak, self.now)
 
-        def freed(_: Any) -> None:
+        def freed(_: Foreign) -> None:
             self.now -= size
             self._known.pop(key, None)
 

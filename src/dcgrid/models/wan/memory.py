@@ -27,7 +27,7 @@ from dcgrid.models.wan.working import (
 MODES = ("none", "model", "block", "disk")
 """Offload modes, fastest first."""
 SPARE = 1.1
-"""What is free must be this many times the prediction: libraries take room, and memory is cut up."""
+"""What is free must be this many times the prediction: libraries take room, memory is cut up."""
 GIB = 1 << 30
 _HOST_SIGNS = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory", "cudaHostAlloc")
 _DEVICE_SIGNS = ("CUDA out of memory", "MPS backend out of memory", "CUDA error: out of memory")
@@ -134,7 +134,9 @@ def predict_memory(sizes: WanSizes, job: MemoryJob) -> MemoryPlan:
     beside = job.adapter_bytes
     encoded = encoding_bytes(sizes, *clip) + texts + beside
     decoded = decoding_bytes(sizes, *clip) + texts + latents + beside
-    encoding = text_bytes(sizes, job.text_tokens, width=width) + 2 * texts + beside
+    # The last text stands there as rows, and put together.
+    filled = texts + texts // grid.texts
+    encoding = text_bytes(sizes, job.text_tokens, width=width) + filled + beside
     return MemoryPlan(
         text=encoding + (everything if resident else weights.text),
         encode=encoded + (everything if resident else weights.vae),
