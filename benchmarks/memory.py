@@ -97,6 +97,8 @@ def _peaks(backbone: WanBackbone, job: MemoryJob, device: torch.device) -> dict[
     peaks: dict[str, int] = {}
 
     def stage(name: str, work: Callable[[], object]) -> object:
+        # Else what was there before counts, until the first call sends it home.
+        parts.residence.clear()
         _reset(counter, device)
         found = work()
         peaks[name] = _peak(counter, device)
