@@ -129,7 +129,7 @@ def text_bytes(sizes: WanSizes, tokens: int, *, width: int) -> int:
     heads = config["num_heads"] * tokens * tokens
     states = tokens * (2 * config["d_model"] + 4 * config["num_heads"] * config["d_kv"]) * width
     # Scores, their bias and the softmax in float32; or the gate, the hidden and their product.
-    return states + max(heads * (2 * width + 2 * WIDE), 3 * hidden)
+    return int(states + max(heads * (2 * width + 2 * WIDE), 3 * hidden))
 
 
 class _Alive:
@@ -204,7 +204,7 @@ def decoding_bytes(sizes: WanSizes, frames: int, height: int, width: int) -> int
     # before and after its last frames are put on. Handed on: put together, clamped.
     tiled = 3 * video + sum(3 * frames * rows * cols for rows, cols in tiles)
     whole = (tiled if len(tiles) > 1 else 2 * video + (video if patch > 1 else 0)) + latents
-    return max(peak, whole * WIDE, 3 * video * WIDE)
+    return int(max(peak, whole * WIDE, 3 * video * WIDE))
 
 
 def encoding_bytes(sizes: WanSizes, frames: int, height: int, width: int) -> int:
