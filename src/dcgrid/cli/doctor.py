@@ -58,6 +58,7 @@ def _machine() -> dict[str, Any]:
 
 def _models() -> list[dict[str, Any]]:
     from dcgrid.models.loading import list_models, weight_files
+    from dcgrid.pipelines.memory import native_bytes
 
     rows = []
     for spec in list_models():

@@ -152,7 +152,7 @@ def _manifest(
             "loras": [asdict(one) for one in model.loras],
         },
         sampler=facts.sampler_facts(model.backbone.spec, grid, plan.windows),
-        machine=facts.machine_facts(plan.device, plan.dtype),
+        machine=facts.machine_facts(plan.device, plan.dtype, plan.need.offload),
         timings_s=timings_s,
         peak_memory_bytes=facts.peak_memory_bytes(plan.device),
         outputs=tuple(records),

@@ -289,7 +289,7 @@ def _manifest(
             facts.sampler_facts(models[bool(one.given)].backbone.spec, one, plan.windows)
             for one in prepared.grids
         ),
-        machine=facts.machine_facts(plan.device, plan.dtype),
+        machine=facts.machine_facts(plan.device, plan.dtype, plan.need.offload),
         timings_s=timings_s,
         peak_memory_bytes=facts.peak_memory_bytes(plan.device),
         outputs=written.records,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dcgrid.errors import UsageError
 from dcgrid.pipelines.job import check_input
 from dcgrid.pipelines.lora import lora_lines
-from dcgrid.pipelines.memory import MemoryNeed, plan_memory
+from dcgrid.pipelines.memory import MemoryNeed, grid_size, plan_memory
 from dcgrid.pipelines.outputs import name_outputs
 from dcgrid.pipelines.plan import (
     Prepared,
@@ -22,6 +22,7 @@ from dcgrid.pipelines.plan import (
     find_downloads,
     memory_words,
     windows_line,
+    windows_of,
 )
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.script import StoryJob, resolve_story
