@@ -16,7 +16,7 @@ from dcgrid.train.settings import Phase
 
 Counts = dict[str, int]
 
-_KEPT_WIDTHS, _KEPT_FEEDS = 30, 4
+KEPT_WIDTHS, KEPT_FEEDS = 69, 2
 """Numbers of two bytes that a block keeps a token for the backward pass, in widths D and in hidden
 widths of its MLP, where nothing is computed again; counted in tests/train/test_train_wan.py."""
 
@@ -72,7 +72,7 @@ def working_bytes(job: TrainJob, phase: Phase, tokens: int) -> int:
     """
     sizes, width = sizes_of(job), job.dtype.itemsize
     feed = int(sizes.transformer["ffn_dim"])
-    block = tokens * (_KEPT_WIDTHS * sizes.width + _KEPT_FEEDS * feed) * width
+    block = tokens * (KEPT_WIDTHS * sizes.width + KEPT_FEEDS * feed) * width
     kept = tokens * sizes.width * width * sizes.layers
     match job.recipe.scale.checkpointing:
         case "none":
