@@ -3,7 +3,7 @@
 Letters: D width of the transformer, R rank.
 """
 
-from dcgrid.models.loading import checkout_folder
+from dcgrid.models.loading import wan_sizes
 from dcgrid.models.wan.counts import (
     WanSizes,
     block_numbers,
@@ -25,9 +25,9 @@ def sizes_of(job: TrainJob) -> WanSizes:
     """Return the sizes of the checkout that a job trains on.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such model.
     """
-    return WanSizes.of_checkout(checkout_folder(job.model))
+    return wan_sizes(job.model)
 
 
 def checkout_counts(job: TrainJob, adapters: int, tags: int) -> tuple[Counts, Counts]:
