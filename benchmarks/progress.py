@@ -7,7 +7,7 @@ import time
 class Silent:
     """Shows nothing but warnings."""
 
-    def start(self, stage: str, total: int | None = None) -> None:
+    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
         """Ignore a stage."""
 
     def update(self, done: int, total: int | None = None) -> None:
@@ -29,7 +29,7 @@ class StageTimes(Silent):
         self._stage = ""
         self._since = 0.0
 
-    def start(self, stage: str, total: int | None = None) -> None:
+    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
         """End the stage before and begin this one."""
         self.stop()
         self._stage, self._since = stage, time.perf_counter()

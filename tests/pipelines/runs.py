@@ -27,7 +27,7 @@ class Silence:
         self.lines: list[str] = []
         self.warnings: list[str] = []
 
-    def start(self, stage: str, total: int | None = None) -> None:
+    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
         self.stages.append((stage, total))
 
     def update(self, done: int, total: int | None = None) -> None:

@@ -26,7 +26,7 @@ FUSE = ComposeJob(first=Path("a"), second=Path("b"), model="tiny", seed=3)
 
 
 class Silent:
-    def start(self, stage, total=None):
+    def start(self, stage, total=None, *, in_bytes=False):
         pass
 
     update = note = warn = start

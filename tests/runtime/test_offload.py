@@ -12,11 +12,10 @@ from dcgrid.runtime.offload import (
     InMemory,
     Layout,
     OnDisk,
-    Residence,
     Staging,
-    Whole,
     check_offload,
 )
+from dcgrid.runtime.residence import Residence, Whole
 
 CPU = torch.device("cpu")
 COUNT = 5

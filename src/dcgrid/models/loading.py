@@ -2,17 +2,18 @@
 
 Weights of `mini` are inside the package; `tiny` has seeded random weights and is for tests;
 `paper` can be built (its weights were never published) on the meta device to count it. Any other
-model is a Wan checkout: a folder in the layout of diffusers.
+model is a Wan checkout: one of the hub's by its name, or a folder in the layout of diffusers.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 
 import torch
 
+from dcgrid import hub
 from dcgrid.errors import UsageError, WeightsError
 from dcgrid.hub import file_sha256
 from dcgrid.models.base import Backbone, ModelSpec, SamplerDefaults
@@ -22,11 +23,14 @@ from dcgrid.models.native.config import MINI, TINY, NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
+from dcgrid.models.quantize import Quantize
 from dcgrid.models.trunk import TextReader
 from dcgrid.models.wan.backbone import load_wan
-from dcgrid.models.wan.checkpoint import is_checkout, read_checkout
+from dcgrid.models.wan.checkpoint import is_checkout, known_spec, read_checkout
+from dcgrid.models.wan.counts import WanSizes
 from dcgrid.models.wan.digests import part_digests
 from dcgrid.models.weights import load_weights, read_weights, save_weights
+from dcgrid.runtime.offload import Offload
 
 PART_NAMES = ("autoencoder", "text", "dit", "upsampler")
 """Weight files of a native model, `<part>.safetensors`."""
@@ -38,6 +42,15 @@ GRID_NAME = "grid"
 """Its Grid LoRA of consistent mode."""
 EARLIER_NAMES = ("dc", "dc-tokens", GRID_NAME, "grid-composition-a", "grid-composition-b")
 """What the two earlier stages of the method made: Multi-DC with its tokens, and Grid."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a checkout's weights are while they are not needed, and how they are stored."""
+
+    offload: Offload = "none"
+    quantize: Quantize = "none"
+
 
 _TAGS = "tags"
 """Name of the table of tags' embeddings in their file, shape tags x E."""
@@ -107,7 +120,19 @@ def model_spec(name: str) -> ModelSpec:
         UsageError: No model has that name.
         WeightsError: It is a folder, but no checkout that can be used.
     """
-    return _NATIVE[name][0] if name in _NATIVE else read_checkout(checkout_folder(name)).spec
+    if name in _NATIVE:
+        return _NATIVE[name][0]
+    if name not in hub.MODELS:
+        return read_checkout(checkout_folder(name)).spec
+    source, folder = hub.MODELS[name], hub.locate_model(name)
+    spec = known_spec(name) if folder is None else read_checkout(folder).spec
+    commit = source.revision if folder is None else folder.name
+    return replace(spec, name=name, license=source.license, repo=source.repo, revision=commit)
+
+
+def is_here(name: str) -> bool:
+    """Return False if a model has to be downloaded first."""
+    return name not in hub.MODELS or hub.locate_model(name) is not None
 
 
 def checkout_folder(name: str) -> Path:
@@ -115,8 +140,14 @@ def checkout_folder(name: str) -> Path:
 
     Raises:
         UsageError: Neither a model nor a folder has that name.
-        WeightsError: It is a folder, but not in the layout of diffusers.
+        WeightsError: It is a folder, but not in the layout of diffusers; or a model of the hub
+            that is not here.
     """
+    if name in hub.MODELS:
+        found = hub.locate_model(name)
+        if found is None:
+            raise WeightsError(f"{name} is not here", hint=f"dcgrid models pull {name}")
+        return found
     folder = Path(name).expanduser()
     if is_checkout(folder):
         return folder
@@ -126,10 +157,11 @@ def checkout_folder(name: str) -> Path:
             hint="name a folder in the layout of diffusers, such as a copy of "
             "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
         )
-    near = get_close_matches(name, list(_NATIVE), n=1)
+    known = [*_NATIVE, *hub.MODELS]
+    near = get_close_matches(name, known, n=1)
     raise UsageError(
         f"no model is called {name!r}, and no folder",
-        hint=f"did you mean {near[0]!r}?" if near else f"models: {', '.join(_NATIVE)}",
+        hint=f"did you mean {near[0]!r}?" if near else f"models: {', '.join(known)}",
     )
 
 
@@ -170,12 +202,27 @@ def weight_digests(
     return {part: file_sha256(path) for part, path in there.items()}
 
 
+def wan_sizes(name: str) -> WanSizes:
+    """Return the configs of a checkout's networks; of a named model without a download.
+
+    Raises:
+        UsageError: No model has that name.
+        WeightsError: It is a folder, but no checkout that can be used.
+    """
+    if not is_here(name):
+        return WanSizes.known(name)
+    folder = checkout_folder(name)
+    read_checkout(folder)  # tells what is wrong with it
+    return replace(WanSizes.of_checkout(folder), name=name)
+
+
 def load_backbone(
     name: str,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     weights_dir: Path | None = None,
+    placement: Placement | None = None,
 ) -> Backbone:
     """Load a model by name.
 
@@ -185,13 +232,21 @@ def load_backbone(
         dtype: Precision of matrix products; a native model's weights stay float32 on a CPU, where
             autocast's cast of them is cheap beside the products.
         weights_dir: Folder of a native model's weight files; None: the package's own.
+        placement: Where a checkout's weights are meanwhile; None: on the device.
 
     Raises:
         UsageError: No model has that name, or an extra is not installed.
         WeightsError: A weight file is missing, damaged or of another shape.
     """
     if not is_native(name):
-        return load_wan(checkout_folder(name), device=device, dtype=dtype)
+        where = placement or Placement()
+        return load_wan(
+            checkout_folder(name),
+            device=device,
+            dtype=dtype,
+            offload=where.offload,
+            quantize=where.quantize,
+        )
     return load_native(name, device=device, dtype=dtype, weights_dir=weights_dir)
 
 

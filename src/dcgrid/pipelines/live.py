@@ -63,6 +63,11 @@ class LiveBackbone:
         return self._dit.network
 
     @property
+    def folds(self) -> bool:
+        """Return False: what is trained stays beside the weights."""
+        return False
+
+    @property
     def device(self) -> torch.device:
         """Where the transformer is."""
         return next(self._dit.parameters()).device
@@ -175,7 +180,7 @@ def _request(
 class _Silent:
     """Tells nobody: the run has a bar of its own."""
 
-    def start(self, stage: str, total: int | None = None) -> None:
+    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
         """Begin a stage."""
 
     def update(self, done: int, total: int | None = None) -> None:

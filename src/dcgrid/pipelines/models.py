@@ -8,14 +8,18 @@ import torch
 
 from dcgrid import hub
 from dcgrid.adapters.find import find_adapter
-from dcgrid.adapters.fold import fold_adapter, fold_lora
+from dcgrid.adapters.fold import attach_lora, fold_adapter, fold_lora
+from dcgrid.adapters.foreign import is_foreign
 from dcgrid.adapters.reading import LoadReport, hash_tensors
-from dcgrid.errors import AdapterError, WeightsError
+from dcgrid.errors import AdapterError, UsageError, WeightsError
 from dcgrid.grid.modes import Mode
 from dcgrid.models.base import Backbone
 from dcgrid.models.loading import (
     ADAPTER_NAMES,
     GRID_NAME,
+    Placement,
+    is_here,
+    is_native,
     load_backbone,
     weight_digests,
     weight_files,
@@ -23,6 +27,8 @@ from dcgrid.models.loading import (
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.lora import LoraChoice, lora_part, parse_lora
 from dcgrid.pipelines.progress import Progress
+from dcgrid.pipelines.resolve import ResolvedGrid
+from dcgrid.runtime.offload import check_offload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +69,42 @@ def adapter_reference(job: GridJob, mode: Mode) -> str:
     """Return the weight reference of the adapter that a job means; "none" for the bare base."""
     if job.adapter != "default":
         return job.adapter
-    # The model for tests and bases of other people have no adapter of ours.
-    known = weight_files(job.model)
-    return f"package:{job.model}/{ADAPTER_NAMES[mode]}.safetensors" if known else "none"
+    if weight_files(job.model):
+        return f"package:{job.model}/{ADAPTER_NAMES[mode]}.safetensors"
+    # The model for tests has none, and a checkout only if somebody has published one.
+    published = hub.default_adapter(job.model, mode)
+    return "none" if published is None else published.reference
+
+
+def bare_base_line(job: GridJob, mode: Mode) -> str:
+    """Return what to expect of a grid that no adapter fills; empty if one does."""
+    if is_native(job.model) or adapter_reference(job, mode) != "none":
+        return ""
+    published = "asked for" if job.adapter == "none" else f"published for {job.model}"
+    return (
+        f"No Grid-Fill adapter is {published}: the bare base fills the grid, which keeps the "
+        f"subject less well. To train one: dcgrid train --stage fill --model {job.model}"
+    )
+
+
+def fetch_model(job: GridJob, progress: Progress) -> None:
+    """Download the base model of a job if it is not here; its licence is told.
+
+    Raises:
+        NetworkError: The download failed or the network is off.
+        OutputError: The disk is too small.
+        WeightsError: What came is not what the hub says.
+    """
+    if is_here(job.model):
+        return
+    source = hub.hub_model(job.model)
+    progress.note(f"Licence of {source.name}: {source.license}, see huggingface.co/{source.repo}.")
+    progress.start(f"downloading {job.model}", None, in_bytes=True)
+    hub.fetch_model(
+        job.model,
+        offline=job.offline,
+        report=lambda _, done, total: progress.update(done, total),
+    )
 
 
 def grid_reference(job: GridJob) -> str:
@@ -92,9 +131,14 @@ def adapter_file(job: GridJob, mode: Mode) -> Path | None:
 
 
 def load_model(
-    job: GridJob, mode: Mode, device: torch.device, dtype: torch.dtype, progress: Progress
+    job: GridJob,
+    mode: Mode,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress,
+    offload: str = "none",
 ) -> LoadedModel:
-    """Load the model and merge LoRAs and the adapter into it.
+    """Load the model and put LoRAs and the adapter on it: into the weights where they may change.
 
     Args:
         job: Says which model, LoRAs and adapter.
@@ -102,21 +146,25 @@ def load_model(
         device: Where the model goes.
         dtype: Number format.
         progress: Told of the stage.
+        offload: Where a checkout's weights are meanwhile; as planned, not as asked.
 
     Raises:
+        UsageError: A LoRA of another program cannot be put beside the weights.
         WeightsError: Weights are missing, damaged or of the wrong shape.
         AdapterError: The adapter or a LoRA is damaged, for another model or another mode.
         NetworkError: A download failed or the network is off.
     """
     path, loras = adapter_file(job, mode), lora_files(job)
+    fetch_model(job, progress)
     progress.start("loading the model", 1)
-    backbone = load_backbone(job.model, device=device, dtype=dtype)
+    placement = Placement(offload=check_offload(offload), quantize=job.quantize)
+    backbone = load_backbone(job.model, device=device, dtype=dtype, placement=placement)
     weights = weight_digests(job.model)
     # Adapters name the base that they were trained on, which LoRAs are about to change.
     base_sha256 = base_hash(backbone, weights) if path or loras else ""
-    folded = _fold_loras(backbone, loras, base_sha256, progress)
+    folded = _put_loras(backbone, loras, base_sha256, progress)
     if path is not None:
-        report = _fold(backbone, path, base_sha256)
+        report = _put_adapter(backbone, path, base_sha256)
         if report.spec.mode != mode:
             raise AdapterError(
                 f"adapter {path} fills grids of mode {report.spec.mode}, this one is {mode}",
@@ -133,6 +181,23 @@ def load_model(
         adapter_sha256=hub.file_sha256(path) if path is not None else "",
         loras=folded,
     )
+
+
+def enter_given(backbone: Backbone, grid: ResolvedGrid) -> None:
+    """Let given cells enter as a grid's layout says; "trained" leaves it as it is.
+
+    Raises:
+        UsageError: They are to be noised on a model whose given cells read given cells alone.
+    """
+    if grid.given_as == "trained":
+        return
+    clean, first = grid.given_as == "clean", backbone.spec.given_first
+    if first and not clean:
+        raise UsageError(
+            'given_as = "replace" does not go with an adapter that was trained with given_first',
+            hint=f"leave it out of {grid.layout_file}",
+        )
+    backbone.use_given(clean=clean, first=first)
 
 
 def base_hash(backbone: Backbone, weights: Mapping[str, str]) -> str:
@@ -177,16 +242,30 @@ def lora_files(job: GridJob) -> list[tuple[LoraChoice, Path]]:
     return [(one, find_adapter(one.reference, offline=job.offline)) for one in choices]
 
 
-def _fold_loras(
+def _put_loras(
     backbone: Backbone,
     loras: Sequence[tuple[LoraChoice, Path]],
     base_sha256: str,
     progress: Progress,
 ) -> tuple[LoadedLora, ...]:
-    """Fold LoRAs into the base, one after the other, and tell what each did."""
+    """Put LoRAs on the base, one after the other, and tell what each did.
+
+    Raises:
+        UsageError: See `load_model`.
+    """
     folded = []
     for choice, path in loras:
-        report = fold_lora(
+        put = fold_lora
+        if not backbone.folds:
+            if is_foreign(path):
+                raise UsageError(
+                    f"--lora {path}: a LoRA of another program goes into the weights, which stay "
+                    "as they are under --offload disk and --quantize",
+                    hint=f"first: dcgrid adapters import {path} --base {backbone.spec.name} "
+                    f"--out {path.stem}.dcgrid.safetensors",
+                )
+            put = attach_lora
+        report = put(
             backbone.network,
             path,
             base=backbone.spec.name,
@@ -207,7 +286,14 @@ def _fold_loras(
     return tuple(folded)
 
 
-def _fold(backbone: Backbone, path: Path, base_sha256: str) -> LoadReport:
-    report = fold_adapter(backbone.network, path, base=backbone.spec.name, base_hash=base_sha256)
+def _put_adapter(backbone: Backbone, path: Path, base_sha256: str) -> LoadReport:
+    name = backbone.spec.name
+    if backbone.folds:
+        report = fold_adapter(backbone.network, path, base=name, base_hash=base_sha256)
+    else:
+        # PEFT takes seconds to import, and is needed nowhere else.
+        from dcgrid.adapters.files import load_adapter
+
+        report = load_adapter(backbone.network, path, base=name, base_hash=base_sha256)
     backbone.use_given(clean=report.spec.given == "clean", first=report.spec.given_first)
     return report

@@ -189,7 +189,7 @@ class _Labelled:
     def __init__(self, progress: Progress, prefix: str) -> None:
         self._progress, self._prefix = progress, prefix
 
-    def start(self, stage: str, total: int | None = None) -> None:
+    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
         """Begin a stage."""
         self._progress.start(f"{self._prefix}: {stage}", total)
 

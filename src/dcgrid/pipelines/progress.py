@@ -6,8 +6,8 @@ from typing import Protocol
 class Progress(Protocol):
     """Receives stages, steps and remarks."""
 
-    def start(self, stage: str, total: int | None = None) -> None:
-        """Begin a stage with so many steps (None: unknown)."""
+    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
+        """Begin a stage with so many steps (None: unknown), which may be bytes."""
 
     def update(self, done: int, total: int | None = None) -> None:
         """Tell how many steps of the present stage are done."""

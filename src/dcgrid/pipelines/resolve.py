@@ -25,7 +25,14 @@ from dcgrid.pipelines.job import (
     check_numbers,
 )
 from dcgrid.prompts import Prompt, Segment, render_grid, render_text
-from dcgrid.recipes import EFFECT_SLOTS, EffectRecipe, LayoutRecipe, load_effect, load_layout
+from dcgrid.recipes import (
+    EFFECT_SLOTS,
+    EffectRecipe,
+    GivenAs,
+    LayoutRecipe,
+    load_effect,
+    load_layout,
+)
 
 _SLUG_LENGTH = 40
 _Value = TypeVar("_Value", float, float | None)
@@ -75,6 +82,8 @@ class ResolvedGrid:
     """For every cell the index of its edit; None for the given ones."""
     prompt: Prompt
     """The grid's text."""
+    given_as: GivenAs = "trained"
+    """How given cells enter; see `LayoutRecipe.given_as`."""
     layout_file: str = ""
     """File of the layout recipe."""
     layout_sha256: str = ""
@@ -291,6 +300,7 @@ def place(
         given=given,
         edit_of_cell=tuple(edit_of.get(cell) for cell in cells),
         prompt=render_grid(layout, slots, clauses),
+        given_as=layout.given_as,
         layout_file=str(layout.file),
         layout_sha256=_sha256(layout.file),
     )

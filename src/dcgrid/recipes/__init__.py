@@ -17,6 +17,7 @@ from dcgrid.recipes.find import (
 from dcgrid.recipes.schema import (
     EFFECT_SLOTS,
     EffectRecipe,
+    GivenAs,
     LayoutRecipe,
     SamplerValues,
     read_effect,
@@ -28,6 +29,7 @@ from dcgrid.recipes.tables import Table, TextPlace, read_toml
 __all__ = [
     "EFFECT_SLOTS",
     "EffectRecipe",
+    "GivenAs",
     "LayoutRecipe",
     "SamplerValues",
     "Table",

@@ -17,6 +17,7 @@ from dcgrid.recipes.tables import Table, TextPlace, read_toml
 EffectKind = Literal["tone", "light", "weather", "element"]
 LayoutMode = Literal["edit", "composition"]
 Visibility = Literal["all", "composition"]
+GivenAs = Literal["trained", "clean", "replace"]
 
 MIN_PHRASES = 8
 """Fewest paraphrases of an effect: a text encoder that saw fewer knows the recipe, not the word."""
@@ -92,6 +93,9 @@ class LayoutRecipe:
     """Names of the cells, row-major, as the prompt writes them."""
     given: tuple[int, ...]
     """Indices of the given cells, row-major; at least one cell is left to fill."""
+    given_as: GivenAs
+    """How given cells enter: "clean" at time 0, or noised like the rest ("replace"). "trained": as
+    the adapter, or without one the base, was trained with."""
     visibility: Visibility
     """all: every cell reads every clause; composition: a given cell reads only its own."""
     template: str
@@ -149,6 +153,10 @@ def read_layout(path: Path) -> LayoutRecipe:
         cols=cols,
         cells=cells,
         given=_given(table, cells, mode),
+        given_as=cast(
+            GivenAs,
+            table.text("given_as", choices=("trained", "clean", "replace"), default="trained"),
+        ),
         visibility=cast(Visibility, table.text("visibility", choices=("all", "composition"))),
         template=table.text("template"),
         template_place=table.place("template"),

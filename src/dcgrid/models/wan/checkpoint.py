@@ -6,12 +6,14 @@ vae/config.json, text_encoder/config.json, tokenizer/, scheduler/scheduler_confi
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dcgrid.errors import WeightsError
 from dcgrid.models.base import ModelSpec, SamplerDefaults
+from dcgrid.models.wan.known import KNOWN, SCHEDULES
 
 INDEX = "model_index.json"
 PARTS = ("transformer", "vae", "text_encoder")
@@ -62,19 +64,48 @@ def read_checkout(folder: Path) -> WanFacts:
         raise WeightsError(f"{folder} is an image-to-video model", hint=_HINT)
     scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
     return WanFacts(
-        spec=_spec(folder, index, transformer, vae, scheduler),
+        spec=spec_of(
+            folder.name,
+            transformer,
+            vae,
+            time_shift=float(scheduler.get("flow_shift") or scheduler.get("shift") or 1.0),
+            per_cell_time=bool(index.get("expand_timesteps", False)),
+        ),
         transformer=transformer,
         files={part: _weight_files(folder / part) for part in PARTS},
     )
 
 
-def _spec(
-    folder: Path,
-    index: dict[str, Any],
-    transformer: dict[str, Any],
-    vae: dict[str, Any],
-    scheduler: dict[str, Any],
+def known_spec(name: str) -> ModelSpec:
+    """Return the facts of a named model that is not here, from what is known of its configs."""
+    transformer, vae = KNOWN[name]
+    schedule = SCHEDULES[name]
+    return spec_of(
+        name,
+        transformer,
+        vae,
+        time_shift=schedule.time_shift,
+        per_cell_time=schedule.per_cell_time,
+    )
+
+
+def spec_of(
+    name: str,
+    transformer: Mapping[str, Any],
+    vae: Mapping[str, Any],
+    *,
+    time_shift: float,
+    per_cell_time: bool,
 ) -> ModelSpec:
+    """Return the facts of a model.
+
+    Args:
+        name: What it is called.
+        transformer: Its config.
+        vae: The autoencoder's.
+        time_shift: Of the schedule, towards noise; > 0.
+        per_cell_time: True: trained with a time for each token.
+    """
     stride_HW = int(vae.get("scale_factor_spatial", 8))
     patch = tuple(int(side) for side in transformer.get("patch_size", (1, 2, 2)))
     # The layout does not say the frame rate. The autoencoder with 16 pixels a latent came with
@@ -83,7 +114,7 @@ def _spec(
     short, long = (240, 416) if fine else (352, 640)
     middle = 320 if fine else 480
     return ModelSpec(
-        name=folder.name,
+        name=name,
         stride_T=int(vae.get("scale_factor_temporal", 4)),
         stride_HW=stride_HW,
         latent_channels=int(vae.get("z_dim", 16)),
@@ -93,9 +124,9 @@ def _spec(
         max_frames=81 if fine else 121,
         cell_sizes=((short, long), (long, short), (middle, middle)),
         noise_scale=1.0,
-        time_shift=float(scheduler.get("flow_shift") or scheduler.get("shift") or 1.0),
+        time_shift=time_shift,
         text_limit=512,
-        per_cell_time=bool(index.get("expand_timesteps", False)),
+        per_cell_time=per_cell_time,
         given_first=False,
         own_clause_only=False,
         negative_text=True,

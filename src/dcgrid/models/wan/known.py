@@ -4,9 +4,13 @@ Only what sizes follow from, under the names that diffusers and transformers giv
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+TEXT_LENGTH = 512
+"""Tokens that Wan's transformer reads; shorter texts are filled up with zeros, which it was trained
+to read, too."""
 TEXT: Mapping[str, Any] = MappingProxyType(
     {
         "d_model": 4096,
@@ -77,3 +81,23 @@ KNOWN: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = MappingProxyT
     }
 )
 """Transformer and autoencoder of each model by its name on the command line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownSchedule:
+    """What the scheduler and the index of a checkout say."""
+
+    time_shift: float
+    """Shift towards noise."""
+    per_cell_time: bool
+    """True: `expand_timesteps`, a time for each token."""
+
+
+SCHEDULES: Mapping[str, KnownSchedule] = MappingProxyType(
+    {
+        "wan2.2-5b": KnownSchedule(time_shift=5.0, per_cell_time=True),
+        "wan2.1-14b": KnownSchedule(time_shift=3.0, per_cell_time=False),
+        "wan2.1-1.3b": KnownSchedule(time_shift=3.0, per_cell_time=False),
+    }
+)
+"""For plans before a download; the checkout's own word counts once it is here."""

@@ -21,17 +21,8 @@ from dcgrid.models.quantize import Quantize, quantize_linears
 from dcgrid.models.wan.checkpoint import WanFacts
 from dcgrid.models.wan.stored import StoredWeights, block_on_disk, text_skeleton, wan_skeleton
 from dcgrid.models.wan.text import SegmentEncoder
-from dcgrid.runtime.offload import (
-    BlockRing,
-    InMemory,
-    Layout,
-    Offload,
-    OnDisk,
-    Residence,
-    Stage,
-    Staging,
-    Whole,
-)
+from dcgrid.runtime.offload import BlockRing, InMemory, Layout, Offload, OnDisk, Staging
+from dcgrid.runtime.residence import Residence, Stage, Whole
 
 Foreign: TypeAlias = Any
 """A module of diffusers or transformers, whose parts their types do not tell."""

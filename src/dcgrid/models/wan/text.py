@@ -13,13 +13,10 @@ from torch import Tensor
 
 from dcgrid.errors import PromptError
 from dcgrid.models.base import CellText
+from dcgrid.models.wan.known import TEXT_LENGTH
 
 Foreign: TypeAlias = Any
 """A module of transformers, whose parts its types do not tell."""
-
-TEXT_LENGTH = 512
-"""Tokens that Wan's transformer reads; shorter texts are filled up with zeros, which it was trained
-to read, too."""
 
 
 def clean_text(text: str) -> str:
