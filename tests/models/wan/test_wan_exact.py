@@ -119,6 +119,15 @@ def test_given_tokens_are_left_out_of_the_last_block(first: bool, heads: int, ke
         assert not short[:, :, :, :heads].any()
 
 
+def test_autocast_decides_the_number_format_of_products() -> None:
+    """As in the validation of a training run: float32 weights, bfloat16 products."""
+    model, (cells, text) = small(torch.float32), grid(FOUR)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = predict(model, cells.float(), times(), text)
+    exact = predict(model, cells.float(), times(), text)
+    assert 0 < (rough - exact).abs().max() < 0.1
+
+
 def test_the_last_block_is_whole_where_grids_differ_or_nothing_is_given() -> None:
     model, (cells, text) = small(), grid(FOUR)
     uneven = times()

@@ -197,9 +197,12 @@ def _feed(ffn: Foreign, tokens_BSD: Tensor) -> Tensor:
     """
     widen, narrow = ffn.net[0].proj, ffn.net[2]
     usual = tokens_BSD.dtype in (torch.bfloat16, torch.float32)
+    usual = usual and not torch.is_autocast_enabled("cpu")
     inference = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
     fits = usual and inference and tokens_BSD.device.type == "cpu"
     if not fits or type(widen) is not nn.Linear or not _has_onednn():
+        return cast(Tensor, ffn(tokens_BSD))
+    if widen.weight.dtype != tokens_BSD.dtype:
         return cast(Tensor, ffn(tokens_BSD))
     wide = torch.ops.mkldnn._linear_pointwise(
         tokens_BSD, widen.weight, widen.bias, "gelu", [], "tanh"
