@@ -180,16 +180,17 @@ def _own_device(device: str, count: int) -> str:
 
 def _open_store(rank: int, count: int) -> "Store":
     """Open torchrun's table of keys and values, which outlives every process of the job."""
-    from torch.distributed.rendezvous import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, not listed
 
     at_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return TCPStore(
+    store: Store = TCPStore(
         os.environ["MASTER_ADDR"],
         _number("MASTER_PORT", 0),
         count,
         is_master=rank == 0 and not at_torchrun,
         timeout=LONGEST_WAIT,
     )
+    return store
 
 
 @contextmanager

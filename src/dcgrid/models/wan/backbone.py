@@ -14,6 +14,7 @@ from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces, cell_te
 from dcgrid.models.quantize import Quantize
 from dcgrid.models.wan.checkpoint import read_checkout
 from dcgrid.models.wan.latents import LatentScale, decode_clips, encode_clips
+from dcgrid.models.wan.parallel import TokenSplit
 from dcgrid.models.wan.parts import WanParts, load_parts
 from dcgrid.models.wan.transformer import predict_velocity
 from dcgrid.prompts.segments import Prompt
@@ -59,6 +60,11 @@ class WanBackbone:
         if self.parts.device is not None:
             return self.parts.device
         return next(self.network.parameters()).device
+
+    @property
+    def heads(self) -> int:
+        """Heads of grid attention, which several processes can share."""
+        return int(self.parts.transformer.config.num_attention_heads)
 
     @property
     def folds(self) -> bool:
@@ -110,8 +116,9 @@ class WanBackbone:
         places: TokenPlaces,
         route_KA: Tensor | None = None,
         memory: Memory | None = None,
+        split: TokenSplit | None = None,
     ) -> Tensor:
-        """Predict dx/dt of every cell, float32, BKCFYX."""
+        """Predict dx/dt of every cell, float32, BKCFYX; `split`: together with other processes."""
         with self.parts.residence.on("transformer"):
             return predict_velocity(
                 self.parts.transformer,
@@ -123,6 +130,7 @@ class WanBackbone:
                 memory,
                 given_first=self._spec.given_first,
                 blocks=self.parts.blocks(),
+                split=split,
             ).float()
 
     def upsample(self, video_BCTHW: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ P head width, L text tokens, E text width, U distinct flow times, A adapters.
 """
 
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -23,6 +23,7 @@ from dcgrid.models.attention import attend
 from dcgrid.models.base import CellText, Memory, TokenPlaces
 from dcgrid.models.given import Call, Given, attend_given_first, carry_out
 from dcgrid.models.modulation import gate, modulate
+from dcgrid.models.wan.parallel import TokenSplit
 
 Foreign: TypeAlias = Any
 """A module of diffusers, whose parts its types do not tell."""
@@ -53,6 +54,8 @@ class Context:
     given: Given | None
     memory: Memory | None
     text_name: str
+    split: TokenSplit | None = None
+    """Who holds which tokens; None: this process holds all."""
 
 
 def predict_velocity(
@@ -67,6 +70,7 @@ def predict_velocity(
     given_first: bool = False,
     blocks: Iterable[Foreign] | None = None,
     each: "Callable[[Foreign, Tensor, Context], Tensor] | None" = None,
+    split: TokenSplit | None = None,
 ) -> Tensor:
     """Return the velocity of every cell, shape BKCFYX, in the dtype of the cells.
 
@@ -83,6 +87,8 @@ def predict_velocity(
             for; None: they are there.
         each: Carries tokens through one block, for a caller that has more to do around it; None:
             `run_block`.
+        split: Processes that compute this call together, all of them with the same arguments;
+            None: this one alone.
 
     Raises:
         ValueError: The memory is of a sampling with other given cells, or the grid is larger than
@@ -100,7 +106,7 @@ def predict_velocity(
     chain: Iterable[Foreign] = model.blocks if blocks is None else blocks
     return carry_out(
         call,
-        partial(_predict, model, chain, each or run_block),
+        partial(_predict, model, chain, each or run_block, split),
         patch_frames,
         given_first=given_first,
     )
@@ -110,6 +116,7 @@ def _predict(
     model: Foreign,
     blocks: Iterable[Foreign],
     each: Callable[[Foreign, Tensor, Context], Tensor],
+    split: TokenSplit | None,
     call: Call,
 ) -> Tensor:
     cells_BKCFYX = call.cells_BKCFYX
@@ -119,12 +126,19 @@ def _predict(
     )
     tokens_BSD = rearrange(patches, "(b k) d f y x -> b (k f y x) d", b=batch)
     context, embedded_UD = _context(model, call, patches.shape[-2] * patches.shape[-1])
+    frames = context.index_BKF[0].numel()
+    if split is not None:
+        tokens_BSD = split.part(tokens_BSD, frames, 1)
+        cosine, sine = (split.part(one, frames, 0) for one in context.rotation)
+        context = replace(context, rotation=(cosine, sine), split=split)
     for block in blocks:
         tokens_BSD = each(block, tokens_BSD, context)
     table_12D = model.scale_shift_table.float()
     shift_UD, scale_UD = (table_12D + embedded_UD.float()[:, None]).unbind(1)
     normed = modulate(model.norm_out(tokens_BSD.float()), shift_UD, scale_UD, context.index_BKF)
     out_BSD = model.proj_out(normed.type_as(tokens_BSD))
+    if split is not None:
+        out_BSD = split.gathered(out_BSD, frames, context.places)
     p_f, p_y, p_x = model.config.patch_size
     velocity_BKCFYX: Tensor = rearrange(
         out_BSD,
@@ -214,6 +228,10 @@ def _grid_attention(attention: Foreign, tokens_BSD: Tensor, context: Context) ->
         for t in (query, key, attention.to_v(tokens_BSD))
     )
     query, key = rotate(query, context.rotation), rotate(key, context.rotation)
+    frames, split = context.index_BKF[0].numel(), context.split
+    if split is not None:
+        together = split.by_heads(torch.cat([query, key, value]), frames, context.places)
+        query, key, value = together.chunk(3)
     given = context.given
     if given is not None:
         key, value = given.with_tokens(attention, (key, value), context.places)
@@ -222,6 +240,8 @@ def _grid_attention(attention: Foreign, tokens_BSD: Tensor, context: Context) ->
     else:
         known_BS = given.known_tokens(context.places)
         attended = attend_given_first(query, key, value, known_BS)
+    if split is not None:
+        attended = split.by_tokens(attended, frames)
     return _out(attention, rearrange(attended, "b n s p -> b s (n p)"))
 
 
