@@ -61,7 +61,7 @@ def test_without_a_duration_a_clip_is_the_models_usual_length(long_clip: Path) -
 def test_memory_is_that_of_one_window(long_clip: Path) -> None:
     short = plan_run(prepare_run(job(long_clip, duration_s=0.75)))
     long = plan_run(prepare_run(whole(long_clip)))
-    assert long.memory_bytes == short.memory_bytes
+    assert long.need == short.need
     assert "Windows: 6 of up to 9 frames" in "\n".join(long.lines())
 
 

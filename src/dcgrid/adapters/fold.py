@@ -124,6 +124,21 @@ def fold_lora(
     return FoldReport(naming="dcgrid", matched=report.matched, mean_delta=report.mean_delta)
 
 
+def attach_lora(
+    model: nn.Module, path: Path, *, base: str = "", base_hash: str = "", strength: float = 1.0
+) -> FoldReport:
+    """Put a LoRA of this program beside the weights, for weights that stay as they are.
+
+    Raises:
+        AdapterError: As `files.load_adapter`.
+    """
+    # PEFT takes seconds to import.
+    from dcgrid.adapters.files import load_adapter
+
+    report = load_adapter(model, path, base=base, base_hash=base_hash, strength=strength)
+    return FoldReport(naming="dcgrid", matched=report.matched, mean_delta=report.mean_delta)
+
+
 @torch.no_grad()
 def fold_foreign(model: nn.Module, lora: ForeignLora, strength: float = 1.0) -> FoldReport:
     """Add the update of another program's LoRA to the weights; see `fold_lora`.

@@ -58,7 +58,7 @@ def _machine() -> dict[str, Any]:
 
 def _models() -> list[dict[str, Any]]:
     from dcgrid.models.loading import list_models, weight_files
-    from dcgrid.pipelines.plan import memory_estimate_bytes
+    from dcgrid.pipelines.memory import native_bytes
 
     rows = []
     for spec in list_models():
@@ -72,7 +72,7 @@ def _models() -> list[dict[str, Any]]:
                 "license": spec.license,
                 "weights_bytes": size,
                 "missing": missing,
-                "memory_bytes": memory_estimate_bytes(spec, spec.default_frames, largest),
+                "memory_bytes": native_bytes(spec.default_frames, *largest),
                 "frames": spec.default_frames,
                 "fps": spec.fps,
                 "cell_sizes": [list(pair) for pair in spec.cell_sizes],

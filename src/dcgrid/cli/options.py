@@ -25,6 +25,24 @@ class Rate(StrEnum):
     SOURCE = "source"
 
 
+class Offload(StrEnum):
+    """Where a checkout's weights are while they are not needed."""
+
+    AUTO = "auto"
+    NONE = "none"
+    MODEL = "model"
+    BLOCK = "block"
+    DISK = "disk"
+
+
+class Quantize(StrEnum):
+    """How the weights of a checkout's blocks are stored."""
+
+    NONE = "none"
+    FP8 = "fp8"
+    INT8 = "int8"
+
+
 class Dtype(StrEnum):
     """Number format of a model."""
 
@@ -136,6 +154,18 @@ FpsOption = Annotated[
 ]
 DtypeOption = Annotated[
     Dtype, typer.Option("--dtype", help="Number format; auto is bf16 where it is fast.")
+]
+OffloadOption = Annotated[
+    Offload,
+    typer.Option(
+        "--offload",
+        help="Weights of a large model on the device: all, a network or two blocks at a time, or "
+        "read from disk; auto takes the fastest that fits.",
+    ),
+]
+QuantizeOption = Annotated[
+    Quantize,
+    typer.Option("--quantize", help="Store a large model's weights in half the bytes; not exact."),
 ]
 SaveGridOption = Annotated[
     bool, typer.Option("--save-grid", help="Write the whole grid as a video too.")

@@ -149,6 +149,10 @@ class Backbone(Protocol):
         """The network that adapters attach to."""
 
     @property
+    def folds(self) -> bool:
+        """True: an adapter may be folded into the weights. False: it is attached beside them."""
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
 

@@ -6,7 +6,7 @@ model is a Wan checkout: one of the hub's by its name, or a folder in the layout
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -23,11 +23,14 @@ from dcgrid.models.native.config import MINI, TINY, NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.native.upsampler import Upsampler
+from dcgrid.models.quantize import Quantize
 from dcgrid.models.trunk import TextReader
 from dcgrid.models.wan.backbone import load_wan
 from dcgrid.models.wan.checkpoint import is_checkout, known_spec, read_checkout
+from dcgrid.models.wan.counts import WanSizes
 from dcgrid.models.wan.digests import part_digests
 from dcgrid.models.weights import load_weights, read_weights, save_weights
+from dcgrid.runtime.offload import Offload
 
 PART_NAMES = ("autoencoder", "text", "dit", "upsampler")
 """Weight files of a native model, `<part>.safetensors`."""
@@ -39,6 +42,15 @@ GRID_NAME = "grid"
 """Its Grid LoRA of consistent mode."""
 EARLIER_NAMES = ("dc", "dc-tokens", GRID_NAME, "grid-composition-a", "grid-composition-b")
 """What the two earlier stages of the method made: Multi-DC with its tokens, and Grid."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a checkout's weights are while they are not needed, and how they are stored."""
+
+    offload: Offload = "none"
+    quantize: Quantize = "none"
+
 
 _TAGS = "tags"
 """Name of the table of tags' embeddings in their file, shape tags x E."""
@@ -190,12 +202,27 @@ def weight_digests(
     return {part: file_sha256(path) for part, path in there.items()}
 
 
+def wan_sizes(name: str) -> WanSizes:
+    """Return the configs of a checkout's networks; of a named model without a download.
+
+    Raises:
+        UsageError: No model has that name.
+        WeightsError: It is a folder, but no checkout that can be used.
+    """
+    if not is_here(name):
+        return WanSizes.known(name)
+    folder = checkout_folder(name)
+    read_checkout(folder)  # tells what is wrong with it
+    return replace(WanSizes.of_checkout(folder), name=name)
+
+
 def load_backbone(
     name: str,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     weights_dir: Path | None = None,
+    placement: Placement | None = None,
 ) -> Backbone:
     """Load a model by name.
 
@@ -205,13 +232,21 @@ def load_backbone(
         dtype: Precision of matrix products; a native model's weights stay float32 on a CPU, where
             autocast's cast of them is cheap beside the products.
         weights_dir: Folder of a native model's weight files; None: the package's own.
+        placement: Where a checkout's weights are meanwhile; None: on the device.
 
     Raises:
         UsageError: No model has that name, or an extra is not installed.
         WeightsError: A weight file is missing, damaged or of another shape.
     """
     if not is_native(name):
-        return load_wan(checkout_folder(name), device=device, dtype=dtype)
+        where = placement or Placement()
+        return load_wan(
+            checkout_folder(name),
+            device=device,
+            dtype=dtype,
+            offload=where.offload,
+            quantize=where.quantize,
+        )
     return load_native(name, device=device, dtype=dtype, weights_dir=weights_dir)
 
 

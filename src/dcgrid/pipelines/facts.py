@@ -70,9 +70,10 @@ def clip_facts(clips: Sequence[ClipPlan]) -> tuple[Mapping[str, Any], ...]:
     )
 
 
-def machine_facts(device: str, dtype: str) -> Mapping[str, Any]:
-    """Return where it ran."""
-    return {"device": device, "dtype": dtype, "threads": torch.get_num_threads()}
+def machine_facts(device: str, dtype: str, offload: str) -> Mapping[str, Any]:
+    """Return where it ran, and where the model's weights were meanwhile."""
+    threads = torch.get_num_threads()
+    return {"device": device, "dtype": dtype, "threads": threads, "offload": offload}
 
 
 def sampler_facts(

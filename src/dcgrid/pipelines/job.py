@@ -49,6 +49,10 @@ class GridJob:
     """Weight of the text; None: the recipe's, cell by cell."""
     device: str = "auto"
     """Device to run on: auto, cpu, cuda, cuda:N, mps."""
+    offload: Literal["auto", "none", "model", "block", "disk"] = "auto"
+    """Where a checkout's weights are while they are not needed; auto: the fastest that fits."""
+    quantize: Literal["none", "fp8", "int8"] = "none"
+    """How the weights of a checkout's blocks are stored."""
     dtype: str = "auto"
     """Number format: auto, fp32, bf16, fp16."""
     out: Path | None = None

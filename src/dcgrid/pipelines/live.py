@@ -63,6 +63,11 @@ class LiveBackbone:
         return self._dit.network
 
     @property
+    def folds(self) -> bool:
+        """Return False: what is trained stays beside the weights."""
+        return False
+
+    @property
     def device(self) -> torch.device:
         """Where the transformer is."""
         return next(self._dit.parameters()).device

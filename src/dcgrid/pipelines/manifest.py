@@ -190,6 +190,7 @@ def _wrong_facts(manifest: Manifest) -> list[str]:
         "machine.threads": isinstance(machine.get("threads"), int)
         and 1 <= machine["threads"] <= 4096,
         "machine.dtype": isinstance(machine.get("dtype"), str),
+        "machine.offload": machine.get("offload", "none") in ("none", "model", "block", "disk"),
         "machine.device": isinstance(machine.get("device"), str),
         "model.weights": isinstance(manifest.model.get("weights"), dict),
         "model.loras": _are_hashed(manifest.model.get("loras", []), len(job.loras)),

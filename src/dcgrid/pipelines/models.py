@@ -8,7 +8,8 @@ import torch
 
 from dcgrid import hub
 from dcgrid.adapters.find import find_adapter
-from dcgrid.adapters.fold import fold_adapter, fold_lora
+from dcgrid.adapters.fold import attach_lora, fold_adapter, fold_lora
+from dcgrid.adapters.foreign import is_foreign
 from dcgrid.adapters.reading import LoadReport, hash_tensors
 from dcgrid.errors import AdapterError, UsageError, WeightsError
 from dcgrid.grid.modes import Mode
@@ -16,6 +17,7 @@ from dcgrid.models.base import Backbone
 from dcgrid.models.loading import (
     ADAPTER_NAMES,
     GRID_NAME,
+    Placement,
     is_here,
     is_native,
     load_backbone,
@@ -26,6 +28,7 @@ from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.lora import LoraChoice, lora_part, parse_lora
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.resolve import ResolvedGrid
+from dcgrid.runtime.offload import check_offload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,9 +131,14 @@ def adapter_file(job: GridJob, mode: Mode) -> Path | None:
 
 
 def load_model(
-    job: GridJob, mode: Mode, device: torch.device, dtype: torch.dtype, progress: Progress
+    job: GridJob,
+    mode: Mode,
+    device: torch.device,
+    dtype: torch.dtype,
+    progress: Progress,
+    offload: str = "none",
 ) -> LoadedModel:
-    """Load the model and merge LoRAs and the adapter into it.
+    """Load the model and put LoRAs and the adapter on it: into the weights where they may change.
 
     Args:
         job: Says which model, LoRAs and adapter.
@@ -138,8 +146,10 @@ def load_model(
         device: Where the model goes.
         dtype: Number format.
         progress: Told of the stage.
+        offload: Where a checkout's weights are meanwhile; as planned, not as asked.
 
     Raises:
+        UsageError: A LoRA of another program cannot be put beside the weights.
         WeightsError: Weights are missing, damaged or of the wrong shape.
         AdapterError: The adapter or a LoRA is damaged, for another model or another mode.
         NetworkError: A download failed or the network is off.
@@ -147,13 +157,14 @@ def load_model(
     path, loras = adapter_file(job, mode), lora_files(job)
     fetch_model(job, progress)
     progress.start("loading the model", 1)
-    backbone = load_backbone(job.model, device=device, dtype=dtype)
+    placement = Placement(offload=check_offload(offload), quantize=job.quantize)
+    backbone = load_backbone(job.model, device=device, dtype=dtype, placement=placement)
     weights = weight_digests(job.model)
     # Adapters name the base that they were trained on, which LoRAs are about to change.
     base_sha256 = base_hash(backbone, weights) if path or loras else ""
-    folded = _fold_loras(backbone, loras, base_sha256, progress)
+    folded = _put_loras(backbone, loras, base_sha256, progress)
     if path is not None:
-        report = _fold(backbone, path, base_sha256)
+        report = _put_adapter(backbone, path, base_sha256)
         if report.spec.mode != mode:
             raise AdapterError(
                 f"adapter {path} fills grids of mode {report.spec.mode}, this one is {mode}",
@@ -231,16 +242,30 @@ def lora_files(job: GridJob) -> list[tuple[LoraChoice, Path]]:
     return [(one, find_adapter(one.reference, offline=job.offline)) for one in choices]
 
 
-def _fold_loras(
+def _put_loras(
     backbone: Backbone,
     loras: Sequence[tuple[LoraChoice, Path]],
     base_sha256: str,
     progress: Progress,
 ) -> tuple[LoadedLora, ...]:
-    """Fold LoRAs into the base, one after the other, and tell what each did."""
+    """Put LoRAs on the base, one after the other, and tell what each did.
+
+    Raises:
+        UsageError: See `load_model`.
+    """
     folded = []
     for choice, path in loras:
-        report = fold_lora(
+        put = fold_lora
+        if not backbone.folds:
+            if is_foreign(path):
+                raise UsageError(
+                    f"--lora {path}: a LoRA of another program goes into the weights, which stay "
+                    "as they are under --offload disk and --quantize",
+                    hint=f"first: dcgrid adapters import {path} --base {backbone.spec.name} "
+                    f"--out {path.stem}.dcgrid.safetensors",
+                )
+            put = attach_lora
+        report = put(
             backbone.network,
             path,
             base=backbone.spec.name,
@@ -261,7 +286,14 @@ def _fold_loras(
     return tuple(folded)
 
 
-def _fold(backbone: Backbone, path: Path, base_sha256: str) -> LoadReport:
-    report = fold_adapter(backbone.network, path, base=backbone.spec.name, base_hash=base_sha256)
+def _put_adapter(backbone: Backbone, path: Path, base_sha256: str) -> LoadReport:
+    name = backbone.spec.name
+    if backbone.folds:
+        report = fold_adapter(backbone.network, path, base=name, base_hash=base_sha256)
+    else:
+        # PEFT takes seconds to import, and is needed nowhere else.
+        from dcgrid.adapters.files import load_adapter
+
+        report = load_adapter(backbone.network, path, base=name, base_hash=base_sha256)
     backbone.use_given(clean=report.spec.given == "clean", first=report.spec.given_first)
     return report

@@ -13,6 +13,7 @@ from dcgrid import hub
 from dcgrid.errors import UsageError
 from dcgrid.pipelines.job import GridJob, check_input
 from dcgrid.pipelines.lora import lora_lines, parse_lora
+from dcgrid.pipelines.memory import MemoryNeed, grid_size, plan_memory
 from dcgrid.pipelines.outputs import OutputPaths, name_outputs
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve
 from dcgrid.pipelines.windows import Join, Window, plan_windows
@@ -22,12 +23,8 @@ if TYPE_CHECKING:
     from dcgrid.models.base import ModelSpec
     from dcgrid.video.clip import ClipPlan, ClipRules
 
-_MIB = 1024 * 1024
 LONGEST_FRAMES = 1_000_001
 """Most frames of a whole clip, painted in windows; a day at 12 frames a second."""
-# Measured on `mini`, see memory_estimate_bytes.
-_BASE_BYTES = 350 * _MIB
-_BYTES_PER_PIXEL = 1100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +69,8 @@ class RunPlan:
     """What is painted in one go; one for a clip that the model can take whole."""
     tokens: int
     """Tokens of the grid of one window."""
-    memory_bytes: int
-    """Estimate of the memory that the run takes."""
+    need: MemoryNeed
+    """The memory that the run takes, and where weights are meanwhile."""
     available_bytes: int
     """Free memory of the device; 0: unknown."""
     downloads: Mapping[str, int | None]
@@ -99,7 +96,7 @@ class RunPlan:
             *self.clip_lines(),
             shape,
             f"Model: {self.spec.name} on {self.device}, {self.dtype}, "
-            f"about {_size(self.memory_bytes)} of memory{free}.",
+            f"{memory_words(self.need)}{free}.",
             *lora_lines(self.prepared.job.loras),
             f"Result: {width * factor}x{height * factor}, "
             f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
@@ -140,7 +137,10 @@ class RunPlan:
             "loras": list(self.prepared.job.loras),
             "device": self.device,
             "dtype": self.dtype,
-            "memory_bytes": self.memory_bytes,
+            "memory_bytes": self.need.device_bytes,
+            "host_bytes": self.need.host_bytes,
+            "offload": self.need.offload,
+            "quantize": self.need.quantize,
             "available_bytes": self.available_bytes,
             "downloads": dict(self.downloads),
             "outputs": [str(path) for path in self.prepared.outputs.all()],
@@ -201,7 +201,7 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
         asked_s=asked_s,
         windows=windows,
         tokens=tokens * grid.rows * grid.cols,
-        memory_bytes=memory_estimate_bytes(spec, windows[0].count, size),
+        need=plan_memory(job, grid_size(grid, spec, windows[0].count, size), device, dtype),
         available_bytes=runtime.available_memory_bytes(device),
         downloads=find_downloads(job, [adapter_reference(job, grid.mode)]),
         device=str(device),
@@ -321,18 +321,11 @@ def geometry_of(spec: "ModelSpec") -> "LatentGeometry":
     return LatentGeometry(stride_T=spec.stride_T, stride_HW=spec.stride_HW, patch=spec.patch)
 
 
-def memory_estimate_bytes(spec: "ModelSpec", frames: int, cell_size: tuple[int, int]) -> int:
-    """Estimate the memory of a run: the program itself, and the decoder, which is the widest part.
-
-    Args:
-        spec: The model.
-        frames: Pixel frames of a window.
-        cell_size: Height and width of a cell in pixels.
-
-    Returns:
-        Bytes; measured with `mini` on a CPU, within about a third there, rougher elsewhere.
-    """
-    return _BASE_BYTES + frames * cell_size[0] * cell_size[1] * _BYTES_PER_PIXEL
+def memory_words(need: MemoryNeed) -> str:
+    """Return how much memory a run takes, and with which settings, as part of a sentence."""
+    host = f" and {_size(need.host_bytes)} of the host's" if need.host_bytes else ""
+    settings = f" with {need.settings}" if need.settings else ""
+    return f"about {_size(need.device_bytes)} of memory{host}{settings}"
 
 
 def _size(count: int) -> str:

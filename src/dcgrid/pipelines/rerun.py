@@ -119,6 +119,8 @@ def _job_again(job: AnyJob, rerun: RerunJob, manifest: Manifest, sources: Sequen
         offline=rerun.offline,
         device=rerun.device or manifest.machine["device"],
         dtype=manifest.machine["dtype"],
+        # An adapter beside the weights is rounded otherwise than one in them.
+        offload=manifest.machine.get("offload", job.offload),
     )
 
 

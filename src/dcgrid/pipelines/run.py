@@ -17,6 +17,7 @@ from dcgrid.pipelines import facts
 from dcgrid.pipelines.deliver import choose_takes, compare_takes, write_takes
 from dcgrid.pipelines.footage import Footage, read_footage
 from dcgrid.pipelines.manifest import OutputRecord, RunManifest, write_manifest
+from dcgrid.pipelines.memory import next_setting_if_full
 from dcgrid.pipelines.models import LoadedModel, check_weights, enter_given, load_model
 from dcgrid.pipelines.outputs import StagedFiles
 from dcgrid.pipelines.paint import paint_windows
@@ -81,13 +82,18 @@ def carry_out(plan: RunPlan, progress: Progress) -> RunResult:
         plan, footage = read_footage(plan, progress)
     with watch.stage("load"):
         dtype = runtime.choose_dtype(plan.dtype, device)
-        model = load_model(job, grid.mode, device, dtype, progress)
+        with next_setting_if_full(job.model, plan.need):
+            model = load_model(job, grid.mode, device, dtype, progress, plan.need.offload)
         enter_given(model.backbone, grid)
     if not job.force:
         check_weights(model, plan.prepared.expected_weights)
     _warn_of_words(plan, model, progress)
     started = time.perf_counter()
-    with paint_windows(plan, footage, model, progress) as painted, StagedFiles() as staged:
+    with (
+        next_setting_if_full(job.model, plan.need),
+        paint_windows(plan, footage, model, progress) as painted,
+        StagedFiles() as staged,
+    ):
         watch.add("fill", time.perf_counter() - started)
         takes = choose_takes(plan, footage, painted)
         same_pixels = compare_takes(plan, takes, progress)
@@ -106,9 +112,9 @@ def carry_out(plan: RunPlan, progress: Progress) -> RunResult:
 
 
 def _warn_of_memory(plan: RunPlan, progress: Progress) -> None:
-    if 0 < plan.available_bytes < plan.memory_bytes:
+    if 0 < plan.available_bytes < plan.need.device_bytes:
         progress.warn(
-            f"the run may need {plan.memory_bytes / 1e9:.1f} GB of memory and "
+            f"the run may need {plan.need.device_bytes / 1e9:.1f} GB of memory and "
             f"{plan.available_bytes / 1e9:.1f} GB are free; a shorter --duration needs less"
         )
 
@@ -146,7 +152,7 @@ def _manifest(
             "loras": [asdict(one) for one in model.loras],
         },
         sampler=facts.sampler_facts(model.backbone.spec, grid, plan.windows),
-        machine=facts.machine_facts(plan.device, plan.dtype),
+        machine=facts.machine_facts(plan.device, plan.dtype, plan.need.offload),
         timings_s=timings_s,
         peak_memory_bytes=facts.peak_memory_bytes(plan.device),
         outputs=tuple(records),

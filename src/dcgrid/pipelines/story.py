@@ -17,6 +17,7 @@ Paper: sec. 4 (story generation), Fig. 8
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from dcgrid.pipelines import facts
 from dcgrid.pipelines.choose import rank_scores
 from dcgrid.pipelines.deliver import Take, hash_pieces, other_pixels, score_cells, tell_other_pixels
 from dcgrid.pipelines.footage import Footage, read_clips
+from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.manifest import StoryManifest, write_manifest
+from dcgrid.pipelines.memory import next_setting_if_full
 from dcgrid.pipelines.models import (
     LoadedModel,
     adapter_reference,
@@ -101,14 +104,15 @@ def tell_story(plan: StoryPlan, progress: Progress) -> StoryResult:
     torch.set_num_threads(plan.prepared.threads or torch.get_num_threads())
     with watch.stage("read"):
         plan, footage = _read(plan, progress)
-    with watch.stage("load"):
+    full = partial(next_setting_if_full, plan.prepared.job.model, plan.need)
+    with watch.stage("load"), full():
         models = _load(plan, progress)
     _warn(plan, models, progress)
     with (
         work_folder(_story_facts(plan, footage, models), progress) as folder,
         StagedFiles() as staged,
     ):
-        with watch.stage("fill"):
+        with watch.stage("fill"), full():
             scenes = _paint(plan, footage, models, folder, progress)
         with watch.stage("write"):
             written = write_story(plan, footage, scenes, staged, progress)
@@ -143,14 +147,12 @@ def _load(plan: StoryPlan, progress: Progress) -> _Models:
     A Grid-Fill adapter knows grids with a given cell only; without one, Grid LoRA paints.
     """
     prepared, models = plan.prepared, dict[bool, LoadedModel]()
-    device = torch.device(plan.device)
-    dtype = runtime.choose_dtype(plan.dtype, device)
     for filling in dict.fromkeys(bool(grid.given) for grid in prepared.grids):
         job = prepared.job
         asked = job if filling else replace(job, adapter=grid_reference(job))
         wanted = adapter_reference(asked, "consistent")
         same = [model for model in models.values() if model.adapter == wanted]
-        model = same[0] if same else load_model(asked, "consistent", device, dtype, progress)
+        model = same[0] if same else _loaded(asked, plan, progress)
         # A model without weight files has an adapter all the same.
         if prepared.expected_frames and not job.force:
             adapter = prepared.expected_adapters.get(model.adapter, "")
@@ -158,6 +160,12 @@ def _load(plan: StoryPlan, progress: Progress) -> _Models:
         enter_given(model.backbone, prepared.grids[-1])
         models[filling] = model
     return models
+
+
+def _loaded(job: GridJob, plan: StoryPlan, progress: Progress) -> LoadedModel:
+    device = torch.device(plan.device)
+    dtype = runtime.choose_dtype(plan.dtype, device)
+    return load_model(job, "consistent", device, dtype, progress, plan.need.offload)
 
 
 def _warn(plan: StoryPlan, models: _Models, progress: Progress) -> None:
@@ -281,7 +289,7 @@ def _manifest(
             facts.sampler_facts(models[bool(one.given)].backbone.spec, one, plan.windows)
             for one in prepared.grids
         ),
-        machine=facts.machine_facts(plan.device, plan.dtype),
+        machine=facts.machine_facts(plan.device, plan.dtype, plan.need.offload),
         timings_s=timings_s,
         peak_memory_bytes=facts.peak_memory_bytes(plan.device),
         outputs=written.records,

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from dcgrid.errors import UsageError
 from dcgrid.pipelines.job import check_input
 from dcgrid.pipelines.lora import lora_lines
+from dcgrid.pipelines.memory import MemoryNeed, grid_size, plan_memory
 from dcgrid.pipelines.outputs import name_outputs
 from dcgrid.pipelines.plan import (
     Prepared,
     clip_rules,
     download_lines,
     find_downloads,
-    memory_estimate_bytes,
+    memory_words,
     windows_line,
     windows_of,
 )
@@ -64,6 +65,8 @@ class StoryPlan:
     """Device it will run on."""
     dtype: str
     """Number format."""
+    need: MemoryNeed
+    """The memory that it takes, and where weights are meanwhile."""
     downloads: Mapping[str, int | None] = field(default_factory=dict)
     """Bytes to download by reference or name (None: unknown size)."""
     remark: str = ""
@@ -80,15 +83,13 @@ class StoryPlan:
         grids, factor = self.prepared.grids, self.spec.upsample
         clip = self.clip.lines() if self.clip else ["No clip: the character comes from the text."]
         seconds = self.num_frames / self.spec.fps
-        memory = memory_estimate_bytes(self.spec, self.windows[0].count, self.cell_size) / 1e9
         windows = [windows_line(self.spec, self.windows)] if len(self.windows) > 1 else []
         return [
             *clip,
             f"Scenes: {len(self.prepared.job.scenes)} of {seconds:.2f} s in {len(grids)} grids of "
             f"{grids[0].rows}x{grids[0].cols} cells of {width}x{height}.",
             *windows,
-            f"Model: {self.spec.name} on {self.device}, {self.dtype}, about {memory:.1f} GB of "
-            "memory.",
+            f"Model: {self.spec.name} on {self.device}, {self.dtype}, {memory_words(self.need)}.",
             *lora_lines(self.prepared.job.loras),
             f"Result: {width * factor}x{height * factor}, "
             f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
@@ -105,6 +106,8 @@ class StoryPlan:
             "size": [self.num_frames, *self.cell_size],
             "windows": len(self.windows),
             "downloads": dict(self.downloads),
+            "memory_bytes": self.need.device_bytes,
+            "offload": self.need.offload,
             "model": self.spec.name,
             "loras": list(self.prepared.job.loras),
             "device": self.device,
@@ -154,14 +157,19 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
         clip = plan_clip(probe(job.source), rules, job.start_s, job.duration_s)
     frames = clip.num_frames if clip else _frames_of_text(rules, job.duration_s)
     check_fade(job, frames, spec)
+    grids = tuple(settle_grid(grid, spec) for grid in prepared.grids)
+    dtype = runtime.choose_dtype(job.dtype, device)
+    windows, size = windows_of(spec, frames), clip.cell_size if clip else rules.cell_sizes[0]
+    largest = grid_size(grids[0], spec, windows[0].count, size)
     return StoryPlan(
-        prepared=replace(prepared, grids=tuple(settle_grid(grid, spec) for grid in prepared.grids)),
+        prepared=replace(prepared, grids=grids),
         spec=spec,
         clip=clip,
-        windows=windows_of(spec, frames),
-        cell_size=clip.cell_size if clip else rules.cell_sizes[0],
+        windows=windows,
+        cell_size=size,
         device=str(device),
-        dtype=runtime.dtype_name(runtime.choose_dtype(job.dtype, device)),
+        dtype=runtime.dtype_name(dtype),
+        need=plan_memory(job, largest, device, dtype),
         downloads=find_downloads(job, [adapter_reference(job, "consistent")]),
         remark=bare_base_line(job, "consistent"),
     )

@@ -66,6 +66,11 @@ class NativeBackbone:
         return self.parts.dit
 
     @property
+    def folds(self) -> bool:
+        """Return True: the weights are whole and on the device."""
+        return True
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.parts.dit.patch_in.weight.device

@@ -70,10 +70,10 @@ class WanBackbone:
     def folds(self) -> bool:
         """True: an adapter may be folded into the weights. False: it is attached beside them.
 
-        Weights that visit the device, or are rounded, stay as they are; adapters are small and
-        live on the device.
+        Rounded weights, and those that are read from their files again and again, stay as they
+        are; adapters are small and live on the device.
         """
-        return self.parts.offload == "none" and self.parts.quantize == "none"
+        return self.parts.offload != "disk" and self.parts.quantize == "none"
 
     @torch.no_grad()
     def encode(self, video_BCTHW: Tensor) -> Tensor:

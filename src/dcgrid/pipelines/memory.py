@@ -1,0 +1,171 @@
+"""How much memory a grid takes, and where a model's weights are meanwhile. Read `plan_memory`.
+
+Small models are whole in memory; a checkout may visit the device in parts (`--offload`).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from dcgrid.errors import UsageError
+from dcgrid.pipelines.job import GridJob
+from dcgrid.pipelines.resolve import ResolvedGrid
+
+if TYPE_CHECKING:
+    import torch
+
+    from dcgrid.models.base import ModelSpec
+
+_MIB = 1024 * 1024
+# Measured on `mini`, see native_bytes.
+_BASE_BYTES = 350 * _MIB
+_BYTES_PER_PIXEL = 1100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridSize:
+    """What decides how much memory a grid takes."""
+
+    cells: int
+    given: int
+    """Given cells."""
+    frames: int
+    """Pixel frames of a cell."""
+    height: int
+    width: int
+    guided: bool
+    """True: some cell is guided, so there are two texts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryNeed:
+    """What a run takes, and how its model is loaded."""
+
+    device_bytes: int
+    """Peak on the device; on a CPU of all."""
+    host_bytes: int = 0
+    """Peak of the host's memory beside a GPU; 0: not worth a word."""
+    offload: str = "none"
+    """none, model, block or disk."""
+    quantize: str = "none"
+    """none, fp8 or int8."""
+
+    @property
+    def settings(self) -> str:
+        """What a plan says of it; empty where all is as usual."""
+        words = [f"--offload {self.offload}"] if self.offload != "none" else []
+        words += [f"--quantize {self.quantize}"] if self.quantize != "none" else []
+        return " ".join(words)
+
+
+def grid_size(
+    grid: ResolvedGrid, spec: "ModelSpec", frames: int, size: tuple[int, int]
+) -> GridSize:
+    """Return the size of a grid whose sampler values are settled.
+
+    Args:
+        grid: Its cells and edits.
+        spec: Says what of given cells is kept.
+        frames: Pixel frames of a window.
+        size: Height and width of a cell.
+    """
+    return GridSize(
+        cells=grid.rows * grid.cols,
+        given=len(grid.given) if spec.given_first else 0,
+        frames=frames,
+        height=size[0],
+        width=size[1],
+        guided=any(edit.guidance_scale != 1 for edit in grid.edits),
+    )
+
+
+def plan_memory(
+    job: GridJob, size: GridSize, device: "torch.device", dtype: "torch.dtype"
+) -> MemoryNeed:
+    """Return what a run takes; where `--offload auto` is asked, with the fastest mode that fits.
+
+    Args:
+        job: Names model, offload and quantize.
+        size: Of the grid.
+        device: Where it runs.
+        dtype: Number format.
+
+    Raises:
+        UsageError: Offload or quantize are asked of a model that is whole in memory anyway.
+        DeviceError: `--offload auto`, and nothing fits.
+    """
+    from dcgrid.models.loading import is_native, wan_sizes
+    from dcgrid.models.wan.memory import MemoryJob, choose_offload, predict_memory
+    from dcgrid.runtime.device import available_host_memory_bytes, available_memory_bytes
+
+    if is_native(job.model):
+        if job.offload not in ("auto", "none") or job.quantize != "none":
+            raise UsageError(
+                f"{job.model} is small enough to be whole in memory",
+                hint="leave out --offload and --quantize",
+            )
+        return MemoryNeed(device_bytes=native_bytes(size.frames, size.height, size.width))
+    on_cpu = device.type == "cpu"
+    sizes = wan_sizes(job.model)
+    asked = MemoryJob(
+        cells=size.cells,
+        frames=size.frames,
+        height=size.height,
+        width=size.width,
+        quantize=job.quantize,
+        guided=size.guided,
+        wide=dtype.itemsize == 4,
+        given_cells=size.given,
+        on_cpu=on_cpu,
+    )
+    mode: str = job.offload
+    if mode == "auto":
+        mode = choose_offload(
+            sizes,
+            asked,
+            free_device_bytes=available_memory_bytes(device),
+            free_host_bytes=available_host_memory_bytes(),
+        )
+    plan = predict_memory(sizes, replace(asked, offload=mode))
+    device_bytes, host_bytes = plan.device_peak_bytes, plan.host_bytes
+    if on_cpu:
+        # Device and host are one there; weights that are always on the device are not there twice.
+        device_bytes += _BASE_BYTES + (host_bytes if mode != "none" else 0)
+        host_bytes = 0
+    return MemoryNeed(
+        device_bytes=device_bytes, host_bytes=host_bytes, offload=mode, quantize=job.quantize
+    )
+
+
+def native_bytes(frames: int, height: int, width: int) -> int:
+    """Estimate what a native model takes: the program itself, and the decoder, its widest part.
+
+    Args:
+        frames: Pixel frames of a window.
+        height: Pixel rows of a cell.
+        width: Pixel columns of a cell.
+
+    Returns:
+        Bytes; measured with `mini` on a CPU, within about a third there, rougher elsewhere.
+    """
+    return _BASE_BYTES + frames * height * width * _BYTES_PER_PIXEL
+
+
+@contextmanager
+def next_setting_if_full(model: str, need: MemoryNeed) -> Iterator[None]:
+    """Name the next setting to try where memory runs out with a checkout.
+
+    Raises:
+        DeviceError: It did.
+    """
+    from dcgrid.models.loading import is_native
+    from dcgrid.models.wan.memory import out_of_memory
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        told = out_of_memory(error, model=model, offload=need.offload, quantize=need.quantize)
+        if told is None or is_native(model):
+            raise
+        raise told from error
