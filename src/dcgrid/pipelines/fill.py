@@ -8,7 +8,7 @@ frames/height/width, F Y X latent frames/rows/columns; THWC is a clip as uint8.
 Every pipeline ends here; run.py is the one to read before.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,11 +23,13 @@ from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.grid.masks import fill_mask, spread_over_frames
 from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
-from dcgrid.models.base import Backbone, CellText, Memory, ModelSpec, TokenPlaces
+from dcgrid.models.base import Backbone, CellText, Memory, ModelSpec, SeveralTexts, TokenPlaces
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest
 
 VelocityFn = Callable[[Tensor, Tensor], Tensor]
+Steered = Callable[[Tensor, Tensor], list[Tensor]]
+"""Gives a velocity for each of some texts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,22 +227,37 @@ def _token_grids(
     ]
 
 
-def _steered(backbone: Backbone, text: CellText, grids: list[_TokenGrid]) -> VelocityFn:
-    """Return the velocity under a text: the mean over the grids of tokens."""
+def _steered(backbone: Backbone, texts: Sequence[CellText], grids: list[_TokenGrid]) -> Steered:
+    """Return the velocity under each of some texts: the mean over the grids of tokens."""
     patch = backbone.spec.patch
 
-    def velocity(cells_BKCFYX: Tensor, time_BKF: Tensor) -> Tensor:
-        total_BKCFYX = torch.zeros_like(cells_BKCFYX)
+    def velocities(cells_BKCFYX: Tensor, time_BKF: Tensor) -> list[Tensor]:
+        totals = [torch.zeros_like(cells_BKCFYX) for _ in texts]
         for grid in grids:
             offset = grid.places.margin > 0
             shown_BKCFYX = widen_cells(cells_BKCFYX, patch) if offset else cells_BKCFYX
-            found_BKCFYX = backbone.velocity(
-                shown_BKCFYX, time_BKF, text, grid.places, memory=grid.memory
-            )
-            total_BKCFYX += narrow_cells(found_BKCFYX, patch) if offset else found_BKCFYX
-        return total_BKCFYX / len(grids)
+            found = _velocities(backbone, shown_BKCFYX, time_BKF, texts, grid)
+            for total_BKCFYX, found_BKCFYX in zip(totals, found, strict=True):
+                total_BKCFYX += narrow_cells(found_BKCFYX, patch) if offset else found_BKCFYX
+        return [total_BKCFYX / len(grids) for total_BKCFYX in totals]
 
-    return velocity
+    return velocities
+
+
+def _velocities(
+    backbone: Backbone,
+    cells_BKCFYX: Tensor,
+    time_BKF: Tensor,
+    texts: Sequence[CellText],
+    grid: _TokenGrid,
+) -> list[Tensor]:
+    """Ask for all texts at once where the model's processes can share them."""
+    places, memory = grid.places, grid.memory
+    if isinstance(backbone, SeveralTexts):
+        return backbone.velocities(cells_BKCFYX, time_BKF, texts, places, memory)
+    return [
+        backbone.velocity(cells_BKCFYX, time_BKF, text, places, memory=memory) for text in texts
+    ]
 
 
 def _with_text_of(text: CellText, other: CellText, cells: Iterable[int]) -> CellText:
@@ -260,27 +277,23 @@ def _guided_velocity(
     backbone: Backbone, request: GridRequest, grids: list[_TokenGrid]
 ) -> VelocityFn:
     """Return the velocity with guidance; each cell may have a scale of its own."""
-
-    def steered(text: CellText) -> VelocityFn:
-        return _steered(backbone, text, grids)
-
     text = backbone.encode_text([request.prompt], [request.visible_rows(backbone.spec)])
     scales = request.guidance_scale
     if all(scale == 1 for scale in scales.values()):
-        return steered(text)
+        plain = _steered(backbone, [text], grids)
+        return lambda cells_BKCFYX, time_BKF: plain(cells_BKCFYX, time_BKF)[0]
     away = backbone.encode_text([request.negative_prompt], [request.negative_rows(backbone.spec)])
     if backbone.spec.given_first:
         # What is known of given cells serves both branches, so their text is one.
         away = _with_text_of(away, text, request.given)
-    conditional, unconditional = steered(text), steered(away)
+    both = _steered(backbone, [text, away], grids)
     masks = {
         scale: torch.tensor([scales.get(cell) == scale for cell in range(request.layout.count)])
         for scale in set(scales.values())
     }
 
     def guided(cells_BKCFYX: Tensor, time_BKF: Tensor) -> Tensor:
-        velocity_BKCFYX = conditional(cells_BKCFYX, time_BKF)
-        away_BKCFYX = unconditional(cells_BKCFYX, time_BKF)
+        velocity_BKCFYX, away_BKCFYX = both(cells_BKCFYX, time_BKF)
         # The masks do not overlap, so each cell is guided once, by its own scale.
         for scale, mask_K in masks.items():
             velocity_BKCFYX = combine_guidance(velocity_BKCFYX, away_BKCFYX, scale, mask_K)

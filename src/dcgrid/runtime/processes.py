@@ -150,13 +150,10 @@ def join_processes(device: str) -> Iterator[tuple[Processes, str]]:
             world_size=count,
             timeout=LONGEST_WAIT,
         )
-        try:
-            yield (
-                Processes(rank=rank, count=count, local_count=_number("LOCAL_WORLD_SIZE", count)),
-                own,
-            )
-        finally:
-            distributed.destroy_process_group()
+        local = _number("LOCAL_WORLD_SIZE", count)
+        yield Processes(rank=rank, count=count, local_count=local), own
+        # Not after an error: it may wait for those that wait for this one, and leaving is enough.
+        distributed.destroy_process_group()
 
 
 def _own_device(device: str, count: int) -> str:
