@@ -8,7 +8,7 @@ import hashlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,17 @@ class Remembers(Protocol):
 
     def recall(self, kept: Mapping[str, torch.Tensor]) -> None:
         """Take back what `remember` returned, or nothing from a checkpoint without it."""
+
+
+@runtime_checkable
+class LeavesData(Protocol):
+    """A stage whose batches leave something that later ones draw from."""
+
+    def leave_out(self) -> Mapping[str, torch.Tensor]:
+        """Take out again what the batch just drawn has left, and return what tells of it."""
+
+    def take_in(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        """Put in what all batches of a step have left, in their order."""
 
 
 @runtime_checkable
@@ -289,7 +300,8 @@ def _gradients(
     """Compute the gradients of a step; return its loss and figures, means over its batches.
 
     A single batch draws from the run's one source of chance. Of several, each has a source of its
-    own that follows from its number alone, so that it does not matter which process takes it.
+    own that follows from its number alone, and what one leaves for later batches (rendered panes)
+    is there for the next step; so it does not matter which process takes which.
     """
     count = batches_of_step(recipe, processes)
     phase = phase_at(recipe, state.step)
@@ -304,9 +316,14 @@ def _gradients(
         seed = _batch_seed(recipe.seed, state.step, number)
         torch.manual_seed(seed)  # dropout draws from it
         loss, figures = stage.loss(phase, torch.Generator().manual_seed(seed))
-        found.append({"loss": float(loss.detach()), **figures})
+        left = stage.leave_out() if isinstance(stage, LeavesData) else {}
+        found.append(({"loss": float(loss.detach()), **figures}, left))
         (loss / count).backward()
-    means = _means([one for some in processes.gather(found) for one in some])
+    by_process = processes.gather(found)
+    batches = [by_process[n % processes.count][n // processes.count] for n in range(count)]
+    if isinstance(stage, LeavesData):
+        stage.take_in([left for _, left in batches])
+    means = _means([figures for figures, _ in batches])
     _require_finite("loss", means["loss"], state.step)
     processes.sum_gradients(list(state.parameters.values()))
     return means.pop("loss"), means
