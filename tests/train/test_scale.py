@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -188,6 +189,17 @@ def test_shared_weights_are_painted_with(tmp_path, words):
     assert (tmp_path / "fill" / "validation" / "000002.png").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sample", "dc"])
+def test_stages_of_one_process_say_so(tmp_path, wan_folder, stage):
+    line = ["train", "--stage", stage, "--model", wan_folder, "--out", tmp_path / "out"]
+    run = torchrun(2, *line)
+    assert run.returncode != 0
+    assert told(run)[0] == f"error: stage {stage} runs in one process, not in 2"
+    assert len([one for one in told(run) if one.startswith("error")]) == 1
+    assert not (tmp_path / "out").exists()
+
+
 class Started:
     """A long run in the background, and the processes that torchrun made."""
 
@@ -234,6 +246,7 @@ class Started:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_the_job_and_resume_goes_on(tmp_path, words, killed):
     kept = "keep_every = 1\nkeep_last = 1"
@@ -412,16 +425,18 @@ from dcgrid.runtime.processes import join_processes
 from dcgrid.train.scale import scale_transformer
 from dcgrid.train.settings import ScaleSettings
 from pathlib import Path
-dtype = getattr(torch, sys.argv[2])
-with join_processes("cpu") as (processes, device):
+def measured(processes):
+    dtype = getattr(torch, sys.argv[2])
     dit, _ = load_trunk(Path(sys.argv[1]), device=torch.device("cpu"), dtype=dtype)
     whole = sum(p.numel() * p.itemsize for p in dit.transformer.blocks.parameters())
     scale_transformer(dit, ScaleSettings(shard="full"), processes)
     parameters = list(dit.transformer.blocks.parameters())
     assert all(isinstance(p, DTensor) for p in parameters)
     local = sum(p.to_local().numel() * p.itemsize for p in parameters)
-    line = f"{processes.rank} {whole} {local}\\n"
-    for one in processes.gather(line):
+    return f"{processes.rank} {whole} {local}\\n"
+
+with join_processes("cpu") as (processes, device):
+    for one in processes.gather(measured(processes)):
         if processes.is_first:
             sys.stdout.write(one)
 """
