@@ -1,4 +1,4 @@
-"""What an edit and a training run on Wan models cost, computed: operations, and hours at a rate.
+"""What an edit and a training run on Wan models cost, computed: operations, hours, memory.
 
     python -m benchmarks.cost [--rate 350]
 
@@ -7,11 +7,12 @@ for the eager forward of such models on one H100 (sources in docs/hardware.md).
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dcgrid.models.loading import model_spec
 from dcgrid.models.wan.counts import WanSizes
 from dcgrid.models.wan.known import KNOWN
+from dcgrid.models.wan.memory import MODES, MemoryJob, predict_memory
 from dcgrid.models.wan.work import forward_work
 
 CELLS = 4
@@ -67,13 +68,29 @@ def lines_of(cost: Cost, rate: float) -> list[str]:
     ]
 
 
+def memory_lines(name: str) -> list[str]:
+    """Return what an edit of the model's own size takes of a GPU and its host, by offload mode."""
+    spec, sizes = model_spec(name), WanSizes.known(name)
+    height, width = spec.cell_sizes[0]
+    job = MemoryJob(cells=CELLS, frames=spec.default_frames, height=height, width=width)
+    lines = []
+    for mode, quantize in ((m, q) for q in ("none", "int8") for m in MODES):
+        plan = predict_memory(sizes, replace(job, offload=mode, quantize=quantize))
+        lines.append(
+            f"  --offload {mode:<5} --quantize {quantize:<4}  "
+            f"GPU {plan.device_peak_bytes / 1e9:5.1f} GB (to {plan.largest_stage}), "
+            f"host {plan.host_bytes / 1e9:5.1f} GB"
+        )
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=float, default=350.0, help="TFLOP/s of one GPU")
     rate = parser.parse_args().rate
     print(f"at {rate:g} TFLOP/s on one GPU, computed and not measured:")
     for name in KNOWN:
-        print("\n".join(lines_of(cost_of(name), rate)))
+        print("\n".join([*lines_of(cost_of(name), rate), *memory_lines(name)]))
 
 
 if __name__ == "__main__":

@@ -29,15 +29,6 @@ SHAPE = TokenShape(frames=2, rows=2, cols=3)
 TARGETS = ("attn1.to_q", "attn1.to_out.0", "attn2.to_k", "ffn.net.2", "proj_out")
 
 
-@pytest.fixture(scope="module")
-def wan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.models.wan.conftest import write_checkout
-
-    folder = tmp_path_factory.mktemp("hub") / "small-wan"
-    write_checkout(folder)
-    return folder
-
-
 def load(folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> WanBackbone:
     return load_wan(folder, device="cpu", dtype=dtype, **options)
 

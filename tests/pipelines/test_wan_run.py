@@ -15,9 +15,11 @@ from dcgrid.cli.main import main
 from dcgrid.errors import UsageError
 from dcgrid.models.loading import load_backbone, model_spec, weight_digests
 from dcgrid.models.wan import digests
+from dcgrid.pipelines import paint
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.recipes import shipped_dir
+from dcgrid.runtime import device
 from tests.pipelines.runs import decoded
 
 SMALL = ("--num-inference-steps", "2", "--duration", "0.5", "--size", "48x32")
@@ -200,3 +202,53 @@ def test_digests_are_of_the_bytes_and_read_once(tmp_path, wan_folder, monkeypatc
     link = tmp_path / "vae.safetensors"
     link.symlink_to(blob)
     assert digests.part_digests({"vae": (link,)}) == {"vae": "a" * 64}
+
+
+def test_offload_changes_no_pixel_and_the_manifest_says_it(tmp_path, clip, wan_folder, capsys):
+    words = ("edit", clip, "-e", "rain", "--model", wan_folder, *SMALL, "--guidance-scale", "1")
+    hashes = {}
+    for mode in ("none", "model", "block", "disk"):
+        code, result, err = command(capsys, *words, "--offload", mode, "-f")
+        assert code == 0
+        assert (f"--offload {mode}" in err) == (mode != "none")
+        manifest = next(one for one in result["files"] if one.endswith(".json"))
+        values = json.loads(Path(manifest).read_text())
+        assert values["machine"]["offload"] == mode
+        hashes[mode] = values["outputs"][0]["frames_sha256"]
+    assert len(set(hashes.values())) == 1
+    _, result, err = command(capsys, *words, "--quantize", "int8", "-f")
+    manifest = next(one for one in result["files"] if one.endswith(".json"))
+    assert json.loads(Path(manifest).read_text())["outputs"][0]["frames_sha256"] != hashes["none"]
+    # A rerun keeps the mode and the rounding of the run that it repeats.
+    code, again, err = command(capsys, "rerun", manifest)
+    assert (code, again["same_pixels"]) == (0, True)
+    assert "--quantize int8" in err
+
+
+def test_models_that_are_whole_in_memory_refuse_offload(clip, capsys):
+    code, _, err = command(
+        capsys, "edit", clip, "-e", "rain", "--model", "tiny", "--offload", "block"
+    )
+    assert code == 2
+    assert "tiny is small enough to be whole in memory" in err
+
+
+def test_a_machine_too_small_is_told_what_to_try(clip, wan_folder, capsys, monkeypatch):
+    monkeypatch.setattr(device, "available_memory_bytes", lambda _: 1_000_000)
+    monkeypatch.setattr(device, "available_host_memory_bytes", lambda: 1_000_000)
+    code, _, err = command(capsys, "edit", clip, "-e", "rain", "--model", wan_folder, *SMALL)
+    assert code == 5
+    assert "needs" in err
+    assert "hint: try" in err
+
+
+def test_memory_that_runs_out_names_the_next_setting(clip, wan_folder, capsys, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr(paint, "fill_grid", full)
+    code, _, err = command(capsys, "edit", clip, "-e", "rain", "--model", wan_folder, *SMALL)
+    assert code == 5
+    assert "memory is full" in err
+    assert "hint: try --offload disk" in err
+    assert not list(clip.parent.glob("input.rain*"))

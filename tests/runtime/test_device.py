@@ -73,3 +73,27 @@ def test_memory_figures_agree_with_the_kernel() -> None:
     free, total = runtime.available_host_memory_bytes(), runtime.physical_memory_bytes()
     assert 0 < free <= total
     assert 1 <= runtime.usable_cores() <= 4096
+
+
+def test_a_gpu_without_bfloat16_is_refused_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    old = torch.device("cuda")
+    with pytest.raises(UsageError, match="Tesla T4 has no bfloat16"):
+        runtime.choose_dtype("bf16", old)
+    assert runtime.choose_dtype("auto", old) is torch.float32
+    assert runtime.choose_dtype("fp16", old) is torch.float16
+
+
+def test_cuda_says_itself_why_it_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_old() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Go")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    with pytest.raises(DeviceError, match=r"driver on your system is too old \(found version"):
+        runtime.choose_device("cuda")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(DeviceError, match="built without CUDA"):
+        runtime.choose_device("cuda")

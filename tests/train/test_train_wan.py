@@ -7,21 +7,30 @@ import pytest
 import torch
 
 from benchmarks.small_world import write_small_cells, write_small_recipe, write_small_sample
+from dcgrid.adapters.attach import attach_adapter
 from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.reading import read_adapter
+from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main
 from dcgrid.cli.validation import paint_validation
 from dcgrid.errors import RecipeError, UsageError
+from dcgrid.grid.layout import GridLayout
+from dcgrid.models.base import CellText
 from dcgrid.models.loading import load_backbone, weight_digests
-from dcgrid.models.wan.trunk import load_codec, load_trunk
+from dcgrid.models.wan.checkpoint import known_spec
+from dcgrid.models.wan.trunk import WanTransformer, load_codec, load_trunk
+from dcgrid.pipelines.fill import token_places
 from dcgrid.train.facts import train_facts
 from dcgrid.train.job import Reporter, TrainJob
 from dcgrid.train.networks import load_base
 from dcgrid.train.plan import plan_stage
+from dcgrid.train.plan_checkout import KEPT_FEEDS, KEPT_WIDTHS
 from dcgrid.train.run import run_stage
 from dcgrid.train.sampling import CellJob, SampleJob, load_cell_recipe, load_sample_recipe
 from dcgrid.train.sampling_run import run_sampling
 from dcgrid.train.settings import LOSS_KEYS, load_train_recipe
+
+WanTransformer3DModel = pytest.importorskip("diffusers").WanTransformer3DModel
 
 CPU = torch.device("cpu")
 PLAIN = {"pixel_weight": 0.0, "offset_share": 0.0, "noise_share": 0.0, "rank": 4.0}
@@ -214,3 +223,42 @@ def test_the_command_keeps_runs_beside_the_user_and_not_in_the_checkout(
     assert main(["train", *words, "--format", "json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["out"] == "runs/small-wan"
+
+
+def kept_bytes(frames: int) -> float:
+    """Return what one block of a transformer of width 128 keeps for the backward pass."""
+    spec = known_spec("wan2.1-1.3b")
+    config = {"num_attention_heads": 2, "attention_head_dim": 64, "ffn_dim": 256, "num_layers": 2}
+    small = {"in_channels": 16, "out_channels": 16, "text_dim": 32, "freq_dim": 16}
+    network = WanTransformer3DModel(**config, **small, rope_max_seq_len=64)
+    network.requires_grad_(False).to(torch.bfloat16)
+    targets = train_facts("wan2.1-1.3b").targets.all
+    attach_adapter(network, AdapterSpec(name="a", stage="fill", rank=4, alpha=4, targets=targets))
+    dit = WanTransformer(network, spec).train()
+    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    alive, found = [], dict[int, int]()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            alive.append(tensor)  # or its place would be taken again
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    size = (frames, 12, 12)
+    text = CellText(
+        tokens_BKLE=torch.randn(1, 4, 512, 32).bfloat16(),
+        valid_BKL=torch.ones(1, 4, 512, dtype=torch.bool),
+    )
+    time_BKF = torch.full((1, 4, frames), 0.5)
+    places = token_places(spec, GridLayout(rows=2, cols=2), size)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        dit(torch.randn(1, 4, 16, *size), time_BKF, text, places)
+    return sum(found.values()) / 2
+
+
+def test_what_a_block_keeps_is_what_the_plan_says():
+    """Between two lengths, so that what texts keep drops out."""
+    tokens = 4 * 36
+    grown = (kept_bytes(12) - kept_bytes(4)) / (8 * tokens)
+    assert grown / 2 == pytest.approx(KEPT_WIDTHS * 128 + KEPT_FEEDS * 256, rel=0.1)

@@ -22,6 +22,7 @@ def _facts() -> dict[str, Any]:
         "versions": _versions(),
         "machine": _machine(),
         "models": _models(),
+        "large_models": _large_models(),
         "codecs": _codecs(),
         "folders": {"recipes": str(hub.config_dir() / "recipes"), "cache": str(hub.cache_dir())},
         "offline": hub.is_offline(),
@@ -30,11 +31,20 @@ def _facts() -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     packages = ("torch", "av", "peft", "safetensors", "huggingface_hub")
+    extra = ("diffusers", "transformers")
     return {
         "dcgrid": __version__,
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in packages},
+        **{name: _version(name) for name in extra},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _machine() -> dict[str, Any]:
@@ -82,6 +92,36 @@ def _models() -> list[dict[str, Any]]:
     return rows
 
 
+def _large_models() -> list[dict[str, Any]]:
+    """Return which models of the hub are here, and what their usual grid takes on this machine."""
+    from pathlib import Path
+
+    import torch
+
+    from dcgrid.errors import DeviceError
+    from dcgrid.models.loading import is_here, model_spec
+    from dcgrid.pipelines.job import EditJob
+    from dcgrid.pipelines.memory import GridSize, plan_memory
+    from dcgrid.runtime import device as runtime
+
+    device = runtime.choose_device("auto")
+    dtype, rows = runtime.choose_dtype("auto", device), []
+    for name in hub.MODELS:
+        spec = model_spec(name)
+        height, width = spec.cell_sizes[0]
+        size = GridSize(
+            cells=4, given=0, frames=spec.default_frames, height=height, width=width, guided=True
+        )
+        row: dict[str, Any] = {"name": name, "here": is_here(name), "license": spec.license}
+        try:
+            need = plan_memory(EditJob(input=Path(), model=name), size, torch.device(device), dtype)
+        except DeviceError as error:
+            rows.append({**row, "fits": False, "why": error.message})
+            continue
+        rows.append({**row, "fits": True, "offload": need.offload, "bytes": need.device_bytes})
+    return rows
+
+
 def _codecs() -> dict[str, dict[str, bool]]:
     from dcgrid.video.codecs import codec_support
 
@@ -106,6 +146,12 @@ def _lines(facts: dict[str, Any]) -> list[str]:
             f"at {model['fps']:g} fps, needs about {_gigabytes(model['memory_bytes'])}"
             f"{'' if fits else ' (more than is free)'}, {model['license']}"
         )
+    for model in facts["large_models"]:
+        state = "here" if model["here"] else "not here"
+        told = "does not fit: the plan of a run says why"
+        if model["fits"]:
+            told = f"fits with --offload {model['offload']}, {_gigabytes(model['bytes'])}"
+        lines.append(f"model     {model['name']}: {state}, {told}, {model['license']}")
     codecs = facts["codecs"]
     lines += [f"{kind:<9} {_present(codecs[kind])}" for kind in ("decode", "encode")]
     lines += [f"{name:<9} {path}" for name, path in facts["folders"].items()]

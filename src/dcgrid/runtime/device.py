@@ -36,7 +36,8 @@ def choose_device(name: str = "auto") -> torch.device:
     available = available_devices()
     if kind not in available:
         raise DeviceError(
-            f"device {name!r} is not on this machine (it has: {', '.join(available)})",
+            f"device {name!r} is not on this machine (it has: {', '.join(available)})"
+            f"{_why_no_cuda() if kind == 'cuda' else ''}",
             hint="use --device auto, or run `dcgrid doctor` to see what there is",
         )
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
@@ -66,7 +67,8 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         device: Where the model will run.
 
     Raises:
-        UsageError: No such format, or fp16 on a CPU (its kernels are missing or slow).
+        UsageError: No such format, fp16 on a CPU (its kernels are missing or slow), or bf16 on a
+            GPU that does not have it.
     """
     if name == "auto":
         return torch.bfloat16 if has_fast_bf16(device) else torch.float32
@@ -74,6 +76,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         raise UsageError(f"unknown dtype {name!r}", hint="use auto, fp32, bf16 or fp16 (--dtype)")
     if name == "fp16" and device.type == "cpu":
         raise UsageError("fp16 does not run on a CPU", hint="use --dtype bf16 or fp32")
+    if name == "bf16" and device.type == "cuda" and not has_fast_bf16(device):
+        raise UsageError(
+            f"{torch.cuda.get_device_name(device)} has no bfloat16 (Ampere and newer have)",
+            hint="use --dtype fp16 or fp32",
+        )
     return _DTYPES[name]
 
 
@@ -154,6 +161,17 @@ def usable_cores() -> int:
     """Return how many CPU cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _why_no_cuda() -> str:
+    """Return what CUDA itself says of why it is not there, such as a driver that is too old."""
+    if torch.version.cuda is None:
+        return ": this torch was built without CUDA"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return f": {str(error).split('. ')[0].splitlines()[0]}"
+    return ""
 
 
 def _read_number(path: Path) -> int:

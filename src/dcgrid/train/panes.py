@@ -20,7 +20,7 @@ from dcgrid.train.settings import Phase
 from dcgrid.train.world.clips import WorldClips, chance, pick
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
 from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
-from dcgrid.train.world.luck import RATE, draw_luck
+from dcgrid.train.world.luck import draw_luck
 
 PANES = 5
 """Panes of a set: the clip as it is, and this many less one effects on it."""
@@ -163,12 +163,18 @@ class PanePool:
         names = [self.effects[pick(len(self.effects), generator)] for _ in range(PANES - 1)]
         if chance(generator) < 0.25:
             names[1] = names[0]  # users ask for one effect in several cells, too
-        seconds_T = torch.arange(frames, device=drawn.clip_CTHW.device) / RATE
+        seconds_T = self.world.seconds(frames)
         luck = [draw_luck(drawn.clip_CTHW, seconds_T, generator) for _ in range(PANES)]
         clips = [drawn.clip_CTHW]
         for name, luck_MFYX in zip(names, luck[1:], strict=True):
             clips.append(
-                render_effect(name, drawn.clip_CTHW, generator=generator, luck_MFYX=luck_MFYX)
+                render_effect(
+                    name,
+                    drawn.clip_CTHW,
+                    generator=generator,
+                    fps=self.world.rate,
+                    luck_MFYX=luck_MFYX,
+                )
             )
         return PaneSet(
             latents_VCFYX=self._encode(clips),
@@ -194,7 +200,7 @@ class FusionPool(PanePool):
     def _render(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> PaneSet:
         drawn = self.world.draw(frames, size, generator)
         like_CTHW = drawn.clip_CTHW
-        seconds_T = torch.arange(frames, device=like_CTHW.device) / RATE
+        seconds_T = self.world.seconds(frames)
         names = tuple(ELEMENTS)
         name = names[pick(len(names), generator)]
         element_CTHW = draw_element(name, like_CTHW, seconds_T, generator)

@@ -3,7 +3,7 @@
 Letters: D width of the transformer, R rank.
 """
 
-from dcgrid.models.loading import checkout_folder
+from dcgrid.models.loading import wan_sizes
 from dcgrid.models.wan.counts import (
     WanSizes,
     block_numbers,
@@ -16,7 +16,7 @@ from dcgrid.train.settings import Phase
 
 Counts = dict[str, int]
 
-_KEPT_WIDTHS, _KEPT_FEEDS = 30, 4
+KEPT_WIDTHS, KEPT_FEEDS = 69, 2
 """Numbers of two bytes that a block keeps a token for the backward pass, in widths D and in hidden
 widths of its MLP, where nothing is computed again; counted in tests/train/test_train_wan.py."""
 
@@ -25,9 +25,9 @@ def sizes_of(job: TrainJob) -> WanSizes:
     """Return the sizes of the checkout that a job trains on.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such model.
     """
-    return WanSizes.of_checkout(checkout_folder(job.model))
+    return wan_sizes(job.model)
 
 
 def checkout_counts(job: TrainJob, adapters: int, tags: int) -> tuple[Counts, Counts]:
@@ -73,7 +73,7 @@ def working_bytes(job: TrainJob, phase: Phase, tokens: int) -> int:
     """
     sizes, width = sizes_of(job), job.dtype.itemsize
     feed = int(sizes.transformer["ffn_dim"])
-    block = tokens * (_KEPT_WIDTHS * sizes.width + _KEPT_FEEDS * feed) * width
+    block = tokens * (KEPT_WIDTHS * sizes.width + KEPT_FEEDS * feed) * width
     kept = tokens * sizes.width * width * sizes.layers
     match job.recipe.scale.checkpointing:
         case "none":

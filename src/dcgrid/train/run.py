@@ -13,11 +13,13 @@ from typing import Literal, cast
 import torch
 from safetensors import SafetensorError
 
+from dcgrid import hub
 from dcgrid.adapters.attach import attach_adapter, set_routed
 from dcgrid.adapters.files import load_adapter, save_adapter
 from dcgrid.adapters.spec import AdapterSpec, Stage
 from dcgrid.errors import OutputError, WeightsError
 from dcgrid.grid.modes import Mode
+from dcgrid.models.loading import is_here
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
@@ -78,6 +80,7 @@ def run_stage(job: TrainJob, reporter: Reporter) -> Path:
         check_concepts(job)
     torch.manual_seed(job.recipe.seed)
     started = time.monotonic()
+    _fetch_base(job, reporter)
     with _folder_of(job):
         try:
             path = _RUNNERS[job.recipe.stage](job, reporter)
@@ -89,6 +92,20 @@ def run_stage(job: TrainJob, reporter: Reporter) -> Path:
             ) from error
     reporter.say(f"{path} after {(time.monotonic() - started) / 60:.1f} minutes")
     return path
+
+
+def _fetch_base(job: TrainJob, reporter: Reporter) -> None:
+    """Download a named base that is not here; of several processes the first one does.
+
+    Raises:
+        NetworkError: The download failed or the network is off.
+        OutputError: The disk is too small.
+    """
+    if job.processes.is_first and not is_here(job.model):
+        source = hub.hub_model(job.model)
+        reporter.say(f"downloading {job.model}, {source.license}: huggingface.co/{source.repo}")
+        hub.fetch_model(job.model, offline=hub.is_offline(), report=None)
+    job.processes.wait()
 
 
 @contextmanager
@@ -283,7 +300,7 @@ def _run_adapters(job: TrainJob, reporter: Reporter) -> Path:
         scale_transformer(dit, job.recipe.scale, job.processes)
     trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
     store = WorldStore(job.store) if needs_world(job.recipe) else WorldStore.empty()
-    world, autoencoder = WorldClips(store, job.device), _autoencoder(job)
+    world, autoencoder = WorldClips(store, job.device, job.facts.fps), _autoencoder(job)
     pools = PanePool(world, autoencoder), FusionPool(world, autoencoder)
     stage = GridStage((dit, text), pools, world_captions(), job.recipe, trained, sampled)
     state = _train_grids(job, stage, reporter)

@@ -27,7 +27,7 @@ from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.world.clips import WorldClip, WorldClips, pick
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
 from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
-from dcgrid.train.world.luck import RATE, draw_luck
+from dcgrid.train.world.luck import draw_luck
 from dcgrid.video.sheet import tile_grid, write_contact_sheet
 from dcgrid.video.write import write_video
 
@@ -174,7 +174,13 @@ class Validation:
         if filling:
             for cell, name in enumerate(effects, start=1):
                 luck = self._luck(drawn.clip_CTHW, seed, cell, generator)
-                made = render_effect(name, drawn.clip_CTHW, generator=generator, luck_MFYX=luck)
+                made = render_effect(
+                    name,
+                    drawn.clip_CTHW,
+                    generator=generator,
+                    fps=self._world.rate,
+                    luck_MFYX=luck,
+                )
                 truth[cell] = _frames(made)
         return ValidationGrid(
             given=(_frames(drawn.clip_CTHW),) if filling else (),
@@ -196,7 +202,7 @@ class Validation:
         spec = model_spec(self._networks.model)
         frames, height, width = _size(clip_CTHW)
         if not spec.noise_motion:
-            return draw_luck(clip_CTHW, torch.arange(frames) / RATE, generator)
+            return draw_luck(clip_CTHW, self._world.seconds(frames).cpu(), generator)
         size_FYX = (
             (frames - 1) // spec.stride_T + 1, height // spec.stride_HW, width // spec.stride_HW
         )  # fmt: skip
@@ -211,7 +217,7 @@ class Validation:
         """Return a grid of a clip, an element alone, and two fusions of them."""
         element = tuple(ELEMENTS.values())[pick(len(ELEMENTS), generator)]
         clip_CTHW, truth = drawn.clip_CTHW, {}
-        seconds_T = torch.arange(clip_CTHW.shape[1], device=clip_CTHW.device) / RATE
+        seconds_T = self._world.seconds(clip_CTHW.shape[1])
         element_CTHW = draw_element(element.name, clip_CTHW, seconds_T, generator)
         if filling:
             fusions = (fuse(clip_CTHW, element_CTHW) for fuse in (fuse_around, fuse_lit))

@@ -117,8 +117,9 @@ def test_one_large_part_at_a_time(wan_folder: Path, mode: str) -> None:
 
 def test_folding_is_for_weights_that_stay(wan_folder: Path) -> None:
     assert load(wan_folder).folds
-    for mode in MODES:
-        assert not load(wan_folder, offload=mode).folds
+    for mode in ("model", "block"):
+        assert load(wan_folder, offload=mode).folds
+    assert not load(wan_folder, offload="disk").folds
     assert not load(wan_folder, quantize="int8").folds
 
 
