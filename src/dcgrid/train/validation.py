@@ -21,6 +21,7 @@ from dcgrid.errors import DcgridError
 from dcgrid.flow.noise import draw_noise
 from dcgrid.models.loading import model_spec
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
+from dcgrid.runtime.processes import ALONE, Processes
 from dcgrid.train.evaluation import at_rest
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.world.clips import WorldClip, WorldClips, pick
@@ -106,6 +107,8 @@ class Validation:
         world: Where clips come from.
         paint: Paints a grid.
         say: Told if a picture could not be made.
+        processes: Those that train together. All of them paint, for they may share the weights;
+            the first one writes.
     """
 
     def __init__(
@@ -116,8 +119,9 @@ class Validation:
         world: WorldClips,
         paint: Painter,
         say: Callable[[str], None],
+        processes: Processes = ALONE,
     ) -> None:
-        self.folder = folder / FOLDER_NAME
+        self.folder, self._processes = folder / FOLDER_NAME, processes
         self._recipe, self._networks, self._world = recipe, networks, world
         self._paint, self._say = paint, say
         self._grids: list[ValidationGrid] = []
@@ -132,18 +136,22 @@ class Validation:
         """Paint the grids with the weights as they are and write sheet and video of a step.
 
         A picture is not worth a run: what goes wrong with it is said, and that is all. A disk that
-        is full ends the run at its next checkpoint.
+        is full ends the run at its next checkpoint. Of several processes, one that fails in the
+        middle of painting ends the run all the same: the others would wait for it.
         """
         try:
             if not self._grids:
                 self._grids = [self._draw(number) for number in range(VALIDATION_GRIDS)]
             with as_they_were(self._networks):
                 painted = [self._paint(self._networks, grid) for grid in self._grids]
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write(self.folder / f"{step:06d}", painted)
+            if self._processes.is_first:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._write(self.folder / f"{step:06d}", painted)
         except DcgridError as error:
             self._say(f"no validation video of step {step}: {error}")
         except Exception as error:  # of any kind, out of memory for one: the run goes on
+            if self._processes.count > 1:
+                raise
             self._say(f"no validation video of step {step}: {type(error).__name__}: {error}")
 
     def _draw(self, number: int) -> ValidationGrid:
