@@ -8,7 +8,7 @@ Read `ModelSpec` (facts) and then `Backbone` (four verbs). models/loading.py mak
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -211,3 +211,18 @@ def streams_weights(backbone: Backbone) -> bool:
 def leaves_out_blocks(backbone: Backbone) -> bool:
     """Return True for a backbone that heeds a memory's `cache_threshold`."""
     return bool(getattr(backbone, "leaves_out_blocks", False))
+
+
+@runtime_checkable
+class SeveralTexts(Protocol):
+    """A backbone that finds velocities under several texts at once, on several processes."""
+
+    def velocities(
+        self,
+        cells_BKCFYX: torch.Tensor,
+        time_BKF: torch.Tensor,
+        texts: Sequence[CellText],
+        places: TokenPlaces,
+        memory: Memory | None = None,
+    ) -> list[torch.Tensor]:
+        """Predict what `Backbone.velocity` does, under one text or two."""

@@ -70,10 +70,15 @@ def clip_facts(clips: Sequence[ClipPlan]) -> tuple[Mapping[str, Any], ...]:
     )
 
 
-def machine_facts(device: str, dtype: str, offload: str) -> Mapping[str, Any]:
-    """Return where it ran, and where the model's weights were meanwhile."""
-    threads = torch.get_num_threads()
-    return {"device": device, "dtype": dtype, "threads": threads, "offload": offload}
+def machine_facts(device: str, dtype: str, offload: str, processes: int) -> Mapping[str, Any]:
+    """Return where it ran, on how many processes, and where the weights were meanwhile."""
+    return {
+        "device": device,
+        "dtype": dtype,
+        "threads": torch.get_num_threads(),
+        "offload": offload,
+        "processes": processes,
+    }
 
 
 def sampler_facts(

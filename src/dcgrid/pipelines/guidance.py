@@ -20,6 +20,7 @@ from dcgrid.models.base import (
     CellText,
     Memory,
     ModelSpec,
+    SeveralTexts,
     TokenPlaces,
     streams_weights,
 )
@@ -154,6 +155,8 @@ def _both(
     Elsewhere it gains nothing on a GPU and costs a tenth on a CPU. Equal up to rounding, so which
     it is follows from where the weights are, not from a measurement that may come out otherwise.
     """
+    if isinstance(backbone, SeveralTexts):
+        return _dealt(backbone, backbone.spec.patch, texts, grids)
     if not streams_weights(backbone):
         one, other = (_steered(backbone, text, grids) for text in texts)
         return lambda cells_BKCFYX, time_BKF: (
@@ -168,5 +171,26 @@ def _both(
         found = at_once(torch.cat([cells_BKCFYX] * 2), torch.cat([time_BKF] * 2))
         velocity_BKCFYX, away_BKCFYX = found.chunk(2)
         return velocity_BKCFYX, away_BKCFYX
+
+    return both
+
+
+def _dealt(
+    backbone: SeveralTexts,
+    patch: tuple[int, int, int],
+    texts: tuple[CellText, CellText],
+    grids: list[TokenGrid],
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return the velocity under each of two texts that several processes share between them."""
+
+    def both(cells_BKCFYX: Tensor, time_BKF: Tensor) -> tuple[Tensor, Tensor]:
+        totals = torch.zeros_like(cells_BKCFYX), torch.zeros_like(cells_BKCFYX)
+        for grid in grids:
+            offset = grid.places.margin > 0
+            shown_BKCFYX = widen_cells(cells_BKCFYX, patch) if offset else cells_BKCFYX
+            found = backbone.velocities(shown_BKCFYX, time_BKF, texts, grid.places, grid.memory)
+            for total_BKCFYX, found_BKCFYX in zip(totals, found, strict=True):
+                total_BKCFYX += narrow_cells(found_BKCFYX, patch) if offset else found_BKCFYX
+        return totals[0] / len(grids), totals[1] / len(grids)
 
     return both

@@ -18,6 +18,7 @@ from dcgrid.models.wan.compiled import CompiledBlock
 from dcgrid.models.wan.context import Options
 from dcgrid.models.wan.fused import lay_side_by_side
 from dcgrid.models.wan.latents import LatentScale, decode_clips, encode_clips
+from dcgrid.models.wan.parallel import TokenSplit
 from dcgrid.models.wan.parts import WanParts, load_parts
 from dcgrid.models.wan.transformer import predict_velocity
 from dcgrid.prompts.segments import Prompt
@@ -73,6 +74,11 @@ class WanBackbone:
         if self.parts.device is not None:
             return self.parts.device
         return next(self.network.parameters()).device
+
+    @property
+    def heads(self) -> int:
+        """Heads of grid attention, which several processes can share."""
+        return int(self.parts.transformer.config.num_attention_heads)
 
     @property
     def folds(self) -> bool:
@@ -147,8 +153,9 @@ class WanBackbone:
         places: TokenPlaces,
         route_KA: Tensor | None = None,
         memory: Memory | None = None,
+        split: TokenSplit | None = None,
     ) -> Tensor:
-        """Predict dx/dt of every cell, float32, BKCFYX."""
+        """Predict dx/dt of every cell, float32, BKCFYX; `split`: together with other processes."""
         with self.parts.residence.on("transformer"):
             return predict_velocity(
                 self.parts.transformer,
@@ -161,7 +168,7 @@ class WanBackbone:
                 given_first=self._spec.given_first,
                 blocks=self.parts.blocks(),
                 each=self._compiled,
-                options=self._options,
+                options=replace(self._options, split=split),
             ).float()
 
     def upsample(self, video_BCTHW: Tensor) -> Tensor:

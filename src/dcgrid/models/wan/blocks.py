@@ -101,12 +101,19 @@ def _attend_grid(
 ) -> Tensor:
     """Attend from queries (with `live`: those of live tokens) to keys and values BNSP."""
     query, key, value = heads
-    given, attend = context.given, context.options.attend
+    given, attend, split = context.given, context.options.attend, context.options.split
+    frames = context.index_BKF[0].numel()
+    if split is not None:
+        together = split.by_heads(torch.cat([query, key, value]), frames, context.places)
+        query, key, value = together.chunk(3)
     if given is not None:
         key, value = given.with_tokens(attention, (key, value), context.places)
     if given is None or given.recalled or live:
-        return attend(query, key, value)
-    return attend_given_first(query, key, value, given.known_tokens(context.places), attend)
+        attended = attend(query, key, value)
+    else:
+        known_BS = given.known_tokens(context.places)
+        attended = attend_given_first(query, key, value, known_BS, attend)
+    return attended if split is None else split.by_tokens(attended, frames)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

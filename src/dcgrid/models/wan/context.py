@@ -14,6 +14,7 @@ from torch import Tensor
 from dcgrid.models.attention import Attend, attend
 from dcgrid.models.base import Memory
 from dcgrid.models.given import Given, Live, live_tokens
+from dcgrid.models.wan.parallel import TokenSplit
 
 Foreign: TypeAlias = Any
 """A module of diffusers, whose parts its types do not tell."""
@@ -31,6 +32,9 @@ class Options:
     velocity of given cells is 0 then."""
     attend: Attend = attend
     """Attention over tokens."""
+    split: TokenSplit | None = None
+    """Processes that compute a call together, all of them with the same arguments; each holds a
+    part of the tokens, and then nothing is skipped or left out. None: this one holds all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,8 @@ def run_blocks(
     """
     end, live = last
     memory = context.memory if end > 0 else None
-    watched = memory is not None and memory.cache_threshold > 0
+    alone = context.options.split is None  # or processes might not agree on what they leave out
+    watched = alone and memory is not None and memory.cache_threshold > 0
     before_BSD = first_BSD = tokens_BSD
 
     def painted(some_BSD: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ P head width, L text tokens, E text width, U distinct flow times, A adapters.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -96,11 +96,16 @@ def _predict(model: Foreign, way: _Way, options: Options, call: Call) -> Tensor:
     )
     tokens_BSD = rearrange(patches, "(b k) d f y x -> b (k f y x) d", b=len(cells_BKCFYX))
     context, embedded_UD = _context(model, call, patches.shape[-2] * patches.shape[-1], options)
-    live = None
-    if options.skip_given and not (call.given is not None and call.given.recalled):
+    live, split, frames = None, options.split, context.index_BKF[0].numel()
+    if split is not None:
+        tokens_BSD = split.part(tokens_BSD, frames, 1)
+        context = replace(context, rotation=split.part(context.rotation, frames, 0))
+    elif options.skip_given and not (call.given is not None and call.given.recalled):
         live = painted_part(call.time_BKF, patch_frames, call.memory)
     last = len(model.blocks) - 1, live
     tokens_BSD = run_blocks(way.blocks, way.each, tokens_BSD, context, last)
+    if split is not None:
+        tokens_BSD = split.gathered(tokens_BSD, frames, context.places)
     index_BKF = context.index_BKF
     if live is None:
         return _velocity(model, tokens_BSD, embedded_UD, index_BKF, cells_BKCFYX)
