@@ -92,6 +92,9 @@ def sampler_facts(
         "time_shift": settings.schedule.shift,
         "noise_scale": settings.noise_scale,
         "given": settings.given,
+        # Both 0: nothing is left out.
+        "guidance_until": grid.shortcuts.guidance_until,
+        "cache_threshold": grid.shortcuts.cache_threshold,
         "windows": len(windows),
         "carried_frames": windows[-1].head,
         "blended_frames": windows[-1].blend,

@@ -132,6 +132,7 @@ class _Member:
         self.processes = processes
         self.models: list[WanBackbone] = []
         self.memory: Memory | None = None
+        self.kept = Memory()
         self.places: TokenPlaces | None = None
         self.texts: list[CellText] = []
         self.in_call = False
@@ -144,7 +145,8 @@ class _Member:
 
     def begin(self, places: TokenPlaces, memory: Memory | None) -> None:
         """Begin a sampling; what was kept of the one before goes."""
-        self.places, self.memory = places, memory
+        # What is kept is each process's own: the first one's memory only tells samplings apart.
+        self.places, self.memory, self.kept = places, memory, Memory()
         self.texts.clear()
 
     def compute(self, order: _Predict, cells_BKCFYX: Tensor, time_BKF: Tensor) -> list[Tensor]:
@@ -159,7 +161,7 @@ class _Member:
             split = TokenSplit(group=group, rank=rank % sharing, count=sharing)
         found = [
             backbone.velocity(
-                cells_BKCFYX, time_BKF, self.texts[text], self._known_places(), None, self.memory,
+                cells_BKCFYX, time_BKF, self.texts[text], self._known_places(), None, self.kept,
                 split,
             )
             for text in mine
