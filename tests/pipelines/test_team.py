@@ -16,6 +16,7 @@ from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main
 from dcgrid.models.loading import load_backbone, weight_digests
 from dcgrid.pipelines.team import divide
+from dcgrid.recipes import shipped_dir
 from tests.pipelines.runs import decoded
 from tests.torchrun import told, torchrun
 
@@ -94,11 +95,17 @@ def test_an_edit_has_the_same_pixels(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("guidance", ["1", "3"])
+@pytest.mark.parametrize(("guidance", "until"), [("1", 0.0), ("3", 0.0), ("3", 0.9)])
 def test_given_cells_that_read_given_cells_alone(
-    tmp_path, shared_clip, wan_folder, alone, guidance
+    tmp_path, shared_clip, wan_folder, alone, guidance, until
 ):
-    """Keys and values of given tokens are kept by each process for its own heads."""
+    """Keys and values of given tokens are kept by each process for its own heads.
+
+    Where guidance ends on the way, both processes share one text from then on.
+    """
+    effect = tmp_path / "rain.toml"
+    shipped = (shipped_dir() / "effects" / "rain.toml").read_text()
+    effect.write_text(f"{shipped}\n[sampler]\nguidance_until = {until}\n")
     backbone = load_backbone(str(wan_folder))
     spec = AdapterSpec(
         name="fill",
@@ -116,7 +123,7 @@ def test_given_cells_that_read_given_cells_alone(
     attach_adapter(backbone.network, spec, seed=3)
     path = tmp_path / "fill.safetensors"
     save_adapter(backbone.network, spec, path)
-    words = ("edit", str(shared_clip), "-e", "rain", "--model", str(wan_folder), *SMALL, *CPU)
+    words = ("edit", str(shared_clip), "-e", str(effect), "--model", str(wan_folder), *SMALL, *CPU)
     words = (*words, "--adapter", str(path), "--guidance-scale", guidance)
     out = tmp_path / "out"
     out.mkdir()

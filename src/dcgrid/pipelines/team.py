@@ -132,7 +132,7 @@ class _Member:
         self.processes = processes
         self.models: list[WanBackbone] = []
         self.memory: Memory | None = None
-        self.kept = Memory()
+        self.kept: dict[int, Memory] = {}
         self.places: TokenPlaces | None = None
         self.texts: list[CellText] = []
         self.in_call = False
@@ -146,7 +146,8 @@ class _Member:
     def begin(self, places: TokenPlaces, memory: Memory | None) -> None:
         """Begin a sampling; what was kept of the one before goes."""
         # What is kept is each process's own: the first one's memory only tells samplings apart.
-        self.places, self.memory, self.kept = places, memory, Memory()
+        self.places, self.memory = places, memory
+        self.kept.clear()
         self.texts.clear()
 
     def compute(self, order: _Predict, cells_BKCFYX: Tensor, time_BKF: Tensor) -> list[Tensor]:
@@ -159,9 +160,11 @@ class _Member:
         if sharing > 1:
             group = self._groups[sharing]
             split = TokenSplit(group=group, rank=rank % sharing, count=sharing)
+        # Guidance may end on the way: more processes share a text then, each with fewer heads.
+        kept = self.kept.setdefault(sharing, Memory())
         found = [
             backbone.velocity(
-                cells_BKCFYX, time_BKF, self.texts[text], self._known_places(), None, self.kept,
+                cells_BKCFYX, time_BKF, self.texts[text], self._known_places(), None, kept,
                 split,
             )
             for text in mine
