@@ -35,6 +35,7 @@ def test_the_page_is_up_to_date() -> None:
 
 RENAMED = {
     "input_": "input",
+    "compile_": "compile",
     "effect": "effects",
     "lora": "loras",
     "prompt": "prompts",

@@ -231,6 +231,10 @@ def test_models_that_are_whole_in_memory_refuse_offload(clip, capsys):
     )
     assert code == 2
     assert "tiny is small enough to be whole in memory" in err
+    for more in (("--compile",), ("--attention", "sdpa")):
+        code, _, err = command(capsys, *words[:6], *more)
+        assert code == 2
+        assert "tiny computes in one way only" in err
 
 
 def test_a_machine_too_small_is_told_what_to_try(clip, wan_folder, capsys, monkeypatch):

@@ -8,6 +8,9 @@ import typer
 from dcgrid.cli.carry import check_and_carry_out
 from dcgrid.cli.options import (
     AdapterOption,
+    Attention,
+    AttentionOption,
+    CompileOption,
     ContactSheetOption,
     DeviceOption,
     DryRunOption,
@@ -89,6 +92,8 @@ def compose(
     dtype: DtypeOption = Dtype.AUTO,
     offload: OffloadOption = Offload.AUTO,
     quantize: QuantizeOption = Quantize.NONE,
+    attention: AttentionOption = Attention.AUTO,
+    compile_: CompileOption = False,
     out: OutOption = None,
     save_grid: SaveGridOption = False,
     contact_sheet: ContactSheetOption = True,
@@ -128,6 +133,8 @@ def compose(
         dtype=dtype.value,
         offload=offload.value,
         quantize=quantize.value,
+        attention=attention.value,
+        compile=compile_,
         out=out,
         save_grid=save_grid,
         contact_sheet=contact_sheet,

@@ -8,6 +8,9 @@ import typer
 from dcgrid.cli.carry import check_and_carry_out
 from dcgrid.cli.options import (
     AdapterOption,
+    Attention,
+    AttentionOption,
+    CompileOption,
     ContactSheetOption,
     DeviceOption,
     DryRunOption,
@@ -80,6 +83,8 @@ def edit(
     dtype: DtypeOption = Dtype.AUTO,
     offload: OffloadOption = Offload.AUTO,
     quantize: QuantizeOption = Quantize.NONE,
+    attention: AttentionOption = Attention.AUTO,
+    compile_: CompileOption = False,
     out: OutOption = None,
     keep: _Keep = Keep.BEST,
     save_grid: SaveGridOption = False,
@@ -118,6 +123,8 @@ def edit(
         dtype=dtype.value,
         offload=offload.value,
         quantize=quantize.value,
+        attention=attention.value,
+        compile=compile_,
         out=out,
         keep=keep.value,
         save_grid=save_grid,

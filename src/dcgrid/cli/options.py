@@ -43,6 +43,16 @@ class Quantize(StrEnum):
     INT8 = "int8"
 
 
+class Attention(StrEnum):
+    """Which kernel attends in a large model."""
+
+    AUTO = "auto"
+    SDPA = "sdpa"
+    CUDNN = "cudnn"
+    FLASH = "flash"
+    SAGE = "sage"
+
+
 class Dtype(StrEnum):
     """Number format of a model."""
 
@@ -166,6 +176,17 @@ OffloadOption = Annotated[
 QuantizeOption = Annotated[
     Quantize,
     typer.Option("--quantize", help="Store a large model's weights in half the bytes; not exact."),
+]
+AttentionOption = Annotated[
+    Attention,
+    typer.Option(
+        "--attention",
+        help="Attention kernel of a large model; auto tries those that are there, sage is not "
+        "exact and never chosen by auto.",
+    ),
+]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Run a large model's blocks through torch's compiler.")
 ]
 SaveGridOption = Annotated[
     bool, typer.Option("--save-grid", help="Write the whole grid as a video too.")

@@ -10,6 +10,9 @@ from dcgrid import hub
 from dcgrid.cli.carry import carry_out_story, in_first_process
 from dcgrid.cli.options import (
     AdapterOption,
+    Attention,
+    AttentionOption,
+    CompileOption,
     ContactSheetOption,
     DeviceOption,
     DryRunOption,
@@ -92,6 +95,8 @@ def story(
     dtype: DtypeOption = Dtype.AUTO,
     offload: OffloadOption = Offload.AUTO,
     quantize: QuantizeOption = Quantize.NONE,
+    attention: AttentionOption = Attention.AUTO,
+    compile_: CompileOption = False,
     out: OutOption = None,
     contact_sheet: ContactSheetOption = True,
     dry_run: DryRunOption = False,
@@ -132,6 +137,8 @@ def story(
         dtype=dtype.value,
         offload=offload.value,
         quantize=quantize.value,
+        attention=attention.value,
+        compile=compile_,
         contact_sheet=contact_sheet,
         offline=offline,
         force=force,

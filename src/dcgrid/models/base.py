@@ -162,6 +162,14 @@ class Backbone(Protocol):
     def device(self) -> torch.device:
         """Where it computes."""
 
+    @property
+    def attention(self) -> str:
+        """Which kernel attends; "auto" as long as none was chosen."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found out on the way, a sentence each: kernels, a compiler that failed."""
+
     def use_given(self, *, clean: bool, first: bool) -> None:
         """Treat given cells as the adapter that was put on was trained with.
 

@@ -16,6 +16,7 @@ import torch
 from dcgrid import hub
 from dcgrid.errors import UsageError, WeightsError
 from dcgrid.hub import file_sha256
+from dcgrid.models.attention_choice import AttentionName
 from dcgrid.models.base import Backbone, ModelSpec, SamplerDefaults
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.backbone import NativeBackbone, NativeParts
@@ -46,10 +47,14 @@ EARLIER_NAMES = ("dc", "dc-tokens", GRID_NAME, "grid-composition-a", "grid-compo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Where a checkout's weights are while they are not needed, and how they are stored."""
+    """Where a checkout's weights are while they are not needed, and how it computes."""
 
     offload: Offload = "none"
     quantize: Quantize = "none"
+    attention: AttentionName = "auto"
+    """Which kernel attends."""
+    compiled: bool = False
+    """True: blocks run as code of torch's compiler."""
 
 
 _TAGS = "tags"
@@ -240,13 +245,17 @@ def load_backbone(
     """
     if not is_native(name):
         where = placement or Placement()
-        return load_wan(
+        backbone = load_wan(
             checkout_folder(name),
             device=device,
             dtype=dtype,
             offload=where.offload,
             quantize=where.quantize,
+            attention=where.attention,
         )
+        if where.compiled:
+            backbone.compile_blocks()
+        return backbone
     return load_native(name, device=device, dtype=dtype, weights_dir=weights_dir)
 
 

@@ -70,14 +70,17 @@ def clip_facts(clips: Sequence[ClipPlan]) -> tuple[Mapping[str, Any], ...]:
     )
 
 
-def machine_facts(device: str, dtype: str, offload: str, processes: int) -> Mapping[str, Any]:
-    """Return where it ran, on how many processes, and where the weights were meanwhile."""
+def machine_facts(
+    device: str, dtype: str, offload: str, processes: int, attention: str
+) -> Mapping[str, Any]:
+    """Return where it ran, on how many processes, where weights were, and what attended."""
     return {
         "device": device,
         "dtype": dtype,
         "threads": torch.get_num_threads(),
         "offload": offload,
         "processes": processes,
+        "attention": attention,
     }
 
 

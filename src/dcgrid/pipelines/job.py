@@ -53,6 +53,10 @@ class GridJob:
     """Where a checkout's weights are while they are not needed; auto: the fastest that fits."""
     quantize: Literal["none", "fp8", "int8"] = "none"
     """How the weights of a checkout's blocks are stored."""
+    attention: Literal["auto", "sdpa", "cudnn", "flash", "sage"] = "auto"
+    """Which kernel attends in a checkout; auto: the fastest exact one that is there."""
+    compile: bool = False
+    """True: a checkout's blocks run as code of torch's compiler."""
     dtype: str = "auto"
     """Number format: auto, fp32, bf16, fp16."""
     out: Path | None = None

@@ -69,6 +69,16 @@ class LiveBackbone:
         return False
 
     @property
+    def attention(self) -> str:
+        """Return "auto": torch's own pick."""
+        return "auto"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return nothing: there is nothing to find out."""
+        return ()
+
+    @property
     def device(self) -> torch.device:
         """Where the transformer is."""
         return next(self._dit.parameters()).device

@@ -190,6 +190,8 @@ def _wrong_facts(manifest: Manifest) -> list[str]:
         "machine.threads": isinstance(machine.get("threads"), int)
         and 1 <= machine["threads"] <= 4096,
         "machine.dtype": isinstance(machine.get("dtype"), str),
+        "machine.attention": machine.get("attention", "auto")
+        in ("auto", "sdpa", "cudnn", "flash", "sage"),
         "machine.offload": machine.get("offload", "none") in ("none", "model", "block", "disk"),
         "machine.device": isinstance(machine.get("device"), str),
         "model.weights": isinstance(manifest.model.get("weights"), dict),

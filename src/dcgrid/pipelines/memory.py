@@ -92,7 +92,7 @@ def plan_memory(
         dtype: Number format.
 
     Raises:
-        UsageError: Offload or quantize are asked of a model that is whole in memory anyway.
+        UsageError: What is for large models is asked of a small one.
         DeviceError: `--offload auto`, and nothing fits.
     """
     from dcgrid.models.loading import is_native, wan_sizes
@@ -100,11 +100,7 @@ def plan_memory(
     from dcgrid.runtime.device import available_host_memory_bytes, available_memory_bytes
 
     if is_native(job.model):
-        if job.offload not in ("auto", "none") or job.quantize != "none":
-            raise UsageError(
-                f"{job.model} is small enough to be whole in memory",
-                hint="leave out --offload and --quantize",
-            )
+        _refuse_settings(job)
         return MemoryNeed(device_bytes=native_bytes(size.frames, size.height, size.width))
     on_cpu = device.type == "cpu"
     sizes = wan_sizes(job.model)
@@ -136,6 +132,20 @@ def plan_memory(
     return MemoryNeed(
         device_bytes=device_bytes, host_bytes=host_bytes, offload=mode, quantize=job.quantize
     )
+
+
+def _refuse_settings(job: GridJob) -> None:
+    """Refuse what is for large models; it would do nothing."""
+    if job.offload not in ("auto", "none") or job.quantize != "none":
+        raise UsageError(
+            f"{job.model} is small enough to be whole in memory",
+            hint="leave out --offload and --quantize",
+        )
+    if job.attention != "auto" or job.compile:
+        raise UsageError(
+            f"{job.model} computes in one way only",
+            hint="leave out --attention and --compile: they are for Wan models",
+        )
 
 
 def native_bytes(frames: int, height: int, width: int) -> int:

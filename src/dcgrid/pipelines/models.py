@@ -159,7 +159,12 @@ def load_model(
     path, loras = adapter_file(job, mode), lora_files(job)
     fetch_model(job, progress)
     progress.start("loading the model", 1)
-    placement = Placement(offload=check_offload(offload), quantize=job.quantize)
+    placement = Placement(
+        offload=check_offload(offload),
+        quantize=job.quantize,
+        attention=job.attention,
+        compiled=job.compile,
+    )
     backbone = load_backbone(job.model, device=device, dtype=dtype, placement=placement)
     weights = weight_digests(job.model)
     # Adapters name the base that they were trained on, which LoRAs are about to change.

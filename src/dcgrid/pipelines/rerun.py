@@ -121,6 +121,8 @@ def _job_again(job: AnyJob, rerun: RerunJob, manifest: Manifest, sources: Sequen
         dtype=manifest.machine["dtype"],
         # An adapter beside the weights is rounded otherwise than one in them.
         offload=manifest.machine.get("offload", job.offload),
+        # Kernels differ in the last bits.
+        attention=manifest.machine.get("attention", job.attention),
     )
 
 

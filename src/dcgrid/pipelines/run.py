@@ -109,7 +109,7 @@ def carry_out(plan: RunPlan, progress: Progress, team: Team | None = None) -> Ru
     return RunResult(
         manifest=manifest,
         files=plan.prepared.outputs.all(),
-        notes=tuple(notes),
+        notes=(*notes, *model.backbone.notes),
         same_pixels=same_pixels,
     )
 
@@ -155,7 +155,13 @@ def _manifest(
             "loras": [asdict(one) for one in model.loras],
         },
         sampler=facts.sampler_facts(model.backbone.spec, grid, plan.windows),
-        machine=facts.machine_facts(plan.device, plan.dtype, plan.need.offload, model.processes),
+        machine=facts.machine_facts(
+            plan.device,
+            plan.dtype,
+            plan.need.offload,
+            model.processes,
+            model.backbone.attention,
+        ),
         timings_s=timings_s,
         peak_memory_bytes=facts.peak_memory_bytes(plan.device),
         outputs=tuple(records),

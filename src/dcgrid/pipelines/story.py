@@ -291,7 +291,11 @@ def _manifest(
             for one in prepared.grids
         ),
         machine=facts.machine_facts(
-            plan.device, plan.dtype, plan.need.offload, _any(models).processes
+            plan.device,
+            plan.dtype,
+            plan.need.offload,
+            _any(models).processes,
+            _any(models).backbone.attention,
         ),
         timings_s=timings_s,
         peak_memory_bytes=facts.peak_memory_bytes(plan.device),

@@ -210,6 +210,16 @@ class LedBackbone:
         self.encode_text, self.upsample = self._own.encode_text, self._own.upsample
         self.unknown_words, self.folds = self._own.unknown_words, self._own.folds
 
+    @property
+    def attention(self) -> str:
+        """The kernel that attends in the first process."""
+        return self._own.attention
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the first process found out."""
+        return self._own.notes
+
     def use_given(self, *, clean: bool, first: bool) -> None:
         """Treat given cells as the adapter was trained with, in every process."""
         self._member.processes.tell(_UseGiven(model=self._number, clean=clean, first=first))

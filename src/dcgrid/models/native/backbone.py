@@ -71,6 +71,16 @@ class NativeBackbone:
         return True
 
     @property
+    def attention(self) -> str:
+        """Return "auto": torch's own pick."""
+        return "auto"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return nothing: there is nothing to find out."""
+        return ()
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.parts.dit.patch_in.weight.device

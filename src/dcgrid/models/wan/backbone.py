@@ -45,7 +45,7 @@ class WanBackbone:
         self._attention = AttentionChoice(name=attention)
         self._options = Options(fused=self.folds, skip_given=True, attend=self._attention)
         self._compiled: CompiledBlock | None = None
-        if self.folds:
+        if parts.offload == "none" and parts.quantize == "none":
             lay_side_by_side(parts.transformer.blocks)
 
     @property
@@ -103,6 +103,15 @@ class WanBackbone:
     def notes(self) -> tuple[str, ...]:
         """What was found on the way: attention kernels, a compiler that failed."""
         return (*self._attention.notes, *(self._compiled.notes if self._compiled else ()))
+
+    @property
+    def attention(self) -> str:
+        """The kernel that attends: the one asked for, or found fastest for most tokens so far."""
+        chosen = self._attention.chosen
+        if self._attention.name != "auto" or not chosen:
+            return self._attention.name
+        name = chosen[max(chosen, key=lambda shape: int(str(shape[-1])))]
+        return "flash" if name.startswith("flash") else name
 
     def compile_blocks(self, compiled: CompiledBlock | None = None) -> None:
         """Run blocks as compiled code from now on; the first call takes a minute or so.
