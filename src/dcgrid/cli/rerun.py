@@ -61,7 +61,8 @@ def rerun(
     with Output(format_=format_, quiet=quiet) as output:
         prepared, first = prepare_rerun(job)
         version = first.versions.get("dcgrid", "?")
-        output.note(f"Repeats a {first.command} of {first.created} by dcgrid {version}.")
+        what = {"edit": "an edit", "compose": "a composition"}.get(first.command, "a story")
+        output.note(f"Repeats {what} of {first.created} by dcgrid {version}.")
         if isinstance(prepared, PreparedStory):
             carry_out_story(prepared, output, dry_run=dry_run)
         else:
