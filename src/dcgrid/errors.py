@@ -78,3 +78,15 @@ class DeviceError(DcgridError):
     """The device is missing or out of memory (exit code 5)."""
 
     exit_code = 5
+
+
+class AlreadyToldError(DcgridError):
+    """What another process of the same job has told; this one ends without a word.
+
+    Args:
+        exit_code: What it would have ended with.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("")
+        self.exit_code = exit_code

@@ -93,6 +93,34 @@ def test_a_recalled_stock_gives_the_same_sets(pool, tiny_store):
     assert all(torch.equal(t, other.remember()[n]) for n, t in pool.remember().items())
 
 
+def test_batches_of_a_step_draw_from_one_stock_wherever_they_are_drawn(pool, tiny_store):
+    """Two batches a step: both here, or one here and one in another process."""
+    other = PanePool(WorldClips(WorldStore(tiny_store)), pool.autoencoder)
+    third = PanePool(WorldClips(WorldStore(tiny_store)), pool.autoencoder)
+    together, apart = [], []
+    for step in range(4):
+        left = []
+        for number in range(2):
+            generator = torch.Generator().manual_seed(10 * step + number)
+            together.append(pool.draw(PHASE, generator, fresh=step % 2))
+            left.append(pool.leave_out())
+        far = []
+        for number, one in enumerate((other, third)):
+            generator = torch.Generator().manual_seed(10 * step + number)
+            apart.append(one.draw(PHASE, generator, fresh=step % 2))
+            far.append(one.leave_out())
+        for one, batches in ((pool, left), (other, far), (third, far)):
+            for batch in batches:
+                one.take_in(batch)
+            one.forget_own()
+    for ours, theirs in zip(together, apart, strict=True):
+        for mine, yours in zip(ours, theirs, strict=True):
+            assert torch.equal(mine.latents_VCFYX, yours.latents_VCFYX)
+    kept, also = pool.remember(), third.remember()
+    assert kept.keys() == also.keys()
+    assert all(torch.equal(kept[name], also[name]) for name in kept)
+
+
 def test_a_stock_that_is_none_is_refused(pool):
     with pytest.raises((ValueError, RuntimeError)):
         pool.recall({"stock.5.32": torch.zeros(1, 5056, dtype=torch.uint8)})
@@ -242,7 +270,7 @@ def test_given_cells_are_clean_at_time_0_and_out_of_the_loss(stage_of, monkeypat
     losses = []
     for factors in ([1.0, 1, 1, 1], [-50.0, 1, 1, 1], [1.0, 1, -50, 1]):
         seen["factor_K"] = torch.tensor(factors)
-        stage.pool._stock.clear()
+        stage.pool.recall({})
         losses.append(float(stage.loss(PHASE, seeded(9))[0]))
         assert (seen["time"][:, 0] == 0).all()
         assert (seen["time"][:, 1:] > 0).all()

@@ -15,6 +15,7 @@ import torch
 import dcgrid
 import dcgrid.cli.train as train_command
 from dcgrid.cli.main import main
+from dcgrid.runtime.processes import ALONE, Processes
 from dcgrid.train import loop
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.world import sources, store
@@ -292,7 +293,16 @@ def test_ctrl_c_saves_and_says_how_to_go_on(recipe_of, tiny_store, tmp_path):
 @pytest.mark.parametrize("start", [["--start-from", "ed 3"], ["--start-from=ed 3"], ["--force"]])
 def test_how_to_go_on_leaves_out_what_a_resumed_run_refuses(monkeypatch, start):
     monkeypatch.setattr(sys, "argv", ["dcgrid", "train", "--stage", "base", *start, "-o", "my run"])
-    assert train_command._resume_command() == "dcgrid train --stage base -o 'my run' --resume"
+    assert train_command._resume_command(ALONE) == "dcgrid train --stage base -o 'my run' --resume"
+
+
+def test_several_processes_go_on_with_torchrun(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["dcgrid", "train", "--stage", "fill"])
+    two = Processes(rank=0, count=2, local_count=2)
+    assert (
+        train_command._resume_command(two)
+        == "torchrun --nproc-per-node 2 -m dcgrid train --stage fill --resume"
+    )
 
 
 def test_fetch_world_builds_a_store(tmp_path, capsys, monkeypatch):

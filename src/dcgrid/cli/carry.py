@@ -1,62 +1,113 @@
 """What commands that fill grids do once their job is checked: plan, run, print."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
 
 from dcgrid import hub
 from dcgrid.cli.output import Output
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.plan import prepare_run
+from dcgrid.runtime.processes import join_processes
 
 if TYPE_CHECKING:
-    from dcgrid.pipelines.plan import PreparedRun
+    from dcgrid.pipelines.plan import PreparedRun, RunPlan
     from dcgrid.pipelines.run import RunResult
-    from dcgrid.pipelines.story_plan import PreparedStory
+    from dcgrid.pipelines.story_plan import PreparedStory, StoryPlan
+    from dcgrid.pipelines.team import Team
+
+WithTeam: TypeAlias = Callable[["Team | None", str], None]
+"""A command's work: gets the processes that paint together (None: this one alone) and its
+device."""
+
+
+def in_first_process(device: str, output: Output, work: WithTeam) -> None:
+    """Do a command's work in the first of the processes that torchrun started; the others help.
+
+    Args:
+        device: What was asked; each process gets its own.
+        output: Says nothing in the others.
+        work: What the first one does.
+    """
+    with join_processes(device) as (processes, own):
+        if processes.count == 1:
+            work(None, own)
+            return
+        from dcgrid.pipelines.team import follow, leading
+
+        if processes.is_first:
+            with leading(processes) as team:
+                work(team, own)
+        else:
+            output.mute()
+            follow(processes, own)
 
 
 def check_and_carry_out(job: GridJob, sink: Output, *, dry_run: bool) -> None:
     """Check a job with the user's recipes at hand and carry it out."""
+
+    def work(team: "Team | None", device: str) -> None:
+        prepared = prepare_run(replace(job, device=device), hub.config_dir() / "recipes")
+        carry_out(prepared, output, team, dry_run=dry_run)
+
     with sink as output:
-        carry_out(prepare_run(job, hub.config_dir() / "recipes"), output, dry_run=dry_run)
+        in_first_process(job.device, output, work)
 
 
-def carry_out(prepared: "PreparedRun", output: Output, *, dry_run: bool) -> None:
+def carry_out(
+    prepared: "PreparedRun", output: Output, team: "Team | None", *, dry_run: bool
+) -> None:
     """Plan a checked job, run it unless it is a dry run, and print the result."""
     if prepared.job.offline:
         hub.go_offline()
     from dcgrid.pipelines.plan import plan_run
 
     plan = plan_run(prepared)
-    if dry_run:
-        output.result(plan.lines(), {"dry_run": True, **plan.as_json()})
+    if not _tell_plan(plan, team, output, dry_run=dry_run):
         return
-    for line in plan.lines():
-        output.note(line)
     from dcgrid.pipelines import run
 
-    result = run.carry_out(plan, output)
+    result = run.carry_out(plan, output, team)
     output.result(_lines(result), result.as_json())
 
 
-def carry_out_story(prepared: "PreparedStory", output: Output, *, dry_run: bool) -> None:
+def carry_out_story(
+    prepared: "PreparedStory", output: Output, team: "Team | None", *, dry_run: bool
+) -> None:
     """Plan a checked story, tell it unless it is a dry run, and print the result."""
     if prepared.job.offline:
         hub.go_offline()
     from dcgrid.pipelines.story_plan import plan_story
 
     plan = plan_story(prepared)
-    if dry_run:
-        output.result(plan.lines(), {"dry_run": True, **plan.as_json()})
+    if not _tell_plan(plan, team, output, dry_run=dry_run):
         return
-    for line in plan.lines():
-        output.note(line)
     from dcgrid.pipelines.story import tell_story
 
-    result = tell_story(plan, output)
+    result = tell_story(plan, output, team)
     lines = [*result.notes, *(f"wrote {path}" for path in result.files)]
     if result.same_pixels:
         lines.append("same pixels as the story it repeats")
     lines.append(f"{result.seconds:.1f} s, seed {prepared.job.seed}")
     output.result(lines, result.as_json())
+
+
+def _tell_plan(
+    plan: "RunPlan | StoryPlan", team: "Team | None", output: Output, *, dry_run: bool
+) -> bool:
+    """Show a plan; True: it is to be carried out."""
+    lines, value = plan.lines(), plan.as_json()
+    if team is not None:
+        from dcgrid.pipelines.team import check_team
+
+        lines.append(check_team(plan.prepared.job.model, plan.grids, team.processes))
+        value["processes"] = team.processes.count
+    if dry_run:
+        output.result(lines, {"dry_run": True, **value})
+        return False
+    for line in lines:
+        output.note(line)
+    return True
 
 
 def _lines(result: "RunResult") -> list[str]:

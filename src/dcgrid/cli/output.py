@@ -32,6 +32,7 @@ class Output:
     def __init__(self, *, format_: Format = Format.TEXT, quiet: bool = False) -> None:
         self.format = format_
         self.quiet = quiet
+        self.muted = False
         self._bars: Progress | None = None
         self._task: TaskID | None = None
         self._stage = ""
@@ -51,6 +52,10 @@ class Output:
             self._bars.stop()
             self._bars = None
 
+    def mute(self) -> None:
+        """Show nothing from now on, results and warnings included: another process does."""
+        self.quiet = self.muted = True
+
     def result(self, lines: Iterable[str], value: Mapping[str, object]) -> None:
         """Print the result of the command: lines for people, or the value as JSON.
 
@@ -59,6 +64,8 @@ class Output:
             value: What a program reads.
         """
         self.__exit__(None, None, None)
+        if self.muted:
+            return
         if self.format == Format.JSON:
             sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
         elif not self.quiet:
@@ -75,6 +82,8 @@ class Output:
 
     def warn(self, line: str) -> None:
         """Print a warning on stderr, quiet or not."""
+        if self.muted:
+            return
         quiet, self.quiet = self.quiet, False
         self.note(f"warning: {line}")
         self.quiet = quiet

@@ -1,13 +1,16 @@
 """`dcgrid rerun`: make the results of a manifest again."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dcgrid.cli.carry import carry_out, carry_out_story
+from dcgrid.cli.carry import carry_out, carry_out_story, in_first_process
 from dcgrid.cli.options import DryRunOption, FormatOption, OfflineOption, OutOption, QuietOption
 from dcgrid.cli.output import Format, Output
+
+if TYPE_CHECKING:
+    from dcgrid.pipelines.team import Team
 
 
 def rerun(
@@ -50,20 +53,24 @@ def rerun(
     from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
     from dcgrid.pipelines.story_plan import PreparedStory
 
-    job = RerunJob(
-        manifest=manifest,
-        inputs=tuple(input_ or ()),
-        out=out,
-        device=device,
-        force=force,
-        offline=offline,
-    )
-    with Output(format_=format_, quiet=quiet) as output:
+    def work(team: "Team | None", own_device: str) -> None:
+        job = RerunJob(
+            manifest=manifest,
+            inputs=tuple(input_ or ()),
+            out=out,
+            # Each of several processes has a device of its own, whatever the first run's was.
+            device=device if team is None else own_device,
+            force=force,
+            offline=offline,
+        )
         prepared, first = prepare_rerun(job)
         version = first.versions.get("dcgrid", "?")
         what = {"edit": "an edit", "compose": "a composition"}.get(first.command, "a story")
         output.note(f"Repeats {what} of {first.created} by dcgrid {version}.")
         if isinstance(prepared, PreparedStory):
-            carry_out_story(prepared, output, dry_run=dry_run)
+            carry_out_story(prepared, output, team, dry_run=dry_run)
         else:
-            carry_out(prepared, output, dry_run=dry_run)
+            carry_out(prepared, output, team, dry_run=dry_run)
+
+    with Output(format_=format_, quiet=quiet) as output:
+        in_first_process(device or "auto", output, work)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dcgrid.cli.output import Output
 from dcgrid.errors import UsageError
 from dcgrid.recipes import shipped_dir
+from dcgrid.runtime.processes import join_processes
 
 if TYPE_CHECKING:
     from dcgrid.train.sampling import PaintJob
@@ -44,8 +45,23 @@ def refuse_options(stage: str, given: Mapping[str, bool]) -> None:
             )
 
 
+def refuse_several(stage: str, device: str) -> None:
+    """Refuse to go on in several processes: each would paint every grid.
+
+    Raises:
+        UsageError: torchrun started more than one.
+    """
+    with join_processes(device) as (processes, _):
+        if processes.count > 1:
+            raise UsageError(
+                f"stage {stage} runs in one process, not in {processes.count}",
+                hint="start it without torchrun",
+            )
+
+
 def sample_grids(request: SampleRequest, output: Output) -> None:
     """Plan, paint or drop grids and print the result."""
+    refuse_several(request.stage, request.device)
     import torch
 
     beside = {"--grids beside --drop": request.grids is not None and bool(request.drop)}

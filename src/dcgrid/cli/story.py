@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dcgrid import hub
-from dcgrid.cli.carry import carry_out_story
+from dcgrid.cli.carry import carry_out_story, in_first_process
 from dcgrid.cli.options import (
     AdapterOption,
     ContactSheetOption,
@@ -66,6 +66,9 @@ _Fade = Annotated[
     float | None,
     typer.Option("--fade", help="Seconds of cross-fade in the reel.", show_default="the story's"),
 ]
+
+if TYPE_CHECKING:
+    from dcgrid.pipelines.team import Team
 
 
 def story(
@@ -133,8 +136,13 @@ def story(
         offline=offline,
         force=force,
     )
+
+    def work(team: "Team | None", own_device: str) -> None:
+        prepared = prepare_story(replace(job, device=own_device), recipe_dir)
+        carry_out_story(prepared, output, team, dry_run=dry_run)
+
     with Output(format_=format_, quiet=quiet) as output:
-        carry_out_story(prepare_story(job, recipe_dir), output, dry_run=dry_run)
+        in_first_process(device, output, work)
 
 
 def _job(

@@ -17,6 +17,7 @@ from dcgrid.errors import OutputError, UsageError
 from dcgrid.recipes import shipped_dir
 
 if TYPE_CHECKING:
+    from dcgrid.runtime.processes import Processes
     from dcgrid.train.job import TrainJob
     from dcgrid.train.settings import TrainRecipe
 
@@ -233,7 +234,8 @@ def train(
                 concepts=concepts,
                 cache_only=cache_only,
             )
-            output.quiet = output.quiet or not processes.is_first
+            if not processes.is_first:
+                output.mute()
             _carry_out(job, output, threads=threads, dry_run=dry_run, force=force)
 
 
@@ -292,14 +294,10 @@ def _carry_out(
     if threads is not None:
         torch.set_num_threads(threads)
     plan = plan_stage(job)
-    speaks = job.processes.is_first
     if dry_run:
-        if not speaks:
-            return
         output.result(plan.lines(), {"dry_run": True, **plan.as_json()})
         return
     checkpoint = job.loop.folder / STATE_NAME
-    job.processes.wait()  # before the first of them writes one
     if checkpoint.exists() and not (job.resume or job.cache_only or force):
         raise OutputError(
             f"{checkpoint} is from an earlier run of this stage",
@@ -312,18 +310,21 @@ def _carry_out(
             path = run_stage(job, bar.reporter())
         except KeyboardInterrupt:
             bar.stop()
-            output.note(f"stopped and saved; to go on: {_resume_command()}")
+            if checkpoint.exists():
+                output.note(f"stopped and saved; to go on: {_resume_command(job.processes)}")
             raise
-    if speaks:
-        output.result([f"wrote {path}"], {"file": str(path), **bar.summary()})
+    output.result([f"wrote {path}"], {"file": str(path), **bar.summary()})
 
 
-def _resume_command() -> str:
+def _resume_command(processes: "Processes") -> str:
     """Return the command line of this process with --resume in it, for where it is now."""
     words: list[str] = []
+    start = ["dcgrid"]
+    if processes.count > 1:
+        start = ["torchrun", "--nproc-per-node", str(processes.local_count), "-m", "dcgrid"]
     for word in sys.argv[1:]:
         if words and words[-1] == "--start-from":
             words.pop()  # and its value: the checkpoint holds what came of it
         elif word not in ("--resume", "--force", "-f") and not word.startswith("--start-from="):
             words.append(word)
-    return shlex.join(["dcgrid", *words, "--resume"])
+    return shlex.join([*start, *words, "--resume"])

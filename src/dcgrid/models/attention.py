@@ -4,9 +4,25 @@ Letters: B batch, S queries, L keys, N heads, P head width.
 """
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+
+
+class Attend(Protocol):
+    """A way to compute attention; see `attend`."""
+
+    def __call__(
+        self,
+        query_BNSP: torch.Tensor,
+        key_BNLP: torch.Tensor,
+        value_BNLP: torch.Tensor,
+        valid_BL: torch.Tensor | None = None,
+        /,
+    ) -> torch.Tensor:
+        """Return softmax(q k^T / sqrt(P)) v, shape BNSP."""
+
 
 QUERY_CHUNK = 256
 """Queries a matrix product on the CPU; measured in ../shared/research/perf.md, sec. 6."""
@@ -41,7 +57,10 @@ def _attend_in_chunks(
     value_BNLP: torch.Tensor,
     valid_BL: torch.Tensor | None,
 ) -> torch.Tensor:
-    key_BNPL = (key_BNLP * (1 / math.sqrt(key_BNLP.shape[-1]))).transpose(-1, -2)
+    scaled_BNLP = key_BNLP * (1 / math.sqrt(key_BNLP.shape[-1]))
+    # Laid out once: a product over a strided view would copy it for every chunk.
+    key_BNPL = scaled_BNLP.contiguous().transpose(-1, -2)
+    value_BNLP = value_BNLP.contiguous()
     hidden = None if valid_BL is None else ~valid_BL[:, None, None, :]
     parts = []
     for chunk_BNSP in query_BNSP.split(QUERY_CHUNK, dim=2):

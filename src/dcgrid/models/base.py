@@ -8,7 +8,7 @@ Read `ModelSpec` (facts) and then `Backbone` (four verbs). models/loading.py mak
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -135,6 +135,12 @@ class Memory:
 
     kept: dict[Hashable, object] = field(default_factory=dict)
     """The backbone's own; empty at first."""
+    alike: bool = False
+    """True: what is given, and the text of given cells, is the same in every grid of a batch, so
+    one of them is kept; for the two texts of guidance."""
+    cache_threshold: float = 0.0
+    """Above 0: a backbone that can may leave out blocks where its first one has changed by a
+    smaller share since the last whole call (approximate); 0: it never does."""
 
 
 class Backbone(Protocol):
@@ -189,8 +195,34 @@ class Backbone(Protocol):
     ) -> torch.Tensor:
         """Predict dx/dt of every cell, shape BKCFYX, at flow times in [0, 1].
 
-        Where the time is 0 the velocity means nothing. A memory changes no number.
+        Where the time is 0 the velocity means nothing. A memory changes no number, unless its
+        `cache_threshold` lets it.
         """
 
     def upsample(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
         """Enlarge clips in [-1, 1] by `spec.upsample`."""
+
+
+def streams_weights(backbone: Backbone) -> bool:
+    """Return True for a backbone whose weights travel to the device for every call."""
+    return bool(getattr(backbone, "streams", False))
+
+
+def leaves_out_blocks(backbone: Backbone) -> bool:
+    """Return True for a backbone that heeds a memory's `cache_threshold`."""
+    return bool(getattr(backbone, "leaves_out_blocks", False))
+
+
+@runtime_checkable
+class SeveralTexts(Protocol):
+    """A backbone that finds velocities under several texts at once, on several processes."""
+
+    def velocities(
+        self,
+        cells_BKCFYX: torch.Tensor,
+        time_BKF: torch.Tensor,
+        texts: Sequence[CellText],
+        places: TokenPlaces,
+        memory: Memory | None = None,
+    ) -> list[torch.Tensor]:
+        """Predict what `Backbone.velocity` does, under one text or two."""

@@ -21,7 +21,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from dcgrid.models.attention import attend
+from dcgrid.models.attention import Attend, attend
 from dcgrid.models.base import CellText, Memory, TokenPlaces
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -65,9 +65,11 @@ class Given:
             fresh: Keys and values of this call's tokens.
             places: Tokens of one frame of a cell.
         """
+        alike = self.memory is not None and self.memory.alike
 
         def cut(tokens: torch.Tensor) -> torch.Tensor:
-            return tokens[:, :, self.known_tokens(places)[0]]
+            chosen = tokens[:1] if alike else tokens
+            return chosen[:, :, self.known_tokens(places)[0]]
 
         return self._with_kept(layer, fresh, cut, dim=2)
 
@@ -99,6 +101,8 @@ class Given:
             self.memory.kept[layer] = (cut(fresh[0]), cut(fresh[1]))
             return fresh
         key, value = cast(Pair, self.memory.kept[layer])
+        if len(key) < len(fresh[0]):
+            key, value = (kept.expand(len(fresh[0]), -1, -1, -1) for kept in (key, value))
         return torch.cat([key, fresh[0]], dim), torch.cat([value, fresh[1]], dim)
 
 
@@ -184,6 +188,21 @@ def find_given(
     return given, live if recalled else None
 
 
+def painted_part(time_BKF: torch.Tensor, patch_frames: int, memory: Memory | None) -> Live | None:
+    """Return the painted part of a grid (time above 0); found once a sampling.
+
+    None: nothing is given, or what is painted is not the same block of cells and frames in every
+    grid.
+    """
+    if memory is not None and "painted" in memory.kept:
+        return cast(Live | None, memory.kept["painted"])
+    mask_BKF = time_BKF[:, :, ::patch_frames] == 0
+    live = _live_part(mask_BKF) if bool(mask_BKF.any()) else None
+    if memory is not None:
+        memory.kept["painted"] = live
+    return live
+
+
 def _live_part(mask_BKF: torch.Tensor) -> Live | None:
     """Return the painted part if it is the same in every grid, and a block of cells and frames."""
     mask_KF = mask_BKF[0]
@@ -252,6 +271,7 @@ def attend_given_first(
     key_BNSP: torch.Tensor,
     value_BNSP: torch.Tensor,
     given_BS: torch.Tensor,
+    attend: Attend = attend,
 ) -> torch.Tensor:
     """Attend to all tokens from painted ones, and to given tokens from given ones; shape BNSP."""
     attended = []

@@ -70,10 +70,15 @@ def clip_facts(clips: Sequence[ClipPlan]) -> tuple[Mapping[str, Any], ...]:
     )
 
 
-def machine_facts(device: str, dtype: str, offload: str) -> Mapping[str, Any]:
-    """Return where it ran, and where the model's weights were meanwhile."""
-    threads = torch.get_num_threads()
-    return {"device": device, "dtype": dtype, "threads": threads, "offload": offload}
+def machine_facts(device: str, dtype: str, offload: str, processes: int) -> Mapping[str, Any]:
+    """Return where it ran, on how many processes, and where the weights were meanwhile."""
+    return {
+        "device": device,
+        "dtype": dtype,
+        "threads": torch.get_num_threads(),
+        "offload": offload,
+        "processes": processes,
+    }
 
 
 def sampler_facts(
@@ -87,6 +92,9 @@ def sampler_facts(
         "time_shift": settings.schedule.shift,
         "noise_scale": settings.noise_scale,
         "given": settings.given,
+        # Both 0: nothing is left out.
+        "guidance_until": grid.shortcuts.guidance_until,
+        "cache_threshold": grid.shortcuts.cache_threshold,
         "windows": len(windows),
         "carried_frames": windows[-1].head,
         "blended_frames": windows[-1].blend,

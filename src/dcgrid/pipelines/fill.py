@@ -8,26 +8,21 @@ frames/height/width, F Y X latent frames/rows/columns; THWC is a clip as uint8.
 Every pipeline ends here; run.py is the one to read before.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn import functional
 
 from dcgrid.flow.noise import draw_noise
-from dcgrid.flow.sampler import SampleSettings, combine_guidance, sample
+from dcgrid.flow.sampler import SampleSettings, sample
 from dcgrid.flow.schedule import Schedule
-from dcgrid.grid.coordinates import grid_positions, token_coordinates
-from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.grid.masks import fill_mask, spread_over_frames
-from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
-from dcgrid.models.base import Backbone, CellText, Memory, ModelSpec, TokenPlaces
+from dcgrid.models.base import Backbone, ModelSpec, leaves_out_blocks
+from dcgrid.pipelines.guidance import guided_velocity, token_grids
+from dcgrid.pipelines.guidance import token_places as token_places
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest
-
-VelocityFn = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +84,11 @@ def fill_grid(
         motion=spec.noise_motion,
         span=(where.first, where.total) if where else None,
     )
-    grids = _token_grids(spec, layout, tuple(cells_BKCFYX.shape[3:]), settings.device)
+    grids = token_grids(backbone, request, tuple(cells_BKCFYX.shape[3:]), settings.device)
+    _warn_of_shortcuts(backbone, request, progress)
     progress.start("sampling", request.num_inference_steps)
     filled_BKCFYX = sample(
-        _guided_velocity(backbone, request, grids),
+        guided_velocity(backbone, request, grids),
         cells_BKCFYX,
         noise_BKCFYX,
         fill_KF,
@@ -100,6 +96,13 @@ def fill_grid(
         progress.update,
     )
     return _decode(backbone, filled_BKCFYX, fill_K, progress)
+
+
+def _warn_of_shortcuts(backbone: Backbone, request: GridRequest, progress: Progress) -> None:
+    if request.shortcuts.cache_threshold > 0 and not leaves_out_blocks(backbone):
+        progress.warn(
+            f"model {backbone.spec.name} leaves out no blocks; cache_threshold changes nothing"
+        )
 
 
 def sample_settings(
@@ -148,23 +151,6 @@ def _encoded(backbone: Backbone, clip_THWC: Tensor, device: torch.device) -> Ten
     return backbone.encode(to_model_range(clip_THWC).to(device)).float()
 
 
-def token_places(
-    spec: ModelSpec, layout: GridLayout, size_FYX: tuple[int, ...], margin: float = 0.0
-) -> TokenPlaces:
-    """Return where the tokens of a grid stand, for cells of F x Y x X latents, margin and all.
-
-    Raises:
-        LayoutError: Cells of this size overlap at the model's pitch.
-    """
-    frames, rows, cols = (size // patch for size, patch in zip(size_FYX, spec.patch, strict=True))
-    shape = TokenShape(frames=frames, rows=rows, cols=cols)
-    return TokenPlaces(
-        coordinates_S3=token_coordinates(layout, shape, spec.cell_pitch),
-        position_S=grid_positions(layout, shape),
-        margin=margin,
-    )
-
-
 def to_model_range(frames_THWC: Tensor) -> Tensor:
     """Turn a uint8 clip into video_BCTHW in [-1, 1], float32, B = 1."""
     return rearrange(frames_THWC, "t h w c -> 1 c t h w").float() / 127.5 - 1
@@ -193,97 +179,3 @@ def _decode(
         )
         progress.update(len(results))
     return results
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _TokenGrid:
-    """One grid of tokens, and what the model keeps of it from call to call."""
-
-    places: TokenPlaces
-    memory: Memory
-
-
-def _token_grids(
-    spec: ModelSpec, layout: GridLayout, size_FYX: tuple[int, ...], device: torch.device
-) -> list[_TokenGrid]:
-    """Return the plain tokens and, where the model has them, the offset ones."""
-    frames, rows, columns = size_FYX
-    grids = [token_places(spec, layout, size_FYX)]
-    if spec.offset_tokens:
-        wide = (frames, rows + spec.patch[1], columns + spec.patch[2])
-        grids.append(token_places(spec, layout, wide, MARGIN))
-    return [
-        _TokenGrid(
-            places=replace(
-                places,
-                coordinates_S3=places.coordinates_S3.to(device),
-                position_S=places.position_S.to(device),
-            ),
-            memory=Memory(),
-        )
-        for places in grids
-    ]
-
-
-def _steered(backbone: Backbone, text: CellText, grids: list[_TokenGrid]) -> VelocityFn:
-    """Return the velocity under a text: the mean over the grids of tokens."""
-    patch = backbone.spec.patch
-
-    def velocity(cells_BKCFYX: Tensor, time_BKF: Tensor) -> Tensor:
-        total_BKCFYX = torch.zeros_like(cells_BKCFYX)
-        for grid in grids:
-            offset = grid.places.margin > 0
-            shown_BKCFYX = widen_cells(cells_BKCFYX, patch) if offset else cells_BKCFYX
-            found_BKCFYX = backbone.velocity(
-                shown_BKCFYX, time_BKF, text, grid.places, memory=grid.memory
-            )
-            total_BKCFYX += narrow_cells(found_BKCFYX, patch) if offset else found_BKCFYX
-        return total_BKCFYX / len(grids)
-
-    return velocity
-
-
-def _with_text_of(text: CellText, other: CellText, cells: Iterable[int]) -> CellText:
-    """Return a text in which some cells read what they read in another one."""
-    longest = max(text.valid_BKL.shape[-1], other.valid_BKL.shape[-1])
-    tokens, valid = [], []
-    for one in (text, other):
-        missing = longest - one.valid_BKL.shape[-1]
-        tokens.append(functional.pad(one.tokens_BKLE, (0, 0, 0, missing)))
-        valid.append(functional.pad(one.valid_BKL, (0, missing)))
-    chosen = list(cells)
-    tokens[0][:, chosen], valid[0][:, chosen] = tokens[1][:, chosen], valid[1][:, chosen]
-    return CellText(tokens_BKLE=tokens[0], valid_BKL=valid[0])
-
-
-def _guided_velocity(
-    backbone: Backbone, request: GridRequest, grids: list[_TokenGrid]
-) -> VelocityFn:
-    """Return the velocity with guidance; each cell may have a scale of its own."""
-
-    def steered(text: CellText) -> VelocityFn:
-        return _steered(backbone, text, grids)
-
-    text = backbone.encode_text([request.prompt], [request.visible_rows(backbone.spec)])
-    scales = request.guidance_scale
-    if all(scale == 1 for scale in scales.values()):
-        return steered(text)
-    away = backbone.encode_text([request.negative_prompt], [request.negative_rows(backbone.spec)])
-    if backbone.spec.given_first:
-        # What is known of given cells serves both branches, so their text is one.
-        away = _with_text_of(away, text, request.given)
-    conditional, unconditional = steered(text), steered(away)
-    masks = {
-        scale: torch.tensor([scales.get(cell) == scale for cell in range(request.layout.count)])
-        for scale in set(scales.values())
-    }
-
-    def guided(cells_BKCFYX: Tensor, time_BKF: Tensor) -> Tensor:
-        velocity_BKCFYX = conditional(cells_BKCFYX, time_BKF)
-        away_BKCFYX = unconditional(cells_BKCFYX, time_BKF)
-        # The masks do not overlap, so each cell is guided once, by its own scale.
-        for scale, mask_K in masks.items():
-            velocity_BKCFYX = combine_guidance(velocity_BKCFYX, away_BKCFYX, scale, mask_K)
-        return velocity_BKCFYX
-
-    return guided

@@ -14,6 +14,7 @@ from dcgrid.models.loading import model_spec
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.pipelines.fill import FillSettings, fill_grid
 from dcgrid.pipelines.job import GridJob
+from dcgrid.pipelines.progress import Silent
 from dcgrid.pipelines.request import GridRequest, grid_request
 from dcgrid.pipelines.resolve import resolve
 from dcgrid.prompts import Prompt
@@ -149,7 +150,7 @@ def paint_cells(
     """
     request = _request(backbone, job, given, size_THW)
     settings = FillSettings(seed=job.seed, device=backbone.device)
-    filled = fill_grid(backbone, request, settings, _Silent())
+    filled = fill_grid(backbone, request, settings, Silent())
     # Clones: what was made in inference mode may not be changed outside.
     painted = {one.cell: one.frames_THWC.clone() for one in filled}
     return [{**request.given, **painted}[cell] for cell in range(request.layout.count)]
@@ -175,19 +176,3 @@ def _request(
         size_THW=size_THW,
         guidance_scale={**scales, **request.guidance_scale},
     )
-
-
-class _Silent:
-    """Tells nobody: the run has a bar of its own."""
-
-    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
-        """Begin a stage."""
-
-    def update(self, done: int, total: int | None = None) -> None:
-        """Tell how many steps are done."""
-
-    def note(self, line: str) -> None:
-        """Tell something about the work."""
-
-    def warn(self, line: str) -> None:
-        """Tell something that may make the result worse."""

@@ -58,6 +58,8 @@ class LoadedModel:
     """Hash of the adapter's file."""
     loras: tuple[LoadedLora, ...] = ()
     """What was folded into the base before it, in this order."""
+    processes: int = 1
+    """How many compute it together."""
 
     @property
     def made_of(self) -> Sequence[object]:

@@ -172,7 +172,7 @@ def _run_facts(plan: RunPlan, footage: Sequence[Footage], model: LoadedModel) ->
         "grid": asdict(plan.prepared.grid),
         "weights": model.made_of,
         "seed": plan.prepared.job.seed,
-        "machine": [plan.device, plan.dtype, torch.get_num_threads()],
+        "machine": [plan.device, plan.dtype, torch.get_num_threads(), model.processes],
     }
 
 

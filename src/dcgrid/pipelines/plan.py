@@ -82,6 +82,11 @@ class RunPlan:
     remark: str = ""
     """What to expect of a model without adapter; empty: it has one."""
 
+    @property
+    def grids(self) -> tuple[ResolvedGrid, ...]:
+        """What is painted, sampler values settled."""
+        return (self.prepared.grid,)
+
     def lines(self) -> list[str]:
         """Return the plan as sentences, one per line."""
         grid = self.prepared.grid

@@ -17,3 +17,19 @@ class Progress(Protocol):
 
     def warn(self, line: str) -> None:
         """Tell something that may make the result worse, one line."""
+
+
+class Silent:
+    """Tells nobody: somebody else shows how far the work is."""
+
+    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
+        """Begin a stage."""
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """Tell how many steps are done."""
+
+    def note(self, line: str) -> None:
+        """Tell something about the work."""
+
+    def warn(self, line: str) -> None:
+        """Tell something that may make the result worse."""

@@ -12,6 +12,7 @@ from dcgrid.grid.layout import GridLayout
 from dcgrid.grid.modes import Routing
 from dcgrid.grid.visibility import visible_segments
 from dcgrid.models.base import ModelSpec
+from dcgrid.pipelines.approximate import Shortcuts
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.prompts import Prompt
 
@@ -54,6 +55,8 @@ class GridRequest:
     """None: the clip is painted in one go."""
     size_THW: tuple[int, int, int] | None = None
     """Frames, height and width of a cell; needed only where no clip is given."""
+    shortcuts: Shortcuts = field(default_factory=Shortcuts)
+    """What is left out at the price of other pixels."""
 
     def visible_rows(self, spec: ModelSpec) -> tuple[tuple[bool, ...], ...]:
         """Return visible_KS of the text, narrowed for models that need it narrow.
@@ -114,4 +117,5 @@ def grid_request(
         num_inference_steps=grid.num_inference_steps,
         noise_scale=grid.noise_scale,
         continuation=continuation,
+        shortcuts=grid.shortcuts,
     )

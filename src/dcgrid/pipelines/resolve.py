@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from dcgrid.errors import UsageError
 from dcgrid.grid.modes import Mode
+from dcgrid.pipelines.approximate import Shortcuts, agreed
 from dcgrid.pipelines.job import (
     MAX_EDITS,
     MAX_FUSIONS,
@@ -53,6 +54,10 @@ class Edit:
     """Steps from noise to video; None: the model's, until the model is known."""
     noise_scale: float | None = None
     """Noise scale; None: the model's."""
+    guidance_until: float | None = None
+    """See `Shortcuts`; None: no shortcut."""
+    cache_threshold: float | None = None
+    """See `Shortcuts`; None: no shortcut."""
     recipe: str = ""
     """File of the effect recipe; empty: none."""
     recipe_sha256: str = ""
@@ -141,6 +146,11 @@ class ResolvedGrid:
     def num_inference_steps(self) -> int:
         """Steps of the run; the edits share one sampler, so the most that any of them wants."""
         return max(edit.num_inference_steps or 1 for edit in self.edits)
+
+    @property
+    def shortcuts(self) -> Shortcuts:
+        """What may be left out of the sampling: only what every edit allows."""
+        return agreed((edit.guidance_until, edit.cache_threshold) for edit in self.edits)
 
     def settled(self, guidance_scale: float, num_inference_steps: int) -> "ResolvedGrid":
         """Return the grid with a model's values where neither the user nor a recipe names any."""
@@ -327,6 +337,8 @@ def effect_edit(job: GridJob, effect: EffectRecipe, slots: Mapping[str, str]) ->
         guidance_scale=_first(job.guidance_scale, sampler.guidance_scale),
         num_inference_steps=job.num_inference_steps or sampler.num_inference_steps,
         noise_scale=sampler.noise_scale,
+        guidance_until=sampler.guidance_until,
+        cache_threshold=sampler.cache_threshold,
         recipe=str(effect.file),
         recipe_sha256=_sha256(effect.file),
     )

@@ -18,11 +18,12 @@ from dcgrid.pipelines.deliver import choose_takes, compare_takes, write_takes
 from dcgrid.pipelines.footage import Footage, read_footage
 from dcgrid.pipelines.manifest import OutputRecord, RunManifest, write_manifest
 from dcgrid.pipelines.memory import next_setting_if_full
-from dcgrid.pipelines.models import LoadedModel, check_weights, enter_given, load_model
+from dcgrid.pipelines.models import LoadedModel, check_weights, enter_given
 from dcgrid.pipelines.outputs import StagedFiles
 from dcgrid.pipelines.paint import paint_windows
 from dcgrid.pipelines.plan import RunPlan
 from dcgrid.pipelines.progress import Progress
+from dcgrid.pipelines.team import Team
 from dcgrid.runtime import device as runtime
 
 
@@ -56,12 +57,13 @@ class RunResult:
         }
 
 
-def carry_out(plan: RunPlan, progress: Progress) -> RunResult:
+def carry_out(plan: RunPlan, progress: Progress, team: Team | None = None) -> RunResult:
     """Carry out a plan. All files appear together at the end; after an error there is none.
 
     Args:
         plan: From `plan_run`.
         progress: Told of stages, steps and remarks.
+        team: The processes that paint; None: this one.
 
     Returns:
         The result.
@@ -83,7 +85,8 @@ def carry_out(plan: RunPlan, progress: Progress) -> RunResult:
     with watch.stage("load"):
         dtype = runtime.choose_dtype(plan.dtype, device)
         with next_setting_if_full(job.model, plan.need):
-            model = load_model(job, grid.mode, device, dtype, progress, plan.need.offload)
+            load = (team or Team()).load_model
+            model = load(job, grid.mode, device, dtype, progress, plan.need.offload)
         enter_given(model.backbone, grid)
     if not job.force:
         check_weights(model, plan.prepared.expected_weights)
@@ -152,7 +155,7 @@ def _manifest(
             "loras": [asdict(one) for one in model.loras],
         },
         sampler=facts.sampler_facts(model.backbone.spec, grid, plan.windows),
-        machine=facts.machine_facts(plan.device, plan.dtype, plan.need.offload),
+        machine=facts.machine_facts(plan.device, plan.dtype, plan.need.offload, model.processes),
         timings_s=timings_s,
         peak_memory_bytes=facts.peak_memory_bytes(plan.device),
         outputs=tuple(records),

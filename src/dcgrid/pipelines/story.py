@@ -37,7 +37,6 @@ from dcgrid.pipelines.models import (
     check_weights,
     enter_given,
     grid_reference,
-    load_model,
 )
 from dcgrid.pipelines.outputs import StagedFiles
 from dcgrid.pipelines.paint import (
@@ -53,6 +52,7 @@ from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.story_files import TakenScene, WrittenStory, write_story
 from dcgrid.pipelines.story_plan import StoryPlan, check_fade
+from dcgrid.pipelines.team import Team
 from dcgrid.runtime import device as runtime
 
 _Models = Mapping[bool, LoadedModel]
@@ -87,12 +87,13 @@ class StoryResult:
         }
 
 
-def tell_story(plan: StoryPlan, progress: Progress) -> StoryResult:
+def tell_story(plan: StoryPlan, progress: Progress, team: Team | None = None) -> StoryResult:
     """Carry out a plan. All files appear together at the end; after an error there is none.
 
     Args:
         plan: From `plan_story`.
         progress: Told of stages, steps and remarks.
+        team: The processes that paint; None: this one.
 
     Raises:
         InputVideoError: The clip cannot be decoded.
@@ -107,7 +108,7 @@ def tell_story(plan: StoryPlan, progress: Progress) -> StoryResult:
         plan, footage = _read(plan, progress)
     full = partial(next_setting_if_full, plan.prepared.job.model, plan.need)
     with watch.stage("load"), full():
-        models = _load(plan, progress)
+        models = _load(plan, progress, team or Team())
     _warn(plan, models, progress)
     with (
         work_folder(_story_facts(plan, footage, models), progress) as folder,
@@ -142,7 +143,7 @@ def _read(plan: StoryPlan, progress: Progress) -> tuple[StoryPlan, Footage | Non
     return replace(plan, clip=footage.plan, windows=windows), footage
 
 
-def _load(plan: StoryPlan, progress: Progress) -> _Models:
+def _load(plan: StoryPlan, progress: Progress, team: Team) -> _Models:
     """Load the model for each kind of grid that the story has.
 
     A Grid-Fill adapter knows grids with a given cell only; without one, Grid LoRA paints.
@@ -153,7 +154,7 @@ def _load(plan: StoryPlan, progress: Progress) -> _Models:
         asked = job if filling else replace(job, adapter=grid_reference(job))
         wanted = adapter_reference(asked, "consistent")
         same = [model for model in models.values() if model.adapter == wanted]
-        model = same[0] if same else _loaded(asked, plan, progress)
+        model = same[0] if same else _loaded(asked, plan, progress, team)
         # A model without weight files has an adapter all the same.
         if prepared.expected_frames and not job.force:
             adapter = prepared.expected_adapters.get(model.adapter, "")
@@ -163,10 +164,10 @@ def _load(plan: StoryPlan, progress: Progress) -> _Models:
     return models
 
 
-def _loaded(job: GridJob, plan: StoryPlan, progress: Progress) -> LoadedModel:
+def _loaded(job: GridJob, plan: StoryPlan, progress: Progress, team: Team) -> LoadedModel:
     device = torch.device(plan.device)
     dtype = runtime.choose_dtype(plan.dtype, device)
-    return load_model(job, "consistent", device, dtype, progress, plan.need.offload)
+    return team.load_model(job, "consistent", device, dtype, progress, plan.need.offload)
 
 
 def _warn(plan: StoryPlan, models: _Models, progress: Progress) -> None:
@@ -195,7 +196,7 @@ def _story_facts(plan: StoryPlan, footage: Footage | None, models: _Models) -> M
         "windows": [asdict(window) for window in plan.windows],
         "weights": [one.made_of for one in models.values()],
         "seed": plan.prepared.job.seed,
-        "machine": [plan.device, plan.dtype, torch.get_num_threads()],
+        "machine": [plan.device, plan.dtype, torch.get_num_threads(), _any(models).processes],
     }
 
 
@@ -293,7 +294,9 @@ def _manifest(
             facts.sampler_facts(models[bool(one.given)].backbone.spec, one, plan.windows)
             for one in prepared.grids
         ),
-        machine=facts.machine_facts(plan.device, plan.dtype, plan.need.offload),
+        machine=facts.machine_facts(
+            plan.device, plan.dtype, plan.need.offload, _any(models).processes
+        ),
         timings_s=timings_s,
         peak_memory_bytes=facts.peak_memory_bytes(plan.device),
         outputs=written.records,

@@ -73,6 +73,11 @@ class StoryPlan:
     """What to expect of a model without adapter; empty: it has one."""
 
     @property
+    def grids(self) -> tuple[ResolvedGrid, ...]:
+        """What is painted, sampler values settled."""
+        return self.prepared.grids
+
+    @property
     def num_frames(self) -> int:
         """Frames of a scene."""
         return self.windows[-1].first + self.windows[-1].count

@@ -42,6 +42,11 @@ class SamplerValues:
     """Steps from noise to picture; 1..1000."""
     noise_scale: float | None = None
     """s in x_t = (1-t) x0 + t s e; 0.1..10."""
+    guidance_until: float | None = None
+    """Flow time below which there is no guidance; 0..1; 0 is never. Approximate."""
+    cache_threshold: float | None = None
+    """Change of the first block below which the others are left out; 0..1; 0 is never.
+    Approximate; Wan models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +212,8 @@ def _sampler(table: Table) -> SamplerValues:
             table.integer(steps, minimum=1, maximum=1000) if table.has(steps) else None
         ),
         noise_scale=number("noise_scale", 0.1, 10),
+        guidance_until=number("guidance_until", 0, 1),
+        cache_threshold=number("cache_threshold", 0, 1),
     )
 
 

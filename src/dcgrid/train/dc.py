@@ -118,7 +118,7 @@ def _sources(job: TrainJob) -> list[Source]:
     """Return the clips of the manifest, or of the world."""
     concepts = check_concepts(job)
     if concepts is None:
-        world = WorldClips(WorldStore(job.store), job.device)
+        world = WorldClips(WorldStore(job.store), job.device, job.facts.fps)
         return [*world_sources(world, _longest(job), job.recipe.phases[-1].sizes)]
     facts = job.facts
     stride = facts.geometry.stride_T

@@ -42,6 +42,14 @@ frames."""
 SINGLE, GRID = GridLayout(rows=1, cols=1), GridLayout(rows=2, cols=2)
 
 
+def _apart(
+    kept: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return what is of panes, and what is of fusions, by the pools' own names."""
+    fusions = {n.removeprefix(_FUSION): t for n, t in kept.items() if n.startswith(_FUSION)}
+    return {n: t for n, t in kept.items() if not n.startswith(_FUSION)}, fusions
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """A batch of training grids."""
@@ -174,9 +182,23 @@ class GridStage:
 
     def recall(self, kept: Mapping[str, torch.Tensor]) -> None:
         """Put back the stocks of panes; see `PanePool.recall`."""
-        fusions = {n.removeprefix(_FUSION): t for n, t in kept.items() if n.startswith(_FUSION)}
-        self.pool.recall({n: t for n, t in kept.items() if not n.startswith(_FUSION)})
+        panes, fusions = _apart(kept)
+        self.pool.recall(panes)
         self.fusions.recall(fusions)
+
+    def leave_out(self) -> dict[str, torch.Tensor]:
+        """Take a batch's panes out of both stocks again; see `PanePool.leave_out`."""
+        fusions = {f"{_FUSION}{name}": t for name, t in self.fusions.leave_out().items()}
+        return {**self.pool.leave_out(), **fusions}
+
+    def take_in(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        """Put the panes of all batches of a step into both stocks, in their order."""
+        for left in batches:
+            panes, fusions = _apart(left)
+            self.pool.take_in(panes)
+            self.fusions.take_in(fusions)
+        for pool in (self.pool, self.fusions):
+            pool.forget_own()
 
     def _channel_weights(self) -> torch.Tensor:
         """Return the weight of each latent channel in the loss, mean 1, shape C.

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
+from dcgrid.errors import UsageError
 from dcgrid.runtime.device import choose_dtype
 from dcgrid.runtime.processes import ALONE, Processes
 from dcgrid.train.checkpoint import TrainState
 from dcgrid.train.facts import TrainFacts, train_facts
 from dcgrid.train.log import Progress
-from dcgrid.train.loop import LoopOptions
+from dcgrid.train.loop import LoopOptions, batches_of_step
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.validation import Painter
 
@@ -49,7 +50,7 @@ class TrainJob:
     concepts: Path | None = None
     """Stage `dc`: manifest or folder of clips; None: concepts of the procedural world."""
     processes: Processes = ALONE
-    """Those that train together; stages dc, grid and fill on a checkout."""
+    """Those that train together; more than one in stages grid and fill."""
     cache_only: bool = False
     """Stage `dc`: make what it learns from and stop."""
 
@@ -102,6 +103,37 @@ def facts_of(job: TrainJob, state: TrainState) -> dict[str, str]:
         "steps": str(state.step),
         "seed": str(job.recipe.seed),
     }
+
+
+def check_processes(job: TrainJob) -> None:
+    """Check that the processes of a job can do its stage together.
+
+    Raises:
+        UsageError: The stage takes one; or the batches of a step, or the processes of a machine,
+            do not come out even where weights are shared.
+    """
+    count, scale = job.processes.count, job.recipe.scale
+    if count == 1:
+        return
+    if job.recipe.stage not in ("grid", "fill"):
+        raise UsageError(
+            f"stage {job.recipe.stage} runs in one process, not in {count}",
+            hint="start it without torchrun; stages grid and fill take as many as there are",
+        )
+    batches = batches_of_step(job.recipe, job.processes)
+    # Pieces of weights are gathered by all at once, so all must call the network as often.
+    if scale.shard != "none" and batches % count:
+        raise UsageError(
+            f"{batches} batches a step (scale.accumulate) cannot be dealt evenly to {count} "
+            f'processes, which shard = "{scale.shard}" needs',
+            hint=f"use accumulate = {-(-batches // count) * count}",
+        )
+    if scale.shard == "hybrid" and count % job.processes.local_count:
+        raise UsageError(
+            f"{count} processes are not as many on every machine, "
+            f"{job.processes.local_count} on this one",
+            hint='start as many on each, or use shard = "full"',
+        )
 
 
 def averaged(state: TrainState) -> dict[str, torch.Tensor]:

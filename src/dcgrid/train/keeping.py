@@ -77,8 +77,6 @@ def find_state(folder: Path) -> tuple[Path, int, dict[str, str], str]:
 def load_newest(folder: Path, state: TrainState, say: Callable[[str], None]) -> None:
     """Fill `state` from the newest checkpoint that is whole; tell if that is a kept one.
 
-    Kept checkpoints of later steps than the one that is loaded are damaged, and removed.
-
     Raises:
         WeightsError: There is no checkpoint, or it is of another model.
         DamagedCheckpoint: The newest is damaged, and so is every kept one.
@@ -93,11 +91,18 @@ def load_newest(folder: Path, state: TrainState, say: Callable[[str], None]) -> 
             with suppress(DamagedCheckpoint):
                 load_state(path, state)
                 say(f"{error.message}; going on from {path.name}, {step} steps")
-                for later, damaged in kept_states(folder):
-                    if later > step:
-                        damaged.unlink(missing_ok=True)
                 return
         raise
+
+
+def drop_later_states(folder: Path, step: int) -> None:
+    """Remove kept checkpoints of later steps than the one a run goes on from: they are damaged.
+
+    Not before every process of the run has looked for one that is whole.
+    """
+    for later, damaged in kept_states(folder):
+        if later > step:
+            damaged.unlink(missing_ok=True)
 
 
 def read_step(folder: Path) -> int | None:

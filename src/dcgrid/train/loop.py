@@ -8,7 +8,7 @@ import hashlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,13 @@ from dcgrid.train.changes import check_changes, facts_of_run
 from dcgrid.train.checkpoint import TrainState, save_state
 from dcgrid.train.evaluation import Evaluates, eval_losses, looking_at
 from dcgrid.train.interrupt import HeldInterrupts
-from dcgrid.train.keeping import drop_states, find_state, keep_state, load_newest
+from dcgrid.train.keeping import (
+    drop_later_states,
+    drop_states,
+    find_state,
+    keep_state,
+    load_newest,
+)
 from dcgrid.train.log import Progress, RunLog, open_board
 from dcgrid.train.settings import OptimSettings, Phase, TrainRecipe
 
@@ -48,6 +54,17 @@ class Remembers(Protocol):
 
     def recall(self, kept: Mapping[str, torch.Tensor]) -> None:
         """Take back what `remember` returned, or nothing from a checkpoint without it."""
+
+
+@runtime_checkable
+class LeavesData(Protocol):
+    """A stage whose batches leave something that later ones draw from."""
+
+    def leave_out(self) -> Mapping[str, torch.Tensor]:
+        """Take out again what the batch just drawn has left, and return what tells of it."""
+
+    def take_in(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        """Put in what all batches of a step have left, in their order."""
 
 
 @runtime_checkable
@@ -110,17 +127,14 @@ def train(
         KeyboardInterrupt: After the state is saved.
     """
     processes = options.processes
-    options.folder.mkdir(parents=True, exist_ok=True)
     state = _new_state(stage, recipe)
     if options.resume:
         facts = find_state(options.folder)[2]
         check_changes(facts, recipe, options.model, say, accept=options.accept_changes)
         load_newest(options.folder, state, say)
-    elif processes.is_first:
-        drop_states(options.folder)  # of another run, not to be mistaken for this one's
-        if validation is not None:
-            validation.forget()
     processes.wait()  # until all have read what there was
+    if processes.is_first:
+        _tidy(options, state.step, validation)
     processes.send_first([p.detach() for p in state.parameters.values()])
     with ExitStack() as open_log:
         log = None
@@ -136,6 +150,17 @@ def train(
             open_log.callback(log.close)
         _run(stage, recipe, options, _Watch(state=state, log=log, validation=validation))
     return state
+
+
+def _tidy(options: LoopOptions, step: int, validation: Validates | None) -> None:
+    """Make the folder, without what is of another run or of steps that will be taken again."""
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.resume:
+        drop_later_states(options.folder, step)
+        return
+    drop_states(options.folder)  # not to be mistaken for this run's
+    if validation is not None:
+        validation.forget()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +226,11 @@ def learning_rate(optim: OptimSettings, step: int) -> float:
     cooling = optim.cooldown * optim.steps
     cool = min(1.0, (optim.steps - step) / cooling) if cooling else 1.0
     return optim.learning_rate * warm * cool
+
+
+def batches_of_step(recipe: TrainRecipe, processes: Processes) -> int:
+    """Return how many batches an optimiser step has: the recipe's, and at least one a process."""
+    return max(recipe.scale.accumulate, processes.count)
 
 
 def phase_at(recipe: TrainRecipe, step: int) -> Phase:
@@ -270,9 +300,10 @@ def _gradients(
     """Compute the gradients of a step; return its loss and figures, means over its batches.
 
     A single batch draws from the run's one source of chance. Of several, each has a source of its
-    own that follows from its number alone, so that it does not matter which process takes it.
+    own that follows from its number alone, and what one leaves for later batches (rendered panes)
+    is there for the next step; so it does not matter which process takes which.
     """
-    count = max(recipe.scale.accumulate, processes.count)
+    count = batches_of_step(recipe, processes)
     phase = phase_at(recipe, state.step)
     if count == 1:
         loss, figures = stage.loss(phase, state.generator)
@@ -285,9 +316,14 @@ def _gradients(
         seed = _batch_seed(recipe.seed, state.step, number)
         torch.manual_seed(seed)  # dropout draws from it
         loss, figures = stage.loss(phase, torch.Generator().manual_seed(seed))
-        found.append({"loss": float(loss.detach()), **figures})
+        left = stage.leave_out() if isinstance(stage, LeavesData) else {}
+        found.append(({"loss": float(loss.detach()), **figures}, left))
         (loss / count).backward()
-    means = _means([one for some in processes.gather(found) for one in some])
+    by_process = processes.gather(found)
+    batches = [by_process[n % processes.count][n // processes.count] for n in range(count)]
+    if isinstance(stage, LeavesData):
+        stage.take_in([left for _, left in batches])
+    means = _means([figures for figures, _ in batches])
     _require_finite("loss", means["loss"], state.step)
     processes.sum_gradients(list(state.parameters.values()))
     return means.pop("loss"), means

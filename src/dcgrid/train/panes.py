@@ -20,7 +20,7 @@ from dcgrid.train.settings import Phase
 from dcgrid.train.world.clips import WorldClips, chance, pick
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
 from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
-from dcgrid.train.world.luck import RATE, draw_luck
+from dcgrid.train.world.luck import draw_luck
 
 PANES = 5
 """Panes of a set: the clip as it is, and this many less one effects on it."""
@@ -59,6 +59,29 @@ class _Kept:
     """None: known from a checkpoint only, not rendered again yet."""
 
 
+_Shape = tuple[int, tuple[int, int]]
+"""Frames, and height and width, of the clips of a stock."""
+
+
+def _origins(stocks: Mapping[_Shape, Sequence[_Kept]]) -> dict[str, torch.Tensor]:
+    """Return what sets were rendered from, N x bytes by the name of their shape."""
+    return {
+        f"stock.{frames}.{height}.{width}": torch.stack([kept.origin for kept in stock])
+        for (frames, (height, width)), stock in stocks.items()
+        if stock
+    }
+
+
+def _stocks(origins: Mapping[str, torch.Tensor]) -> dict[_Shape, list[_Kept]]:
+    """Return sets that are not rendered yet, from what `_origins` returned."""
+    stocks: dict[_Shape, list[_Kept]] = {}
+    for name, rows in origins.items():
+        frames, height, width = (int(number) for number in name.split(".")[1:])
+        # Copies: torch crashes on a random state that is a row of a larger tensor.
+        stocks[frames, (height, width)] = [_Kept(origin=row.clone(), panes=None) for row in rows]
+    return stocks
+
+
 class PanePool:
     """A rolling stock of pane sets of one shape."""
 
@@ -68,29 +91,52 @@ class PanePool:
         self.world = world
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.effects = tuple(effects)
-        self._stock: dict[tuple[int, tuple[int, int]], list[_Kept]] = {}
+        self._stock: dict[_Shape, list[_Kept]] = {}
+        self._added: dict[_Shape, list[_Kept]] = {}
+        self._own: dict[bytes, _Kept] = {}
 
     def draw(self, phase: Phase, generator: torch.Generator, *, fresh: int) -> list[PaneSet]:
         """Draw a batch of sets of one size; `fresh` of them are rendered now."""
         size = phase.sizes[pick(len(phase.sizes), generator)]
-        stock = self._stock.setdefault((phase.frames, size), [])
+        added = self._added.setdefault((phase.frames, size), [])
+        stock = [*self._stock.get((phase.frames, size), []), *added]
         wanted = max(fresh, phase.batch - len(stock))
         for _ in range(wanted):
             origin = generator.get_state()
             panes = self._render(phase.frames, size, generator)
-            stock.append(_Kept(origin=origin, panes=panes))
-        del stock[:-STOCK]
+            for sets in (stock, added):
+                sets.append(_Kept(origin=origin, panes=panes))
+        del stock[:-STOCK], added[:-STOCK]
         newest = stock[-fresh:] if fresh else []
         older = [stock[pick(len(stock), generator)] for _ in range(phase.batch - len(newest))]
         return [self._panes_of(kept, phase.frames, size) for kept in newest + older]
 
     def remember(self) -> dict[str, torch.Tensor]:
         """Return how the stock was made: random states, N x bytes for each shape, oldest first."""
-        return {
-            f"stock.{frames}.{height}.{width}": torch.stack([kept.origin for kept in stock])
-            for (frames, (height, width)), stock in self._stock.items()
-            if stock
-        }
+        shapes = dict.fromkeys([*self._stock, *self._added])
+        stocks = {one: [*self._stock.get(one, []), *self._added.get(one, [])] for one in shapes}
+        return _origins({shape: stock[-STOCK:] for shape, stock in stocks.items()})
+
+    def leave_out(self) -> dict[str, torch.Tensor]:
+        """Take what was drawn since the last time out of the stock again, and return its origins.
+
+        So batches of one step, on whatever process, draw from the same stock; see `take_in`.
+        """
+        left = _origins(self._added)
+        for stock in self._added.values():
+            self._own.update((kept.origin.numpy().tobytes(), kept) for kept in stock)
+        self._added.clear()
+        return left
+
+    def take_in(self, origins: Mapping[str, torch.Tensor]) -> None:
+        """Put the origins of one batch into the stock; what this process rendered is at hand."""
+        for shape, stock in _stocks(origins).items():
+            kept = [self._own.get(one.origin.numpy().tobytes(), one) for one in stock]
+            self._stock[shape] = [*self._stock.get(shape, []), *kept][-STOCK:]
+
+    def forget_own(self) -> None:
+        """Let go of what `leave_out` took out: all batches of the step have been taken in."""
+        self._own.clear()
 
     def recall(self, kept: Mapping[str, torch.Tensor]) -> None:
         """Put back the stock that `remember` told of; its sets are rendered when drawn.
@@ -98,14 +144,11 @@ class PanePool:
         Raises:
             ValueError: The names or states are not those of a stock.
         """
-        stocks: dict[tuple[int, tuple[int, int]], list[_Kept]] = {}
-        for name, origins in kept.items():
-            frames, height, width = (int(number) for number in name.split(".")[1:])
-            # Copies: torch crashes on a random state that is a row of a larger tensor.
-            states = [origin.clone() for origin in origins]
-            for state in states:
-                torch.Generator().set_state(state)  # refuses what is no random state
-            stocks[frames, (height, width)] = [_Kept(origin=s, panes=None) for s in states]
+        stocks = _stocks(kept)
+        for stock in stocks.values():
+            for one in stock:
+                torch.Generator().set_state(one.origin)  # refuses what is no random state
+        self._added.clear()
         self._stock = stocks
 
     def _panes_of(self, kept: _Kept, frames: int, size: tuple[int, int]) -> PaneSet:
@@ -120,12 +163,18 @@ class PanePool:
         names = [self.effects[pick(len(self.effects), generator)] for _ in range(PANES - 1)]
         if chance(generator) < 0.25:
             names[1] = names[0]  # users ask for one effect in several cells, too
-        seconds_T = torch.arange(frames, device=drawn.clip_CTHW.device) / RATE
+        seconds_T = self.world.seconds(frames)
         luck = [draw_luck(drawn.clip_CTHW, seconds_T, generator) for _ in range(PANES)]
         clips = [drawn.clip_CTHW]
         for name, luck_MFYX in zip(names, luck[1:], strict=True):
             clips.append(
-                render_effect(name, drawn.clip_CTHW, generator=generator, luck_MFYX=luck_MFYX)
+                render_effect(
+                    name,
+                    drawn.clip_CTHW,
+                    generator=generator,
+                    fps=self.world.rate,
+                    luck_MFYX=luck_MFYX,
+                )
             )
         return PaneSet(
             latents_VCFYX=self._encode(clips),
@@ -151,7 +200,7 @@ class FusionPool(PanePool):
     def _render(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> PaneSet:
         drawn = self.world.draw(frames, size, generator)
         like_CTHW = drawn.clip_CTHW
-        seconds_T = torch.arange(frames, device=like_CTHW.device) / RATE
+        seconds_T = self.world.seconds(frames)
         names = tuple(ELEMENTS)
         name = names[pick(len(names), generator)]
         element_CTHW = draw_element(name, like_CTHW, seconds_T, generator)

@@ -25,8 +25,9 @@ from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.codec import trained_names
 from dcgrid.train.dc import count_tags
 from dcgrid.train.facts import preset_of
-from dcgrid.train.job import TrainJob
+from dcgrid.train.job import TrainJob, check_processes
 from dcgrid.train.keeping import read_step
+from dcgrid.train.loop import batches_of_step
 from dcgrid.train.panes import PANES, STOCK
 from dcgrid.train.plan_checkout import checkout_counts, frozen_bytes, working_bytes
 from dcgrid.train.run import adapter_specs, missing_parts
@@ -76,6 +77,8 @@ class TrainPlan:
             "frozen": self.frozen,
             "steps": recipe.optim.steps,
             "steps_done": self.steps_done,
+            "processes": self.job.processes.count,
+            "batches": batches_of_step(recipe, self.job.processes),
             "phases": [
                 {
                     "first_step": first,
@@ -104,6 +107,9 @@ class TrainPlan:
             f"frozen    {_counts(self.frozen)}",
             f"steps     {recipe.optim.steps}, {self.steps_done} done, {max(left, 0)} to go",
         ]
+        batches, processes = batches_of_step(recipe, self.job.processes), self.job.processes.count
+        if batches > 1:
+            lines.append(f"batches   {batches} a step, dealt to {processes} processes")
         for first, phase in _first_steps(self.job):
             sizes = ", ".join(f"{height}x{width}" for height, width in phase.sizes)
             lines.append(f"phase     from step {first}: {phase.batch} x {phase.frames} x {sizes}")
@@ -121,9 +127,11 @@ def plan_stage(job: TrainJob) -> TrainPlan:
     """Plan a run; nothing is loaded or written.
 
     Raises:
+        UsageError: See `check_processes`.
         RecipeError: The recipe's shapes do not fit the model, or the concepts have problems.
         WeightsError: The folder's checkpoint is damaged.
     """
+    check_processes(job)
     check_shapes(job)
     with torch.device("meta"):
         trained, frozen = _parameters(job)

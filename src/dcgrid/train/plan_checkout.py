@@ -55,9 +55,10 @@ def checkout_counts(job: TrainJob, adapters: int, tags: int) -> tuple[Counts, Co
 
 
 def frozen_bytes(job: TrainJob) -> int:
-    """Return the bytes of the frozen weights in memory: the autoencoder's are float32."""
+    """Return the bytes of the frozen weights in one process: the autoencoder's are float32."""
     sizes, width = sizes_of(job), job.dtype.itemsize
-    blocks = block_numbers(sizes).stored(width) * sizes.layers
+    among = {"none": 1, "full": job.processes.count, "hybrid": job.processes.local_count}
+    blocks = block_numbers(sizes).stored(width) * sizes.layers // among[job.recipe.scale.shard]
     rest = rest_numbers(sizes).stored(width) + text_numbers(sizes).stored(width)
     return blocks + rest + vae_numbers(sizes).stored(width)
 

@@ -17,7 +17,7 @@ from dcgrid import hub
 from dcgrid.adapters.attach import attach_adapter, set_routed
 from dcgrid.adapters.files import load_adapter, save_adapter
 from dcgrid.adapters.spec import AdapterSpec, Stage
-from dcgrid.errors import OutputError, UsageError, WeightsError
+from dcgrid.errors import OutputError, WeightsError
 from dcgrid.grid.modes import Mode
 from dcgrid.models.loading import is_here
 from dcgrid.models.native.autoencoder import Autoencoder
@@ -35,7 +35,15 @@ from dcgrid.train.dc import TOKENS_NAME, check_concepts, run_concepts
 from dcgrid.train.enlarge import UpsamplerStage
 from dcgrid.train.facts import TrainFacts, preset_of
 from dcgrid.train.grids import GridStage
-from dcgrid.train.job import DC_NAME, Reporter, TrainJob, averaged, facts_of, take_averaged
+from dcgrid.train.job import (
+    DC_NAME,
+    Reporter,
+    TrainJob,
+    averaged,
+    check_processes,
+    facts_of,
+    take_averaged,
+)
 from dcgrid.train.loop import train
 from dcgrid.train.networks import load_autoencoder, load_base
 from dcgrid.train.panes import FusionPool, PanePool
@@ -54,7 +62,7 @@ def run_stage(job: TrainJob, reporter: Reporter) -> Path:
     """Train one stage and return the weight file it made.
 
     Raises:
-        UsageError: Several processes run a stage that takes one.
+        UsageError: See `check_processes`.
         WeightsError: The world, an earlier stage's weights or the checkpoint is missing or damaged.
         OutputError: Another run works in the folder, or a file cannot be written.
         RecipeError: With `resume`: the recipe is not that of the checkpoint. Stage `dc`: recipe or
@@ -67,11 +75,7 @@ def run_stage(job: TrainJob, reporter: Reporter) -> Path:
             f"stage {job.recipe.stage} needs {missing}, which is not there",
             hint=f"dcgrid train --stage {stage} --model {job.model} --out {job.out}",
         )
-    if job.processes.count > 1 and job.recipe.stage not in ("grid", "fill"):
-        raise UsageError(
-            f"stage {job.recipe.stage} runs in one process, not in {job.processes.count}",
-            hint="start it without torchrun; stages grid and fill take as many as there are",
-        )
+    check_processes(job)
     if job.recipe.stage == "dc":
         check_concepts(job)
     torch.manual_seed(job.recipe.seed)
@@ -296,7 +300,7 @@ def _run_adapters(job: TrainJob, reporter: Reporter) -> Path:
         scale_transformer(dit, job.recipe.scale, job.processes)
     trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
     store = WorldStore(job.store) if needs_world(job.recipe) else WorldStore.empty()
-    world, autoencoder = WorldClips(store, job.device), _autoencoder(job)
+    world, autoencoder = WorldClips(store, job.device, job.facts.fps), _autoencoder(job)
     pools = PanePool(world, autoencoder), FusionPool(world, autoencoder)
     stage = GridStage((dit, text), pools, world_captions(), job.recipe, trained, sampled)
     state = _train_grids(job, stage, reporter)
@@ -323,7 +327,13 @@ def _train_grids(job: TrainJob, stage: GridStage, reporter: Reporter) -> TrainSt
             given_clean=job.recipe.given == "clean",
         )
         validation = Validation(
-            job.loop.folder, job.recipe, networks, stage.pool.world, reporter.paint, reporter.say
+            job.loop.folder,
+            job.recipe,
+            networks,
+            stage.pool.world,
+            reporter.paint,
+            reporter.say,
+            job.processes,
         )
     return train(stage, job.recipe, job.loop, reporter.progress, reporter.say, validation)
 

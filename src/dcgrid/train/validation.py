@@ -21,12 +21,13 @@ from dcgrid.errors import DcgridError
 from dcgrid.flow.noise import draw_noise
 from dcgrid.models.loading import model_spec
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
+from dcgrid.runtime.processes import ALONE, Processes
 from dcgrid.train.evaluation import at_rest
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.world.clips import WorldClip, WorldClips, pick
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
 from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
-from dcgrid.train.world.luck import RATE, draw_luck
+from dcgrid.train.world.luck import draw_luck
 from dcgrid.video.sheet import tile_grid, write_contact_sheet
 from dcgrid.video.write import write_video
 
@@ -106,6 +107,8 @@ class Validation:
         world: Where clips come from.
         paint: Paints a grid.
         say: Told if a picture could not be made.
+        processes: Those that train together. All of them paint, for they may share the weights;
+            the first one writes.
     """
 
     def __init__(
@@ -116,8 +119,9 @@ class Validation:
         world: WorldClips,
         paint: Painter,
         say: Callable[[str], None],
+        processes: Processes = ALONE,
     ) -> None:
-        self.folder = folder / FOLDER_NAME
+        self.folder, self._processes = folder / FOLDER_NAME, processes
         self._recipe, self._networks, self._world = recipe, networks, world
         self._paint, self._say = paint, say
         self._grids: list[ValidationGrid] = []
@@ -132,18 +136,22 @@ class Validation:
         """Paint the grids with the weights as they are and write sheet and video of a step.
 
         A picture is not worth a run: what goes wrong with it is said, and that is all. A disk that
-        is full ends the run at its next checkpoint.
+        is full ends the run at its next checkpoint. Of several processes, one that fails in the
+        middle of painting ends the run all the same: the others would wait for it.
         """
         try:
             if not self._grids:
                 self._grids = [self._draw(number) for number in range(VALIDATION_GRIDS)]
             with as_they_were(self._networks):
                 painted = [self._paint(self._networks, grid) for grid in self._grids]
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write(self.folder / f"{step:06d}", painted)
+            if self._processes.is_first:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._write(self.folder / f"{step:06d}", painted)
         except DcgridError as error:
             self._say(f"no validation video of step {step}: {error}")
         except Exception as error:  # of any kind, out of memory for one: the run goes on
+            if self._processes.count > 1:
+                raise
             self._say(f"no validation video of step {step}: {type(error).__name__}: {error}")
 
     def _draw(self, number: int) -> ValidationGrid:
@@ -166,7 +174,13 @@ class Validation:
         if filling:
             for cell, name in enumerate(effects, start=1):
                 luck = self._luck(drawn.clip_CTHW, seed, cell, generator)
-                made = render_effect(name, drawn.clip_CTHW, generator=generator, luck_MFYX=luck)
+                made = render_effect(
+                    name,
+                    drawn.clip_CTHW,
+                    generator=generator,
+                    fps=self._world.rate,
+                    luck_MFYX=luck,
+                )
                 truth[cell] = _frames(made)
         return ValidationGrid(
             given=(_frames(drawn.clip_CTHW),) if filling else (),
@@ -188,7 +202,7 @@ class Validation:
         spec = model_spec(self._networks.model)
         frames, height, width = _size(clip_CTHW)
         if not spec.noise_motion:
-            return draw_luck(clip_CTHW, torch.arange(frames) / RATE, generator)
+            return draw_luck(clip_CTHW, self._world.seconds(frames).cpu(), generator)
         size_FYX = (
             (frames - 1) // spec.stride_T + 1, height // spec.stride_HW, width // spec.stride_HW
         )  # fmt: skip
@@ -203,7 +217,7 @@ class Validation:
         """Return a grid of a clip, an element alone, and two fusions of them."""
         element = tuple(ELEMENTS.values())[pick(len(ELEMENTS), generator)]
         clip_CTHW, truth = drawn.clip_CTHW, {}
-        seconds_T = torch.arange(clip_CTHW.shape[1], device=clip_CTHW.device) / RATE
+        seconds_T = self._world.seconds(clip_CTHW.shape[1])
         element_CTHW = draw_element(element.name, clip_CTHW, seconds_T, generator)
         if filling:
             fusions = (fuse(clip_CTHW, element_CTHW) for fuse in (fuse_around, fuse_lit))

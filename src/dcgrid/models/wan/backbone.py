@@ -10,10 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dcgrid.models.attention_choice import AttentionChoice, AttentionName
 from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces, cell_texts
 from dcgrid.models.quantize import Quantize
 from dcgrid.models.wan.checkpoint import read_checkout
+from dcgrid.models.wan.compiled import CompiledBlock
+from dcgrid.models.wan.context import Options
+from dcgrid.models.wan.fused import lay_side_by_side
 from dcgrid.models.wan.latents import LatentScale, decode_clips, encode_clips
+from dcgrid.models.wan.parallel import TokenSplit
 from dcgrid.models.wan.parts import WanParts, load_parts
 from dcgrid.models.wan.transformer import predict_velocity
 from dcgrid.prompts.segments import Prompt
@@ -24,14 +29,24 @@ class WanBackbone:
     """A Wan model that fills grids; see `models.base.Backbone` for the verbs.
 
     Each cell is encoded and decoded alone, decoded in tiles where it is large.
+
+    Args:
+        spec: Facts about the model.
+        parts: Its networks, where they are.
+        attention: Which kernel attends; "sage" is approximate, the others are exact.
     """
 
-    def __init__(self, spec: ModelSpec, parts: WanParts) -> None:
+    def __init__(self, spec: ModelSpec, parts: WanParts, attention: AttentionName = "auto") -> None:
         self._spec = spec
         self.parts = parts
         for module in (parts.transformer, parts.vae, parts.segments.encoder):
             module.eval().requires_grad_(False)
         self._scale = LatentScale.of(parts.vae)
+        self._attention = AttentionChoice(name=attention)
+        self._options = Options(fused=self.folds, skip_given=True, attend=self._attention)
+        self._compiled: CompiledBlock | None = None
+        if self.folds:
+            lay_side_by_side(parts.transformer.blocks)
 
     @property
     def spec(self) -> ModelSpec:
@@ -61,6 +76,11 @@ class WanBackbone:
         return next(self.network.parameters()).device
 
     @property
+    def heads(self) -> int:
+        """Heads of grid attention, which several processes can share."""
+        return int(self.parts.transformer.config.num_attention_heads)
+
+    @property
     def folds(self) -> bool:
         """True: an adapter may be folded into the weights. False: it is attached beside them.
 
@@ -68,6 +88,29 @@ class WanBackbone:
         are; adapters are small and live on the device.
         """
         return self.parts.offload != "disk" and self.parts.quantize == "none"
+
+    @property
+    def leaves_out_blocks(self) -> bool:
+        """True: it heeds a memory's `cache_threshold`."""
+        return True
+
+    @property
+    def streams(self) -> bool:
+        """True: weights come to the device for every call, so one call for two texts is cheaper."""
+        return self.parts.ring is not None and self.device.type != "cpu"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found on the way: attention kernels, a compiler that failed."""
+        return (*self._attention.notes, *(self._compiled.notes if self._compiled else ()))
+
+    def compile_blocks(self, compiled: CompiledBlock | None = None) -> None:
+        """Run blocks as compiled code from now on; the first call takes a minute or so.
+
+        Args:
+            compiled: How; None: torch's own compiler.
+        """
+        self._compiled = compiled or CompiledBlock()
 
     @torch.no_grad()
     def encode(self, video_BCTHW: Tensor) -> Tensor:
@@ -110,8 +153,9 @@ class WanBackbone:
         places: TokenPlaces,
         route_KA: Tensor | None = None,
         memory: Memory | None = None,
+        split: TokenSplit | None = None,
     ) -> Tensor:
-        """Predict dx/dt of every cell, float32, BKCFYX."""
+        """Predict dx/dt of every cell, float32, BKCFYX; `split`: together with other processes."""
         with self.parts.residence.on("transformer"):
             return predict_velocity(
                 self.parts.transformer,
@@ -123,6 +167,8 @@ class WanBackbone:
                 memory,
                 given_first=self._spec.given_first,
                 blocks=self.parts.blocks(),
+                each=self._compiled,
+                options=replace(self._options, split=split),
             ).float()
 
     def upsample(self, video_BCTHW: Tensor) -> Tensor:
@@ -137,6 +183,7 @@ def load_wan(
     dtype: torch.dtype,
     offload: Offload = "none",
     quantize: Quantize = "none",
+    attention: AttentionName = "auto",
 ) -> WanBackbone:
     """Load a checkout in the layout of diffusers.
 
@@ -147,6 +194,7 @@ def load_wan(
             autoencoder.
         offload: Where the weights are meanwhile, see parts.py. For sampling only.
         quantize: How the weights of the transformer's blocks are stored.
+        attention: Which kernel attends.
 
     Raises:
         UsageError: The extra dcgrid[wan] is not installed.
@@ -154,4 +202,4 @@ def load_wan(
     """
     facts = read_checkout(folder)
     parts = load_parts(folder, facts, dtype, device=device, offload=offload, quantize=quantize)
-    return WanBackbone(facts.spec, parts)
+    return WanBackbone(facts.spec, parts, attention)

@@ -10,49 +10,25 @@ Letters: B batch, K cells, C channels, F Y X latent frames/rows/columns, S token
 P head width, L text tokens, E text width, U distinct flow times, A adapters.
 """
 
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from dcgrid.models.attention import attend
 from dcgrid.models.base import CellText, Memory, TokenPlaces
-from dcgrid.models.given import Call, Given, attend_given_first, carry_out
-from dcgrid.models.modulation import gate, modulate
-
-Foreign: TypeAlias = Any
-"""A module of diffusers, whose parts its types do not tell."""
-_T = TypeVar("_T")
+from dcgrid.models.given import Call, carry_out, painted_part
+from dcgrid.models.wan.blocks import run_block as run_block
+from dcgrid.models.wan.blocks import shifted_norm
+from dcgrid.models.wan.context import Context as Context
+from dcgrid.models.wan.context import Foreign, Options, kept, rotary_table
+from dcgrid.models.wan.shortcut import run_blocks
 
 TIME_SCALE = 1000
 """Wan's timesteps at flow time 1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """What every block reads beside the tokens."""
-
-    cells: int
-    places: int
-    """Tokens of one frame of a cell."""
-    rows_U6D: Tensor
-    """What each distinct time says to all blocks, float32."""
-    index_BKF: Tensor
-    """Row of each cell and frame."""
-    rotation: tuple[Tensor, Tensor]
-    """Cosine and sine, each S (P/2)."""
-    text_BKLD: Tensor
-    """Text of each cell, projected."""
-    valid_BKL: Tensor | None
-    """True where a text token may be read; None: all may."""
-    route_KA: Tensor | None
-    given: Given | None
-    memory: Memory | None
-    text_name: str
+_USUAL = Options()
 
 
 def predict_velocity(
@@ -66,7 +42,8 @@ def predict_velocity(
     *,
     given_first: bool = False,
     blocks: Iterable[Foreign] | None = None,
-    each: "Callable[[Foreign, Tensor, Context], Tensor] | None" = None,
+    each: Callable[[Foreign, Tensor, Context], Tensor] | None = None,
+    options: Options = _USUAL,
 ) -> Tensor:
     """Return the velocity of every cell, shape BKCFYX, in the dtype of the cells.
 
@@ -83,6 +60,7 @@ def predict_velocity(
             for; None: they are there.
         each: Carries tokens through one block, for a caller that has more to do around it; None:
             `run_block`.
+        options: How it is computed.
 
     Raises:
         ValueError: The memory is of a sampling with other given cells, or the grid is larger than
@@ -97,34 +75,60 @@ def predict_velocity(
         memory=memory,
     )
     patch_frames = int(model.config.patch_size[0])
-    chain: Iterable[Foreign] = model.blocks if blocks is None else blocks
+    way = _Way(blocks=model.blocks if blocks is None else blocks, each=each or run_block)
     return carry_out(
-        call,
-        partial(_predict, model, chain, each or run_block),
-        patch_frames,
-        given_first=given_first,
+        call, partial(_predict, model, way, options), patch_frames, given_first=given_first
     )
 
 
-def _predict(
-    model: Foreign,
-    blocks: Iterable[Foreign],
-    each: Callable[[Foreign, Tensor, Context], Tensor],
-    call: Call,
-) -> Tensor:
-    cells_BKCFYX = call.cells_BKCFYX
-    batch, cells, _, *size = cells_BKCFYX.shape
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """How tokens get through the blocks."""
+
+    blocks: Iterable[Foreign]
+    each: Callable[[Foreign, Tensor, Context], Tensor]
+
+
+def _predict(model: Foreign, way: _Way, options: Options, call: Call) -> Tensor:
+    cells_BKCFYX, patch_frames = call.cells_BKCFYX, int(model.config.patch_size[0])
     patches = model.patch_embedding(
         cells_BKCFYX.flatten(0, 1).to(model.patch_embedding.weight.dtype)
     )
-    tokens_BSD = rearrange(patches, "(b k) d f y x -> b (k f y x) d", b=batch)
-    context, embedded_UD = _context(model, call, patches.shape[-2] * patches.shape[-1])
-    for block in blocks:
-        tokens_BSD = each(block, tokens_BSD, context)
+    tokens_BSD = rearrange(patches, "(b k) d f y x -> b (k f y x) d", b=len(cells_BKCFYX))
+    context, embedded_UD = _context(model, call, patches.shape[-2] * patches.shape[-1], options)
+    live, split, frames = None, options.split, context.index_BKF[0].numel()
+    if split is not None:
+        tokens_BSD = split.part(tokens_BSD, frames, 1)
+        context = replace(context, rotation=split.part(context.rotation, frames, 0))
+    elif options.skip_given and not (call.given is not None and call.given.recalled):
+        live = painted_part(call.time_BKF, patch_frames, call.memory)
+    last = len(model.blocks) - 1, live
+    tokens_BSD = run_blocks(way.blocks, way.each, tokens_BSD, context, last)
+    if split is not None:
+        tokens_BSD = split.gathered(tokens_BSD, frames, context.places)
+    index_BKF = context.index_BKF
+    if live is None:
+        return _velocity(model, tokens_BSD, embedded_UD, index_BKF, cells_BKCFYX)
+    cells, first = list(live.cells), live.first * patch_frames
+    whole_BKCFYX = torch.zeros_like(cells_BKCFYX)
+    shown_BKCFYX = cells_BKCFYX[:, cells, :, first:]
+    index_BKF = index_BKF[:, cells, live.first :]
+    whole_BKCFYX[:, cells, :, first:] = _velocity(
+        model, tokens_BSD, embedded_UD, index_BKF, shown_BKCFYX
+    )
+    return whole_BKCFYX
+
+
+def _velocity(
+    model: Foreign, tokens_BSD: Tensor, embedded_UD: Tensor, index_BKF: Tensor, like_BKCFYX: Tensor
+) -> Tensor:
+    """Return the velocity that tokens tell, of the shape and dtype of their latents."""
     table_12D = model.scale_shift_table.float()
     shift_UD, scale_UD = (table_12D + embedded_UD.float()[:, None]).unbind(1)
-    normed = modulate(model.norm_out(tokens_BSD.float()), shift_UD, scale_UD, context.index_BKF)
-    out_BSD = model.proj_out(normed.type_as(tokens_BSD))
+    out_BSD = model.proj_out(
+        shifted_norm(model.norm_out, tokens_BSD, (shift_UD, scale_UD), index_BKF)
+    )
+    _, cells, _, *size = like_BKCFYX.shape
     p_f, p_y, p_x = model.config.patch_size
     velocity_BKCFYX: Tensor = rearrange(
         out_BSD,
@@ -137,10 +141,10 @@ def _predict(
         p=p_y,
         q=p_x,
     )
-    return velocity_BKCFYX.to(cells_BKCFYX.dtype)
+    return velocity_BKCFYX.to(like_BKCFYX.dtype)
 
 
-def _context(model: Foreign, call: Call, places: int) -> tuple[Context, Tensor]:
+def _context(model: Foreign, call: Call, places: int, options: Options) -> tuple[Context, Tensor]:
     """Return what all blocks read, and the embedded distinct times UD."""
     embedder, config = model.condition_embedder, model.config
     times_U, index_BKF = torch.unique(
@@ -151,134 +155,40 @@ def _context(model: Foreign, call: Call, places: int) -> tuple[Context, Tensor]:
     # Through the dtype of the network, as diffusers has it, or numbers differ in bfloat16.
     embedded_UD = embedded_UD.to(_dtype(embedder.text_embedder))
     rows_UD = embedder.time_proj(embedder.act_fn(embedded_UD))
-    text_BKLD = _kept(
-        call.memory, "text", call.text_name, lambda: _projected_text(embedder, call.text)
-    )
+    # Looking at numbers makes the host wait for the device, so it is done once a sampling.
+    part = "live" if call.given is not None and call.given.recalled else "whole"
     context = Context(
         cells=call.cells_BKCFYX.shape[1],
         places=places,
         rows_U6D=rows_UD.unflatten(1, (6, -1)).float(),
         index_BKF=index_BKF,
-        rotation=rotary_tables(model.rope, call.places.coordinates_S3),
-        text_BKLD=text_BKLD,
-        valid_BKL=None if call.text.valid_BKL.all() else call.text.valid_BKL,
+        rotation=kept(
+            call.memory,
+            "rotation",
+            part,
+            lambda: rotary_table(model.rope, call.places.coordinates_S3),
+        ),
+        text_BKLD=kept(
+            call.memory, "text", call.text_name, lambda: _projected_text(embedder, call.text)
+        ),
+        valid_BKL=kept(call.memory, "valid", call.text_name, lambda: _padding(call.text)),
         route_KA=call.route_KA,
         given=call.given,
         memory=call.memory,
         text_name=call.text_name,
+        options=options,
     )
     return context, embedded_UD
 
 
-def rotary_tables(rope: Foreign, coordinates_S3: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine of each token, S (P/2), from the model's own tables.
-
-    Raises:
-        ValueError: A coordinate is beyond the tables.
-    """
-    sides = (rope.t_dim, rope.h_dim, rope.w_dim)
-    length = len(cast(Tensor, rope.freqs_cos))
-    if int(coordinates_S3.max()) >= length:
-        raise ValueError(f"a token stands at {int(coordinates_S3.max())}; the model knows {length}")
-    tables = []
-    for name in ("freqs_cos", "freqs_sin"):
-        # Each angle stands there twice, once for each channel of its pair.
-        parts = cast(Tensor, getattr(rope, name))[:, ::2].split([int(n) // 2 for n in sides], dim=1)
-        chosen = [part[coordinates_S3[:, axis]] for axis, part in enumerate(parts)]
-        tables.append(torch.cat(chosen, dim=1))
-    return tables[0], tables[1]
-
-
-def run_block(block: Foreign, tokens_BSD: Tensor, context: Context) -> Tensor:
-    """Return the tokens after one block; sums in float32, as diffusers has them."""
-    rows = (block.scale_shift_table.float() + context.rows_U6D).unbind(1)
-    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = rows
-    index = context.index_BKF
-    normed = modulate(block.norm1(tokens_BSD.float()), shift_1, scale_1, index)
-    attended = _grid_attention(block.attn1, normed.type_as(tokens_BSD), context)
-    tokens_BSD = (tokens_BSD.float() + gate(gate_1, attended.float(), index)).type_as(tokens_BSD)
-    normed = block.norm2(tokens_BSD.float()).type_as(tokens_BSD)
-    tokens_BSD = tokens_BSD + _text_attention(block.attn2, normed, context)
-    normed = modulate(block.norm3(tokens_BSD.float()), shift_2, scale_2, index)
-    fed = block.ffn(normed.type_as(tokens_BSD))
-    return (tokens_BSD.float() + gate(gate_2, fed.float(), index)).type_as(tokens_BSD)
-
-
-def _grid_attention(attention: Foreign, tokens_BSD: Tensor, context: Context) -> Tensor:
-    """Attend to all tokens of the grid, or the given ones to the given ones alone."""
-    heads = attention.heads
-    query = attention.norm_q(project(attention.to_q, tokens_BSD, context.route_KA))
-    key = attention.norm_k(attention.to_k(tokens_BSD))
-    query, key, value = (
-        rearrange(t, "b s (n p) -> b n s p", n=heads)
-        for t in (query, key, attention.to_v(tokens_BSD))
-    )
-    query, key = rotate(query, context.rotation), rotate(key, context.rotation)
-    given = context.given
-    if given is not None:
-        key, value = given.with_tokens(attention, (key, value), context.places)
-    if given is None or given.recalled:
-        attended = attend(query, key, value)
-    else:
-        known_BS = given.known_tokens(context.places)
-        attended = attend_given_first(query, key, value, known_BS)
-    return _out(attention, rearrange(attended, "b n s p -> b s (n p)"))
-
-
-def _text_attention(attention: Foreign, tokens_BSD: Tensor, context: Context) -> Tensor:
-    """Attend, each cell to its own text; keys and values are kept where there is a memory."""
-    query = rearrange(
-        attention.norm_q(project(attention.to_q, tokens_BSD, context.route_KA)),
-        "b (k s) (n p) -> (b k) n s p",
-        k=context.cells,
-        n=attention.heads,
-    )
-
-    def read() -> tuple[Tensor, Tensor]:
-        text = context.text_BKLD.type_as(tokens_BSD)
-        pair = attention.norm_k(attention.to_k(text)), attention.to_v(text)
-        key, value = (rearrange(t, "b k l (n p) -> (b k) n l p", n=attention.heads) for t in pair)
-        return key, value
-
-    key, value = _kept(context.memory, attention, context.text_name, read)
-    valid = None if context.valid_BKL is None else context.valid_BKL.flatten(0, 1)
-    attended = attend(query, key, value, valid)
-    return _out(attention, rearrange(attended, "(b k) n s p -> b (k s) (n p)", k=context.cells))
-
-
-def rotate(heads_BNSP: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn neighbouring pairs of channels by their token's angles."""
-    cosine, sine = rotation
-    first, second = heads_BNSP.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
-    return turned.flatten(-2).type_as(heads_BNSP)
-
-
-def project(layer: nn.Module, tokens_BSD: Tensor, route_KA: Tensor | None) -> Tensor:
-    """Project tokens; a layer that adapters are attached to also takes the route."""
-    if route_KA is None or isinstance(layer, nn.Linear):
-        return cast(Tensor, layer(tokens_BSD))
-    return cast(Tensor, layer(tokens_BSD, route_KA))
-
-
-def _out(attention: Foreign, tokens_BSD: Tensor) -> Tensor:
-    linear, _ = attention.to_out  # the second is dropout, which Wan never uses
-    return cast(Tensor, linear(tokens_BSD))
+def _padding(text: CellText) -> Tensor | None:
+    return None if bool(text.valid_BKL.all()) else text.valid_BKL
 
 
 def _projected_text(embedder: Foreign, text: CellText) -> Tensor:
     text_BKLE = text.tokens_BKLE.to(_dtype(embedder.text_embedder))
-    return cast(Tensor, embedder.text_embedder(text_BKLE))
-
-
-def _kept(memory: Memory | None, owner: Hashable, name: str, compute: Callable[[], _T]) -> _T:
-    """Return what a memory has under an owner and a text, or compute and keep it."""
-    if memory is None:
-        return compute()
-    key = (owner, name)
-    if key not in memory.kept:
-        memory.kept[key] = compute()
-    return cast(_T, memory.kept[key])
+    projected: Tensor = embedder.text_embedder(text_BKLE)
+    return projected
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

@@ -27,7 +27,6 @@ from dcgrid.train.data.manifest import Concept
 from dcgrid.train.settings import Phase
 from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.fusion import ELEMENTS, draw_element
-from dcgrid.train.world.luck import RATE
 from dcgrid.video.clip import ClipRules
 from dcgrid.video.probe import probe
 from dcgrid.video.read import plan_clip, read_clip
@@ -171,7 +170,7 @@ def world_sources(world: WorldClips, frames: int, sizes: Sequence[Size]) -> list
         else:
             element = ELEMENTS[tuple(ELEMENTS)[number - SUBJECTS]]
             like_CTHW = torch.zeros(3, frames, *size, device=world.device)
-            seconds_T = torch.arange(frames, device=world.device) / RATE
+            seconds_T = world.seconds(frames)
             clip_CTHW = draw_element(element.name, like_CTHW, seconds_T, generator)
             words = (element.phrases[0], element.motion, "against a dark backdrop")
         pixels_THWC = (clip_CTHW.permute(1, 2, 3, 0) * 255).round().byte().cpu().contiguous()

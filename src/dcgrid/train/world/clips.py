@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from dcgrid.train.world.luck import RATE
 from dcgrid.train.world.motion import camera_move, composite_sprite
 from dcgrid.train.world.store import WorldStore
 
@@ -45,11 +46,19 @@ class WorldClips:
     """Draws clips from a store; the same generator state draws the same clip.
 
     Chance is drawn on the CPU, pictures are rendered on `device`.
+
+    Args:
+        store: Footage, photos and sprites, at `RATE` frames a second.
+        device: Where pictures are rendered; None: the CPU.
+        rate: Frames a second of the clips; > 0. Stored frames are held for as long as they last.
     """
 
-    def __init__(self, store: WorldStore, device: torch.device | None = None) -> None:
+    def __init__(
+        self, store: WorldStore, device: torch.device | None = None, rate: float = RATE
+    ) -> None:
         self.store = store
         self.device = device or torch.device("cpu")
+        self.rate = rate
         self._cache: dict[str, torch.Tensor] = {}
 
     def draw(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> WorldClip:
@@ -98,21 +107,32 @@ class WorldClips:
     ) -> torch.Tensor:
         """Crop real footage in space and time; short ones run forth and back."""
         _, video_CTHW = self._get("footage", generator)
-        count = video_CTHW.shape[1]
+        count = int(video_CTHW.shape[1] * self.rate / RATE)
         there_and_back = list(range(count)) + list(range(count - 2, 0, -1)) or [0]
         start = pick(max(count - frames, 0) + 1, generator)
         order = [there_and_back[(start + i) % len(there_and_back)] for i in range(frames)]
         if chance(generator) < 0.3:
             order.reverse()
+        order = [self._stored(frame) for frame in order]
         cropped = _random_crop(video_CTHW[:, order], size, generator)
         if chance(generator) < 0.5:
             cropped = cropped.flip(-1)
         return _color_jitter(cropped, generator)
 
+    def _stored(self, frame: int) -> int:
+        """Return the stored frame that is on at a frame of the clip."""
+        return int(frame * RATE / self.rate + 1e-6)
+
+    def seconds(self, frames: int) -> torch.Tensor:
+        """Return the time of each frame of a clip, T, in seconds, on the device."""
+        return torch.arange(frames, device=self.device) / self.rate
+
     def _sprite(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> WorldClip:
         use_footage = bool(self.store.names["footage"]) and chance(generator) < 0.3
         background = self._footage if use_footage else self._photo
         name, sprite_TCHW = self._get("sprites", generator)
+        played = range(max(1, int(len(sprite_TCHW) * self.rate / RATE)))
+        sprite_TCHW = sprite_TCHW[[self._stored(frame) for frame in played]]
         clip_CTHW, _ = composite_sprite(
             background(frames, size, generator), sprite_TCHW.float() / 255, generator=generator
         )
