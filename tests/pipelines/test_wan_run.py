@@ -274,6 +274,7 @@ def test_a_rerun_from_another_folder_finds_the_adapter(
     monkeypatch.chdir("/")
     code, again, err = command(capsys, "rerun", manifest)
     assert (code, again.get("same_pixels")) == (0, True), err
+    assert ("Repeats an edit of" if words[0] == "edit" else "Repeats a story of") in err
 
 
 def test_the_command_that_a_plan_names_can_be_typed(tmp_path, clip, wan_folder):
