@@ -256,3 +256,33 @@ def test_memory_that_runs_out_names_the_next_setting(clip, wan_folder, capsys, m
     assert "memory is full" in err
     assert "hint: try --offload disk" in err
     assert not list(clip.parent.glob("input.rain*"))
+
+
+@pytest.mark.parametrize("words", [("edit", "-e", "rain"), ("story", "-s", "rain", "-s", "fog")])
+def test_a_rerun_from_another_folder_finds_the_adapter(
+    tmp_path, clip, wan_folder, capsys, monkeypatch, words
+):
+    network = load_backbone(str(wan_folder)).network
+    digest = weight_digests(str(wan_folder))["transformer"]
+    spec = AdapterSpec(
+        name="fill", stage="fill", rank=2, alpha=2, targets=("attn1.to_q",), base_hash=digest
+    )
+    attach_adapter(network, spec)
+    monkeypatch.chdir(tmp_path)
+    save_adapter(network, spec, Path("own.safetensors"))
+    chosen = (*words, "--from", clip) if words[0] == "story" else (words[0], clip, *words[1:])
+    options = (*SMALL, "--out", tmp_path, "--model", wan_folder, "--adapter", "own.safetensors")
+    code, result, err = command(capsys, *chosen, *options, "--guidance-scale", "1")
+    assert code == 0, err
+    manifest = next(one for one in result["files"] if one.endswith(".json"))
+    monkeypatch.chdir("/")
+    code, again, err = command(capsys, "rerun", manifest)
+    assert (code, again.get("same_pixels")) == (0, True), err
+    assert ("Repeats an edit of" if words[0] == "edit" else "Repeats a story of") in err
+
+
+def test_the_command_that_a_plan_names_can_be_typed(tmp_path, clip, wan_folder):
+    folder = tmp_path / "two words"
+    shutil.copytree(wan_folder, folder)
+    plan = plan_run(prepare_run(EditJob(input=clip, effects=("rain",), model=str(folder))))
+    assert plan.remark.endswith(f"--model '{folder}'")

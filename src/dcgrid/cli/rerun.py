@@ -65,7 +65,7 @@ def rerun(
         )
         prepared, first = prepare_rerun(job)
         version = first.versions.get("dcgrid", "?")
-        output.note(f"Repeats a {first.command} of {first.created} by dcgrid {version}.")
+        output.note(f"Repeats {_named(first.command)} of {first.created} by dcgrid {version}.")
         if isinstance(prepared, PreparedStory):
             carry_out_story(prepared, output, team, dry_run=dry_run)
         else:
@@ -73,3 +73,7 @@ def rerun(
 
     with Output(format_=format_, quiet=quiet) as output:
         in_first_process(device or "auto", output, work)
+
+
+def _named(command: str) -> str:
+    return {"edit": "an edit", "compose": "a composition"}.get(command, f"a {command}")

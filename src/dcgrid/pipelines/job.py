@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from dcgrid.errors import InputVideoError, UsageError
-from dcgrid.pipelines.lora import absolute_loras, parse_lora
+from dcgrid.pipelines.lora import absolute_loras, absolute_reference, parse_lora
 
 Keep = Literal["best", "all"]
 """Which of several tries at one edit are written."""
@@ -96,7 +96,12 @@ class GridJob:
         folder = Path(self.model).expanduser()
         model = str(folder.resolve()) if folder.is_dir() else self.model
         here = self.with_inputs([path.resolve() for path in self.inputs])
-        return replace(here, model=model, loras=absolute_loras(self.loras))
+        return replace(
+            here,
+            model=model,
+            adapter=absolute_reference(self.adapter),
+            loras=absolute_loras(self.loras),
+        )
 
     @property
     def starts_s(self) -> tuple[float | None, ...]:

@@ -5,7 +5,7 @@ strength.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dcgrid import hub
@@ -50,13 +50,18 @@ def parse_lora(text: str) -> LoraChoice:
 
 def absolute_loras(texts: Sequence[str]) -> tuple[str, ...]:
     """Return the same LoRAs as they are found from any folder, as a manifest needs them."""
-    choices = []
-    for choice in map(parse_lora, texts):
-        reference = choice.reference
-        if hub.parse_reference(reference).source == "file":
-            reference = str(Path(reference).expanduser().resolve())
-        choices.append(str(LoraChoice(reference=reference, strength=choice.strength)))
-    return tuple(choices)
+    choices = map(parse_lora, texts)
+    return tuple(str(replace(one, reference=absolute_reference(one.reference))) for one in choices)
+
+
+def absolute_reference(reference: str) -> str:
+    """Return the same weight reference as it is found from any folder.
+
+    "default" and "none", which name no weights, stay as they are.
+    """
+    if reference in ("default", "none") or hub.parse_reference(reference).source != "file":
+        return reference
+    return str(Path(reference).expanduser().resolve())
 
 
 def lora_part(number: int) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 import torch
 
@@ -85,7 +86,7 @@ def bare_base_line(job: GridJob, mode: Mode) -> str:
     published = "asked for" if job.adapter == "none" else f"published for {job.model}"
     return (
         f"No Grid-Fill adapter is {published}: the bare base fills the grid, which keeps the "
-        f"subject less well. To train one: dcgrid train --stage fill --model {job.model}"
+        f"subject less well. To train one: dcgrid train --stage fill --model {quote(job.model)}"
     )
 
 
@@ -169,7 +170,7 @@ def load_model(
     weights = weight_digests(job.model)
     # Adapters name the base that they were trained on, which LoRAs are about to change.
     base_sha256 = base_hash(backbone, weights) if path or loras else ""
-    folded = _put_loras(backbone, loras, base_sha256, progress)
+    folded = _put_loras(backbone, loras, base_sha256, job.model, progress)
     if path is not None:
         report = _put_adapter(backbone, path, base_sha256)
         if report.spec.mode != mode:
@@ -253,9 +254,17 @@ def _put_loras(
     backbone: Backbone,
     loras: Sequence[tuple[LoraChoice, Path]],
     base_sha256: str,
+    model: str,
     progress: Progress,
 ) -> tuple[LoadedLora, ...]:
     """Put LoRAs on the base, one after the other, and tell what each did.
+
+    Args:
+        backbone: The base.
+        loras: What to put on it.
+        base_sha256: Its hash, see `base_hash`.
+        model: What the user calls it.
+        progress: Told of each.
 
     Raises:
         UsageError: See `load_model`.
@@ -268,8 +277,8 @@ def _put_loras(
                 raise UsageError(
                     f"--lora {path}: a LoRA of another program goes into the weights, which stay "
                     "as they are under --offload disk and --quantize",
-                    hint=f"first: dcgrid adapters import {path} --base {backbone.spec.name} "
-                    f"--out {path.stem}.dcgrid.safetensors",
+                    hint=f"first: dcgrid adapters import {quote(str(path))} "
+                    f"--base {quote(model)} --out {quote(path.stem)}.dcgrid.safetensors",
                 )
             put = attach_lora
         report = put(

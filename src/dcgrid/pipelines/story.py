@@ -28,6 +28,7 @@ from dcgrid.pipelines.choose import rank_scores
 from dcgrid.pipelines.deliver import Take, hash_pieces, other_pixels, score_cells, tell_other_pixels
 from dcgrid.pipelines.footage import Footage, read_clips
 from dcgrid.pipelines.job import GridJob
+from dcgrid.pipelines.lora import absolute_reference
 from dcgrid.pipelines.manifest import StoryManifest, write_manifest
 from dcgrid.pipelines.memory import next_setting_if_full
 from dcgrid.pipelines.models import (
@@ -283,7 +284,10 @@ def _manifest(
             "name": plan.spec.name,
             "license": plan.spec.license,
             "weights": dict(_any(models).weights),
-            "adapters": {one.adapter: one.adapter_sha256 for one in models.values()},
+            # As the job of a rerun names them.
+            "adapters": {
+                absolute_reference(one.adapter): one.adapter_sha256 for one in models.values()
+            },
             "loras": [asdict(one) for one in _any(models).loras],
         },
         samplers=tuple(

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dcgrid.errors import PromptError, WeightsError
 from dcgrid.models.wan.backbone import WanBackbone, load_wan
 from dcgrid.models.wan.checkpoint import is_checkout, read_checkout
 from dcgrid.models.wan.text import clean_text
+from dcgrid.runtime.offload import Offload
 from tests.wan_checkout import our_frames, pipeline_frames
 
 diffusers = pytest.importorskip("diffusers", reason="needs the extra dcgrid[wan]")
@@ -183,3 +185,58 @@ def test_half_a_download_and_numbers_that_are_not_finite(wan_folder: Path, tmp_p
     model.save_pretrained(folder / "transformer")
     with pytest.raises(WeightsError, match=r"blocks\.1\.attn1\.to_q\.bias holds numbers"):
         load_wan(folder, device="cpu", dtype=torch.float32)
+
+
+def load_and_read(folder: Path, offload: Offload) -> None:
+    """From the disk the text encoder is read when it is needed."""
+    backbone = load_wan(folder, device="cpu", dtype=torch.float32, offload=offload)
+    with backbone.parts.residence.on("text"):
+        pass
+
+
+@pytest.mark.parametrize("offload", ["none", "disk"])
+@pytest.mark.parametrize("part", ["transformer", "text_encoder", "vae"])
+@pytest.mark.parametrize(
+    ("spoil", "told"), [("cut", "cannot load"), ("short", "has no"), ("nan", "not finite")]
+)
+def test_damage_of_every_part_is_told_and_not_made_up_for(
+    wan_folder: Path, tmp_path: Path, part: str, spoil: str, told: str, offload: Offload
+) -> None:
+    folder = spoilt(wan_folder, tmp_path)
+    (path,) = read_checkout(folder).files[part]
+    if spoil == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        tensors = load_file(path)
+        name = max(tensors, key=lambda key: tensors[key].numel())
+        spoilt_tensor = tensors.pop(name)
+        if spoil == "nan":
+            tensors[name] = spoilt_tensor.fill_(float("nan"))
+        save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(WeightsError, match=told):
+        load_and_read(folder, offload)
+
+
+@pytest.mark.parametrize("offload", ["none", "disk"])
+def test_a_checkout_without_tokenizer_is_told(
+    wan_folder: Path, tmp_path: Path, offload: Offload
+) -> None:
+    folder = spoilt(wan_folder, tmp_path)
+    shutil.rmtree(folder / "tokenizer")
+    with pytest.raises(WeightsError, match=f"{folder} has no tokenizer"):
+        load_wan(folder, device="cpu", dtype=torch.float32, offload=offload)
+
+
+@pytest.mark.parametrize(
+    ("part", "key"), [("transformer", "ffn_dim"), ("text_encoder", "d_ff"), ("vae", "base_dim")]
+)
+@pytest.mark.parametrize("offload", ["none", "disk"])
+def test_a_config_of_another_width_is_told(
+    wan_folder: Path, tmp_path: Path, part: str, key: str, offload: Offload
+) -> None:
+    folder = spoilt(wan_folder, tmp_path)
+    path = folder / part / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, key: 2 * config[key]}))
+    with pytest.raises(WeightsError):
+        load_wan(folder, device="cpu", dtype=torch.float32, offload=offload)

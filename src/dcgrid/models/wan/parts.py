@@ -14,12 +14,19 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dcgrid.errors import UsageError, WeightsError
 from dcgrid.models.quantize import Quantize, quantize_linears
 from dcgrid.models.wan.checkpoint import WanFacts
-from dcgrid.models.wan.stored import StoredWeights, block_on_disk, text_skeleton, wan_skeleton
+from dcgrid.models.wan.stored import (
+    StoredWeights,
+    block_on_disk,
+    check_finite,
+    text_skeleton,
+    wan_skeleton,
+)
 from dcgrid.models.wan.text import SegmentEncoder
 from dcgrid.runtime.offload import BlockRing, InMemory, Layout, Offload, OnDisk, Staging
 from dcgrid.runtime.residence import Residence, Stage, Whole
@@ -78,9 +85,8 @@ def load_parts(
     device = torch.empty(0, device=device).device
     vae = load_vae(folder)
     if offload == "disk":
-        _, transformers = _libraries()
+        tokenizer = _tokenizer(folder)
         with _told(folder):
-            tokenizer = _tokenizer(transformers, folder)
             return _from_disk(facts, dtype, (tokenizer, vae), device, quantize)
     transformer, segments = load_networks(folder, dtype)
     if quantize != "none":
@@ -94,13 +100,10 @@ def load_vae(folder: Path) -> Foreign:
 
     Raises:
         UsageError: The extra dcgrid[wan] is not installed.
-        WeightsError: A file is damaged or does not fit.
+        WeightsError: A file is damaged or does not fit, or numbers are not finite.
     """
     diffusers, _ = _libraries()
-    with _told(folder):
-        vae: Foreign = diffusers.AutoencoderKLWan.from_pretrained(
-            folder / "vae", torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
+    vae = _read(diffusers.AutoencoderKLWan, folder / "vae", torch_dtype=torch.float32)
     vae.enable_tiling()
     vae.requires_grad_(False)
     return vae
@@ -114,15 +117,9 @@ def load_networks(folder: Path, dtype: torch.dtype) -> tuple[Foreign, SegmentEnc
         WeightsError: A file is damaged or does not fit, or numbers are not finite.
     """
     diffusers, transformers = _libraries()
-    with _told(folder):
-        transformer: Foreign = diffusers.WanTransformer3DModel.from_pretrained(
-            folder / "transformer", torch_dtype=dtype, use_safetensors=True, local_files_only=True
-        )
-        encoder: Foreign = transformers.UMT5EncoderModel.from_pretrained(
-            folder / "text_encoder", dtype=dtype, use_safetensors=True, local_files_only=True
-        )
-        tokenizer = _tokenizer(transformers, folder)
-    _check_finite(folder, transformer)
+    tokenizer = _tokenizer(folder)
+    transformer = _read(diffusers.WanTransformer3DModel, folder / "transformer", torch_dtype=dtype)
+    encoder = _read(transformers.UMT5EncoderModel, folder / "text_encoder", dtype=dtype)
     for module in (transformer, encoder):
         module.requires_grad_(False)
     return transformer, SegmentEncoder(tokenizer, encoder)
@@ -243,8 +240,32 @@ def _beside_ring(transformer: Foreign, ring: BlockRing, device: torch.device) ->
     return [Whole(transformer, InMemory(rest, pin=False), device, apart=blocks), ring]
 
 
-def _tokenizer(transformers: Foreign, folder: Path) -> Foreign:
-    return transformers.AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+def _read(kind: Foreign, folder: Path, **options: torch.dtype) -> Foreign:
+    """Read a network whose files have all of its numbers.
+
+    Raises:
+        WeightsError: A file is damaged or does not fit, or numbers are missing or not finite.
+    """
+    with _told(folder.parent):
+        network, report = kind.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+        )
+    # The libraries go on without: with numbers by chance, or with none.
+    if missing := sorted(report["missing_keys"]):
+        raise WeightsError(f"{folder} has no {missing[0]}", hint="fetch the model again")
+    for name, parameter in network.named_parameters():
+        check_finite(folder, name, parameter)
+    return network
+
+
+def _tokenizer(folder: Path) -> Foreign:
+    _, transformers = _libraries()
+    path = folder / "tokenizer"
+    # Of a folder that is not there transformers thinks that it is on the hub.
+    if not path.is_dir():
+        raise WeightsError(f"{folder} has no tokenizer", hint="fetch the model again")
+    with _told(folder):
+        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
 
 
 @contextmanager
@@ -252,7 +273,7 @@ def _told(folder: Path) -> Iterator[None]:
     """Say in our words what the libraries raise about a checkout's files."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise WeightsError(
             f"cannot load {folder}: {str(error)[:300]}", hint="fetch the model again"
         ) from error
@@ -272,12 +293,3 @@ def _libraries() -> tuple[Foreign, Foreign]:
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
     return diffusers, transformers
-
-
-def _check_finite(folder: Path, transformer: nn.Module) -> None:
-    for name, parameter in transformer.named_parameters():
-        if not parameter.isfinite().all():
-            raise WeightsError(
-                f"{folder}: the transformer's {name} holds numbers that are not finite",
-                hint="fetch the model again",
-            )

@@ -1,6 +1,6 @@
 """Networks of a checkout that have no numbers in memory, and the numbers in its files."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +15,9 @@ Foreign: TypeAlias = Any
 """A module of diffusers or transformers, whose parts their types do not tell."""
 
 Read: TypeAlias = Callable[[], Iterable[Tensor]]
+
+_PIECE = 1 << 24
+"""Numbers that are looked at in one go: UMT5's table of words has a billion."""
 
 
 class StoredWeights:
@@ -44,17 +47,16 @@ class StoredWeights:
         """Return True if there is a tensor of that name."""
         return name in self._where
 
-    def require(self, names: Iterable[str]) -> None:
-        """Check that there are tensors of some names.
+    def require(self, shapes: Mapping[str, torch.Size]) -> None:
+        """Check that there are tensors of some names and shapes; no numbers are read.
 
         Raises:
-            WeightsError: One is missing.
+            WeightsError: One is missing or of another shape.
         """
-        for name in names:
-            if name not in self._where:
-                raise WeightsError(
-                    f"{self._files[0].parent} has no {name}", hint="fetch the model again"
-                )
+        for name, shape in shapes.items():
+            found = tuple(self._file_of(name).get_slice(name).get_shape())
+            if found != tuple(shape):
+                raise _other_shape(name, found, shape)
 
     def read(self, name: str) -> Tensor:
         """Return a tensor as it is stored.
@@ -62,14 +64,24 @@ class StoredWeights:
         Raises:
             WeightsError: There is none of that name, or it cannot be read.
         """
-        self.require([name])
+        file = self._file_of(name)
         try:
-            tensor: Tensor = self._where[name].get_tensor(name)
+            tensor: Tensor = file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise WeightsError(
                 f"cannot read {name} of {self._files[0].parent}: {error}",
                 hint="fetch the model again",
             ) from error
+        return tensor
+
+    def read_finite(self, name: str) -> Tensor:
+        """Return a tensor as it is stored.
+
+        Raises:
+            WeightsError: It cannot be read, or holds numbers that are not finite.
+        """
+        tensor = self.read(name)
+        check_finite(self._files[0].parent, name, tensor)
         return tensor
 
     def check_finite(self) -> None:
@@ -79,11 +91,31 @@ class StoredWeights:
             WeightsError: A tensor holds numbers that are not finite.
         """
         for name in self._where:
-            if not self.read(name).isfinite().all():
-                raise WeightsError(
-                    f"{self._files[0].parent}: {name} holds numbers that are not finite",
-                    hint="fetch the model again",
-                )
+            self.read_finite(name)
+
+    def _file_of(self, name: str) -> Foreign:
+        if name not in self._where:
+            raise WeightsError(
+                f"{self._files[0].parent} has no {name}", hint="fetch the model again"
+            )
+        return self._where[name]
+
+
+def check_finite(folder: Path, name: str, tensor: Tensor) -> None:
+    """Refuse a tensor with numbers that are none.
+
+    Args:
+        folder: Where it is stored, for errors.
+        name: What it is called there.
+        tensor: Its numbers.
+
+    Raises:
+        WeightsError: It has some.
+    """
+    if not all(piece.isfinite().all() for piece in tensor.detach().flatten().split(_PIECE)):
+        raise WeightsError(
+            f"{folder}: {name} holds numbers that are not finite", hint="fetch the model again"
+        )
 
 
 def wan_skeleton(config: dict[str, Any], stored: StoredWeights, dtype: torch.dtype) -> Foreign:
@@ -117,11 +149,15 @@ def wan_skeleton(config: dict[str, Any], stored: StoredWeights, dtype: torch.dty
 
 def _fill(parameter: nn.Parameter, tensor: Tensor, name: str) -> None:
     if tensor.shape != parameter.shape:
-        raise WeightsError(
-            f"{name} has shape {tuple(tensor.shape)}, not {tuple(parameter.shape)}",
-            hint="the config and the weights are of two models; fetch the model again",
-        )
+        raise _other_shape(name, tensor.shape, parameter.shape)
     parameter.data.copy_(tensor)
+
+
+def _other_shape(name: str, found: Sequence[int], wanted: Sequence[int]) -> WeightsError:
+    return WeightsError(
+        f"{name} has shape {tuple(found)}, not {tuple(wanted)}",
+        hint="the config and the weights are of two models; fetch the model again",
+    )
 
 
 def block_on_disk(
@@ -135,18 +171,20 @@ def block_on_disk(
         stored: The files.
 
     Raises:
-        WeightsError: A weight is missing.
+        WeightsError: A weight is missing or of another shape.
     """
     _leave_meta(block)
     plan: list[tuple[str, QuantLinear | None]] = []
     tensors: list[Tensor] = []
+    shapes: dict[str, torch.Size] = {}
     for path, module in block.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             key = ".".join(filter(None, (prefix, path, name)))
             rounded = module if isinstance(module, QuantLinear) and name == "weight" else None
             plan.append((key, rounded))
+            shapes[key] = parameter.shape
             tensors += [parameter] if rounded is None else [parameter, rounded.step_O1]
-    stored.require(key for key, _ in plan)
+    stored.require(shapes)
 
     def read() -> Iterator[Tensor]:
         for key, layer in plan:
@@ -169,7 +207,7 @@ def text_skeleton(files: Sequence[Path], dtype: torch.dtype) -> tuple[Foreign, R
         dtype: Of its parameters.
 
     Raises:
-        WeightsError: A weight is missing.
+        WeightsError: A weight is missing or of another shape; when read: not finite.
     """
     import transformers
 
@@ -188,8 +226,9 @@ def text_skeleton(files: Sequence[Path], dtype: torch.dtype) -> tuple[Foreign, R
         next((name for name in names[id(parameter)] if name in stored), names[id(parameter)][0])
         for parameter in encoder.parameters()
     ]
-    stored.require(keys)
-    return encoder, lambda: (stored.read(key) for key in keys)
+    shapes = [parameter.shape for parameter in encoder.parameters()]
+    stored.require(dict(zip(keys, shapes, strict=True)))
+    return encoder, lambda: (stored.read_finite(key) for key in keys)
 
 
 def _leave_meta(module: nn.Module) -> None:
