@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dcgrid import hub
 from dcgrid.adapters.attach import attach_adapter
@@ -226,13 +227,12 @@ def test_offload_changes_no_pixel_and_the_manifest_says_it(tmp_path, clip, wan_f
 
 
 def test_models_that_are_whole_in_memory_refuse_offload(clip, capsys):
-    code, _, err = command(
-        capsys, "edit", clip, "-e", "rain", "--model", "tiny", "--offload", "block"
-    )
+    words = ("edit", clip, "-e", "rain", "--model", "tiny")
+    code, _, err = command(capsys, *words, "--offload", "block")
     assert code == 2
     assert "tiny is small enough to be whole in memory" in err
-    for more in (("--compile",), ("--attention", "sdpa")):
-        code, _, err = command(capsys, *words[:6], *more)
+    for more in (["--compile"], ["--attention", "sdpa"]):
+        code, _, err = command(capsys, *words, *more)
         assert code == 2
         assert "tiny computes in one way only" in err
 
@@ -286,3 +286,50 @@ def test_the_command_that_a_plan_names_can_be_typed(tmp_path, clip, wan_folder):
     shutil.copytree(wan_folder, folder)
     plan = plan_run(prepare_run(EditJob(input=clip, effects=("rain",), model=str(folder))))
     assert plan.remark.endswith(f"--model '{folder}'")
+
+
+def test_what_is_not_here_is_told_before_anything_is_read(clip, wan_folder, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, _, err = command(capsys, "edit", clip, "-e", "rain", "--model", "wan2.2-5b", "--offline")
+    assert code == 4
+    assert "wan2.2-5b is not here and the network is off" in err
+    assert "reading the clip" not in err
+    words = ("edit", clip, "-e", "rain", "--model", wan_folder, *SMALL)
+    for option, kind in (("--adapter", "adapter"), ("--lora", "LoRA")):
+        code, _, err = command(capsys, *words, option, "gone.safetensors")
+        assert code == 4
+        assert f"{kind} 'gone.safetensors' does not exist" in err
+        assert "reading the clip" not in err
+
+
+def test_a_foreign_lora_beside_the_weights_is_refused_at_once(tmp_path, clip, wan_folder, capsys):
+    lora = tmp_path / "style.safetensors"
+    save_file(
+        {
+            "transformer.blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, 48),
+            "transformer.blocks.0.attn1.to_q.lora_B.weight": torch.ones(48, 2),
+        },
+        lora,
+    )
+    words = ("edit", clip, "-e", "rain", "--model", wan_folder, *SMALL, "--lora", lora)
+    code, _, err = command(capsys, *words, "--offload", "disk")
+    assert code == 2
+    assert "dcgrid adapters import" in err
+    assert "loading the model" not in err
+    assert command(capsys, *words, "--offload", "block")[0] == 0
+
+
+def test_a_story_from_text_alone_says_that_its_adapter_waits(tmp_path, wan_folder, capsys):
+    network = load_backbone(str(wan_folder)).network
+    spec = AdapterSpec(
+        name="fill", stage="fill", rank=2, alpha=2, targets=("attn1.to_q",),
+        base_hash=weight_digests(str(wan_folder))["transformer"],
+    )  # fmt: skip
+    attach_adapter(network, spec)
+    path = tmp_path / "fill.safetensors"
+    save_adapter(network, spec, path)
+    words = ("story", "--subject", "a dog", "--scene", "rain", "--model", wan_folder, *SMALL)
+    code, _, _ = command(capsys, *words, "--adapter", path, "--dry-run", "--out", tmp_path)
+    assert code == 0
+    main([*map(str, words), "--adapter", str(path), "--dry-run", "--out", str(tmp_path)])
+    assert "a Grid-Fill adapter needs one" in capsys.readouterr().out

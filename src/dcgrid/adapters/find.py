@@ -6,6 +6,21 @@ from dcgrid import hub
 from dcgrid.errors import AdapterError
 
 
+def require_file(reference: str, *, hint: str = "", kind: str = "adapter") -> None:
+    """Check that a reference to a file on this machine, or in the package, names one.
+
+    Raises:
+        AdapterError: There is none.
+        WeightsError: The reference is malformed.
+    """
+    if hub.parse_reference(reference).source != "hub" and hub.locate_weights(reference) is None:
+        raise AdapterError(
+            f"{kind} {reference!r} does not exist",
+            hint="name a file, hf:OWNER/REPO[@REVISION][/FILE], or package:MODEL/FILE such as "
+            f"package:mini/fill.safetensors{hint}",
+        )
+
+
 def find_adapter(reference: str, *, offline: bool, hint: str = "") -> Path:
     """Return an adapter's file, downloaded if need be.
 
@@ -20,11 +35,5 @@ def find_adapter(reference: str, *, offline: bool, hint: str = "") -> Path:
         WeightsError: The repository holds no safetensors file or several, or it is a pickle.
         NetworkError: The download failed or the network is off.
     """
-    parsed = hub.parse_reference(reference)
-    if parsed.source != "hub" and hub.locate_weights(reference) is None:
-        raise AdapterError(
-            f"adapter {reference!r} does not exist",
-            hint="name a file, hf:OWNER/REPO[@REVISION][/FILE], or package:MODEL/FILE such as "
-            f"package:mini/fill.safetensors{hint}",
-        )
+    require_file(reference, hint=hint)
     return hub.fetch_weights(reference, offline=offline)

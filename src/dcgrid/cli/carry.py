@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from dcgrid import hub
 from dcgrid.cli.output import Output
 from dcgrid.pipelines.job import GridJob
-from dcgrid.pipelines.plan import prepare_run
+from dcgrid.pipelines.plan import prepare_run, refuse_downloads
 from dcgrid.runtime.processes import join_processes
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def _tell_plan(
         return False
     for line in lines:
         output.note(line)
+    refuse_downloads(plan.downloads)
     return True
 
 

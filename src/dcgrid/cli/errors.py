@@ -59,7 +59,7 @@ def explain(error: BaseException) -> Failure:
         hint = error.hint or _default_hint(error)
         return Failure(message=error.message, hint=hint, exit_code=error.exit_code)
     if isinstance(error, typer.TyperException):
-        message = " ".join(error.format_message().split())
+        message = " ".join(error.format_message().split()).replace(": Value error, ", ": ")
         return Failure(message=message, hint="run the command with --help", exit_code=_USAGE)
     if isinstance(error, KeyboardInterrupt):
         return Failure(message="interrupted", hint="", exit_code=INTERRUPTED)

@@ -109,7 +109,7 @@ _NATIVE: Mapping[str, tuple[ModelSpec, NativeConfig]] = MappingProxyType(
 
 
 def list_models() -> tuple[ModelSpec, ...]:
-    """Return the facts of every model that can be loaded by name."""
+    """Return the facts of the program's own models."""
     return tuple(spec for spec, _ in _NATIVE.values())
 
 
@@ -232,7 +232,7 @@ def load_backbone(
     """Load a model by name.
 
     Args:
-        name: "mini", "tiny", or the folder of a checkout.
+        name: "mini", "tiny", a model of the hub that is here, or the folder of a checkout.
         device: Where the weights go.
         dtype: Precision of matrix products; a native model's weights stay float32 on a CPU, where
             autocast's cast of them is cheap beside the products.

@@ -250,6 +250,31 @@ def lora_files(job: GridJob) -> list[tuple[LoraChoice, Path]]:
     return [(one, find_adapter(one.reference, offline=job.offline)) for one in choices]
 
 
+def check_loras(job: GridJob, offload: str) -> None:
+    """Check before a model is loaded that the LoRAs that are here can be put on it.
+
+    Raises:
+        UsageError: One of another program cannot be put beside the weights.
+        AdapterError: A file is damaged.
+    """
+    if offload != "disk" and job.quantize == "none":
+        return
+    for choice in map(parse_lora, job.loras):
+        path = hub.locate_weights(choice.reference)
+        if path is not None:
+            _refuse_foreign(path, job.model)
+
+
+def _refuse_foreign(path: Path, model: str) -> None:
+    if is_foreign(path):
+        raise UsageError(
+            f"--lora {path}: a LoRA of another program goes into the weights, which stay as they "
+            "are under --offload disk and --quantize",
+            hint=f"first: dcgrid adapters import {quote(str(path))} "
+            f"--base {quote(model)} --out {quote(path.stem)}.dcgrid.safetensors",
+        )
+
+
 def _put_loras(
     backbone: Backbone,
     loras: Sequence[tuple[LoraChoice, Path]],
@@ -273,13 +298,7 @@ def _put_loras(
     for choice, path in loras:
         put = fold_lora
         if not backbone.folds:
-            if is_foreign(path):
-                raise UsageError(
-                    f"--lora {path}: a LoRA of another program goes into the weights, which stay "
-                    "as they are under --offload disk and --quantize",
-                    hint=f"first: dcgrid adapters import {quote(str(path))} "
-                    f"--base {quote(model)} --out {quote(path.stem)}.dcgrid.safetensors",
-                )
+            _refuse_foreign(path, model)
             put = attach_lora
         report = put(
             backbone.network,

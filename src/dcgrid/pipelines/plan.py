@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcgrid import hub
-from dcgrid.errors import UsageError
+from dcgrid.errors import NetworkError, UsageError
 from dcgrid.pipelines.job import GridJob, check_input
 from dcgrid.pipelines.lora import lora_lines, parse_lora
 from dcgrid.pipelines.memory import MemoryNeed, grid_size, plan_memory
@@ -186,7 +186,7 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     # Torch comes in here and not with the module, so that a misspelt effect is told at once.
     from dcgrid.grid.layout import cell_token_shape
     from dcgrid.models.loading import model_spec
-    from dcgrid.pipelines.models import adapter_reference, bare_base_line
+    from dcgrid.pipelines.models import adapter_reference, bare_base_line, check_loras
     from dcgrid.pipelines.request import settle_grid
     from dcgrid.runtime import device as runtime
 
@@ -199,6 +199,8 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     frames, size = clips[0].num_frames, clips[0].cell_size
     windows = windows_of(spec, frames)
     tokens = cell_token_shape(windows[0].count, *size, geometry_of(spec)).count
+    need = plan_memory(job, grid_size(grid, spec, windows[0].count, size), device, dtype)
+    check_loras(job, need.offload)
     return RunPlan(
         prepared=replace(prepared, grid=grid),
         spec=spec,
@@ -206,7 +208,7 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
         asked_s=asked_s,
         windows=windows,
         tokens=tokens * grid.rows * grid.cols,
-        need=plan_memory(job, grid_size(grid, spec, windows[0].count, size), device, dtype),
+        need=need,
         available_bytes=runtime.available_memory_bytes(device),
         downloads=find_downloads(job, [adapter_reference(job, grid.mode)]),
         device=str(device),
@@ -223,15 +225,35 @@ def find_downloads(job: GridJob, adapters: Sequence[str]) -> dict[str, int | Non
         adapters: References of its adapters; "none" is none.
 
     Raises:
+        AdapterError: A file on this machine does not exist.
         WeightsError: A reference is malformed, or names a file that the repository does not have.
     """
+    from dcgrid.adapters.find import require_file
     from dcgrid.models.loading import is_here
 
     loras = [parse_lora(text).reference for text in job.loras]
+    for kind, references in (("adapter", adapters), ("LoRA", loras)):
+        for one in references:
+            if one != "none":
+                require_file(one, kind=kind, hint="; --adapter none is the bare base")
     found = {one: hub.download_bytes(one) for one in (*adapters, *loras) if one != "none"}
     if not is_here(job.model):
         found[job.model] = hub.model_download(job.model).bytes_left
     return {name: size for name, size in found.items() if size != 0}
+
+
+def refuse_downloads(downloads: Mapping[str, int | None]) -> None:
+    """Refuse a run that would download something while the network is off.
+
+    Raises:
+        NetworkError: It would.
+    """
+    if downloads and hub.is_offline():
+        name = next(iter(downloads))
+        raise NetworkError(
+            f"{name} is not here and the network is off",
+            hint="run once without --offline (and without HF_HUB_OFFLINE) to download it",
+        )
 
 
 def download_lines(downloads: Mapping[str, int | None]) -> list[str]:

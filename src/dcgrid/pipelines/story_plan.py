@@ -112,7 +112,9 @@ class StoryPlan:
             "windows": len(self.windows),
             "downloads": dict(self.downloads),
             "memory_bytes": self.need.device_bytes,
+            "host_bytes": self.need.host_bytes,
             "offload": self.need.offload,
+            "quantize": self.need.quantize,
             "model": self.spec.name,
             "loras": list(self.prepared.job.loras),
             "device": self.device,
@@ -149,7 +151,7 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
     """
     # Torch comes in here and not with the module, so that a misspelt effect is told at once.
     from dcgrid.models.loading import model_spec
-    from dcgrid.pipelines.models import adapter_reference, bare_base_line
+    from dcgrid.pipelines.models import adapter_reference, check_loras
     from dcgrid.pipelines.request import settle_grid
     from dcgrid.runtime import device as runtime
     from dcgrid.video.read import plan_clip, probe
@@ -166,6 +168,8 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
     dtype = runtime.choose_dtype(job.dtype, device)
     windows, size = windows_of(spec, frames), clip.cell_size if clip else rules.cell_sizes[0]
     largest = grid_size(grids[0], spec, windows[0].count, size)
+    need = plan_memory(job, largest, device, dtype)
+    check_loras(job, need.offload)
     return StoryPlan(
         prepared=replace(prepared, grids=grids),
         spec=spec,
@@ -174,9 +178,25 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
         cell_size=size,
         device=str(device),
         dtype=runtime.dtype_name(dtype),
-        need=plan_memory(job, largest, device, dtype),
+        need=need,
         downloads=find_downloads(job, [adapter_reference(job, "consistent")]),
-        remark=bare_base_line(job, "consistent"),
+        remark=_remark(job, grids),
+    )
+
+
+def _remark(job: StoryJob, grids: tuple[ResolvedGrid, ...]) -> str:
+    """Return what to expect of grids that no adapter fills; empty if one fills them all."""
+    from dcgrid.pipelines.models import adapter_reference, bare_base_line, grid_reference
+
+    bare = bare_base_line(job, "consistent")
+    alone = not all(grid.given for grid in grids)
+    if bare or not alone or "none" in (adapter_reference(job, "consistent"), job.adapter):
+        return bare
+    if grid_reference(job) != "none":
+        return ""
+    return (
+        "The first grid has no clip, and a Grid-Fill adapter needs one: the bare base paints it "
+        "from the text."
     )
 
 

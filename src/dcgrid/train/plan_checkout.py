@@ -26,6 +26,7 @@ def sizes_of(job: TrainJob) -> WanSizes:
 
     Raises:
         UsageError: There is no such model.
+        WeightsError: It is a folder, but no checkout that can be used.
     """
     return wan_sizes(job.model)
 
