@@ -229,10 +229,10 @@ def test_windows_painted_without_a_lora_are_not_gone_on_with(
 
 
 def test_the_plan_tells_of_them(clip: Path, make_lora: Maker) -> None:
-    path = make_lora("steps", 1)
-    plan = plan_run(prepare_run(job(clip, loras=(f"{path}:0.5", "other.safetensors"))))
-    assert f"LoRA: {path} at 0.5, other.safetensors at 1." in plan.lines()
-    assert plan.as_json()["loras"] == [f"{path}:0.5", "other.safetensors"]
+    path, other = make_lora("steps", 1), make_lora("other", 2)
+    plan = plan_run(prepare_run(job(clip, loras=(f"{path}:0.5", str(other)))))
+    assert f"LoRA: {path} at 0.5, {other} at 1." in plan.lines()
+    assert plan.as_json()["loras"] == [f"{path}:0.5", str(other)]
     assert not any(line.startswith("LoRA") for line in plan_run(prepare_run(job(clip))).lines())
 
 

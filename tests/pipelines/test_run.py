@@ -13,7 +13,7 @@ import torch
 
 from dcgrid import hub
 from dcgrid.errors import AdapterError, DeviceError, InputVideoError, WeightsError
-from dcgrid.pipelines import deliver, footage, paint
+from dcgrid.pipelines import deliver, footage, paint, team
 from dcgrid.pipelines import run as run_module
 from dcgrid.pipelines.manifest import read_manifest
 from dcgrid.pipelines.plan import plan_run, prepare_run
@@ -186,7 +186,7 @@ def test_guidance_of_each_edit_is_its_own(clip: Path) -> None:
     ("module", "stage"),
     [
         (footage, "read_clip"),
-        (run_module, "load_model"),
+        (team, "load_model"),
         (paint, "fill_grid"),
         (deliver, "write_pieces"),
     ],

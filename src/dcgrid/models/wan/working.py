@@ -88,6 +88,8 @@ def _block_peak(sizes: WanSizes, grid: Grid, width: int, rounded: bool, chunked:
         base + wide + one + 2 * widened + wide + (0 if narrow else wide),
         # Before feeding forward the block's own state and what attention gave live, too.
         base + 2 * one + cast + _text_attention(sizes, grid, width, chunked),
+        # The first time, keys of texts are normed in float32, beside what will be kept.
+        base + 2 * one + cast + 3 * grid.cells * TEXT_LENGTH * sizes.width * WIDE,
         base + 2 * one + cast + 3 * wide,
         base + 2 * one + wide + cast + 2 * hidden,
         base + 2 * one + wide + cast + hidden + matrix,
