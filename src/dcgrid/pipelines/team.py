@@ -143,6 +143,10 @@ class _Member:
         self.models.append(cast(WanBackbone, model.backbone))
         return model
 
+    def leave(self) -> None:
+        """Let go of the groups: torch must not find them alive when the process ends."""
+        self._groups.clear()
+
     def begin(self, places: TokenPlaces, memory: Memory | None) -> None:
         """Begin a sampling; what was kept of the one before goes."""
         # What is kept is each process's own: the first one's memory only tells samplings apart.
@@ -309,6 +313,11 @@ class Team:
         if self._member is not None and not self._member.in_call:
             self.processes.tell(None)
 
+    def leave(self) -> None:
+        """Let go of what torch holds of the processes."""
+        if self._member is not None:
+            self._member.leave()
+
 
 @contextmanager
 def leading(processes: Processes) -> Iterator[Team]:
@@ -323,7 +332,10 @@ def leading(processes: Processes) -> Iterator[Team]:
         with suppress(RuntimeError):  # they have gone already
             team.dismiss()
         raise
-    team.dismiss()
+    else:
+        team.dismiss()
+    finally:
+        team.leave()
 
 
 @torch.inference_mode()
@@ -335,7 +347,14 @@ def follow(processes: Processes, device: str) -> None:
         WeightsError: Weights are missing or damaged on this machine.
     """
     member, own = _Member(processes), torch.device(device)
-    while (order := cast(_Order, processes.tell(None))) is not None:
+    try:
+        _follow_orders(member, own)
+    finally:
+        member.leave()
+
+
+def _follow_orders(member: _Member, own: torch.device) -> None:
+    while (order := cast(_Order, member.processes.tell(None))) is not None:
         match order:
             case _Load():
                 if order.job.offline:

@@ -13,6 +13,7 @@ from torch import distributed
 from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.models.base import CellText, Memory, TokenPlaces
+from dcgrid.models.wan.context import Options
 from dcgrid.models.wan.parallel import TokenSplit
 from dcgrid.models.wan.transformer import predict_velocity
 from dcgrid.runtime.processes import join_processes
@@ -36,7 +37,7 @@ def velocities(model, split, given_first):
         found.append(
             predict_velocity(
                 model, cells, time, text, places, None, memory,
-                given_first=given_first, split=split,
+                given_first=given_first, options=Options(split=split),
             )
         )
     return torch.stack(found)
