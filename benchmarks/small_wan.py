@@ -1,6 +1,6 @@
 """Writes small Wan checkouts with random weights, of any shape, in the layout of diffusers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def write_small_wan(
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        tokenizer = _tokenizer(folder)
+        tokenizer = small_tokenizer(folder / "pieces", _SENTENCES, 80)
         text = transformers.UMT5Config(**TEXT, vocab_size=len(tokenizer))
         diffusers.WanPipeline(
             tokenizer=tokenizer,
@@ -53,15 +53,24 @@ def write_small_wan(
     return folder
 
 
-def _tokenizer(folder: Path) -> Any:  # noqa: ANN401  # a class of transformers
+def small_tokenizer(prefix: Path, sentences: Sequence[str], pieces: int) -> Any:  # noqa: ANN401
+    """Make a tokenizer as UMT5 has it from a few sentences.
+
+    Args:
+        prefix: Path of its files, without their endings.
+        sentences: What it learns its pieces from.
+        pieces: How many it learns, if the sentences have as many.
+
+    Returns:
+        A `transformers.T5Tokenizer`.
+    """
     import sentencepiece
     import transformers
 
-    prefix = folder / "pieces"
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(_SENTENCES * 20),
+        sentence_iterator=iter([*sentences] * 20),
         model_prefix=str(prefix),
-        vocab_size=80,
+        vocab_size=pieces,
         pad_id=0,
         eos_id=1,
         unk_id=2,

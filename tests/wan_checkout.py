@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.small_wan import small_tokenizer
 from dcgrid.flow.sampler import SampleSettings, sample, with_guidance
 from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.coordinates import grid_positions, token_coordinates
@@ -50,7 +51,7 @@ def write_checkout(folder: Path) -> None:
             latents_mean=[0.1, -0.2, 0.3, 0.0],
             latents_std=[1.5, 0.5, 1.0, 2.0],
         )
-        tokenizer = _tokenizer(folder.parent)
+        tokenizer = small_tokenizer(folder.parent / "spiece", CORPUS, 120)
         encoder = transformers.UMT5EncoderModel(
             transformers.UMT5Config(
                 vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4
@@ -64,25 +65,6 @@ def write_checkout(folder: Path) -> None:
         scheduler=scheduler,
         transformer=transformer.eval(),
     ).save_pretrained(folder)
-
-
-def _tokenizer(folder: Path) -> object:
-    import sentencepiece
-    import transformers
-
-    prefix = folder / "spiece"
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CORPUS * 20),
-        model_prefix=str(prefix),
-        vocab_size=120,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    return transformers.T5Tokenizer(vocab_file=f"{prefix}.model", extra_ids=0)
 
 
 def start_noise() -> Tensor:

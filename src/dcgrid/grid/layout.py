@@ -190,10 +190,10 @@ def check_cell_size(height: int, width: int, geometry: LatentGeometry) -> None:
 def nearest_sizes(height: int, width: int, geometry: LatentGeometry) -> list[tuple[int, int]]:
     """Return the sizes around one that divide into whole tokens; itself alone if it does."""
     rows, cols = (geometry.stride_HW * side for side in geometry.patch[1:])
-    return [(h, w) for h in _nearest(height, rows) for w in _nearest(width, cols)]
+    return [(h, w) for h in nearest_multiples(height, rows) for w in nearest_multiples(width, cols)]
 
 
-def _nearest(length: int, unit: int) -> list[int]:
+def nearest_multiples(length: int, unit: int) -> list[int]:
     """Return the multiples of `unit` just below and above `length`, one if it is a multiple."""
     below = max(length // unit, 1) * unit
     return [below] if length <= below else [below, below + unit]

@@ -15,6 +15,7 @@ import torch
 
 from dcgrid.adapters.attach import find_targets, linear_shapes
 from dcgrid.errors import RecipeError, WeightsError
+from dcgrid.grid.layout import nearest_multiples
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import NativeConfig
 from dcgrid.models.native.dit import DiT
@@ -179,8 +180,8 @@ def check_shapes(job: TrainJob) -> None:
             if height % multiple or width % multiple:
                 fitting = ", ".join(
                     f"{h} x {w}"
-                    for h in _multiples(height, multiple)
-                    for w in _multiples(width, multiple)
+                    for h in nearest_multiples(height, multiple)
+                    for w in nearest_multiples(width, multiple)
                 )
                 raise RecipeError(
                     f"phase with size {height} x {width}: stage {stage} of {facts.name} takes "
@@ -303,12 +304,6 @@ def _first_steps(job: TrainJob) -> list[tuple[int, Phase]]:
     # A step belongs to the first phase whose end lies beyond it.
     firsts = [-(-end * job.recipe.optim.steps // 1) for end in ends]
     return list(zip(map(int, firsts), job.recipe.phases, strict=False))
-
-
-def _multiples(length: int, unit: int) -> list[int]:
-    """Return the multiples of a unit around a length."""
-    below = max(length // unit, 1) * unit
-    return [below] if length <= below else [below, below + unit]
 
 
 def _nearest_frames(frames: int, stride: int) -> str:

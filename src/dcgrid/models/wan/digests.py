@@ -29,10 +29,12 @@ def part_digests(files: Mapping[str, Sequence[Path]]) -> dict[str, str]:
         OSError: A file cannot be read.
     """
     known = _read_kept()
+    earlier = len(known)
     found = {
         part: _joined([_digest(path, known) for path in paths]) for part, paths in files.items()
     }
-    _write_kept(known)
+    if len(known) > earlier:
+        _write_kept(known)
     return found
 
 
