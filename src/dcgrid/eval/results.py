@@ -18,7 +18,7 @@ from dcgrid.pipelines.typed import typed
 FORMAT = "dcgrid-eval-1"
 
 Status = Literal["done", "failed", "missing"]
-"""done: there is a video. failed: the method ended with an error. missing: no video was handed in."""
+"""done: there is a video. failed: the method ended with an error. missing: none was handed in."""
 Better = Literal["higher", "lower", "neither"]
 
 
@@ -171,8 +171,7 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceRow:
-    """A row of a published table, on other data with other models: for reading beside, not for
-    comparing."""
+    """A row of a published table, on other data with other models: to read beside, not to compare."""
 
     table: str
     """Where it stands, e.g. "Table 2"."""
