@@ -171,7 +171,7 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceRow:
-    """A row of a published table, on other data with other models: to read beside, not to compare."""
+    """A row of a published table: other data, other models, to be read beside and not compared."""
 
     table: str
     """Where it stands, e.g. "Table 2"."""
