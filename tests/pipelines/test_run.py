@@ -36,7 +36,7 @@ def test_an_edit_leaves_three_files_and_a_true_manifest(clip: Path) -> None:
     assert manifest["inputs_sha256"][0] == hashlib.sha256(clip.read_bytes()).hexdigest()
     assert manifest["job"]["seed"] == 0
     assert manifest["peak_memory_bytes"] > 10_000_000
-    assert set(manifest["timings_s"]) == {"read", "load", "fill", "write"}
+    assert set(manifest["timings_s"]) == {"read", "load", "fill", "choose", "write"}
     assert result.same_pixels is None
     frames_THWC = decoded(video)
     assert frames_THWC.shape == (manifest["clips"][0]["frames"], 64, 96, 3)
@@ -122,7 +122,7 @@ def test_rerun_tells_if_weights_or_pixels_are_others(clip: Path) -> None:
     other_weights = replace(prepared, expected_weights={"dit": "0" * 64})
     with pytest.raises(WeightsError, match="dit are not those of the manifest"):
         run(other_weights)
-    other_pixels = replace(prepared, expected_frames={("rain", 1): "0" * 64})
+    other_pixels = replace(prepared, expected_frames={("rain", 1, 0): "0" * 64})
     with pytest.raises(DeviceError, match="other pixels in rain"):
         run(other_pixels)
     assert not list(clip.parent.glob("*rerun*"))

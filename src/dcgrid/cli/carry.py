@@ -1,7 +1,9 @@
 """What commands that fill grids do once their job is checked: plan, run, print."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from dcgrid import hub
@@ -11,6 +13,7 @@ from dcgrid.pipelines.plan import prepare_run, refuse_downloads
 from dcgrid.runtime.processes import join_processes
 
 if TYPE_CHECKING:
+    from dcgrid.pipelines.candidates import Ranker
     from dcgrid.pipelines.plan import PreparedRun, RunPlan
     from dcgrid.pipelines.run import RunResult
     from dcgrid.pipelines.story_plan import PreparedStory, StoryPlan
@@ -63,11 +66,12 @@ def carry_out(
     from dcgrid.pipelines.plan import plan_run
 
     plan = plan_run(prepared)
+    ranker = _ranker(prepared, plan.device)
     if not _tell_plan(plan, team, output, dry_run=dry_run):
         return
     from dcgrid.pipelines import run
 
-    result = run.carry_out(plan, output, team)
+    result = run.carry_out(plan, output, team, ranker)
     output.result(_lines(result), result.as_json())
 
 
@@ -109,6 +113,24 @@ def _tell_plan(
         output.note(line)
     refuse_downloads(plan.downloads)
     return True
+
+
+def _ranker(prepared: "PreparedRun", device: str) -> "Ranker | None":
+    """Return what ranks candidates; None: the cheap scores do, or an earlier run has ranked.
+
+    Raises:
+        UsageError: No such metric, or one that needs more than the clip.
+        WeightsError: Its weights are not here.
+    """
+    job = prepared.job
+    if not job.rank or prepared.expected_frames:
+        return None
+    from dcgrid.eval.ranking import make_ranker
+
+    folder = os.environ.get("DCGRID_WEIGHTS")
+    return make_ranker(
+        job.rank, device, weights_dir=Path(folder) if folder else None, offline=job.offline
+    )
 
 
 def _lines(result: "RunResult") -> list[str]:

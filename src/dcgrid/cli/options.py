@@ -79,6 +79,11 @@ def parse_size(text: str) -> tuple[int, int] | None:
     return int(found[2]), int(found[1])
 
 
+def parse_rank(text: str) -> tuple[str, ...]:
+    """Return the metrics of a list with commas; none for no text."""
+    return tuple(part.strip() for part in text.split(",")) if text else ()
+
+
 FormatOption = Annotated[
     Format, typer.Option("--format", help="text for people, json for programs (on stdout).")
 ]
@@ -187,6 +192,19 @@ AttentionOption = Annotated[
 ]
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Run a large model's blocks through torch's compiler.")
+]
+CandidatesOption = Annotated[
+    int,
+    typer.Option("--candidates", help="Paint so many seeds, from --seed on, and take the best."),
+]
+RankOption = Annotated[
+    str,
+    typer.Option(
+        "--rank",
+        metavar="METRICS",
+        help="What is best, e.g. id,ct,tc: see `dcgrid eval metrics`.",
+        show_default="edges and flicker",
+    ),
 ]
 SaveGridOption = Annotated[
     bool, typer.Option("--save-grid", help="Write the whole grid as a video too.")

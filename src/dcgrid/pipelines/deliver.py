@@ -7,7 +7,7 @@ Letters: T frames, H W height/width, C the 3 colours.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,14 @@ from torch import Tensor
 
 from dcgrid import __version__, hub
 from dcgrid.errors import DeviceError
+from dcgrid.pipelines.candidates import Measure, Ranker, Try, rank_by_measures, why_first
 from dcgrid.pipelines.choose import TryScore, mean_score, rank_scores, score_try
 from dcgrid.pipelines.footage import Footage, clip_fps
 from dcgrid.pipelines.manifest import OutputRecord
 from dcgrid.pipelines.outputs import StagedFiles
 from dcgrid.pipelines.paint import GivenClip
 from dcgrid.pipelines.painted import Painted
-from dcgrid.pipelines.plan import RunPlan
+from dcgrid.pipelines.plan import PixelKey, RunPlan
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.windows import sheet_frames
 from dcgrid.video.resample import resample_pieces, resampled_count
@@ -49,6 +50,12 @@ class Take:
     """Name of the edit that it shows."""
     cell: int
     """The cell that it was painted in."""
+    seed: int
+    """Seed of the noise that it was painted from."""
+    candidate: int = 0
+    """Number of that seed among those of the run."""
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    """What it was ranked by; empty: by `score`."""
     score: TryScore | None
     """How well it kept the clip; None: there was none."""
     frames_sha256: str
@@ -65,22 +72,96 @@ class Take:
             file_sha256=hub.file_sha256(written),
             structure=None if score is None else round(score.structure, 6),
             flicker=None if score is None else round(score.flicker, 6),
+            seed=self.seed,
+            measures={
+                key: round(one.value, 6)
+                for key, one in self.measures.items()
+                if one.value is not None
+            },
         )
 
 
-def choose_takes(plan: RunPlan, footage: Sequence[Footage], painted: Painted) -> list[Take]:
-    """Rank the tries at each edit and give the kept ones their files, the best first."""
-    prepared, takes = plan.prepared, []
-    score_of = score_cells(footage[0], painted)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A grid painted from one seed."""
+
+    seed: int
+    """The seed."""
+    painted: Painted
+    """Its cells."""
+
+
+def choose_takes(
+    plan: RunPlan,
+    footage: Sequence[Footage],
+    candidates: Sequence[Candidate],
+    ranker: Ranker | None,
+    progress: Progress,
+) -> list[Take]:
+    """Rank the tries at each edit and give the kept ones their files, the best first.
+
+    Where an earlier run is repeated, its takes are taken and nothing is ranked.
+    """
+    prepared, takes = plan.prepared, list[Take]()
+    scores = [score_cells(footage[0], one.painted) for one in candidates]
     groups = zip(prepared.grid.names, prepared.grid.tries, prepared.outputs.videos, strict=True)
-    for name, cells, paths in groups:
-        scores = [score_of[cell] for cell in cells]
-        for path, (index, score) in zip(paths, rank_scores(scores), strict=False):
-            digest = hash_pieces(painted.pieces(cells[index]), plan.clips[0].num_frames)
+    for index, (name, cells, paths) in enumerate(groups):
+        tries = [
+            Try(candidate=number, seed=one.seed, cell=cell, score=scores[number][cell])
+            for number, one in enumerate(candidates)
+            for cell in cells
+        ]
+        if prepared.expected_frames:
+            known = prepared.expected_frames
+            tries = [one for one in tries if _expected(known, name, one.cell, one.seed)] or tries
+        elif ranker is not None:
+            tries = _ranked(plan, index, tries, footage, candidates, ranker, progress)
+        if ranker is None or prepared.expected_frames:
+            order = rank_scores([one.score for one in tries])
+            tries = [tries[place] for place, _ in order]
+        for path, one in zip(paths, tries, strict=False):
+            pieces = candidates[one.candidate].painted.pieces(one.cell)
             takes.append(
-                Take(path=path, edit=name, cell=cells[index], score=score, frames_sha256=digest)
+                Take(
+                    path=path,
+                    edit=name,
+                    cell=one.cell,
+                    seed=one.seed,
+                    candidate=one.candidate,
+                    measures=one.measures,
+                    score=one.score,
+                    frames_sha256=hash_pieces(pieces, plan.clips[0].num_frames),
+                )
             )
     return takes
+
+
+def _ranked(
+    plan: RunPlan,
+    index: int,
+    tries: Sequence[Try],
+    footage: Sequence[Footage],
+    candidates: Sequence[Candidate],
+    ranker: Ranker,
+    progress: Progress,
+) -> list[Try]:
+    """Measure the tries at an edit, tell which is the best and why, and return them in order."""
+    grid, spec = plan.prepared.grid, plan.spec
+    edit = grid.edits[index]
+    subject = plan.prepared.job.slots.get("subject") or "a person"
+    # A clip of several windows is judged by its first one.
+    given_THWC = footage[0].frames(plan.windows[0])
+    progress.start(f"ranking {edit.name}", len(tries))
+    measured = []
+    for done, one in enumerate(tries, start=1):
+        made_THWC = next(iter(candidates[one.candidate].painted.pieces(one.cell)))
+        text = f"{subject} {edit.clause}"
+        found = ranker.measure(given_THWC[: len(made_THWC)], made_THWC, text, spec.fps)
+        measured.append(replace(one, measures=found))
+        progress.update(done)
+    order = rank_by_measures(measured, ranker.keys)
+    progress.note(f"{why_first(edit.name, measured, order, ranker.keys)}.")
+    return [measured[place] for place in order]
 
 
 def compare_takes(plan: RunPlan, takes: Sequence[Take], progress: Progress) -> bool | None:
@@ -96,11 +177,17 @@ def compare_takes(plan: RunPlan, takes: Sequence[Take], progress: Progress) -> b
     return tell_other_pixels(other, progress, force=plan.prepared.job.force)
 
 
-def other_pixels(expected: Mapping[tuple[str, int], str], takes: Sequence[Take]) -> list[str]:
-    """Return the names of takes whose pixels are not the expected ones, by edit and cell."""
+def other_pixels(expected: Mapping[PixelKey, str], takes: Sequence[Take]) -> list[str]:
+    """Return the names of takes whose pixels are not the expected ones, by edit, cell and seed."""
     return [
-        take.edit for take in takes if expected.get((take.edit, take.cell)) != take.frames_sha256
+        take.edit
+        for take in takes
+        if _expected(expected, take.edit, take.cell, take.seed) != take.frames_sha256
     ]
+
+
+def _expected(frames: Mapping[PixelKey, str], edit: str, cell: int, seed: int) -> str | None:
+    return frames.get((edit, cell, seed)) or frames.get((edit, cell, None))
 
 
 def tell_other_pixels(other: Sequence[str], progress: Progress, *, force: bool) -> bool:
@@ -125,7 +212,7 @@ def tell_other_pixels(other: Sequence[str], progress: Progress, *, force: bool) 
 def write_takes(
     plan: RunPlan,
     footage: Sequence[Footage],
-    painted: Painted,
+    candidates: Sequence[Candidate],
     takes: Sequence[Take],
     staged: StagedFiles,
     progress: Progress,
@@ -143,15 +230,16 @@ def write_takes(
     video = _VideoWriter(plan=plan, footage=footage[0])
     for done, take in enumerate(takes, start=1):
         part = staged.stage(take.path)
-        told = video.write(part, partial(painted.pieces, take.cell))
+        told = video.write(part, partial(candidates[take.candidate].painted.pieces, take.cell))
         notes += [note for note in told if note not in notes]
         records.append(take.record(part))
         progress.update(done)
     if outputs.sheet is not None:
-        _write_sheet(plan, footage, painted, takes, staged.stage(outputs.sheet))
+        _write_sheet(plan, footage, candidates, takes, staged.stage(outputs.sheet))
     if outputs.grid is not None:
         grid_part = staged.stage(outputs.grid)
-        video.write(grid_part, lambda: _grid_pieces(plan, footage, painted))
+        first = candidates[takes[0].candidate].painted
+        video.write(grid_part, lambda: _grid_pieces(plan, footage, first))
     return records, notes
 
 
@@ -231,14 +319,17 @@ def score_cells(given: GivenClip, painted: Painted) -> dict[int, TryScore]:
 def _write_sheet(
     plan: RunPlan,
     footage: Sequence[Footage],
-    painted: Painted,
+    candidates: Sequence[Candidate],
     takes: Sequence[Take],
     path: Path,
 ) -> None:
     """Write frames of the inputs and of each edit's best try."""
     grid, wanted = plan.prepared.grid, sheet_frames(plan.windows, SHEET_FRAMES)
-    best = {take.edit: take.cell for take in reversed(takes)}
-    made = [picked(painted.pieces(best[name]), wanted) for name in grid.names]
+    best = {take.edit: take for take in reversed(takes)}
+    made = [
+        picked(candidates[best[name].candidate].painted.pieces(best[name].cell), wanted)
+        for name in grid.names
+    ]
     size = (made[0].shape[1], made[0].shape[2])
     given = [enlarged(picked(one.pieces(plan.windows), wanted), size) for one in footage]
     labels = [grid.labels[cell] for cell in grid.given] + list(grid.names)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from dcgrid.errors import InputVideoError, UsageError
+from dcgrid.pipelines.candidates import check_candidates
 from dcgrid.pipelines.lora import absolute_loras, absolute_reference, parse_lora
 
 Keep = Literal["best", "all"]
@@ -63,6 +64,10 @@ class GridJob:
     """Folder, or file name for a single result; None: beside the input."""
     keep: Keep = "best"
     """Which tries at an edit are written when spare cells repeat it."""
+    candidates: int = 1
+    """How many seeds are painted, from `seed` on; the best tries of all are delivered."""
+    rank: tuple[str, ...] = ()
+    """Metrics that rank tries; empty: the cheap scores of choose.py."""
     save_grid: bool = False
     """True: the whole grid is written as a video too."""
     contact_sheet: bool = True
@@ -272,6 +277,7 @@ def check_numbers(job: GridJob) -> None:
         raise UsageError("--whole and --duration contradict each other", hint="leave out one")
     for text in job.loras:
         parse_lora(text)
+    check_candidates(job.candidates, job.rank, job.seed)
     if job.seed < 0 or job.seed >= 2**63:
         raise UsageError(f"seed {job.seed} is out of range", hint="use 0 or a positive number")
     if job.num_inference_steps is not None and not 1 <= job.num_inference_steps <= 1000:

@@ -7,7 +7,7 @@ has another `format`, and is told to the user as such.
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ class OutputRecord:
     """Score: correlation of edges with the (first) given clip; None: no clip was given."""
     flicker: float | None
     """Score: flicker beyond the given clip's; None: no clip was given."""
+    seed: int | None = None
+    """Seed of its noise; None: the job's."""
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    """What it was ranked by, by the metric's key; empty: by the two scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

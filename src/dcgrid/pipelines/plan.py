@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dcgrid.models.base import ModelSpec
     from dcgrid.video.clip import ClipPlan, ClipRules
 
+PixelKey = tuple[str, int, int | None]
+"""An edit or scene, its cell, the seed of its noise (None in manifests that do not say it)."""
 LONGEST_FRAMES = 1_000_001
 """Most frames of a whole clip, painted in windows; a day at 12 frames a second."""
 
@@ -33,8 +35,8 @@ class Prepared:
 
     outputs: OutputPaths
     """Files that will be written."""
-    expected_frames: Mapping[tuple[str, int], str] = field(default_factory=dict)
-    """Hash of pixels that must come out, by edit or scene, and cell; empty: anything may."""
+    expected_frames: Mapping[PixelKey, str] = field(default_factory=dict)
+    """Hash of pixels that must come out, by edit or scene, cell and seed; empty: anything may."""
     expected_weights: Mapping[str, str] = field(default_factory=dict)
     """Hash that each weight file must have, by the part it holds; empty: any."""
     threads: int = 0
@@ -170,8 +172,13 @@ def prepare_run(job: GridJob, recipe_dir: Path | None = None) -> PreparedRun:
     for path in job.inputs:
         check_input(path)
     grid = resolve(job, recipe_dir)
-    outputs = name_outputs(job, grid.names, [len(cells) for cells in grid.tries])
+    outputs = name_outputs(job, grid.names, count_tries(job, grid))
     return PreparedRun(job=job, grid=grid, outputs=outputs)
+
+
+def count_tries(job: GridJob, grid: ResolvedGrid) -> list[int]:
+    """Return for each edit how many cells show it, of all candidates together."""
+    return [len(cells) * job.candidates for cells in grid.tries]
 
 
 def plan_run(prepared: PreparedRun) -> RunPlan:

@@ -15,7 +15,7 @@ from dcgrid.pipelines.job import GridJob, check_input
 from dcgrid.pipelines.lora import lora_part
 from dcgrid.pipelines.manifest import Manifest, RunManifest, StoryManifest, read_manifest
 from dcgrid.pipelines.outputs import name_outputs
-from dcgrid.pipelines.plan import PreparedRun
+from dcgrid.pipelines.plan import PixelKey, PreparedRun, count_tries
 from dcgrid.pipelines.story_plan import PreparedStory
 
 AnyJob = TypeVar("AnyJob", bound=GridJob)
@@ -74,7 +74,7 @@ def _prepare_run(
     return PreparedRun(
         job=job,
         grid=grid,
-        outputs=name_outputs(job, grid.names, [len(cells) for cells in grid.tries], TAG),
+        outputs=name_outputs(job, grid.names, count_tries(job, grid), TAG),
         expected_frames=_frames(manifest),
         expected_weights={
             **model["weights"],
@@ -158,5 +158,5 @@ def _find_inputs(rerun: RerunJob, manifest: Manifest) -> tuple[Path, ...]:
     )
 
 
-def _frames(manifest: Manifest) -> dict[tuple[str, int], str]:
-    return {(one.edit, one.cell): one.frames_sha256 for one in manifest.outputs}
+def _frames(manifest: Manifest) -> dict[PixelKey, str]:
+    return {(one.edit, one.cell, one.seed): one.frames_sha256 for one in manifest.outputs}

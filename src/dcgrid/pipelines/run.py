@@ -2,19 +2,21 @@
 
 prepare_run -> plan_run -> carry_out         (plan.py has the first two)
 
-read_footage -> load_model -> paint_windows -> choose_takes -> write_takes, manifest together
+read_footage -> load_model -> paint_candidates -> choose_takes -> write_takes, manifest together
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dcgrid.pipelines import facts
-from dcgrid.pipelines.deliver import choose_takes, compare_takes, write_takes
+from dcgrid.pipelines.candidates import Ranker
+from dcgrid.pipelines.deliver import Candidate, choose_takes, compare_takes, write_takes
 from dcgrid.pipelines.footage import Footage, read_footage
 from dcgrid.pipelines.manifest import OutputRecord, RunManifest, write_manifest
 from dcgrid.pipelines.memory import next_setting_if_full
@@ -46,7 +48,14 @@ class RunResult:
         return {
             "files": [str(path) for path in self.files],
             "outputs": [
-                {"path": one.path, "edit": one.edit, "cell": one.cell, "structure": one.structure}
+                {
+                    "path": one.path,
+                    "edit": one.edit,
+                    "cell": one.cell,
+                    "seed": one.seed,
+                    "structure": one.structure,
+                    "measures": dict(one.measures),
+                }
                 for one in manifest.outputs
             ],
             "seed": manifest.job.seed,
@@ -57,13 +66,16 @@ class RunResult:
         }
 
 
-def carry_out(plan: RunPlan, progress: Progress, team: Team | None = None) -> RunResult:
+def carry_out(
+    plan: RunPlan, progress: Progress, team: Team | None = None, ranker: Ranker | None = None
+) -> RunResult:
     """Carry out a plan. All files appear together at the end; after an error there is none.
 
     Args:
         plan: From `plan_run`.
         progress: Told of stages, steps and remarks.
         team: The processes that paint; None: this one.
+        ranker: Measures tries where the job names metrics; None: the cheap scores rank them.
 
     Returns:
         The result.
@@ -94,14 +106,15 @@ def carry_out(plan: RunPlan, progress: Progress, team: Team | None = None) -> Ru
     started = time.perf_counter()
     with (
         next_setting_if_full(job.model, plan.need),
-        paint_windows(plan, footage, model, progress) as painted,
+        paint_candidates(plan, footage, model, progress) as candidates,
         StagedFiles() as staged,
     ):
         watch.add("fill", time.perf_counter() - started)
-        takes = choose_takes(plan, footage, painted)
+        with watch.stage("choose"):
+            takes = choose_takes(plan, footage, candidates, ranker, progress)
         same_pixels = compare_takes(plan, takes, progress)
         with watch.stage("write"):
-            records, notes = write_takes(plan, footage, painted, takes, staged, progress)
+            records, notes = write_takes(plan, footage, candidates, takes, staged, progress)
         # Known only after writing, so the manifest is made now, with everything but itself.
         manifest = _manifest(plan, footage, model, watch.seconds, records)
         write_manifest(staged.stage(plan.prepared.outputs.manifest), manifest)
@@ -112,6 +125,25 @@ def carry_out(plan: RunPlan, progress: Progress, team: Team | None = None) -> Ru
         notes=(*notes, *model.backbone.notes),
         same_pixels=same_pixels,
     )
+
+
+@contextmanager
+def paint_candidates(
+    plan: RunPlan, footage: Sequence[Footage], model: LoadedModel, progress: Progress
+) -> Iterator[tuple[Candidate, ...]]:
+    """Paint the grid once a seed; in a rerun, once for each seed that a kept result came from."""
+    job, expected = plan.prepared.job, plan.prepared.expected_frames
+    seeds = range(job.seed, job.seed + job.candidates)
+    wanted = [seed for seed in seeds if seed in {one for _, _, one in expected}] or list(seeds)
+    with ExitStack() as stack:
+        painted = []
+        for number, seed in enumerate(wanted, start=1):
+            if len(wanted) > 1:
+                progress.note(f"Candidate {number} of {len(wanted)}, seed {seed}.")
+            one = replace(plan, prepared=replace(plan.prepared, job=replace(job, seed=seed)))
+            cells = stack.enter_context(paint_windows(one, footage, model, progress))
+            painted.append(Candidate(seed=seed, painted=cells))
+        yield tuple(painted)
 
 
 def _warn_of_memory(plan: RunPlan, progress: Progress) -> None:

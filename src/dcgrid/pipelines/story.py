@@ -223,14 +223,14 @@ def _paint(
         )
         paint_grid(task, painted, progress)
         paths = plan.prepared.outputs.videos[len(scenes) :]
-        scenes += _taken(grid, painted, given, [path for (path,) in paths])
+        scenes += _taken(grid, painted, given, [path for (path,) in paths], task.seed)
         if footage is None:
             given = PaintedClip(painted, scenes[-1].take.cell, small=True)
     return scenes
 
 
 def _taken(
-    grid: ResolvedGrid, painted: Painted, given: GivenClip | None, paths: list[Path]
+    grid: ResolvedGrid, painted: Painted, given: GivenClip | None, paths: list[Path], seed: int
 ) -> list[TakenScene]:
     """Return the best try at each scene of a grid; without a clip to compare with the first."""
     scores = {} if given is None else score_cells(given, painted)
@@ -243,6 +243,7 @@ def _taken(
             path=path,
             edit=name,
             cell=cells[best],
+            seed=seed,
             score=scores.get(cells[best]),
             frames_sha256=hash_pieces(clip.pieces(), len(clip)),
         )

@@ -102,6 +102,10 @@ class Table:
         """True: no problem noted in the file so far."""
         return not self._document.problems
 
+    def keys(self) -> tuple[str, ...]:
+        """Return the keys that are there, for tables in which any name may stand."""
+        return tuple(self._values)
+
     def has(self, key: str) -> bool:
         """Return whether the key is there; the key counts as known from now on."""
         self._known.add(key)
