@@ -209,9 +209,14 @@ class Results:
     """What a reader must know, a sentence each."""
 
 
+def as_json(results: Results) -> dict[str, Any]:
+    """Return results as JSON values."""
+    return {"format": FORMAT, **asdict(results)}
+
+
 def write_results(path: Path, results: Results) -> None:
     """Write results as JSON, whole or not at all; an OSError is the caller's to word."""
-    text = json.dumps({"format": FORMAT, **asdict(results)}, indent=1, allow_nan=False)
+    text = json.dumps(as_json(results), indent=1, allow_nan=False)
     part = path.with_name(f".{path.name}.part")
     part.write_text(f"{text}\n", encoding="utf-8")
     part.replace(path)

@@ -1,0 +1,335 @@
+"""`dcgrid eval`: suites over clips, the report page, what can be measured, the user study.
+
+`dcgrid eval CLIPS` is `dcgrid eval run CLIPS`: the first word is looked at only to see whether it
+is a subcommand.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from dcgrid import hub
+from dcgrid.cli import study
+from dcgrid.cli.options import (
+    AdapterOption,
+    DeviceOption,
+    DryRunOption,
+    Dtype,
+    DtypeOption,
+    FormatOption,
+    ModelOption,
+    OfflineOption,
+    Offload,
+    OffloadOption,
+    Quantize,
+    QuantizeOption,
+    QuietOption,
+)
+from dcgrid.cli.output import Format, Output
+
+if TYPE_CHECKING:
+    from click import Context
+
+    from dcgrid.eval.results import Results
+    from dcgrid.eval.suites.request import EvalRequest
+
+INCOMPLETE = 3
+"""Exit code where some results are not there."""
+UNMEASURED = 4
+"""Exit code where a metric could not be measured for want of its weights."""
+
+
+class _RunByDefault(TyperGroup):
+    """Takes what is no subcommand for the arguments of `run`."""
+
+    def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
+        """Put `run` in front where no subcommand is named."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_RunByDefault,
+    help="Edit clips with every method, score the results, and show them side by side.",
+    no_args_is_help=True,
+)
+app.add_typer(study.app, name="study")
+
+_Clips = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="CLIPS", help="Video files, or folders of them.", show_default=False),
+]
+_Suite = Annotated[
+    str, typer.Option("--suite", "-s", help="paper, truth, compose, story, or path of a recipe.")
+]
+_Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method", help="Method, in place of the suite's; see `dcgrid eval methods`. Repeat."
+    ),
+]
+_Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric", help="Metric, in place of the suite's; see `dcgrid eval metrics`. Repeat."
+    ),
+]
+_Seeds = Annotated[
+    list[int] | None,
+    typer.Option("--seed", help="Seed, in place of the suite's; each is one more result. Repeat."),
+]
+_Limit = Annotated[int | None, typer.Option("--limit", help="Take the first so many clips.")]
+_Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Folder of the results.", show_default="eval-SUITE"),
+]
+_Handed = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--results",
+        metavar="NAME=FOLDER",
+        help="Videos of another program, FOLDER/CLIP.TASK.mp4, as one more method. Repeat.",
+    ),
+]
+_Captions = Annotated[
+    Path | None,
+    typer.Option(
+        "--captions",
+        help="What clips show, in words (TOML).",
+        show_default="captions.toml beside the clips",
+    ),
+]
+_Masks = Annotated[
+    Path | None,
+    typer.Option(
+        "--masks",
+        help="Folder of videos or pictures, white where the subject is.",
+        show_default="masks/ beside the clips",
+    ),
+]
+_Weights = Annotated[
+    Path | None,
+    typer.Option("--weights", help="Folder with weights of metrics, looked in before the cache."),
+]
+_Duration = Annotated[
+    float | None,
+    typer.Option("--duration", help="Seconds of each clip.", show_default="the model's"),
+]
+_Jobs = Annotated[
+    int, typer.Option("--jobs", "-j", help="Processes side by side; on several GPUs one each.")
+]
+
+
+@app.command("run")
+def run(
+    clips: _Clips = None,
+    suite: _Suite = "paper",
+    method: _Methods = None,
+    metric: _Metrics = None,
+    seed: _Seeds = None,
+    limit: _Limit = None,
+    results: _Handed = None,
+    captions: _Captions = None,
+    masks: _Masks = None,
+    weights: _Weights = None,
+    model: ModelOption = "mini",
+    adapter: AdapterOption = "default",
+    duration: _Duration = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = Dtype.AUTO,
+    offload: OffloadOption = Offload.AUTO,
+    quantize: QuantizeOption = Quantize.NONE,
+    jobs: _Jobs = 1,
+    out: _Out = None,
+    dry_run: DryRunOption = False,
+    offline: OfflineOption = False,
+    format_: FormatOption = Format.TEXT,
+    quiet: QuietOption = False,
+) -> None:
+    """Edit clips with every method of a suite and score the results (also without the word `run`).
+
+    Writes report.html, table.md, table.csv, items.csv and results.json into --out. The same command
+    goes on where it was stopped, and does only what is new. Exit code 3: some results are not
+    there; 4: a metric's weights are not.
+    """
+    with Output(format_=format_, quiet=quiet) as output:
+        if offline:
+            hub.go_offline()
+        request = _request(
+            clips or [],
+            suite,
+            {"methods": method, "metrics": metric, "seeds": seed},
+            {"limit": limit, "captions": captions, "masks": masks},
+            results or [],
+            {
+                "model": model,
+                "adapter": adapter,
+                "duration_s": duration,
+                "device": device,
+                "dtype": dtype.value,
+                "offload": offload.value,
+                "quantize": quantize.value,
+                "jobs": jobs,
+                "offline": offline,
+                "weights_dir": weights,
+                **({"out": out} if out is not None else {}),
+            },
+        )
+        _carry_out(request, output, dry_run=dry_run)
+
+
+@app.command("report")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of an evaluation.")],
+    format_: FormatOption = Format.TEXT,
+    quiet: QuietOption = False,
+) -> None:
+    """Write the page and the tables of an evaluation anew from its results.json."""
+    from dcgrid.eval.results import read_results
+    from dcgrid.eval.suites.written import RESULTS_NAME, write_all
+
+    with Output(format_=format_, quiet=quiet) as output:
+        files = write_all(folder, read_results(folder / RESULTS_NAME))
+        lines = [f"wrote {path}" for path in files]
+        output.result(lines, {"files": [str(path) for path in files]})
+
+
+@app.command("world")
+def world(
+    grounds: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="CLIPS",
+            help="Real clips that subjects move over; none: photographs of the world.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the clips.")] = Path(
+        "world-clips"
+    ),
+    count: Annotated[int, typer.Option("--count", help="How many clips.")] = 6,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of what is drawn.")] = 0,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            "--world", help="Folder of the world's pictures.", show_default="in the cache folder"
+        ),
+    ] = None,
+    format_: FormatOption = Format.TEXT,
+    quiet: QuietOption = False,
+) -> None:
+    """Draw clips of the procedural world, with masks of their subjects and captions.
+
+    The world's pictures come from `dcgrid train --fetch-world`.
+    """
+    from dcgrid.eval.suites.world import WorldJob, draw_clips
+
+    with Output(format_=format_, quiet=quiet) as output:
+        folder = store or hub.cache_dir() / "world"
+        job = WorldJob(store=folder, out=out, count=count, seed=seed, grounds=tuple(grounds or ()))
+        paths = draw_clips(job)
+        lines = [f"wrote {path}" for path in paths]
+        output.result(lines, {"clips": [str(path) for path in paths]})
+
+
+@app.command("metrics")
+def metrics(
+    weights: _Weights = None, offline: OfflineOption = False, format_: FormatOption = Format.TEXT
+) -> None:
+    """List what can be measured, with which network, and why not where it cannot."""
+    from dcgrid.eval.scoring import METRICS, Encoders
+
+    with Output(format_=format_) as output:
+        if offline:
+            hub.go_offline()
+        columns = Encoders(weights_dir=weights, device="cpu", offline=offline).columns(
+            tuple(METRICS)
+        )
+        lines = []
+        for one in columns:
+            where = f" [{one.encoder}]" if one.encoder else ""
+            state = f"\n{'':18}not here: {one.unavailable}" if one.unavailable else ""
+            lines.append(f"{one.key:17} {one.title}{where}{state}")
+        values = [
+            {
+                "key": one.key,
+                "label": one.label,
+                "title": one.title,
+                "better": one.better,
+                "encoder": one.encoder,
+                "unavailable": one.unavailable,
+            }
+            for one in columns
+        ]
+        output.result(lines, {"metrics": values})
+
+
+@app.command("methods")
+def methods(format_: FormatOption = Format.TEXT) -> None:
+    """List the methods that `dcgrid edit --method` and suites know, with their sources."""
+    from dcgrid.eval.methods import METHODS
+
+    with Output(format_=format_) as output:
+        lines = [f"{key:17} {one.label}: {one.title}" for key, one in METHODS.items()]
+        values = [
+            {"key": key, "label": one.label, "title": one.title} for key, one in METHODS.items()
+        ]
+        output.result(lines, {"methods": values})
+
+
+def _request(
+    clips: list[Path],
+    suite_name: str,
+    instead: dict[str, Any],
+    finding: dict[str, Any],
+    handed: list[str],
+    fields: dict[str, Any],
+) -> "EvalRequest":
+    """Return what is asked, the suite with the options of the command line in it."""
+    from dcgrid.eval.suites.clips import find_clips
+    from dcgrid.eval.suites.handed import parse_handed
+    from dcgrid.eval.suites.request import EvalRequest
+    from dcgrid.eval.suites.schema import load_suite
+
+    suite = load_suite(suite_name, hub.config_dir() / "recipes")
+    suite = replace(suite, **{name: tuple(value) for name, value in instead.items() if value})
+    fields = {"out": Path(f"eval-{suite.name}"), **fields}
+    return EvalRequest(
+        suite=suite,
+        clips=find_clips(clips, **finding),
+        handed=parse_handed(handed, suite.methods),
+        **fields,
+    )
+
+
+def _carry_out(request: "EvalRequest", output: Output, *, dry_run: bool) -> None:
+    """Plan an evaluation, do it unless it is a dry run, print the table, and set the exit code."""
+    from dcgrid.eval.suites.plan import plan_eval
+
+    plan = plan_eval(request)
+    if dry_run:
+        output.result(plan.lines(), {"dry_run": True, **plan.as_json()})
+        return
+    for line in plan.lines():
+        output.note(line)
+    from dcgrid.eval.results import as_json
+    from dcgrid.eval.suites.run import carry_out
+    from dcgrid.eval.tables import text_table
+
+    done = carry_out(plan, output)
+    lines = [text_table(done.results), *(f"wrote {path}" for path in done.files)]
+    output.result(lines, as_json(done.results))
+    code = _exit_code(done.results)
+    if code:
+        raise typer.Exit(code)
+
+
+def _exit_code(results: "Results") -> int:
+    """Return what a script should know: results that are not there weigh more than columns."""
+    if any(item.status != "done" for item in results.items):
+        return INCOMPLETE
+    return UNMEASURED if any(column.unavailable for column in results.metrics) else 0

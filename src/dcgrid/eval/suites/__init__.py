@@ -1,0 +1,6 @@
+"""Suites: which clips are edited how by which methods, done, scored and written.
+
+    recipe -> plan -> work, a unit a clip and method -> scores -> results.json, tables, report
+
+Read schema.py (what a suite is), plan.py (what it means for these clips), run.py (doing it).
+"""

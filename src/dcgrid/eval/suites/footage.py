@@ -1,0 +1,164 @@
+"""The clips as they are compared: source, truth, element and mask, all at one size and rate.
+
+A result of the upsampler is compared with the source read at its size; where the truth is known,
+everything stays at the size of a cell.
+
+Letters: T frames, H W height/width, C the 3 colours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from dcgrid.errors import InputVideoError, UsageError
+from dcgrid.eval.suites.clips import EvalClip
+from dcgrid.eval.suites.request import FUSION_NAMES, EvalRequest
+from dcgrid.eval.suites.schema import Task
+from dcgrid.models.base import ModelSpec
+from dcgrid.pipelines.plan import clip_rules
+from dcgrid.recipes import load_effect
+from dcgrid.train.world.effects import DETERMINISTIC, render_effect
+from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
+from dcgrid.video.clip import ClipPlan, ClipRules
+from dcgrid.video.read import plan_clip, probe, read_clip
+
+_FUSIONS = dict(zip(FUSION_NAMES, (fuse_around, fuse_lit), strict=True))
+
+
+def plan_source(request: EvalRequest, spec: ModelSpec, clip: EvalClip) -> ClipPlan:
+    """Plan what of a clip the methods are given: one window of the model's.
+
+    Raises:
+        InputVideoError: Not a readable video.
+        UsageError: The duration is out of range.
+    """
+    return plan_clip(probe(clip.path), _rules(spec), None, request.duration_s)
+
+
+def given_frames(request: EvalRequest, spec: ModelSpec, clip: EvalClip) -> Tensor:
+    """Return a clip as the methods are given it, THWC, uint8, at the size of a cell.
+
+    Raises:
+        InputVideoError: Not a readable video.
+    """
+    return read_clip(clip.path, _rules(spec), duration_s=request.duration_s)[0].frames_THWC
+
+
+def source_frames(request: EvalRequest, spec: ModelSpec, clip: EvalClip) -> Tensor:
+    """Return a clip at the size of the results, THWC, uint8.
+
+    Raises:
+        InputVideoError: Not a readable video.
+    """
+    rules = result_rules(request, spec, clip)
+    return read_clip(clip.path, rules, duration_s=request.duration_s)[0].frames_THWC
+
+
+def result_rules(request: EvalRequest, spec: ModelSpec, clip: EvalClip) -> ClipRules:
+    """Return the rules by which clips are read at the size of the results."""
+    height, width = plan_source(request, spec, clip).cell_size
+    factor = 1 if request.keeps_cell_size else spec.upsample
+    return replace(_rules(spec), cell_sizes=((height * factor, width * factor),))
+
+
+def read_mask(request: EvalRequest, spec: ModelSpec, clip: EvalClip, frames: int) -> Tensor | None:
+    """Return where a clip's subject is, bool THW at the size of the results; None: not known.
+
+    A picture, or a video that is too short, holds its last frame.
+
+    Raises:
+        InputVideoError: The mask cannot be read.
+    """
+    if clip.mask is None:
+        return None
+    rules = result_rules(request, spec, clip)
+    try:
+        mask_THWC = read_clip(clip.mask, rules, duration_s=request.duration_s)[0].frames_THWC
+    except InputVideoError as error:
+        raise InputVideoError(f"mask {clip.mask}: {error.message}", hint=error.hint) from error
+    held_THWC = mask_THWC[-1:].expand(max(0, frames - len(mask_THWC)), -1, -1, -1)
+    white_THW = torch.cat([mask_THWC[:frames], held_THWC]).float().mean(dim=3) > 127
+    return white_THW
+
+
+def effect_truth(task: Task, source_THWC: Tensor, fps: float) -> Tensor:
+    """Render a task's effect on a clip, THWC, uint8.
+
+    Raises:
+        UsageError: It has no single right answer.
+    """
+    name = truth_effect(task)
+    clip_CTHW = rearrange(source_THWC, "t h w c -> c t h w").float() / 255
+    # The generator is not used by effects without chance.
+    rendered_CTHW = render_effect(name, clip_CTHW, generator=torch.Generator(), fps=fps)
+    return rearrange((rendered_CTHW * 255).round().to(torch.uint8), "c t h w -> t h w c")
+
+
+def truth_effect(task: Task) -> str:
+    """Return the name of a task's effect, for which a truth is known.
+
+    Raises:
+        UsageError: There is none.
+        RecipeError: The recipe is unknown or wrong.
+    """
+    name = load_effect(task.effect).name
+    if name not in DETERMINISTIC:
+        known = ", ".join(sorted(DETERMINISTIC))
+        raise UsageError(
+            f"effect {name!r} has no single right answer to compare with",
+            hint=f"a suite of kind truth takes {known}",
+        )
+    return name
+
+
+def element_frames(task: Task, given_THWC: Tensor, fps: float, seed: int) -> Tensor:
+    """Draw the element of a composition for a clip, THWC, uint8.
+
+    Raises:
+        UsageError: There is no such element.
+    """
+    check_element(task)
+    clip_CTHW = _unit(given_THWC)
+    seconds_T = torch.arange(clip_CTHW.shape[1]) / fps
+    generator = torch.Generator().manual_seed(seed)
+    return _pixels(draw_element(task.element, clip_CTHW, seconds_T, generator))
+
+
+def check_element(task: Task) -> None:
+    """Refuse an element that the procedural world does not draw.
+
+    Raises:
+        UsageError: It is one.
+    """
+    if task.element not in ELEMENTS:
+        raise UsageError(
+            f"no element is called {task.element!r}", hint=f"elements: {', '.join(ELEMENTS)}"
+        )
+
+
+def element_words(task: Task) -> Mapping[str, str]:
+    """Return what a user would say of an element, by the field of a ComposeJob."""
+    element = ELEMENTS[task.element]
+    return {"concept": element.phrases[0], "concept_motion": element.motion}
+
+
+def fusion_truths(given_THWC: Tensor, element_THWC: Tensor) -> dict[str, Tensor]:
+    """Return the known fusions of a clip and an element, THWC, uint8, by name."""
+    scene_CTHW, shown_CTHW = _unit(given_THWC), _unit(element_THWC)
+    return {name: _pixels(fuse(scene_CTHW, shown_CTHW)) for name, fuse in _FUSIONS.items()}
+
+
+def _rules(spec: ModelSpec) -> ClipRules:
+    """Return the model's rules without windows: every method gets what one pass can take."""
+    return replace(clip_rules(spec), longest=None)
+
+
+def _unit(clip_THWC: Tensor) -> Tensor:
+    return rearrange(clip_THWC, "t h w c -> c t h w").float() / 255
+
+
+def _pixels(clip_CTHW: Tensor) -> Tensor:
+    return rearrange((clip_CTHW * 255).round().clamp(0, 255).to(torch.uint8), "c t h w -> t h w c")

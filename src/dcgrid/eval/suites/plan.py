@@ -1,0 +1,163 @@
+"""What an evaluation will do, before it does it: clips, units, columns, downloads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dcgrid import hub
+from dcgrid.errors import OutputError, UsageError
+from dcgrid.eval.methods import method_of
+from dcgrid.eval.results import MetricColumn
+from dcgrid.eval.scoring import METRICS, Encoders
+from dcgrid.eval.suites import footage
+from dcgrid.eval.suites.request import EvalRequest, item_names, units_of
+from dcgrid.eval.suites.schema import check_seeds
+from dcgrid.models.loading import model_spec
+from dcgrid.pipelines.job import EditJob
+from dcgrid.pipelines.models import adapter_reference
+from dcgrid.pipelines.plan import download_lines, find_downloads, refuse_downloads
+from dcgrid.recipes import load_effect
+from dcgrid.runtime import device as runtime
+
+_OF_COMPOSITIONS = ("grid", "inpaint", "codec", "unedited")
+"""Methods that know what to do with two clips."""
+_OF_STORIES = ("grid", "inpaint")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalPlan:
+    """A checked request."""
+
+    request: EvalRequest
+    """What was asked."""
+    columns: tuple[MetricColumn, ...]
+    """Metrics; those that cannot be measured here say why."""
+    devices: tuple[str, ...]
+    """Devices that processes are dealt out to."""
+    results: int
+    """Videos that there should be."""
+    downloads: Mapping[str, int | None]
+    """Bytes to download by reference; None: unknown size."""
+
+    def lines(self) -> list[str]:
+        """Return the plan as sentences, one a line."""
+        request, suite = self.request, self.request.suite
+        methods = [*suite.methods, *request.handed]
+        lines = [
+            f"Suite {suite.name}: {suite.title}.",
+            f"{len(request.clips)} clips x {len(suite.tasks)} tasks x {len(methods)} methods "
+            f"({', '.join(methods)}): {self.results} videos.",
+            f"Model: {request.model} on {', '.join(dict.fromkeys(self.devices))}"
+            f"{f', {request.jobs} processes' if request.jobs > 1 else ''}.",
+            f"Results: {request.out}.",
+        ]
+        lines += [f"{one.label} will be blank: {one.unavailable}." for one in self.blank]
+        return [*lines, *download_lines(self.downloads)]
+
+    @property
+    def blank(self) -> tuple[MetricColumn, ...]:
+        """Columns that cannot be measured here."""
+        return tuple(one for one in self.columns if one.unavailable)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan for programs."""
+        suite = self.request.suite
+        return {
+            "suite": suite.name,
+            "clips": [clip.key for clip in self.request.clips],
+            "tasks": [task.key for task in suite.tasks],
+            "methods": [*suite.methods, *self.request.handed],
+            "seeds": list(suite.seeds),
+            "results": self.results,
+            "metrics": [one.key for one in self.columns],
+            "blank": {one.key: one.unavailable for one in self.blank},
+            "out": str(self.request.out),
+            "downloads": dict(self.downloads),
+        }
+
+
+def plan_eval(request: EvalRequest) -> EvalPlan:
+    """Check a request as far as that goes without painting.
+
+    Raises:
+        UsageError: An unknown method or metric, or one that the suite cannot have.
+        RecipeError: An effect is unknown.
+        InputVideoError: A clip is no video.
+        OutputError: The folder cannot be written.
+        NetworkError: Something would be downloaded and the network is off.
+    """
+    spec = model_spec(request.model)
+    _check_suite(request)
+    for clip in request.clips:
+        footage.plan_source(request, spec, clip)
+    devices = _devices(request)
+    encoders = Encoders(weights_dir=request.weights_dir, device=devices[0], offline=request.offline)
+    downloads = _downloads(request)
+    refuse_downloads(downloads)
+    _check_out(request.out)
+    units = units_of(request)
+    return EvalPlan(
+        request=replace(request, out=request.out.resolve()),
+        columns=encoders.columns(request.suite.metrics),
+        devices=devices,
+        results=sum(len(item_names(request.suite, unit)) for unit in units),
+        downloads=downloads,
+    )
+
+
+def _check_suite(request: EvalRequest) -> None:
+    suite = request.suite
+    check_seeds(suite.seeds)
+    for key in suite.metrics:
+        if key not in METRICS:
+            raise UsageError(f"no metric is called {key!r}", hint=f"metrics: {', '.join(METRICS)}")
+    allowed = {"compose": _OF_COMPOSITIONS, "story": _OF_STORIES}.get(suite.kind)
+    for name in suite.methods:
+        method_of(name)
+        if allowed is not None and name not in allowed:
+            raise UsageError(
+                f"method {name!r} does not do what suite {suite.name!r} asks",
+                hint=f"methods of a {suite.kind} suite: {', '.join(allowed)}",
+            )
+    for task in suite.tasks:
+        if suite.kind == "truth":
+            footage.truth_effect(task)
+        elif suite.kind == "compose":
+            footage.check_element(task)
+        else:
+            load_effect(task.effect, hub.config_dir() / "recipes")
+
+
+def _devices(request: EvalRequest) -> tuple[str, ...]:
+    """Return the devices of processes: every GPU in turn where several are asked to work."""
+    import torch
+
+    first = runtime.choose_device(request.device)
+    if request.jobs < 1 or request.jobs > 64:
+        raise UsageError(f"--jobs {request.jobs} is out of range", hint="use --jobs 1 to 64")
+    if first.type == "cuda" and first.index is None and request.jobs > 1:
+        return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+    return (str(first),)
+
+
+def _downloads(request: EvalRequest) -> dict[str, int | None]:
+    mode = "composition" if request.suite.kind == "compose" else "consistent"
+    job = EditJob(input=Path(), model=request.model, adapter=request.adapter)
+    adapters = []
+    if any(method_of(name).uses_adapter for name in request.suite.methods):
+        adapters.append(adapter_reference(job, "composition" if mode == "composition" else mode))
+    return find_downloads(job, adapters)
+
+
+def _check_out(out: Path) -> None:
+    """Make the folder of the results.
+
+    Raises:
+        OutputError: It is a file, or cannot be made.
+    """
+    try:
+        (out / "cache").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or "unknown error").lower()
+        raise OutputError(f"cannot write in {out} ({reason})", hint="use another --out") from error

@@ -1,0 +1,240 @@
+"""`dcgrid eval` from the top: plan, make, score, write. No way back.
+
+    plan_eval -> make (Studio, a unit a time) -> score (Judge) -> results.json, tables, report.html
+
+What is made and measured is kept in out/cache, so the same command goes on where it was stopped,
+and does only what is new when clips, methods or metrics are added.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from dcgrid.eval.methods import METHODS
+from dcgrid.eval.results import (
+    ClipEntry,
+    Item,
+    MethodRow,
+    MetricColumn,
+    Results,
+    TaskEntry,
+)
+from dcgrid.eval.scoring import Encoders
+from dcgrid.eval.suites.clips import DEFAULT_SUBJECT, EvalClip
+from dcgrid.eval.suites.judge import Judge, Judged
+from dcgrid.eval.suites.plan import EvalPlan
+from dcgrid.eval.suites.request import (
+    EvalRequest,
+    Unit,
+    UnitOutcome,
+    item_names,
+    units_of,
+)
+from dcgrid.eval.suites.studio import Studio
+from dcgrid.eval.suites.workers import DeadWorker, work_through
+from dcgrid.eval.suites.written import write_all
+from dcgrid.eval.tables import table_rows
+from dcgrid.pipelines import facts
+from dcgrid.pipelines.progress import Progress
+from dcgrid.runtime.lock import run_lock
+from dcgrid.train.world.sources import TRAINING_CLIPS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalDone:
+    """What an evaluation wrote."""
+
+    results: Results
+    """All of it."""
+    files: tuple[Path, ...]
+    """What a person opens, the page first."""
+
+
+def carry_out(plan: EvalPlan, progress: Progress) -> EvalDone:
+    """Make what is to be made, score it and write the results.
+
+    Args:
+        plan: From `plan_eval`.
+        progress: Told of stages and units.
+
+    Raises:
+        OutputError: Another run works in the folder, or the disk is full.
+        WeightsError: A model is missing or damaged.
+    """
+    request = plan.request
+    with run_lock(request.out / "cache"):
+        units = units_of(request)
+        outcomes = make_all(request, plan.devices, units, progress)
+        judged = judge_all(request, plan.devices, outcomes, progress)
+        results = gather(request, plan.columns, judged)
+        return EvalDone(results=results, files=write_all(request.out, results))
+
+
+def make_all(
+    request: EvalRequest, devices: Sequence[str], units: Sequence[Unit], progress: Progress
+) -> list[UnitOutcome]:
+    """Do every unit that no earlier run has done."""
+    progress.start("making videos", len(units))
+    shown = _Counted(progress) if request.jobs == 1 else progress
+    outcomes: dict[int, UnitOutcome] = {}
+    make = partial(_studio, request, tuple(devices))
+    for index, found in work_through(units, make, request.jobs, shown):
+        if isinstance(found, DeadWorker):
+            names = item_names(request.suite, found.item)
+            found = UnitOutcome(unit=found.item, errors=dict.fromkeys(names, found.reason))
+        outcomes[index] = found
+        for name, reason in found.errors.items():
+            clip = request.clips[found.unit.clip].key
+            progress.warn(f"{found.unit.method} failed on {clip}, {name}: {reason}")
+        progress.update(len(outcomes))
+    there = sum(one.was_there for one in outcomes.values())
+    if there:
+        progress.note(f"{there} of {len(units)} units were there from an earlier run.")
+    return [outcomes[index] for index in range(len(units))]
+
+
+def judge_all(
+    request: EvalRequest,
+    devices: Sequence[str],
+    outcomes: Sequence[UnitOutcome],
+    progress: Progress,
+) -> list[Judged]:
+    """Score every outcome, clip by clip: what is known of a clip serves all methods."""
+    progress.start("scoring", len(outcomes))
+    order = sorted(range(len(outcomes)), key=lambda index: _place(outcomes[index]))
+    found: dict[int, Judged] = {}
+    make = partial(_judge, request, tuple(devices))
+    chosen = [outcomes[index] for index in order]
+    for turn, judged in work_through(chosen, make, request.jobs, _Counted(progress)):
+        if isinstance(judged, DeadWorker):
+            raise RuntimeError(f"scoring stopped: {judged.reason}")
+        found[order[turn]] = judged
+        progress.update(len(found))
+    return [found[index] for index in range(len(outcomes))]
+
+
+def gather(
+    request: EvalRequest, columns: tuple[MetricColumn, ...], judged: Sequence[Judged]
+) -> Results:
+    """Put items, tables and facts together."""
+    items = tuple(item for one in judged for item in one.items)
+    methods = tuple(_method(name) for name in request.suite.methods)
+    methods += tuple(
+        MethodRow(key=label, label=label, note=f"videos handed in from {folder}")
+        for label, folder in request.handed.items()
+    )
+    suite = request.suite
+    return Results(
+        suite=suite.name,
+        title=suite.title,
+        made=_facts(request),
+        metrics=columns,
+        methods=methods,
+        clips=_clips(judged),
+        tasks=_tasks(request),
+        items=items,
+        table=table_rows(items, columns, methods),
+        references=suite.references,
+        notes=_notes(request, items),
+    )
+
+
+class _Counted:
+    """Passes remarks on; the bar counts units, not the steps inside them."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
+        """Leave the stage as it is."""
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """Leave the count as it is."""
+
+    def note(self, line: str) -> None:
+        """Say nothing: what an edit remarks would come once a clip."""
+
+    def warn(self, line: str) -> None:
+        """Pass a warning on."""
+        self._progress.warn(line)
+
+
+def _studio(request: EvalRequest, devices: tuple[str, ...], number: int) -> Studio:
+    return Studio(request, devices[number % len(devices)])
+
+
+def _judge(request: EvalRequest, devices: tuple[str, ...], number: int) -> Judge:
+    return Judge(request, encoders_of(request, devices[number % len(devices)]))
+
+
+def encoders_of(request: EvalRequest, device: str) -> Encoders:
+    """Return the networks of the metrics for a request."""
+    return Encoders(weights_dir=request.weights_dir, device=device, offline=request.offline)
+
+
+def _place(outcome: UnitOutcome) -> tuple[int, tuple[str, ...]]:
+    return outcome.unit.clip, tuple(task.key for task in outcome.unit.tasks)
+
+
+def _method(key: str) -> MethodRow:
+    method = METHODS[key]
+    return MethodRow(key=key, label=method.label, note=method.title)
+
+
+def _clips(judged: Iterable[Judged]) -> tuple[ClipEntry, ...]:
+    return tuple({one.clip.key: one.clip for one in judged}.values())
+
+
+def _tasks(request: EvalRequest) -> tuple[TaskEntry, ...]:
+    suite = request.suite
+    if suite.kind == "compose":
+        names = {"around": "the element around the subject", "lit": "lit by the element alone"}
+        return tuple(TaskEntry(key=key, label=key, prompt=text) for key, text in names.items())
+    return tuple(
+        TaskEntry(
+            key=task.key,
+            label=task.label or task.key,
+            prompt=task.prompt.replace("{subject}", DEFAULT_SUBJECT),
+        )
+        for task in suite.tasks
+    )
+
+
+def _facts(request: EvalRequest) -> dict[str, str]:
+    versions = facts.versions()
+    made = {name: f"{value}" for name, value in versions.items()}
+    return {
+        "date": facts.now(),
+        "model": request.model,
+        "adapter": request.adapter,
+        "device": request.device,
+        "seeds": ", ".join(map(str, request.suite.seeds)),
+        "clips": str(len(request.clips)),
+        **made,
+    }
+
+
+def _notes(request: EvalRequest, items: Sequence[Item]) -> tuple[str, ...]:
+    """Return what a reader must know, a sentence each."""
+    notes = []
+    seen = [clip.key for clip in request.clips if _is_seen(request.model, clip)]
+    if seen:
+        notes.append(
+            f"The model {request.model} saw {', '.join(seen)} in training: what it scores there "
+            "says less."
+        )
+    if request.suite.references:
+        notes.append(
+            "Published rows are of other clips and another model: they are to be read beside the "
+            "others, not compared with them."
+        )
+    without = sum(item.status != "done" for item in items)
+    if without:
+        notes.append(f"{without} of {len(items)} results are not there; they count in no mean.")
+    return tuple(notes)
+
+
+def _is_seen(model: str, clip: EvalClip) -> bool:
+    """Return True if the embedded model may have seen a clip, in this container or another."""
+    return model == "mini" and clip.path.stem in {Path(name).stem for name in TRAINING_CLIPS}

@@ -1,0 +1,227 @@
+"""Does units of work: one clip, one method, what it makes kept without loss in the cache.
+
+    out/cache/painted/HASH/rain.mkv ...   HASH names clip, text, method, seed, weights
+
+Letters: T frames, H W height/width, C the 3 colours.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcgrid import __version__, hub
+from dcgrid.eval.methods import method_of
+from dcgrid.eval.suites import footage
+from dcgrid.eval.suites.handed import reason_of, take_handed
+from dcgrid.eval.suites.request import EvalRequest, Unit, UnitOutcome, item_names
+from dcgrid.models.loading import model_spec, weight_digests
+from dcgrid.pipelines.choose import rank_tries
+from dcgrid.pipelines.fill import FilledCell, FillSettings
+from dcgrid.pipelines.job import ComposeJob, EditJob, GridJob
+from dcgrid.pipelines.memory import grid_size, plan_memory
+from dcgrid.pipelines.models import LoadedModel, adapter_file, enter_given, load_model
+from dcgrid.pipelines.progress import Progress, Silent
+from dcgrid.pipelines.request import grid_request, settle_grid
+from dcgrid.pipelines.resolve import ResolvedGrid, resolve
+from dcgrid.pipelines.script import Scene, StoryJob
+from dcgrid.pipelines.story import tell_story
+from dcgrid.pipelines.story_plan import plan_story, prepare_story
+from dcgrid.runtime import device as runtime
+from dcgrid.video.parts import read_part, write_part
+from dcgrid.video.read import read_clip
+
+_DONE = "done.json"
+
+
+class Studio:
+    """Paints units, with one model in memory at a time."""
+
+    def __init__(self, request: EvalRequest, device: str) -> None:
+        """Take what is asked.
+
+        Args:
+            request: The evaluation.
+            device: Where to paint, e.g. "cuda:1".
+        """
+        self._request = replace(request, device=device)
+        self._spec = model_spec(request.model)
+        self._device = runtime.choose_device(device)
+        self._dtype = runtime.choose_dtype(request.dtype, self._device)
+        self._digests = weight_digests(request.model)
+        self._recipes = hub.config_dir() / "recipes"
+        self._held: tuple[tuple[str, str], LoadedModel] | None = None
+
+    def work(self, unit: Unit, progress: Progress) -> UnitOutcome:
+        """Do a unit, or find what an earlier run made of it; an error is told in the outcome."""
+        if unit.method in self._request.handed:
+            return take_handed(self._request, self._spec, unit)
+        try:
+            return self._work(unit, progress)
+        except Exception as error:  # whatever a method dies of is counted against it
+            reason = reason_of(error)
+            errors = dict.fromkeys(item_names(self._request.suite, unit), reason)
+            return UnitOutcome(unit=unit, errors=errors)
+
+    def _work(self, unit: Unit, progress: Progress) -> UnitOutcome:
+        job, grid = self._job(unit)
+        folder = self._folder(unit, job, grid)
+        if (folder / _DONE).is_file():
+            facts = json.loads((folder / _DONE).read_text())
+            videos = {name: folder / file for name, file in facts["videos"].items()}
+            if all(video.is_file() for video in videos.values()):
+                seconds = facts["seconds"]
+                return UnitOutcome(unit=unit, videos=videos, seconds=seconds, was_there=True)
+        if isinstance(job, StoryJob):
+            made, seconds = self._tell(unit, job, progress)
+        else:
+            assert grid is not None
+            made, seconds = self._fill(unit, job, grid, progress)
+        return self._keep(unit, folder, made, seconds)
+
+    def _job(self, unit: Unit) -> tuple[GridJob, ResolvedGrid | None]:
+        """Return the job of a unit and the grid that it fills; a story's grids are its own."""
+        request, clip = self._request, self._request.clips[unit.clip]
+        fields = request.job_fields(clip, unit.seed)
+        if not method_of(unit.method).uses_adapter:
+            fields["adapter"] = "none"
+        if request.suite.kind == "story":
+            scenes = tuple(Scene(effect=task.effect) for task in unit.tasks)
+            story = StoryJob(
+                name="story",
+                folder=Path(),
+                source=clip.path,
+                scenes=scenes,
+                contact_sheet=False,
+                **fields,
+            )
+            return story, None
+        job: GridJob
+        if request.suite.kind == "compose":
+            words = footage.element_words(unit.tasks[0])
+            job = ComposeJob(first=clip.path, second=clip.path, **words, **fields)
+        else:
+            effects = tuple(task.effect for task in unit.tasks)
+            job = EditJob(input=clip.path, effects=effects, method=unit.method, **fields)
+        return job, settle_grid(resolve(job, self._recipes), self._spec)
+
+    def _folder(self, unit: Unit, job: GridJob, grid: ResolvedGrid | None) -> Path:
+        """Return the folder in the cache, named by all that decides the pixels."""
+        clip = self._request.clips[unit.clip]
+        plan = footage.plan_source(self._request, self._spec, clip)
+        path = adapter_file(job, grid.mode if grid else "consistent")
+        facts: dict[str, Any] = {
+            "version": __version__,
+            "clip": [clip.sha256, plan.start_s, plan.num_frames, plan.fps, plan.cell_size],
+            "method": method_of(unit.method).facts,
+            "grid": asdict(grid) if grid else [asdict(task) for task in unit.tasks],
+            "kind": self._request.suite.kind,
+            "tasks": [asdict(task) for task in unit.tasks],
+            "words": asdict(clip.words),
+            "seed": unit.seed,
+            "weights": [self._digests, hub.file_sha256(path) if path else "", job.quantize],
+            "machine": [self._device.type, runtime.dtype_name(self._dtype)],
+        }
+        text = json.dumps(facts, sort_keys=True, default=str)
+        name = hashlib.sha256(text.encode()).hexdigest()[:24]
+        return self._request.out / "cache" / "painted" / name
+
+    def _fill(
+        self, unit: Unit, job: GridJob, grid: ResolvedGrid, progress: Progress
+    ) -> tuple[dict[str, Tensor], float]:
+        """Paint a grid; return its results by item, and the seconds that painting took."""
+        clip, spec = self._request.clips[unit.clip], self._spec
+        given = [footage.given_frames(self._request, spec, clip)]
+        if isinstance(job, ComposeJob):
+            (task,) = unit.tasks
+            given.append(footage.element_frames(task, given[0], spec.fps, unit.clip))
+        method = method_of(unit.method)
+        model = self._load(job, grid, given[0], progress)
+        enter_given(model.backbone, grid)
+        settings = FillSettings(seed=unit.seed, device=model.backbone.device)
+        asked = grid_request(grid, model.backbone.spec, given)
+        started = time.perf_counter()
+        filled = method.painter(model.backbone, asked, settings, progress)
+        seconds = time.perf_counter() - started
+        return self._chosen(unit, grid, given[0], filled), seconds
+
+    def _chosen(
+        self, unit: Unit, grid: ResolvedGrid, given_THWC: Tensor, filled: list[FilledCell]
+    ) -> dict[str, Tensor]:
+        """Return for each item what `dcgrid edit` would deliver: the best of its tries."""
+        small = self._request.keeps_cell_size
+        cells = {one.cell: one for one in filled}
+        made = {}
+        for name, tries in zip(item_names(self._request.suite, unit), grid.tries, strict=True):
+            ranked = rank_tries(given_THWC, torch.stack([cells[cell].small_THWC for cell in tries]))
+            best = cells[tries[ranked[0][0]]]
+            made[name] = best.small_THWC if small else best.frames_THWC
+        return made
+
+    def _tell(
+        self, unit: Unit, job: StoryJob, progress: Progress
+    ) -> tuple[dict[str, Tensor], float]:
+        """Tell a story with the very command; return its scenes by item, and its seconds."""
+        self._held = None
+        clip = self._request.clips[unit.clip]
+        rules = footage.result_rules(self._request, self._spec, clip)
+        with tempfile.TemporaryDirectory() as folder:
+            plan = plan_story(prepare_story(replace(job, folder=Path(folder)), self._recipes))
+            result = tell_story(plan, progress)
+            names = item_names(self._request.suite, unit)
+            made = {
+                name: read_clip(file, rules)[0].frames_THWC
+                for name, file in zip(names, result.files, strict=False)
+            }
+        return made, result.manifest.timings_s["fill"]
+
+    def _load(
+        self, job: GridJob, grid: ResolvedGrid, given_THWC: Tensor, progress: Progress
+    ) -> LoadedModel:
+        """Return the model with the adapter that is wanted, from memory if it is the last one."""
+        wanted = (job.adapter, grid.mode)
+        if self._held is None or self._held[0] != wanted:
+            # The one before goes first: two large models do not fit.
+            self._held = None
+            frames, height, width, _ = given_THWC.shape
+            size = grid_size(grid, self._spec, frames, (height, width))
+            need = plan_memory(job, size, self._device, self._dtype)
+            model = load_model(job, grid.mode, self._device, self._dtype, Silent(), need.offload)
+            self._held = (wanted, model)
+        return self._held[1]
+
+    def _keep(
+        self, unit: Unit, folder: Path, made: Mapping[str, Tensor], seconds: float
+    ) -> UnitOutcome:
+        """Write what was made; the folder is there whole or not at all."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+        try:
+            files = {name: f"{number}.mkv" for number, name in enumerate(made)}
+            for name, file in files.items():
+                write_part(part / file, made[name].contiguous())
+            facts = {"videos": files, "seconds": round(seconds, 3)}
+            (part / _DONE).write_text(json.dumps(facts))
+            shutil.rmtree(folder, ignore_errors=True)
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        videos = {name: folder / file for name, file in files.items()}
+        return UnitOutcome(unit=unit, videos=videos, seconds=facts["seconds"])
+
+
+def read_result(path: Path) -> Tensor:
+    """Return the frames of a result, THWC, uint8, as they were painted.
+
+    Raises:
+        InputVideoError: The file is damaged.
+    """
+    return read_part(path)

@@ -1,0 +1,153 @@
+"""Work done one after another, or by several processes that take what is next.
+
+A process that dies (the kernel stops one that takes too much memory) costs the item that it was at
+and nothing else.
+"""
+
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+
+from dcgrid.pipelines.progress import Progress, Silent
+
+_Item = TypeVar("_Item", contravariant=True)
+_Outcome = TypeVar("_Outcome", covariant=True)
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+class Worker(Protocol[_Item, _Outcome]):
+    """Does items, one at a time."""
+
+    def work(self, item: _Item, progress: Progress, /) -> _Outcome:
+        """Do an item."""
+
+
+class DeadWorker(Generic[_In]):
+    """Stands in a result's place where the process that was at it has died."""
+
+    def __init__(self, item: _In, code: int | None) -> None:
+        self.item, self.code = item, code
+
+    @property
+    def reason(self) -> str:
+        """What is known of its end."""
+        if self.code is not None and self.code < 0:
+            return f"its process was killed (signal {-self.code}): out of memory?"
+        return f"its process ended with code {self.code}"
+
+
+def work_through(
+    items: Sequence[_In],
+    make: Callable[[int], Worker[_In, _Out]],
+    jobs: int,
+    progress: Progress,
+) -> Iterator[tuple[int, _Out | DeadWorker[_In]]]:
+    """Yield the index and the outcome of every item, as they come.
+
+    Args:
+        items: What is to be done.
+        make: Makes a worker, given its number; can be pickled if `jobs` is above 1.
+        jobs: Processes; 1 works in this one.
+        progress: Told of what a single process does; several are silent.
+    """
+    if jobs == 1 or len(items) < 2:
+        worker = make(0)
+        for index, item in enumerate(items):
+            yield index, worker.work(item, progress)
+        return
+    yield from _Pool(items, make, min(jobs, len(items))).outcomes()
+
+
+class _Pool(Generic[_In, _Out]):
+    """Processes that each take the next item when they are done with one."""
+
+    def __init__(
+        self, items: Sequence[_In], make: Callable[[int], Worker[_In, _Out]], jobs: int
+    ) -> None:
+        self._items, self._make, self._jobs = items, make, jobs
+        self._context = multiprocessing.get_context("spawn")
+        self._answers: Any = self._context.Queue()
+        self._orders: list[Any] = []
+        self._processes: list[BaseProcess] = []
+        self._at: dict[int, int] = {}
+        """The item that each process is at."""
+
+    def outcomes(self) -> Iterator[tuple[int, _Out | DeadWorker[_In]]]:
+        """Yield what comes; all processes are gone at the end, also after an error."""
+        left = list(range(len(self._items)))
+        try:
+            for number in range(self._jobs):
+                self._start()
+                self._give(number, left)
+            while self._at:
+                number, index, outcome = self._next()
+                self._at.pop(number)
+                if isinstance(outcome, DeadWorker) and left:
+                    number = self._start()
+                self._give(number, left)
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                yield index, outcome
+        finally:
+            for process in self._processes:
+                process.terminate()
+            for process in self._processes:
+                process.join()
+
+    def _start(self) -> int:
+        number = len(self._processes)
+        orders = self._context.Queue()
+        threads = max(1, (os.cpu_count() or 1) // self._jobs)
+        process = self._context.Process(
+            target=_serve, args=(number, self._make, orders, self._answers, threads), daemon=True
+        )
+        process.start()
+        self._orders.append(orders)
+        self._processes.append(process)
+        return number
+
+    def _give(self, number: int, left: list[int]) -> None:
+        if left:
+            index = left.pop(0)
+            self._at[number] = index
+            self._orders[number].put((index, self._items[index]))
+
+    def _next(self) -> tuple[int, int, Any]:
+        """Return the next answer, or the death of a process that was at something."""
+        while True:
+            try:
+                answer: tuple[int, int, Any] = self._answers.get(timeout=1)
+                return answer
+            except queue.Empty:
+                for number, index in self._at.items():
+                    process = self._processes[number]
+                    if not process.is_alive() and self._answers.empty():
+                        return number, index, DeadWorker(self._items[index], process.exitcode)
+
+
+def _serve(
+    number: int,
+    make: Callable[[int], Worker[Any, Any]],
+    orders: Any,  # noqa: ANN401 - a queue of multiprocessing
+    answers: Any,  # noqa: ANN401
+    threads: int,
+) -> None:
+    """Do what comes until the process is ended."""
+    # Ctrl-C reaches every process of a terminal; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    worker = make(number)
+    while True:
+        index, item = orders.get()
+        try:
+            outcome = worker.work(item, Silent())
+        except Exception as error:  # told by the first process
+            outcome = error
+        answers.put((number, index, outcome))
