@@ -72,5 +72,6 @@ def subject_similarity(reference_TE: Tensor, result_TE: Tensor) -> Score:
 
 def _unit(vectors: Tensor) -> Tensor:
     """Return vectors of length 1; a vector of length 0 becomes NaN, since it has no direction."""
-    vectors = vectors.float()
-    return vectors / vectors.norm(dim=-1, keepdim=True)
+    floats = vectors.float()
+    unit: Tensor = floats / floats.norm(dim=-1, keepdim=True)
+    return unit

@@ -6,6 +6,7 @@ Letters: N faces, E embedding.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dcgrid.eval.metrics.matching import assign, matched_frames
@@ -89,8 +90,8 @@ def _cosine(reference: FrameFaces, subject: int | None, result: FrameFaces) -> f
     face = assign(distances_NN.tolist()).get(subject)
     if face is None:
         return None
-    pair = (reference.embeddings_NE[subject], result.embeddings_NE[face])
-    return float(torch.nn.functional.cosine_similarity(*(one.double() for one in pair), dim=0))
+    one_E, two_E = reference.embeddings_NE[subject].double(), result.embeddings_NE[face].double()
+    return float(F.cosine_similarity(one_E, two_E, dim=0))
 
 
 def _centres(faces: FrameFaces) -> Tensor:

@@ -89,7 +89,8 @@ def flicker(frames_THWC: Tensor, forward_PHW2: Tensor, backward_PHW2: Tensor) ->
 
 def _length(flow_PHW2: Tensor) -> Tensor:
     """Return the mean length of a flow's vectors, a value a pair."""
-    return flow_PHW2.float().norm(dim=-1).mean(dim=(1, 2))
+    mean_P: Tensor = flow_PHW2.float().norm(dim=-1).mean(dim=(1, 2))
+    return mean_P
 
 
 def _occluded(back_HW2: Tensor, there_HW2: Tensor) -> Tensor:

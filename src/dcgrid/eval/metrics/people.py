@@ -3,6 +3,7 @@
 Letters: N faces, E embedding.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -125,7 +126,7 @@ def _mean(person: _Person, frames: Sequence[FrameFaces]) -> Tensor:
 def _move(before_4: Tensor, after_4: Tensor) -> float:
     """Return the distance of two boxes' centres in sizes of the first."""
     apart = (after_4[:2] + after_4[2:] - before_4[:2] - before_4[2:]) / 2
-    return float(apart.norm()) / max(_size(before_4) ** 0.5, 1e-6)
+    return float(apart.norm()) / max(math.sqrt(_size(before_4)), 1e-6)
 
 
 def _size(box_4: Tensor) -> float:

@@ -123,5 +123,6 @@ def _frame_ssim(one_HW: Tensor, two_HW: Tensor) -> float:
 
 
 def _unit_channels(features_TCHW: Tensor) -> Tensor:
-    # Added to the length, as the published network was trained with.
-    return features_TCHW / (features_TCHW.norm(dim=1, keepdim=True) + 1e-10)
+    # Added to the length, as the published weights were trained with.
+    unit_TCHW: Tensor = features_TCHW / (features_TCHW.norm(dim=1, keepdim=True) + 1e-10)
+    return unit_TCHW
