@@ -108,7 +108,8 @@ class Encoders:
             make: Makes it of the frames.
         """
         digest = hashlib.blake2b(str(tuple(frames_THWC.shape)).encode(), digest_size=16)
-        digest.update(memoryview(frames_THWC.cpu().contiguous().numpy()))
+        content: Any = frames_THWC.cpu().contiguous().numpy()
+        digest.update(content)
         key = (what, digest.hexdigest())
         if key in self._kept:
             self._kept.move_to_end(key)
