@@ -1,4 +1,4 @@
-"""`dcgrid models`: the base models that there are, and downloads of them."""
+"""`dcgrid models`: base models, networks that videos are scored with, and downloads of them."""
 
 import sys
 from collections.abc import Mapping
@@ -29,7 +29,9 @@ def list_models(format_: FormatOption = Format.TEXT) -> None:
     """List the models that can be used by name: licence, size, and where they are."""
     with Output(format_=format_) as output:
         rows = [*_package_rows(), *map(_hub_row, hub.MODELS)]
-        output.result(map(_row_line, rows), {"models": rows})
+        scorers = [_hub_row(name) for name in hub.SCORERS]
+        lines = [*map(_row_line, rows), "", "for scores (dcgrid eval):", *map(_row_line, scorers)]
+        output.result(lines, {"models": rows, "scorers": scorers})
 
 
 @app.command("pull")
@@ -139,7 +141,7 @@ def _announcement(model: hub.HubModel, pin: hub.Pin, *, update: bool) -> str:
 
 def _is_of_package(name: str) -> bool:
     # The table first: the models of the package take torch to name, which takes seconds.
-    return name not in hub.MODELS and name in _package_names()
+    return name not in {*hub.MODELS, *hub.SCORERS} and name in _package_names()
 
 
 def _package_names() -> tuple[str, ...]:
@@ -183,7 +185,7 @@ def _package_facts(name: str) -> dict[str, Any]:
 
 def _hub_row(name: str) -> dict[str, Any]:
     """Return what is known of a model without the network."""
-    model = hub.MODELS[name]
+    model = hub.hub_model(name)
     pin, path = hub.read_pin(model), hub.locate_model(name)
     begun = pin is not None and hub.cached_model(name) is not None
     return {
@@ -211,6 +213,8 @@ def _hub_facts(name: str) -> dict[str, Any]:
             "date": pin.date,
         }
         files = [{"path": one.path, "bytes": one.bytes, "digest": one.digest} for one in pin.files]
+    if model.is_scorer:
+        return {**facts, "files": files}
     adapters = (hub.default_adapter(name, mode) for mode in ("consistent", "composition"))
     facts["adapters"] = [one.reference for one in adapters if one is not None]
     return {**facts, **_checkout_facts(path), "files": files}
@@ -239,7 +243,7 @@ def _clip_facts(spec: "ModelSpec") -> dict[str, Any]:
 
 def _row_line(row: Mapping[str, Any]) -> str:
     return (
-        f"{row['name']:<12} {row['license']:<11} {_size(row['bytes']):>9}  {row['state']:<15} "
+        f"{row['name']:<12} {row['license']:<27} {_size(row['bytes']):>9}  {row['state']:<15} "
         f"{row['path']}"
     ).rstrip()
 

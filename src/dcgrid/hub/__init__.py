@@ -23,6 +23,7 @@ from dcgrid.hub.snapshot import (
 from dcgrid.hub.table import (
     ADAPTERS,
     MODELS,
+    SCORERS,
     HubAdapter,
     HubModel,
     default_adapter,
@@ -33,6 +34,7 @@ from dcgrid.hub.weights import download_bytes, fetch_weights, file_sha256, locat
 __all__ = [
     "ADAPTERS",
     "MODELS",
+    "SCORERS",
     "BytesReport",
     "CachedModel",
     "HubAdapter",

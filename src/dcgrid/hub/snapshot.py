@@ -165,8 +165,29 @@ def _ask(model: HubModel, held: Pin | None, stop: threading.Event) -> Pin:
     asked = WeightReference(source="hub", repo=model.repo, revision=model.revision, path="")
     listing = list_repo(asked, stop)
     pin = new_pin(model, listing, held)
-    _require_model(asked, listing, pin)
+    if model.is_scorer:
+        _require_files(asked, model, pin)
+    else:
+        _require_model(asked, listing, pin)
     return pin
+
+
+def _require_files(asked: WeightReference, model: HubModel, pin: Pin) -> None:
+    """Refuse a repository that lacks a file of a network for scores, or has another one there."""
+    digests = {file.path: file.digest for file in pin.files}
+    lacking = [path for path in model.patterns if path not in digests]
+    if lacking:
+        raise WeightsError(
+            f"{asked} lacks {', '.join(lacking)}",
+            hint=f"see the files at huggingface.co/{asked.repo}",
+        )
+    for path, known in model.sha256.items():
+        if digests[path] != known:
+            raise WeightsError(
+                f"{path} of {asked} is not the file that {model.name} stands for: its SHA-256 is "
+                f"{digests[path][:12]}, {known[:12]} is known",
+                hint="scores by another network would stand under a wrong name; tell us of it",
+            )
 
 
 def _require_model(asked: WeightReference, listing: Listing, pin: Pin) -> None:

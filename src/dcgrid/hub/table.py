@@ -1,12 +1,13 @@
-"""The base models and adapters that can be had by name; no network, no torch.
+"""The models and adapters that can be had by name; no network, no torch.
 
-Revisions are branches: which commit a branch meant is remembered at the first download (pins.py).
+Most revisions are branches: which commit a branch meant is remembered at the first download
+(pins.py). `MODELS` make videos; `SCORERS` are what videos are scored with.
 
 Differs: docs/decisions/0016.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import PurePosixPath
 from types import MappingProxyType
@@ -30,10 +31,10 @@ DIFFUSERS_PATTERNS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubModel:
-    """A base model on the hub."""
+    """A model on the hub."""
 
     name: str
-    """What `--model` calls it."""
+    """What `--model`, or the reason of a blank column of scores, calls it."""
     repo: str
     """Repository "owner/name"."""
     revision: str = "main"
@@ -44,6 +45,11 @@ class HubModel:
     """What the repository's card is known to say."""
     bytes_expected: int | None = None
     """Size of all files together; None: not known before the hub is asked."""
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """Known hashes in hex, by path; a repository that has another file there is refused."""
+    is_scorer: bool = False
+    """True: videos are scored with it, each pattern is a file that it needs. False: it makes them,
+    and its files are in diffusers' layout."""
 
     def wants(self, path: str) -> bool:
         """Return True if a file of the repository belongs to the model."""
@@ -92,16 +98,116 @@ _WAN = (
 )
 MODELS: Mapping[str, HubModel] = MappingProxyType({model.name: model for model in _WAN})
 """Base models by name."""
+_INSIGHTFACE = "InsightFace, non-commercial"
+# Looked up in public pages and repositories, since the hub could not be reached from where this was
+# written: which files the repositories hold, commits, and hashes. Only those of arcface-mbf's
+# recognition, sface and yunet were computed from the files. What is missing here (a commit, a hash)
+# is pinned at the first download. facebook/dino-vits16 holds pickles alone, so timm's copy is used.
+_SCORERS = (
+    HubModel(
+        name="clip-vit-l14",
+        repo="openai/clip-vit-large-patch14",
+        revision="32bd64288804d66eefd0ccbe215aa642df71cc41",
+        patterns=(
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "vocab.json",
+            "merges.txt",
+        ),
+        license="MIT",
+        sha256={
+            "model.safetensors": "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb"
+        },
+        is_scorer=True,
+    ),
+    HubModel(
+        name="dino-vits16",
+        repo="timm/vit_small_patch16_224.dino",
+        patterns=("model.safetensors",),
+        license="Apache-2.0",
+        is_scorer=True,
+    ),
+    HubModel(
+        name="arcface-r50",
+        repo="public-data/insightface",
+        patterns=("models/buffalo_l/w600k_r50.onnx", "models/buffalo_l/det_10g.onnx"),
+        license=_INSIGHTFACE,
+        sha256={
+            "models/buffalo_l/w600k_r50.onnx": (
+                "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43"
+            ),
+            "models/buffalo_l/det_10g.onnx": (
+                "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91"
+            ),
+        },
+        is_scorer=True,
+    ),
+    HubModel(
+        name="arcface-mbf",
+        repo="deepghs/insightface",
+        patterns=("buffalo_s/w600k_mbf.onnx", "buffalo_s/det_500m.onnx"),
+        license=_INSIGHTFACE,
+        sha256={
+            "buffalo_s/w600k_mbf.onnx": (
+                "9cc6e4a75f0e2bf0b1aed94578f144d15175f357bdc05e815e5c4a02b319eb4f"
+            ),
+            "buffalo_s/det_500m.onnx": (
+                "5e4447f50245bbd7966bd6c0fa52938c61474a04ec7def48753668a9d8b4ea3a"
+            ),
+        },
+        is_scorer=True,
+    ),
+    HubModel(
+        name="sface",
+        repo="opencv/face_recognition_sface",
+        patterns=("face_recognition_sface_2021dec.onnx",),
+        license="Apache-2.0",
+        sha256={
+            "face_recognition_sface_2021dec.onnx": (
+                "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79"
+            )
+        },
+        is_scorer=True,
+    ),
+    HubModel(
+        name="yunet",
+        repo="opencv/face_detection_yunet",
+        patterns=("face_detection_yunet_2023mar.onnx",),
+        license="MIT",
+        sha256={
+            "face_detection_yunet_2023mar.onnx": (
+                "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+            )
+        },
+        is_scorer=True,
+    ),
+    HubModel(
+        name="lpips-vgg",
+        repo="timm/vgg16.tv_in1k",
+        revision="b8d8aa2dd860af9233c8c67385a8097fd6c35d3f",
+        patterns=("model.safetensors",),
+        license="BSD-3-Clause",
+        sha256={
+            "model.safetensors": "57b026918159a6bf9faf8405c3a551903768e7138989d9c6224a14227203fad8"
+        },
+        is_scorer=True,
+    ),
+)
+SCORERS: Mapping[str, HubModel] = MappingProxyType({model.name: model for model in _SCORERS})
+"""Networks that videos are scored with, by name."""
 ADAPTERS: tuple[HubAdapter, ...] = ()
 """Published adapters; there are none yet."""
 
 
-def hub_model(name: str, models: Mapping[str, HubModel] = MODELS) -> HubModel:
-    """Return a model of the table.
+def hub_model(name: str) -> HubModel:
+    """Return a model of the tables, one that makes videos or one that scores them.
 
     Raises:
-        UsageError: It has none of that name.
+        UsageError: They have none of that name.
     """
+    models = {**MODELS, **SCORERS}
     if name in models:
         return models[name]
     near = get_close_matches(name, list(models), n=1)

@@ -1,0 +1,20 @@
+"""Packages of the extra dcgrid[eval], loaded when they are needed."""
+
+from importlib import import_module
+from typing import Any
+
+from dcgrid.errors import UsageError
+
+
+def need(name: str) -> Any:  # noqa: ANN401 - a module without types
+    """Return a package of the extra.
+
+    Raises:
+        UsageError: It is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UsageError(
+            f"this score needs {error.name or name}", hint="pip install 'dcgrid[eval]'"
+        ) from error

@@ -1,0 +1,183 @@
+"""All networks of a run: each loaded when it is first needed, each reason remembered."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from dcgrid.errors import DcgridError
+from dcgrid.eval.columns import METRICS, Slot
+from dcgrid.eval.encoders import clip, dino
+from dcgrid.eval.encoders.faces import ArcFaceReader, SFaceReader
+from dcgrid.eval.encoders.files import find_network
+from dcgrid.eval.encoders.flow import FlowReader
+from dcgrid.eval.encoders.lpips import LpipsNetwork
+from dcgrid.eval.results import MetricColumn
+
+Made = TypeVar("Made")
+_KEPT_BYTES = 1 << 28
+"""Embeddings and flows that are kept; the oldest are dropped beyond that."""
+
+
+class Encoders:
+    """The networks that scores are measured with. Not for several threads.
+
+    Args:
+        weights_dir: A folder of the user's with files of networks; None: there is none.
+        device: Where torch's networks run, "cpu" or "cuda"; those of faces run on the CPU.
+        offline: False downloads what is missing and may be downloaded unasked, see
+            `dcgrid.eval.encoders.files.find_network`.
+    """
+
+    def __init__(
+        self, weights_dir: Path | None = None, device: str = "cpu", *, offline: bool = True
+    ) -> None:
+        self._weights_dir = weights_dir
+        self._device = torch.device(device)
+        self._offline = offline
+        self._loaded: dict[Slot, tuple[Any, str] | DcgridError] = {}
+        self._kept: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()
+
+    def get(self, slot: Slot) -> Any:  # noqa: ANN401 - a network of another kind each
+        """Return the network of a slot.
+
+        Raises:
+            DcgridError: It cannot be had; the same error every time.
+        """
+        if slot not in self._loaded:
+            try:
+                self._loaded[slot] = self._load(slot)
+            except DcgridError as error:
+                self._loaded[slot] = error
+        found = self._loaded[slot]
+        if isinstance(found, DcgridError):
+            raise found
+        return found[0]
+
+    def unavailable(self, slot: Slot | None) -> str:
+        """Return why a slot is empty and the command to fill it; empty: it is not."""
+        if slot is None:
+            return ""
+        try:
+            self.get(slot)
+        except DcgridError as error:
+            return f"{error.message} ({error.hint})" if error.hint else error.message
+        return ""
+
+    def label(self, slot: Slot | None) -> str:
+        """Return which network and file fill a slot; empty: none does."""
+        if slot is None or self.unavailable(slot):
+            return ""
+        found = self._loaded[slot]
+        return "" if isinstance(found, DcgridError) else found[1]
+
+    def columns(self, keys: Sequence[str]) -> tuple[MetricColumn, ...]:
+        """Return the columns of metrics; a blank one says why it is.
+
+        Args:
+            keys: Keys of METRICS.
+
+        Raises:
+            KeyError: There is no such metric: a caller's bug.
+        """
+        return tuple(
+            MetricColumn(
+                key=metric.key,
+                label=metric.label,
+                title=metric.title,
+                better=metric.better,
+                digits=metric.digits,
+                encoder=self.label(metric.slot),
+                unavailable=self.unavailable(metric.slot),
+            )
+            for metric in (METRICS[key] for key in keys)
+        )
+
+    def remembered(self, what: str, frames_THWC: Tensor, make: Callable[[Tensor], Made]) -> Made:
+        """Return what is made of frames, from memory if it was made of the same ones before.
+
+        So the source of many results is encoded once.
+
+        Args:
+            what: What is made, e.g. "dino".
+            frames_THWC: Frames, uint8; told apart by their content.
+            make: Makes it of the frames.
+        """
+        digest = hashlib.blake2b(str(tuple(frames_THWC.shape)).encode(), digest_size=16)
+        content: Any = frames_THWC.cpu().contiguous().numpy()
+        digest.update(content)
+        key = (what, digest.hexdigest())
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            made: Made = self._kept[key][0]
+            return made
+        made = make(frames_THWC)
+        self._kept[key] = (made, _bytes(made))
+        while sum(size for _, size in self._kept.values()) > _KEPT_BYTES and len(self._kept) > 1:
+            self._kept.popitem(last=False)
+        return made
+
+    def _load(self, slot: Slot) -> tuple[Any, str]:
+        """Load a network; return it with the name that it is shown under.
+
+        Raises:
+            DcgridError: It cannot be had.
+        """
+        if slot == "flow":
+            return FlowReader(), "optical flow (DIS)"
+        if slot == "faces":
+            if self.unavailable("arcface") and not self.unavailable("sface"):
+                return self.get("sface"), self.label("sface")
+            return self.get("arcface"), self.label("arcface")
+        if slot == "arcface":
+            return self._arcface()
+        if slot == "sface":
+            recognizer, detector = self._find("sface"), self._find("yunet")
+            reader = SFaceReader(_only(detector.paths), _only(recognizer.paths))
+            return reader, f"SFace ({recognizer.label}, faces by {detector.label})"
+        return self._torch_network(slot)
+
+    def _torch_network(self, slot: Slot) -> tuple[Any, str]:
+        if slot == "clip":
+            files = self._find("clip-vit-l14")
+            folder = files.paths["model.safetensors"].parent
+            return clip.ClipEncoder(folder, self._device, clip.VIT_L14), f"CLIP ({files.label})"
+        if slot == "dino":
+            files = self._find("dino-vits16")
+            encoder = dino.DinoEncoder(_only(files.paths), self._device, dino.VIT_S16)
+            return encoder, f"DINO ({files.label})"
+        files = self._find("lpips-vgg")
+        return LpipsNetwork(_only(files.paths), self._device), f"LPIPS ({files.label})"
+
+    def _arcface(self) -> tuple[Any, str]:
+        """Load the large ArcFace, or the small one where only that is here."""
+        try:
+            files = self._find("arcface-r50")
+        except DcgridError as missing:
+            try:
+                files = self._find("arcface-mbf")
+            except DcgridError as error:
+                # A damaged file is worth more words than one that is not here.
+                raise (error if "another file" in error.message else missing) from error
+        recognizer, detector = files.paths.values()
+        label = f"ArcFace ({recognizer.stem}, faces by {detector.stem})"
+        return ArcFaceReader(detector, recognizer), label
+
+    def _find(self, name: str) -> Any:  # noqa: ANN401 - NetworkFiles
+        return find_network(name, self._weights_dir, offline=self._offline)
+
+
+def _only(paths: Any) -> Path:  # noqa: ANN401 - a mapping to one path
+    (path,) = paths.values()
+    return Path(path)
+
+
+def _bytes(made: Any) -> int:  # noqa: ANN401 - a tensor, or faces
+    """Return about how much memory something takes."""
+    if isinstance(made, Tensor):
+        return made.nbytes
+    return sum(one.embeddings_NE.nbytes + one.boxes_N4.nbytes for one in made)
