@@ -38,7 +38,7 @@ def write_report(folder: Path, results: Results) -> Path:
     path = folder / "report.html"
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(report_page(results), encoding="utf-8", newline="\n")
+        part.write_text(report_page(results), encoding="utf-8", errors="replace", newline="\n")
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)

@@ -22,8 +22,8 @@ function showFacts() {
   const pair = (name, ...text) => [el("dt", {}, name), el("dd", {}, ...text)];
   $("metrics").replaceChildren(...DATA.metrics.flatMap((metric) => pair(
     `${metric.label} ${ARROWS[metric.better]}`,
-    [metric.title, metric.encoder && `Measured with ${metric.encoder}.`,
-      metric.unavailable && `Not measured: ${metric.unavailable}.`].filter(Boolean).join(" "),
+    [metric.title, metric.encoder && `measured with ${metric.encoder}`,
+      metric.unavailable && `not measured: ${metric.unavailable}`].filter(Boolean).join("; "),
   )));
   $("methods").replaceChildren(...DATA.methods.flatMap((one) => pair(one.label, one.note || one.key)));
   $("made").replaceChildren(...Object.entries(DATA.made).flatMap(([name, text]) => pair(name, text)));
@@ -96,8 +96,7 @@ function scoreCell(row, metric, notes) {
   const gap = PAGE.gaps[metric.key]?.[row.method] ?? "";
   if (!score || score.mean === null) {
     const note = `${metric.label}: ${gap || "not measured"}`;
-    if (!notes.has(note)) notes.set(note, notes.size + 1);
-    return el("td", { className: "figure none", title: note }, "–", el("sup", {}, String(notes.get(note))));
+    return el("td", { className: "figure none", title: note }, "–", footnote(note, notes));
   }
   const mark = PAGE.marks[metric.key]?.[row.method];
   const tag = { best: "b", second: "u" }[mark] ?? "span";
@@ -105,7 +104,14 @@ function scoreCell(row, metric, notes) {
   const between = score.std === null ? "" : `± ${number(score.std, metric.digits)} `;
   return el("td", { className: "figure", title: gap },
     el(tag, { className: "mean" }, number(score.mean, metric.digits)), spoken,
-    el("span", { className: "spread" }, ` ${between}(${score.measured}/${score.items})`));
+    el("span", { className: "spread" }, ` ${between}(${score.measured}/${score.items})`),
+    gap ? footnote(gap, notes) : null);
+}
+
+/** Number a reason; cells of one reason share it. */
+function footnote(note, notes) {
+  if (!notes.has(note)) notes.set(note, notes.size + 1);
+  return el("sup", {}, String(notes.get(note)));
 }
 
 /** Published rows stand under a rule and are neither sorted nor marked: other data, other models. */

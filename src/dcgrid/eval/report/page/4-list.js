@@ -20,7 +20,7 @@ function listColumns() {
     key: `m:${metric.key}`, text: `${metric.label} ${ARROWS[metric.better]}`, metric,
     value: (item) => valueOf(item, metric.key), first: bestFirst(metric.key), title: metric.title,
   }));
-  return [...plain.slice(0, 5), ...metrics, plain[5]];
+  return [...plain.slice(0, 5), ...metrics, plain[5]].filter(({ key }) => key !== "seed" || SEEDS.length > 1);
 }
 const COLUMNS = listColumns();
 
@@ -95,9 +95,9 @@ function listRow(item) {
   if (item.error) status.append(el("span", { className: "why" }, item.error));
   return el("tr", { "data-key": item.key },
     el("th", { scope: "row" }, link),
-    el("td", {}, labelOf(TASKS, item.task)),
-    el("td", {}, labelOf(METHODS, item.method)),
-    el("td", { className: "figure" }, String(item.seed)),
+    el("td", { className: "words" }, labelOf(TASKS, item.task)),
+    el("td", { className: "words" }, labelOf(METHODS, item.method)),
+    SEEDS.length > 1 ? el("td", { className: "figure" }, String(item.seed)) : null,
     status,
     ...DATA.metrics.map((metric) => listScore(item, metric)),
     el("td", { className: "figure" }, number(item.seconds, 1)));

@@ -1,7 +1,7 @@
 // A small chart for each metric that has a value a frame: a line a method, told apart by colour,
 // dashes and its name at the end; a cursor stands at the frame that is shown.
 
-const CHART = { width: 460, height: 170, left: 46, right: 128, top: 10, bottom: 22 };
+const CHART = { width: 480, height: 170, left: 46, right: 166, top: 10, bottom: 22 };
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "5 2", "1 2", "12 4", "6 2 1 2 1 2"];
 const INKS = 8;
 let charts = [];
@@ -91,7 +91,7 @@ function drawLine({ cell, score }, x, y) {
   return { path, text, at, byFrame, label: { from: end, y: end[1], words, lead } };
 }
 
-const shortened = (text) => (text.length > 13 ? `${text.slice(0, 12)}…` : text);
+const shortened = (text) => (text.length > 16 ? `${text.slice(0, 15)}…` : text);
 
 /** Push names at the ends of lines apart, keeping their order. */
 function spread(labels, top, bottom) {

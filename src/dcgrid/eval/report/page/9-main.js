@@ -114,6 +114,7 @@ function pressed(event) {
   const find = (keys) => (Object.hasOwn(keys, event.key) ? keys[event.key] : null);
   const inVideos = state.view === "videos";
   const pan = inVideos && zoomAt && !field ? find(PAN) : null;
+  if (event.key === "Escape" && !zoomAt) return;
   const action = (inVideos ? find(VIDEO_KEYS) : null) ?? find(PAGE_KEYS);
   if (pan) setZoom(zoomAt.map((part, axis) => part + pan[axis]));
   else if (action) action();
@@ -127,7 +128,7 @@ function setTheme(name) {
   theme = Object.hasOwn(THEMES, name) ? name : "";
   if (theme) document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
-  $("theme").textContent = THEMES[theme];
+  $("theme").textContent = `◐ ${THEMES[theme]}`;
   $("theme").setAttribute("aria-label", `Colours: ${THEMES[theme].toLowerCase()}`);
 }
 
