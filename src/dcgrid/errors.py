@@ -58,6 +58,12 @@ class LayoutError(DcgridError):
     exit_code = 3
 
 
+class StudyError(DcgridError):
+    """A user study cannot be made, or its files or answers are damaged (exit code 3)."""
+
+    exit_code = 3
+
+
 class WeightsError(DcgridError):
     """Weights are missing, damaged or of the wrong shape (exit code 4)."""
 

@@ -1,0 +1,9 @@
+"""A blinded user study of pairs: made as a web page, served if wanted, counted as Table 3.
+
+    results.json -> make.py -> DIR/page/ (handed out), DIR/key.json (kept)
+                                   |  raters, each with a browser
+                                   v
+    DIR/key.json + one answers file a rater -> answers.py -> table.py
+
+Read design.py first.
+"""

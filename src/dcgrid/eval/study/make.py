@@ -1,0 +1,226 @@
+"""Make a study from the results of an evaluation: DIR/page/ to hand out, DIR/key.json to keep."""
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dcgrid.errors import OutputError, UsageError
+from dcgrid.eval.results import Results, read_results
+from dcgrid.eval.study.design import (
+    ANSWERS_DIR,
+    KEY_NAME,
+    MEDIA_DIR,
+    PAGE_DIR,
+    StudyKey,
+    write_key,
+)
+from dcgrid.eval.study.order import rater_seed
+from dcgrid.eval.study.page import page_data, render_page
+from dcgrid.eval.study.pairing import Blind, Pairing, make_pairs, methods_against
+
+RESULTS_NAME = "results.json"
+DEFAULT_TITLE = "Which edit is better?"
+PAIRS = 24
+"""Pairs of a rater where none are asked for: about a quarter of an hour."""
+CHECKS = 3
+"""Attention checks where none are asked for."""
+SECONDS_PER_PAIR = 40
+"""What a rater is told to reckon with."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyWishes:
+    """What a study is to be like."""
+
+    ours: str
+    """Key of the method in question."""
+    against: tuple[str, ...] = ()
+    """Keys of the others; none: all."""
+    pairs: int = PAIRS
+    """Pairs of a rater, at most; >= 1."""
+    checks: int = CHECKS
+    """Attention checks of a rater; >= 0."""
+    seed: int = 0
+    """What names, damage and decks are drawn with."""
+    title: str = DEFAULT_TITLE
+    """Head of the page."""
+    contact: str = ""
+    """Whom raters can ask, and hand their answers to."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            UsageError: Fewer than one pair, a negative number of checks, an empty title.
+        """
+        if self.pairs < 1:
+            raise UsageError(f"--pairs {self.pairs}", hint="a rater sees one pair or more")
+        if self.checks < 0:
+            raise UsageError(f"--checks {self.checks}", hint="--checks 0 makes none")
+        if not self.title.strip():
+            raise UsageError("--title is empty", hint="leave it out for the usual one")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeStudy:
+    """What was made."""
+
+    folder: Path
+    """Where it is."""
+    key: StudyKey
+    """The study."""
+    left_out: int
+    """Pairs not made because one of the two videos is not there."""
+    unlike: int
+    """Pairs whose edits differ in size or length, which a rater can see."""
+
+
+def make_study(
+    results: Path, out: Path, wishes: StudyWishes, *, force: bool = False, on_video: Progress
+) -> MadeStudy:
+    """Make a study; it appears whole or not at all.
+
+    Args:
+        results: results.json of an evaluation, or its folder.
+        out: The folder to make.
+        wishes: What the study is to be like.
+        force: Replace a study that has no answers yet.
+        on_video: Called after each video with how many are written, and of how many.
+
+    Raises:
+        InputVideoError: The results or a video cannot be read.
+        StudyError: There is nothing to compare.
+        UsageError: An unknown method.
+        OutputError: The folder exists or cannot be written.
+    """
+    path = results / RESULTS_NAME if results.is_dir() else results
+    found = read_results(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    against = methods_against(found, wishes.ours, wishes.against)
+    blind = Blind(f"{digest}:{wishes.seed}")
+    pairing = make_pairs(found, wishes.ours, against, wishes.checks, blind)
+    key = _key(found, pairing, wishes, against, digest)
+    with _new_folder(out, force=force) as part:
+        media = part / PAGE_DIR / MEDIA_DIR
+        media.mkdir(parents=True)
+        shapes = _write_media(media, path.parent, pairing, blind, on_video)
+        key = replace(key, id=_study_id(key, wishes, media))
+        page = render_page(page_data(key, wishes.contact))
+        (part / PAGE_DIR / "index.html").write_text(page, encoding="utf-8")
+        write_key(part / KEY_NAME, key)
+    unlike = sum(len({shapes[file] for file in pair.files}) > 1 for pair in key.pairs)
+    return MadeStudy(folder=out, key=key, left_out=pairing.left_out, unlike=unlike)
+
+
+def _key(
+    results: Results, pairing: Pairing, wishes: StudyWishes, against: tuple[str, ...], digest: str
+) -> StudyKey:
+    labels = {method.key: method.label for method in results.methods}
+    return StudyKey(
+        id="",
+        title=wishes.title,
+        ours=wishes.ours,
+        against=against,
+        labels={name: labels[name] for name in (wishes.ours, *against)},
+        seed=wishes.seed,
+        per_rater=min(wishes.pairs, len(pairing.pairs)),
+        results_sha256=digest,
+        pairs=pairing.pairs,
+        checks=pairing.checks,
+    )
+
+
+def _write_media(
+    media: Path, folder: Path, pairing: Pairing, blind: Blind, on_video: Progress
+) -> dict[str, tuple[int, ...]]:
+    """Write every video; return the shape of each (frames, height, width) by name.
+
+    Videos that several names stand for are read and written once and then copied.
+    """
+    from dcgrid.eval.study.media import damage, read_shown, write_shown
+
+    wanted: dict[str, list[str]] = {}
+    for name, source in (pairing.sources | pairing.damaged).items():
+        wanted.setdefault(source, []).append(name)
+    shapes: dict[str, tuple[int, ...]] = {}
+    total = len(pairing.sources) + len(pairing.damaged)
+    for source, names in wanted.items():
+        clip = read_shown(folder / source)
+        first: Path | None = None
+        for name in names:
+            shapes[name] = tuple(clip.frames_THWC.shape[:3])
+            if name in pairing.damaged:
+                seed = rater_seed(blind.name("damage"), name)
+                write_shown(media / name, replace(clip, frames_THWC=damage(clip.frames_THWC, seed)))
+            elif first is None:
+                first = media / name
+                write_shown(first, clip)
+            else:
+                shutil.copy2(first, media / name)
+            on_video(len(shapes), total)
+    return shapes
+
+
+def _study_id(key: StudyKey, wishes: StudyWishes, media: Path) -> str:
+    """Return a hash over all that raters see."""
+    digest = hashlib.sha256(repr(page_data(key, wishes.contact)).encode())
+    for path in sorted(media.iterdir()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _new_folder(out: Path, *, force: bool) -> Iterator[Path]:
+    """Give a temporary folder beside `out`; rename it at the end, or leave nothing.
+
+    Raises:
+        OutputError: Something is in the way that is not ours to replace, or it cannot be written.
+    """
+    _check_place(out, force=force)
+    part = out.with_name(f".{out.name[:40]}.{secrets.token_hex(4)}.part")
+    try:
+        part.mkdir()
+        yield part
+        if out.exists():
+            old = part.with_suffix(".old")
+            os.replace(out, old)
+            os.replace(part, out)
+            shutil.rmtree(old)
+        else:
+            os.replace(part, out)
+    except OSError as error:
+        reason = (error.strerror or "unknown error").lower()
+        raise OutputError(
+            f"{out} cannot be written ({reason})", hint="choose another folder with --out"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(part)
+
+
+def _check_place(out: Path, *, force: bool) -> None:
+    """Refuse a place before any work is done; what people answered is never deleted."""
+    if not out.parent.is_dir():
+        raise OutputError(
+            f"the folder {out.parent} does not exist", hint=f"make it: `mkdir -p {out.parent}`"
+        )
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / KEY_NAME).is_file():
+        raise OutputError(f"{out} exists and is no study", hint="choose another folder with --out")
+    answers = out / ANSWERS_DIR
+    if answers.is_dir() and any(answers.iterdir()):
+        raise OutputError(
+            f"{answers} holds answers to the study that is there",
+            hint="choose another folder with --out, or move the answers away",
+        )
+    if not force:
+        raise OutputError(f"{out} exists already", hint="add --force to replace it")
