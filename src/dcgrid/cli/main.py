@@ -12,7 +12,18 @@ from typing import Annotated
 import typer
 
 from dcgrid import __version__
-from dcgrid.cli import adapters, compose, doctor, edit, models, recipes, rerun, story, train
+from dcgrid.cli import (
+    adapters,
+    compose,
+    doctor,
+    edit,
+    evaluate,
+    models,
+    recipes,
+    rerun,
+    story,
+    train,
+)
 from dcgrid.cli.errors import INTERRUPTED, report
 
 app = typer.Typer(
@@ -30,6 +41,7 @@ app.add_typer(adapters.app, name="adapters")
 app.add_typer(models.app, name="models")
 app.command()(doctor.doctor)
 app.command()(train.train)
+app.add_typer(evaluate.app, name="eval")
 
 
 @app.callback(invoke_without_command=True)

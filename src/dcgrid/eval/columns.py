@@ -9,7 +9,7 @@ from dcgrid.eval.results import Better
 
 Slot = Literal["clip", "dino", "arcface", "sface", "faces", "flow", "lpips"]
 """What a metric measures with; "faces": ArcFace, or SFace where that is not here."""
-Need = Literal["prompt", "truth", "subject", "other"]
+Need = Literal["prompt", "truth", "subject", "other", "scenes"]
 """What a case may lack."""
 
 
@@ -32,6 +32,11 @@ class Metric:
     needs: tuple[Need, ...] = ()
     """What a case must have, beside source and result."""
 
+    @property
+    def ranks(self) -> bool:
+        """True: tries at an edit can be ranked by it, with nothing but clip, try and text."""
+        return self.better != "neither" and set(self.needs) <= {"prompt"}
+
 
 _ALL = (
     Metric(
@@ -49,6 +54,24 @@ _ALL = (
         better="higher",
         digits=4,
         slot="sface",
+    ),
+    Metric(
+        key="id_scenes",
+        label="ID, scenes",
+        title="Is it the same person in every scene? Mean ArcFace cosine with the other scenes.",
+        better="higher",
+        digits=4,
+        slot="arcface",
+        needs=("scenes",),
+    ),
+    Metric(
+        key="id_sface_scenes",
+        label="face (SFace), scenes",
+        title="The same with SFace; not the paper's ID.",
+        better="higher",
+        digits=4,
+        slot="sface",
+        needs=("scenes",),
     ),
     Metric(
         key="face_kept",

@@ -65,6 +65,6 @@ def make_ranker(
         if column.unavailable:
             raise WeightsError(
                 f"--rank {column.key} cannot be measured: {column.unavailable}",
-                hint="`dcgrid eval metrics` lists what can; DCGRID_WEIGHTS names a folder of weights",
+                hint="see `dcgrid eval metrics`; DCGRID_WEIGHTS names a folder of weights",
             )
     return MetricRanker(keys=tuple(keys), encoders=encoders)

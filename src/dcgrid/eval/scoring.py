@@ -47,6 +47,8 @@ class Case:
     """True where the source shows its subject, as long and large as it; None: not known."""
     other_THWC: Tensor | None = None
     """Of a composition, the clip that should not be seen beyond what the truth has of it."""
+    scenes: tuple[Tensor, ...] = ()
+    """The other scenes of the result's story."""
 
     def __post_init__(self) -> None:
         """Refuse what are no frames.
@@ -163,6 +165,7 @@ def _missing(case: Case, metric: Metric) -> str:
         "truth": ("no known truth", case.truth_THWC is None),
         "subject": ("no subject mask", case.subject_THW is None),
         "other": ("no other clip", case.other_THWC is None),
+        "scenes": ("no other scene", not case.scenes),
     }
     for need in metric.needs:
         reason, is_missing = lacking[need]
@@ -179,6 +182,16 @@ def _identity(views: _Views, slot: Slot) -> Score:
     return metrics.identity(
         views.faces(slot, case.source_THWC), views.faces(slot, case.result_THWC)
     )
+
+
+def _identity_in_scenes(views: _Views, slot: Slot) -> Score:
+    """Return the mean identity of a scene with each of the others that show a face."""
+    own = views.faces(slot, views.case.result_THWC)
+    found = [metrics.identity(own, views.faces(slot, scene)) for scene in views.case.scenes]
+    values = [score.value for score in found if score.value is not None]
+    if not values:
+        return Score(value=None, reason=found[0].reason)
+    return Score(value=sum(values) / len(values))
 
 
 def _face_kept(views: _Views) -> Score:
@@ -252,6 +265,8 @@ _MEASURES: Mapping[str, Callable[[_Views], Score]] = MappingProxyType(
     {
         "id": lambda views: _identity(views, "arcface"),
         "id_sface": lambda views: _identity(views, "sface"),
+        "id_scenes": lambda views: _identity_in_scenes(views, "arcface"),
+        "id_sface_scenes": lambda views: _identity_in_scenes(views, "sface"),
         "face_kept": _face_kept,
         "subject": _subject,
         "ct": _clip_text,

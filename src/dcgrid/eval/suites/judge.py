@@ -19,7 +19,7 @@ from torch import Tensor
 from dcgrid import __version__
 from dcgrid.errors import InputVideoError
 from dcgrid.eval.results import ClipEntry, Item, Score, Status
-from dcgrid.eval.scoring import Case, Encoders, score_case, story_scores
+from dcgrid.eval.scoring import Case, Encoders, score_case
 from dcgrid.eval.suites import footage
 from dcgrid.eval.suites.request import EvalRequest, UnitOutcome, item_names
 from dcgrid.eval.suites.schema import Task
@@ -81,8 +81,6 @@ class Judge:
         scored: dict[str, Mapping[str, Score]] = {}
         for name in outcome.videos:
             scored[name] = self._scores(outcome, name, shown)
-        if self._request.suite.kind == "story":
-            scored = self._with_story(outcome, shown, scored)
         items = tuple(self._item(outcome, entry, name, scored.get(name)) for name in names)
         return Judged(clip=entry, items=items)
 
@@ -119,9 +117,10 @@ class Judge:
         result_THWC = read_result(outcome.videos[name])
         prompt = self._prompt(outcome, name)
         truth_THWC = shown.truths.get(name)
-        file = self._cache_file([result_THWC, *_tensors(shown, name)], prompt)
+        scenes = self._scenes(outcome, name)
+        file = self._cache_file([result_THWC, *_tensors(shown, name), *scenes], prompt)
         known = _read_scores(file)
-        wanted = [key for key in self._keys if key not in self._blank and key not in _OF_STORIES]
+        wanted = [key for key in self._keys if key not in self._blank]
         missing = [key for key in wanted if self._named[key] not in known]
         if missing:
             case = Case(
@@ -132,6 +131,7 @@ class Judge:
                 truth_THWC=truth_THWC,
                 subject_THW=shown.mask_THW,
                 other_THWC=shown.other_THWC,
+                scenes=scenes,
             )
             found = score_case(case, missing, self._encoders)
             known |= {self._named[key]: score for key, score in found.items()}
@@ -141,17 +141,12 @@ class Judge:
     def _absent(self) -> dict[str, Score]:
         return {key: Score(value=None, reason=reason) for key, reason in self._blank.items()}
 
-    def _with_story(
-        self, outcome: UnitOutcome, shown: _Footage, scored: dict[str, Mapping[str, Score]]
-    ) -> dict[str, Mapping[str, Score]]:
-        """Add what is measured between the scenes of a story."""
-        wanted = [key for key in self._keys if key in _OF_STORIES and key not in self._blank]
-        scenes = {name: read_result(path) for name, path in outcome.videos.items()}
-        if not wanted or not scenes:
-            return scored
-        between = story_scores(list(scenes.values()), wanted, self._encoders)
-        extra = dict(zip(scenes, between, strict=True))
-        return {name: {**scores, **extra[name]} for name, scores in scored.items()}
+    def _scenes(self, outcome: UnitOutcome, name: str) -> tuple[Tensor, ...]:
+        """Return the other scenes of a result's story."""
+        if self._request.suite.kind != "story":
+            return ()
+        others = (path for other, path in outcome.videos.items() if other != name)
+        return tuple(map(read_result, others))
 
     def _item(
         self,
@@ -228,10 +223,6 @@ class Judge:
 
     def _cache_file(self, tensors: Sequence[Tensor], prompt: str) -> Path:
         return self._request.out / "cache" / "scores" / f"{_digest(tensors, prompt)}.json"
-
-
-_OF_STORIES = frozenset({"id_scenes", "id_sface_scenes"})
-"""Metrics that compare the scenes of a story with each other."""
 
 
 def _pair(clip: str, task: Task) -> str:

@@ -13,6 +13,7 @@ from dcgrid.eval.scoring import METRICS, Encoders
 from dcgrid.eval.suites import footage
 from dcgrid.eval.suites.request import EvalRequest, item_names, units_of
 from dcgrid.eval.suites.schema import check_seeds
+from dcgrid.grid.modes import Mode
 from dcgrid.models.loading import model_spec
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.models import adapter_reference
@@ -136,17 +137,17 @@ def _devices(request: EvalRequest) -> tuple[str, ...]:
     first = runtime.choose_device(request.device)
     if request.jobs < 1 or request.jobs > 64:
         raise UsageError(f"--jobs {request.jobs} is out of range", hint="use --jobs 1 to 64")
-    if first.type == "cuda" and first.index is None and request.jobs > 1:
+    if str(first) == "cuda" and request.jobs > 1:
         return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
     return (str(first),)
 
 
 def _downloads(request: EvalRequest) -> dict[str, int | None]:
-    mode = "composition" if request.suite.kind == "compose" else "consistent"
+    mode: Mode = "composition" if request.suite.kind == "compose" else "consistent"
     job = EditJob(input=Path(), model=request.model, adapter=request.adapter)
     adapters = []
     if any(method_of(name).uses_adapter for name in request.suite.methods):
-        adapters.append(adapter_reference(job, "composition" if mode == "composition" else mode))
+        adapters.append(adapter_reference(job, mode))
     return find_downloads(job, adapters)
 
 

@@ -179,7 +179,7 @@ def _place(outcome: UnitOutcome) -> tuple[int, tuple[str, ...]]:
 
 def _method(key: str) -> MethodRow:
     method = METHODS[key]
-    return MethodRow(key=key, label=method.label, note=method.title)
+    return MethodRow(key=key, label=method.label, note=f"{method.source}: {method.title}")
 
 
 def _clips(judged: Iterable[Judged]) -> tuple[ClipEntry, ...]:

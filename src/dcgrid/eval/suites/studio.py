@@ -90,8 +90,8 @@ class Studio:
     def _job(self, unit: Unit) -> tuple[GridJob, ResolvedGrid | None]:
         """Return the job of a unit and the grid that it fills; a story's grids are its own."""
         request, clip = self._request, self._request.clips[unit.clip]
-        fields = request.job_fields(clip, unit.seed)
-        if not method_of(unit.method).uses_adapter:
+        method, fields = method_of(unit.method), request.job_fields(clip, unit.seed)
+        if not method.uses_adapter:
             fields["adapter"] = "none"
         if request.suite.kind == "story":
             scenes = tuple(Scene(effect=task.effect) for task in unit.tasks)
@@ -106,11 +106,11 @@ class Studio:
             return story, None
         job: GridJob
         if request.suite.kind == "compose":
-            words = footage.element_words(unit.tasks[0])
-            job = ComposeJob(first=clip.path, second=clip.path, **words, **fields)
+            fields |= footage.element_words(unit.tasks[0])
+            job = ComposeJob(first=clip.path, second=clip.path, **fields)
         else:
             effects = tuple(task.effect for task in unit.tasks)
-            job = EditJob(input=clip.path, effects=effects, method=unit.method, **fields)
+            job = method.prepare(EditJob(input=clip.path, effects=effects, **fields))
         return job, settle_grid(resolve(job, self._recipes), self._spec)
 
     def _folder(self, unit: Unit, job: GridJob, grid: ResolvedGrid | None) -> Path:
@@ -121,7 +121,7 @@ class Studio:
         facts: dict[str, Any] = {
             "version": __version__,
             "clip": [clip.sha256, plan.start_s, plan.num_frames, plan.fps, plan.cell_size],
-            "method": method_of(unit.method).facts,
+            "method": unit.method,
             "grid": asdict(grid) if grid else [asdict(task) for task in unit.tasks],
             "kind": self._request.suite.kind,
             "tasks": [asdict(task) for task in unit.tasks],
@@ -149,7 +149,7 @@ class Studio:
         settings = FillSettings(seed=unit.seed, device=model.backbone.device)
         asked = grid_request(grid, model.backbone.spec, given)
         started = time.perf_counter()
-        filled = method.painter(model.backbone, asked, settings, progress)
+        filled = method.painter()(model.backbone, asked, settings, progress)
         seconds = time.perf_counter() - started
         return self._chosen(unit, grid, given[0], filled), seconds
 
@@ -208,14 +208,15 @@ class Studio:
             files = {name: f"{number}.mkv" for number, name in enumerate(made)}
             for name, file in files.items():
                 write_part(part / file, made[name].contiguous())
-            facts = {"videos": files, "seconds": round(seconds, 3)}
+            seconds = round(seconds, 3)
+            facts = {"videos": files, "seconds": seconds}
             (part / _DONE).write_text(json.dumps(facts))
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
         videos = {name: folder / file for name, file in files.items()}
-        return UnitOutcome(unit=unit, videos=videos, seconds=facts["seconds"])
+        return UnitOutcome(unit=unit, videos=videos, seconds=seconds)
 
 
 def read_result(path: Path) -> Tensor:

@@ -31,8 +31,6 @@ from dcgrid.cli.options import (
 from dcgrid.cli.output import Format, Output
 
 if TYPE_CHECKING:
-    from click import Context
-
     from dcgrid.eval.results import Results
     from dcgrid.eval.suites.request import EvalRequest
 
@@ -45,7 +43,7 @@ UNMEASURED = 4
 class _RunByDefault(TyperGroup):
     """Takes what is no subcommand for the arguments of `run`."""
 
-    def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - Typer's own
         """Put `run` in front where no subcommand is named."""
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = ["run", *args]
@@ -274,9 +272,19 @@ def methods(format_: FormatOption = Format.TEXT) -> None:
     from dcgrid.eval.methods import METHODS
 
     with Output(format_=format_) as output:
-        lines = [f"{key:17} {one.label}: {one.title}" for key, one in METHODS.items()]
+        lines = [
+            f"{key:17} {one.label}: {one.title}{' (trains on the clip)' * one.trains}. {one.source}"
+            for key, one in METHODS.items()
+        ]
         values = [
-            {"key": key, "label": one.label, "title": one.title} for key, one in METHODS.items()
+            {
+                "key": key,
+                "label": one.label,
+                "title": one.title,
+                "source": one.source,
+                "trains": one.trains,
+            }
+            for key, one in METHODS.items()
         ]
         output.result(lines, {"methods": values})
 
@@ -296,7 +304,8 @@ def _request(
     from dcgrid.eval.suites.schema import load_suite
 
     suite = load_suite(suite_name, hub.config_dir() / "recipes")
-    suite = replace(suite, **{name: tuple(value) for name, value in instead.items() if value})
+    chosen: dict[str, Any] = {name: tuple(value) for name, value in instead.items() if value}
+    suite = replace(suite, **chosen)
     fields = {"out": Path(f"eval-{suite.name}"), **fields}
     return EvalRequest(
         suite=suite,
