@@ -124,6 +124,7 @@ class RunPlan:
         clip, grid = self.clips[0], self.prepared.grid
         return {
             "command": self.prepared.job.command,
+            "method": self.prepared.job.painted_by,
             "inputs": [str(path) for path in self.prepared.job.inputs],
             "edits": list(grid.names),
             "prompt": grid.prompt.text,
@@ -170,7 +171,7 @@ def prepare_run(job: GridJob, recipe_dir: Path | None = None) -> PreparedRun:
     for path in job.inputs:
         check_input(path)
     grid = resolve(job, recipe_dir)
-    outputs = name_outputs(job, grid.names, [len(cells) for cells in grid.tries])
+    outputs = name_outputs(job, grid.names, [len(cells) for cells in grid.tries], job.tag)
     return PreparedRun(job=job, grid=grid, outputs=outputs)
 
 

@@ -74,7 +74,7 @@ def _prepare_run(
     return PreparedRun(
         job=job,
         grid=grid,
-        outputs=name_outputs(job, grid.names, [len(cells) for cells in grid.tries], TAG),
+        outputs=name_outputs(job, grid.names, [len(cells) for cells in grid.tries], job.tag + TAG),
         expected_frames=_frames(manifest),
         expected_weights={
             **model["weights"],

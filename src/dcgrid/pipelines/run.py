@@ -15,6 +15,7 @@ import torch
 
 from dcgrid.pipelines import facts
 from dcgrid.pipelines.deliver import choose_takes, compare_takes, write_takes
+from dcgrid.pipelines.fill import Painter
 from dcgrid.pipelines.footage import Footage, read_footage
 from dcgrid.pipelines.manifest import OutputRecord, RunManifest, write_manifest
 from dcgrid.pipelines.memory import next_setting_if_full
@@ -57,13 +58,16 @@ class RunResult:
         }
 
 
-def carry_out(plan: RunPlan, progress: Progress, team: Team | None = None) -> RunResult:
+def carry_out(
+    plan: RunPlan, progress: Progress, team: Team | None = None, painter: Painter | None = None
+) -> RunResult:
     """Carry out a plan. All files appear together at the end; after an error there is none.
 
     Args:
         plan: From `plan_run`.
         progress: Told of stages, steps and remarks.
         team: The processes that paint; None: this one.
+        painter: How the job's `method` paints; None: with `fill_grid`.
 
     Returns:
         The result.
@@ -94,7 +98,7 @@ def carry_out(plan: RunPlan, progress: Progress, team: Team | None = None) -> Ru
     started = time.perf_counter()
     with (
         next_setting_if_full(job.model, plan.need),
-        paint_windows(plan, footage, model, progress) as painted,
+        paint_windows(plan, footage, model, progress, painter) as painted,
         StagedFiles() as staged,
     ):
         watch.add("fill", time.perf_counter() - started)
