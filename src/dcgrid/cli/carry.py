@@ -13,6 +13,7 @@ from dcgrid.pipelines.plan import prepare_run, refuse_downloads
 from dcgrid.runtime.processes import join_processes
 
 if TYPE_CHECKING:
+    from dcgrid.eval.methods import Method
     from dcgrid.pipelines.candidates import Ranker
     from dcgrid.pipelines.plan import PreparedRun, RunPlan
     from dcgrid.pipelines.run import RunResult
@@ -65,14 +66,40 @@ def carry_out(
         hub.go_offline()
     from dcgrid.pipelines.plan import plan_run
 
+    method = _baseline(prepared.job.painted_by)
     plan = plan_run(prepared)
+    if method is not None:
+        method.refuse(
+            windows=len(plan.windows),
+            longest_s=plan.spec.max_frames / plan.spec.fps,
+            processes=1 if team is None else team.processes.count,
+        )
     ranker = _ranker(prepared, plan.device)
-    if not _tell_plan(plan, team, output, dry_run=dry_run):
+    if not _tell_plan(plan, team, output, method, dry_run=dry_run):
         return
     from dcgrid.pipelines import run
 
-    result = run.carry_out(plan, output, team, ranker)
+    result = run.carry_out(
+        plan,
+        output,
+        team,
+        painter=None if method is None else method.painter(),
+        ranker=ranker,
+    )
     output.result(_lines(result), result.as_json())
+
+
+def _baseline(name: str) -> "Method | None":
+    """Return a method by its name; None for the program's own, which needs no evaluation.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    if name == "grid":
+        return None
+    from dcgrid.eval.methods import method_of
+
+    return method_of(name)
 
 
 def carry_out_story(
@@ -97,10 +124,17 @@ def carry_out_story(
 
 
 def _tell_plan(
-    plan: "RunPlan | StoryPlan", team: "Team | None", output: Output, *, dry_run: bool
+    plan: "RunPlan | StoryPlan",
+    team: "Team | None",
+    output: Output,
+    method: "Method | None" = None,
+    *,
+    dry_run: bool,
 ) -> bool:
-    """Show a plan; True: it is to be carried out."""
+    """Show a plan and, of a baseline, what it does; True: it is to be carried out."""
     lines, value = plan.lines(), plan.as_json()
+    if method is not None:
+        lines.append(method.line)
     if team is not None:
         from dcgrid.pipelines.team import check_team
 

@@ -62,6 +62,14 @@ _Layout = Annotated[str, typer.Option("--layout", help="Grid layout: name or pat
 _Keep = Annotated[
     Keep, typer.Option("--keep", help="Spare cells repeat an edit: write the best, or all.")
 ]
+_Method = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help="What paints: grid, or a baseline for comparisons: inpaint, sdedit, flowedit; "
+        "dreambooth, dreammix, set-and-sequence (train on the clip first); unedited, codec.",
+    ),
+]
 
 
 def edit(
@@ -71,6 +79,7 @@ def edit(
     subject: _Subject = "",
     motion: _Motion = "",
     layout: _Layout = "edit-2x2",
+    method: _Method = "grid",
     model: ModelOption = "mini",
     adapter: AdapterOption = "default",
     lora: LoraOption = None,
@@ -113,6 +122,7 @@ def edit(
         subject=subject,
         motion=motion,
         layout=layout,
+        method=method,
         model=model,
         adapter=adapter,
         loras=tuple(lora or ()),
@@ -139,4 +149,8 @@ def edit(
         offline=offline,
         force=force,
     )
+    if method != "grid":
+        from dcgrid.eval.methods import method_of
+
+        job = method_of(method).prepare(job)
     check_and_carry_out(job, Output(format_=format_, quiet=quiet), dry_run=dry_run)

@@ -10,7 +10,7 @@ Only the filled cells are state. The model sees them beside the given ones:
 Single latent frames of a filled cell may be given, too: the window before has painted them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -24,6 +24,9 @@ from dcgrid.flow.schedule import Schedule
 
 VelocityFn = Callable[[Tensor, Tensor], Tensor]
 """Maps cells_BKCFYX and time_BKF to velocity_BKCFYX."""
+SlopeFn = Callable[[Tensor, float], Tensor]
+"""Maps a state and a flow time to the state's slope."""
+Solver = Literal["euler", "heun", "ab2"]
 OnStep = Callable[[int, int], None]
 """Called with steps done and steps in all, after each step."""
 
@@ -34,7 +37,7 @@ class SampleSettings:
 
     schedule: Schedule
     """Times to visit."""
-    solver: Literal["euler", "heun", "ab2"] = "ab2"
+    solver: Solver = "ab2"
     """euler: order 1. heun: order 2, two calls a step. ab2 (Adams-Bashforth): order 2, one call."""
     noise_scale: float = 1.0
     """s, the paper's sigma at inference."""
@@ -114,22 +117,43 @@ def sample(
     view = _GridView(velocity, cells_BKCFYX, noise_BKCFYX, fill_K, settings)
     # The given cells' own noise may be anything, so state is cut out before it is scaled.
     state_BNCFYX = settings.noise_scale * noise_BKCFYX[:, view.filled].float()
-    times = settings.schedule.times()
+    state_BNCFYX = walk(
+        view.slope, state_BNCFYX, settings.schedule.times(), settings.solver, on_step
+    )
+    return view.assemble(state_BNCFYX)
+
+
+def walk(
+    slope_at: SlopeFn,
+    state: Tensor,
+    times: Sequence[float],
+    solver: Solver = "ab2",
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Carry a state along its slope from the first of some falling times to the last.
+
+    Args:
+        slope_at: Maps state and time to dx/dt, of the state's shape.
+        state: Where it starts, any shape.
+        times: Flow times to visit; a single one changes nothing.
+        solver: See `SampleSettings`.
+        on_step: Told of each finished step.
+    """
     previous: tuple[Tensor, float] | None = None
     for done, (time, time_next) in enumerate(pairwise(times), start=1):
-        slope = view.slope(state_BNCFYX, time)
+        slope = slope_at(state, time)
         step = time_next - time
-        if settings.solver == "heun" and time_next > 0:
-            slope_next = view.slope(state_BNCFYX + step * slope, time_next)
-            state_BNCFYX = state_BNCFYX + step * 0.5 * (slope + slope_next)
-        elif settings.solver == "ab2" and previous is not None:
-            state_BNCFYX = state_BNCFYX + step * _extrapolate(slope, step, *previous)
+        if solver == "heun" and time_next > 0:
+            slope_next = slope_at(state + step * slope, time_next)
+            state = state + step * 0.5 * (slope + slope_next)
+        elif solver == "ab2" and previous is not None:
+            state = state + step * _extrapolate(slope, step, *previous)
         else:
-            state_BNCFYX = state_BNCFYX + step * slope
+            state = state + step * slope
         previous = (slope, step)
         if on_step is not None:
             on_step(done, len(times) - 1)
-    return view.assemble(state_BNCFYX)
+    return state
 
 
 def _extrapolate(slope: Tensor, step: float, slope_before: Tensor, step_before: float) -> Tensor:

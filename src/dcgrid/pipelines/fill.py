@@ -8,7 +8,9 @@ frames/height/width, F Y X latent frames/rows/columns; THWC is a clip as uint8.
 Every pipeline ends here; run.py is the one to read before.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from einops import rearrange
@@ -45,6 +47,10 @@ class FillSettings:
     """Seed of the noise."""
     device: torch.device
     """Where the model is."""
+
+
+Painter: TypeAlias = Callable[[Backbone, GridRequest, FillSettings, Progress], list[FilledCell]]
+"""Paints every cell of a grid that is not given, as `fill_grid` does; baselines are others."""
 
 
 @torch.inference_mode()

@@ -79,7 +79,7 @@ def token_grids(
     ]
 
 
-def _steered(backbone: Backbone, text: CellText, grids: list[TokenGrid]) -> VelocityFn:
+def steered(backbone: Backbone, text: CellText, grids: list[TokenGrid]) -> VelocityFn:
     """Return the velocity under a text: the mean over the grids of tokens."""
     patch = backbone.spec.patch
 
@@ -120,7 +120,7 @@ def guided_velocity(backbone: Backbone, request: GridRequest, grids: list[TokenG
     """Return the velocity with guidance; each cell may have a scale of its own."""
     text = backbone.encode_text([request.prompt], [request.visible_rows(backbone.spec)])
     scales = request.guidance_scale
-    conditional = _steered(backbone, text, grids)
+    conditional = steered(backbone, text, grids)
     if all(scale == 1 for scale in scales.values()):
         return conditional
     away = backbone.encode_text([request.negative_prompt], [request.negative_rows(backbone.spec)])
@@ -158,14 +158,14 @@ def _both(
     if isinstance(backbone, SeveralTexts):
         return _dealt(backbone, backbone.spec.patch, texts, grids)
     if not streams_weights(backbone):
-        one, other = (_steered(backbone, text, grids) for text in texts)
+        one, other = (steered(backbone, text, grids) for text in texts)
         return lambda cells_BKCFYX, time_BKF: (
             one(cells_BKCFYX, time_BKF),
             other(cells_BKCFYX, time_BKF),
         )
     tokens, valid = _padded(*texts)
     joined = CellText(tokens_BKLE=torch.cat(tokens), valid_BKL=torch.cat(valid))
-    at_once = _steered(backbone, joined, grids)
+    at_once = steered(backbone, joined, grids)
 
     def both(cells_BKCFYX: Tensor, time_BKF: Tensor) -> tuple[Tensor, Tensor]:
         found = at_once(torch.cat([cells_BKCFYX] * 2), torch.cat([time_BKF] * 2))

@@ -92,6 +92,16 @@ class GridJob:
         """The videos, in the order of the layout's given cells."""
         raise NotImplementedError
 
+    @property
+    def painted_by(self) -> str:
+        """Name of the method that paints: "grid", or a baseline for comparisons."""
+        return "grid"
+
+    @property
+    def tag(self) -> str:
+        """What stands behind an edit's name in names of results; a baseline is named."""
+        return "" if self.painted_by == "grid" else f".{self.painted_by}"
+
     def with_inputs(self, inputs: Sequence[Path]) -> Self:
         """Return the job for other files, as many as `inputs` has."""
         raise NotImplementedError
@@ -161,11 +171,18 @@ class EditJob(GridJob):
     """Who or what the video shows, e.g. "a cat"; empty: the layout's wording."""
     motion: str = ""
     """What the subject does, e.g. "jump"; empty: the layout's wording."""
+    method: str = "grid"
+    """What paints: "grid", or a baseline of `dcgrid.eval.methods`."""
 
     @property
     def inputs(self) -> tuple[Path, ...]:
         """The video."""
         return (self.input,)
+
+    @property
+    def painted_by(self) -> str:
+        """The method."""
+        return self.method
 
     def with_inputs(self, inputs: Sequence[Path]) -> Self:
         """Return the job for another video."""

@@ -81,7 +81,7 @@ def adapter_reference(job: GridJob, mode: Mode) -> str:
 
 def bare_base_line(job: GridJob, mode: Mode) -> str:
     """Return what to expect of a grid that no adapter fills; empty if one does."""
-    if is_native(job.model) or adapter_reference(job, mode) != "none":
+    if is_native(job.model) or adapter_reference(job, mode) != "none" or job.tag:
         return ""
     published = "asked for" if job.adapter == "none" else f"published for {job.model}"
     return (

@@ -4,6 +4,7 @@
     input.mp4 + rain, night    input.rain.mp4 input.night.mp4   input.rain-night.{png,json}
     --keep all                 input.rain.mp4 (best)  input.rain.2.mp4  input.rain.3.mp4
     --save-grid                input.rain.grid.mp4
+    --method sdedit            input.rain.sdedit.mp4  input.rain.sdedit.{png,json}
     a.mp4 b.mp4 (compose)      a.b.fusion.mp4  a.b.fusion-2.mp4  a.b.fusion.{png,json}
     a story                    name.1-rain.mp4  name.2-night.mp4  name.story.{mp4,png,json}
 

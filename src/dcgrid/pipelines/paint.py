@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from dcgrid import __version__, hub
-from dcgrid.pipelines.fill import FillSettings, fill_grid
+from dcgrid.pipelines.fill import FillSettings, Painter, fill_grid
 from dcgrid.pipelines.footage import Footage
 from dcgrid.pipelines.models import LoadedModel
 from dcgrid.pipelines.painted import Painted
@@ -56,6 +56,8 @@ class GridTask:
     """What paints it."""
     label: str = ""
     """Which grid of several it is, for progress."""
+    painter: Painter | None = None
+    """How it is painted; None: with `fill_grid`."""
 
 
 def paint_grid(task: GridTask, painted: Painted, progress: Progress) -> None:
@@ -67,6 +69,7 @@ def paint_grid(task: GridTask, painted: Painted, progress: Progress) -> None:
     """
     backbone, count = task.model.backbone, len(task.windows)
     settings = FillSettings(seed=task.seed, device=backbone.device)
+    painter = task.painter or fill_grid
     stride = backbone.spec.stride_T
     total = (task.windows[-1].first + task.windows[-1].count - 1) // stride + 1
     for window in task.windows:
@@ -85,16 +88,27 @@ def paint_grid(task: GridTask, painted: Painted, progress: Progress) -> None:
             ),
             size_THW=(window.count, *task.cell_size),
         )
-        painted.put(window, fill_grid(backbone, request, settings, shown))
+        painted.put(window, painter(backbone, request, settings, shown))
 
 
 @contextmanager
 def paint_windows(
-    plan: RunPlan, footage: Sequence[Footage], model: LoadedModel, progress: Progress
+    plan: RunPlan,
+    footage: Sequence[Footage],
+    model: LoadedModel,
+    progress: Progress,
+    painter: Painter | None = None,
 ) -> Iterator[Painted]:
     """Paint the grid of a run; the result lasts as long as the context.
 
     A clip of one window is kept in memory, a longer one on disk.
+
+    Args:
+        plan: What is painted.
+        footage: The given clips.
+        model: What paints it.
+        progress: Told of stages and steps.
+        painter: How; None: with `fill_grid`.
 
     Raises:
         InputVideoError: An input ends or breaks before its plan does.
@@ -107,6 +121,7 @@ def paint_windows(
         cell_size=plan.clips[0].cell_size,
         seed=plan.prepared.job.seed,
         model=model,
+        painter=painter,
     )
     with ExitStack() as stack:
         folder = None
@@ -166,6 +181,7 @@ def _folder_of(facts: Mapping[str, Any]) -> Path:
 def _run_facts(plan: RunPlan, footage: Sequence[Footage], model: LoadedModel) -> Mapping[str, Any]:
     """Return what decides the pixels of a run: inputs, text, weights, seed, machine."""
     return {
+        "method": plan.prepared.job.painted_by,
         "inputs": [one.sha256 for one in footage],
         "clips": [(one.start_s, one.num_frames, one.fps, one.cell_size) for one in plan.clips],
         "windows": [asdict(window) for window in plan.windows],

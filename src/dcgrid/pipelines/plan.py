@@ -126,6 +126,7 @@ class RunPlan:
         clip, grid = self.clips[0], self.prepared.grid
         return {
             "command": self.prepared.job.command,
+            "method": self.prepared.job.painted_by,
             "inputs": [str(path) for path in self.prepared.job.inputs],
             "edits": list(grid.names),
             "prompt": grid.prompt.text,
@@ -172,7 +173,7 @@ def prepare_run(job: GridJob, recipe_dir: Path | None = None) -> PreparedRun:
     for path in job.inputs:
         check_input(path)
     grid = resolve(job, recipe_dir)
-    outputs = name_outputs(job, grid.names, count_tries(job, grid))
+    outputs = name_outputs(job, grid.names, count_tries(job, grid), job.tag)
     return PreparedRun(job=job, grid=grid, outputs=outputs)
 
 

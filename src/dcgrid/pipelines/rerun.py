@@ -74,7 +74,7 @@ def _prepare_run(
     return PreparedRun(
         job=job,
         grid=grid,
-        outputs=name_outputs(job, grid.names, count_tries(job, grid), TAG),
+        outputs=name_outputs(job, grid.names, count_tries(job, grid), job.tag + TAG),
         expected_frames=_frames(manifest),
         expected_weights={
             **model["weights"],

@@ -17,6 +17,7 @@ import torch
 from dcgrid.pipelines import facts
 from dcgrid.pipelines.candidates import Ranker
 from dcgrid.pipelines.deliver import Candidate, choose_takes, compare_takes, write_takes
+from dcgrid.pipelines.fill import Painter
 from dcgrid.pipelines.footage import Footage, read_footage
 from dcgrid.pipelines.manifest import OutputRecord, RunManifest, write_manifest
 from dcgrid.pipelines.memory import next_setting_if_full
@@ -67,7 +68,12 @@ class RunResult:
 
 
 def carry_out(
-    plan: RunPlan, progress: Progress, team: Team | None = None, ranker: Ranker | None = None
+    plan: RunPlan,
+    progress: Progress,
+    team: Team | None = None,
+    *,
+    painter: Painter | None = None,
+    ranker: Ranker | None = None,
 ) -> RunResult:
     """Carry out a plan. All files appear together at the end; after an error there is none.
 
@@ -75,6 +81,7 @@ def carry_out(
         plan: From `plan_run`.
         progress: Told of stages, steps and remarks.
         team: The processes that paint; None: this one.
+        painter: How the job's `method` paints; None: with `fill_grid`.
         ranker: Measures tries where the job names metrics; None: the cheap scores rank them.
 
     Returns:
@@ -106,7 +113,7 @@ def carry_out(
     started = time.perf_counter()
     with (
         next_setting_if_full(job.model, plan.need),
-        paint_candidates(plan, footage, model, progress) as candidates,
+        paint_candidates(plan, footage, model, progress, painter) as candidates,
         StagedFiles() as staged,
     ):
         watch.add("fill", time.perf_counter() - started)
@@ -129,7 +136,11 @@ def carry_out(
 
 @contextmanager
 def paint_candidates(
-    plan: RunPlan, footage: Sequence[Footage], model: LoadedModel, progress: Progress
+    plan: RunPlan,
+    footage: Sequence[Footage],
+    model: LoadedModel,
+    progress: Progress,
+    painter: Painter | None = None,
 ) -> Iterator[tuple[Candidate, ...]]:
     """Paint the grid once a seed; in a rerun, once for each seed that a kept result came from."""
     job, expected = plan.prepared.job, plan.prepared.expected_frames
@@ -141,7 +152,7 @@ def paint_candidates(
             if len(wanted) > 1:
                 progress.note(f"Candidate {number} of {len(wanted)}, seed {seed}.")
             one = replace(plan, prepared=replace(plan.prepared, job=replace(job, seed=seed)))
-            cells = stack.enter_context(paint_windows(one, footage, model, progress))
+            cells = stack.enter_context(paint_windows(one, footage, model, progress, painter))
             painted.append(Candidate(seed=seed, painted=cells))
         yield tuple(painted)
 

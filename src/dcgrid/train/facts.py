@@ -34,6 +34,10 @@ class Targets:
     """Grid and Grid-Fill: all of attention and MLP, and what else a model has."""
 
 
+WAN_TARGETS = Targets(dc=_WAN_ALL, routed=("attn1.to_q", "attn2.to_q"), all=_WAN_ALL)
+"""Those of checkouts."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainFacts:
     """Facts about a model that is trained, or trained on."""
@@ -128,5 +132,5 @@ def _of_checkout(model: str) -> TrainFacts:
         noise_motion=(),
         given_first=False,
         self_conditioning=False,
-        targets=Targets(dc=_WAN_ALL, routed=("attn1.to_q", "attn2.to_q"), all=_WAN_ALL),
+        targets=WAN_TARGETS,
     )

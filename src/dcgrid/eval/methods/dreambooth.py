@@ -1,0 +1,115 @@
+"""DreamBooth-LoRA: tie the clip to a rare word, then paint the edit of that word from noise.
+
+Ruiz et al. 2023, "DreamBooth", arXiv 2208.12242; as a LoRA: Ryu 2023, github.com/cloneofsimo/lora.
+
+    learn    "sks <caption>"          the clip
+             "<caption>"              clips that the base made of it (prior preservation)
+    paint    "sks <edit's caption>"   from noise
+
+Differs: the clip is learnt as a video, as the paper of this program does for its comparison; clips
+of the prior come in a share of the steps and not in each.
+
+Letters: B batch, K cells, C channels, F Y X latent frames/rows/columns (B = K = 1 here).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dcgrid.eval.methods.cells import Clip, Steps, clip_text, finish, open_clip
+from dcgrid.eval.methods.personal import (
+    Draw,
+    LearnSettings,
+    Lesson,
+    Pupil,
+    adapter_on,
+    chance,
+    learn,
+    prior_clips,
+)
+from dcgrid.flow.sampler import walk
+from dcgrid.models.base import Backbone
+from dcgrid.models.loading import is_native
+from dcgrid.models.trainable import trainable
+from dcgrid.pipelines.fill import FilledCell, FillSettings
+from dcgrid.pipelines.progress import Progress
+from dcgrid.pipelines.request import GridRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DreamBoothSettings:
+    """What is learnt, and how."""
+
+    learning: LearnSettings
+    """Of the LoRA."""
+    word: str = "sks"
+    """The rare word; `mini` knows it as no word, and so as one that means nothing yet."""
+    prior_share: float = 0.2
+    """Share of the steps that see a clip of the base's own."""
+    priors: int = 2
+    """How many of these there are."""
+    prior_steps: int = 12
+    """Sampling steps of each."""
+
+
+SETTINGS = DreamBoothSettings(learning=LearnSettings(steps=500, learning_rate=1e-4, rank=16))
+"""For checkouts: rate of DreamBooth-LoRA; never run at full size."""
+MINI = DreamBoothSettings(learning=LearnSettings(steps=400, learning_rate=2e-3, rank=16))
+"""For the program's own models: a net of 11 million parameters learns at the rate of its own stage
+dc (recipes/train/dc.toml); at 1e-4 it would take twenty times the steps."""
+
+
+def paint(
+    backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
+) -> list[FilledCell]:
+    """Learn the clip, then paint every cell from noise; see `fill_grid`.
+
+    Raises:
+        UsageError: There is not one given clip, it is longer than a window, or the model cannot
+            learn as it is loaded.
+        DeviceError: Training ended in no number.
+    """
+    chosen = MINI if is_native(backbone.spec.name) else SETTINGS
+    networks = trainable(backbone)
+    clip = open_clip(backbone, request, settings, progress)
+    pupil = Pupil(clip=clip, networks=networks)
+    draw = lessons(clip, chosen, progress)
+    with adapter_on(pupil, chosen.learning) as parameters:
+        on_step = Steps(progress, "training on the clip", chosen.learning.steps)
+        groups = [(parameters, chosen.learning.learning_rate)]
+        learn(pupil, groups, draw, chosen.learning, on_step)
+        with torch.inference_mode():
+            return finish(clip, painted(clip, f"{chosen.word} ", progress), progress)
+
+
+def lessons(clip: Clip, settings: DreamBoothSettings, progress: Progress) -> Draw:
+    """Return what draws the clip under its word, and clips of the base without it."""
+    count = settings.priors if settings.prior_share else 0
+    progress.start("sampling clips of the base", count)
+    priors = prior_clips(clip, clip.text, settings.prior_steps, count)
+    progress.update(count)
+
+    def draw(generator: torch.Generator) -> Lesson:
+        if chance(settings.prior_share, generator):
+            number = int(torch.randint(count, (), generator=generator))
+            return Lesson(latents_BKCFYX=priors[number], text=clip.text)
+        return Lesson(latents_BKCFYX=clip.latents_BKCFYX, text=f"{settings.word} {clip.text}")
+
+    return draw
+
+
+def painted(clip: Clip, before: str, progress: Progress) -> Iterator[tuple[int, Tensor]]:
+    """Yield the latents of every cell, painted from noise.
+
+    Args:
+        clip: The clip, its networks taught.
+        before: What stands before the caption of every edit.
+        progress: Told of steps.
+    """
+    times = clip.times()
+    steps = Steps(progress, "sampling", len(clip.cells) * (len(times) - 1))
+    for cell in clip.cells:
+        slope = clip.edit_slope(cell, before + clip_text(clip.request.prompt, cell))
+        yield cell, walk(slope, clip.noise_scale * clip.noise(cell), times, on_step=steps)

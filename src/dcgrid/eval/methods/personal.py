@@ -1,0 +1,252 @@
+"""Learn one clip: a LoRA goes on the loaded model, learns, paints, and comes off again.
+
+    with adapter_on(networks, spec) as parameters:      the base underneath is never written
+        learn(pupil, parameters, draw, settings)
+        ...                                              the loaded model paints with the LoRA
+
+Letters: B batch, K cells (1 here), C channels, F Y X latent frames/rows/columns, N frames.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from dcgrid.adapters.attach import attach_adapter, detach_adapter
+from dcgrid.adapters.spec import AdapterSpec, Form
+from dcgrid.errors import DeviceError
+from dcgrid.eval.methods.cells import SINGLE, Clip, Steps
+from dcgrid.flow.noise import draw_noise
+from dcgrid.flow.path import flow_loss, noisy, velocity_target
+from dcgrid.flow.sampler import walk
+from dcgrid.flow.schedule import Schedule, TrainingTimes
+from dcgrid.grid.offset import narrow_cells, widen_cells
+from dcgrid.models.loading import is_native
+from dcgrid.models.trainable import Trainable
+from dcgrid.models.trunk import TextReader
+from dcgrid.pipelines.approximate import Shortcuts
+from dcgrid.pipelines.fill import to_model_range
+from dcgrid.pipelines.guidance import TokenGrid, token_grids
+from dcgrid.runtime.device import autocast
+from dcgrid.train.facts import WAN_TARGETS, train_facts
+
+ADAPTER = "clip"
+"""Name of the LoRA while it is on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnSettings:
+    """How a LoRA learns; AdamW at a constant rate, as the papers have it."""
+
+    steps: int
+    """Optimiser steps; >= 1."""
+    learning_rate: float
+    """Of the LoRA."""
+    rank: int
+    """Of the LoRA; its alpha is the same."""
+    weight_decay: float = 0.01
+    """AdamW's."""
+    clip_norm: float = 1.0
+    """Longest gradient."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What one step learns from."""
+
+    latents_BKCFYX: Tensor
+    """Clean latents of clips, or of single frames."""
+    text: str
+    """Their caption."""
+
+
+Draw = Callable[[torch.Generator], Lesson]
+"""Draws a lesson."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pupil:
+    """A clip and the networks that learn it."""
+
+    clip: Clip
+    networks: Trainable
+
+    def places(self, size_FYX: tuple[int, ...]) -> list[TokenGrid]:
+        """Return where tokens of clips of a size stand: each way that the model is asked in."""
+        request = replace(self.clip.request, layout=SINGLE, shortcuts=Shortcuts())
+        return token_grids(self.clip.backbone, request, size_FYX, self.clip.settings.device)
+
+    def loss(self, lesson: Lesson, generator: torch.Generator) -> Tensor:
+        """Return the flow-matching loss of a lesson; noise and times are drawn."""
+        spec, data = self.clip.backbone.spec, lesson.latents_BKCFYX
+        noise = draw_noise(
+            tuple(data.shape), _seed(generator), device=data.device, motion=spec.noise_motion
+        )
+        times = TrainingTimes(shift=spec.time_shift).draw(len(data), generator).to(data.device)
+        time_BKF = times[:, None, None].expand(-1, 1, data.shape[3]).contiguous()
+        grids = self.places(tuple(data.shape[3:]))
+        grid = grids[_pick(len(grids), generator)]
+        scale = self.clip.noise_scale
+        velocity = self._velocity(noisy(data, noise, time_BKF, scale), time_BKF, lesson.text, grid)
+        everywhere = torch.ones_like(time_BKF, dtype=torch.bool)
+        return flow_loss(velocity, velocity_target(data, noise, scale), everywhere)
+
+    def _velocity(
+        self, noised_BKCFYX: Tensor, time_BKF: Tensor, text: str, grid: TokenGrid
+    ) -> Tensor:
+        networks, patch = self.networks, self.clip.backbone.spec.patch
+        offset = grid.places.margin > 0
+        shown = widen_cells(noised_BKCFYX, patch) if offset else noised_BKCFYX
+        with autocast(noised_BKCFYX.device, networks.dtype):
+            read = networks.text.read_rows([[text]] * len(shown), cells=1)
+            found: Tensor = networks.dit(shown, time_BKF, read, grid.places).float()
+        return narrow_cells(found, patch) if offset else found
+
+
+@contextmanager
+def adapter_on(
+    pupil: Pupil, settings: LearnSettings, form: Form = "plain"
+) -> Iterator[list[nn.Parameter]]:
+    """Keep a fresh LoRA on the networks for as long as the context lasts.
+
+    Yields:
+        Its parameters. It changes nothing until it has learnt.
+    """
+    name = pupil.clip.backbone.spec.name
+    targets = train_facts(name).targets if is_native(name) else WAN_TARGETS
+    network = pupil.networks.dit.network
+    spec = AdapterSpec(
+        name=ADAPTER,
+        stage="dc",
+        form=form,
+        rank=settings.rank,
+        alpha=settings.rank,
+        targets=targets.dc,
+        layout="1x1",
+    )
+    parameters = attach_adapter(network, spec, seed=pupil.clip.settings.seed)
+    try:
+        yield parameters
+    finally:
+        network.eval()
+        detach_adapter(network, ADAPTER)
+
+
+@contextmanager
+def tags_on(text: TextReader, names: Sequence[str]) -> Iterator[list[nn.Parameter]]:
+    """Let a text encoder know tags for as long as the context lasts; it forgets none of its own.
+
+    Yields:
+        Their embeddings, zero and trainable.
+    """
+    known = [tag.detach().clone() for tag in text.tags], text.tag_names
+    try:
+        yield text.add_tags(names)
+    finally:
+        with torch.no_grad():
+            for tag_E, kept_E in zip(text.add_tags(known[1]), known[0], strict=True):
+                tag_E.copy_(kept_E).requires_grad_(False)
+
+
+def learn(
+    pupil: Pupil,
+    groups: Sequence[tuple[Sequence[nn.Parameter], float]],
+    draw: Draw,
+    settings: LearnSettings,
+    on_step: Steps,
+) -> list[float]:
+    """Let parameters learn from drawn lessons, the same ones for the same seed.
+
+    Args:
+        pupil: What learns, adapter on.
+        groups: Parameters and their rates.
+        draw: Gives the lessons.
+        settings: Steps and so on.
+        on_step: Told of each step.
+
+    Returns:
+        The loss of each step.
+
+    Raises:
+        DeviceError: The loss is no number any more.
+    """
+    optimizer = torch.optim.AdamW(
+        [{"params": list(group), "lr": rate} for group, rate in groups],
+        betas=(0.9, 0.99),
+        weight_decay=settings.weight_decay,
+    )
+    learning = [parameter for group, _ in groups for parameter in group]
+    generator = torch.Generator().manual_seed(pupil.clip.settings.seed)
+    losses: list[float] = []
+    pupil.networks.dit.train()
+    # Dropout draws from torch's own chance, which is left as it was.
+    with torch.random.fork_rng(_cuda(pupil.clip.settings.device)), torch.enable_grad():
+        torch.manual_seed(pupil.clip.settings.seed)
+        for step in range(settings.steps):
+            optimizer.zero_grad(set_to_none=True)
+            loss = pupil.loss(draw(generator), generator)
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
+                raise DeviceError(
+                    f"the loss is {losses[-1]} at step {step + 1} of training on the clip",
+                    hint="try --dtype fp32",
+                )
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(learning, settings.clip_norm)
+            optimizer.step()
+            on_step()
+    pupil.networks.dit.eval()
+    return losses
+
+
+def still_frames(clip: Clip) -> Tensor:
+    """Return the frames of the clip as pictures, each encoded alone: NKCFYX with F = 1."""
+    (clip_THWC,) = clip.request.given.values()
+    pictures = [
+        clip.backbone.encode(to_model_range(frame_THWC[None]).to(clip.settings.device)).float()
+        for frame_THWC in clip_THWC
+    ]
+    return torch.cat(pictures)[:, None]
+
+
+def some_of(pictures_NKCFYX: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+    """Draw a batch of pictures in no order."""
+    return pictures_NKCFYX[torch.randint(len(pictures_NKCFYX), (batch,), generator=generator)]
+
+
+def prior_clips(clip: Clip, text: str, steps: int, count: int) -> list[Tensor]:
+    """Let the base make clips of a caption from noise alone, before anything is learnt.
+
+    Args:
+        clip: Gives model and size.
+        text: The caption.
+        steps: Sampling steps.
+        count: How many clips.
+    """
+    shift, scale = clip.backbone.spec.time_shift, clip.backbone.spec.from_text.guidance_scale
+    times = Schedule(num_inference_steps=steps, shift=shift).times()
+    slope = clip.slope(text, scale)
+    return [
+        walk(slope, clip.noise_scale * clip.noise(0, turn=-1 - number), times)
+        for number in range(count)
+    ]
+
+
+def chance(share: float, generator: torch.Generator) -> bool:
+    """Return True in a share of all cases."""
+    return float(torch.rand((), generator=generator)) < share
+
+
+def _pick(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=generator))
+
+
+def _seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**62, (), generator=generator))
+
+
+def _cuda(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []

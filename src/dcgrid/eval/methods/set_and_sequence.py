@@ -1,0 +1,195 @@
+"""Set-and-Sequence: first how the clip looks, from its frames as a set, then how it moves.
+
+Abdal et al. 2025, "Dynamic Concepts Personalization from Single Videos", arXiv 2502.14844.
+
+    stage 1  "[v] <caption>"                    frames in no order     A1 and B1 learn
+    stage 2  "[v] in [u] motion, <caption>"     the whole clip         B2 alone learns
+    paint    "[v] in [u] motion, <edit>"        from noise             W + A1 (B1 + B2)
+
+The structured LoRA, its dropouts and tags are those of stage `dc` (train/concepts.py), which does
+this for many clips at once. Differs: no self-conditioning, which neither `mini` nor Wan has.
+
+Letters: B batch, K cells, C channels, F Y X latent frames/rows/columns (K = 1 here).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from dcgrid.adapters.routed import Part
+from dcgrid.adapters.structured import learn_part
+from dcgrid.eval.methods.cells import Steps, finish, open_clip
+from dcgrid.eval.methods.dreambooth import painted
+from dcgrid.eval.methods.personal import (
+    ADAPTER,
+    Draw,
+    LearnSettings,
+    Lesson,
+    Pupil,
+    adapter_on,
+    chance,
+    learn,
+    prior_clips,
+    some_of,
+    still_frames,
+    tags_on,
+)
+from dcgrid.models.base import Backbone
+from dcgrid.models.loading import is_native
+from dcgrid.models.trainable import trainable
+from dcgrid.pipelines.fill import FilledCell, FillSettings
+from dcgrid.pipelines.progress import Progress
+from dcgrid.pipelines.request import GridRequest
+
+LOOK, MOTION = "v", "u"
+"""The two tags, as the paper names them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAndSequenceSettings:
+    """What is learnt, and how."""
+
+    set_learning: LearnSettings
+    """Of stage 1."""
+    sequence_learning: LearnSettings
+    """Of stage 2; of the same rank."""
+    token_rate: float
+    """Rate of the tags' embeddings."""
+    set_dropout: float
+    """Share of the numbers of B1 that a step leaves out. Paper: Table 6"""
+    sequence_dropout: float
+    """The same of B2."""
+    text_masking: float = 0.1
+    """Share of the steps without any text."""
+    prior_share: float = 0.1
+    """Share of the steps that see what the base makes of the caption; ours."""
+    prior_steps: int = 12
+    """Sampling steps of that."""
+    batch: int = 8
+    """Frames of a step of stage 1."""
+
+
+def _stage(steps: int, rate: float, rank: int, clip_norm: float) -> LearnSettings:
+    return LearnSettings(steps=steps, learning_rate=rate, rank=rank, clip_norm=clip_norm)
+
+
+SETTINGS = SetAndSequenceSettings(
+    set_learning=_stage(600, 1e-4, 8, 0.05),
+    sequence_learning=_stage(900, 1e-4, 8, 0.05),
+    token_rate=1e-5,
+    set_dropout=0.8,
+    sequence_dropout=0.5,
+)
+"""The paper's values, for checkouts; never run at full size."""
+MINI = SetAndSequenceSettings(
+    set_learning=_stage(150, 2e-3, 16, 1.0),
+    sequence_learning=_stage(300, 2e-3, 16, 1.0),
+    token_rate=1e-2,
+    set_dropout=0.2,
+    sequence_dropout=0.2,
+)
+"""For the program's own models: rates, rank and dropouts of stage dc's [mini] table, in the steps
+that two minutes have."""
+
+
+def paint(
+    backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
+) -> list[FilledCell]:
+    """Learn the clip in two stages, then paint every cell from noise; see `fill_grid`.
+
+    Raises:
+        UsageError: There is not one given clip, it is longer than a window, or the model cannot
+            learn as it is loaded.
+        DeviceError: Training ended in no number.
+    """
+    chosen = MINI if is_native(backbone.spec.name) else SETTINGS
+    networks = trainable(backbone)
+    clip = open_clip(backbone, request, settings, progress)
+    pupil = Pupil(clip=clip, networks=networks)
+    course = Course.of(pupil, chosen, progress)
+    with (
+        tags_on(networks.text, (LOOK, MOTION)) as tags,
+        adapter_on(pupil, chosen.set_learning, "structured"),
+    ):
+        total = chosen.set_learning.steps + chosen.sequence_learning.steps
+        on_step = Steps(progress, "training on the clip", total)
+        course.learn("appearance", tags[:1], on_step)
+        course.learn("motion", tags[1:], on_step)
+        reading = replace(clip, read=lambda text: networks.text.read_rows([[text]], cells=1))
+        with torch.inference_mode():
+            return finish(clip, painted(reading, f"{_moving()} ", progress), progress)
+
+
+def _moving() -> str:
+    return f"[{LOOK}] in [{MOTION}] motion,"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """Both stages, and what they learn from."""
+
+    pupil: Pupil
+    settings: SetAndSequenceSettings
+    pictures_NKCFYX: Tensor
+    """The clip's frames, each encoded alone."""
+    prior_BKCFYX: Tensor
+    """What the base makes of the caption."""
+
+    @classmethod
+    def of(cls, pupil: Pupil, settings: SetAndSequenceSettings, progress: Progress) -> "Course":
+        """Encode the frames and let the base make its own clip, before anything is learnt."""
+        clip = pupil.clip
+        progress.start("sampling clips of the base", 1)
+        (prior_BKCFYX,) = prior_clips(clip, clip.text, settings.prior_steps, 1)
+        progress.update(1)
+        return cls(
+            pupil=pupil,
+            settings=settings,
+            pictures_NKCFYX=still_frames(clip),
+            prior_BKCFYX=prior_BKCFYX,
+        )
+
+    def learn(self, part: Part, tags: Sequence[nn.Parameter], on_step: Steps) -> list[float]:
+        """Learn one stage; all that belongs to the other is frozen. Return its losses."""
+        looks = part == "appearance"
+        chosen = self.settings
+        learning = chosen.set_learning if looks else chosen.sequence_learning
+        dropout = chosen.set_dropout if looks else chosen.sequence_dropout
+        network = self.pupil.networks.dit.network
+        parameters = learn_part(network, ADAPTER, part, dropout)
+        for tag_E in self.pupil.networks.text.tags:
+            tag_E.requires_grad_(any(tag_E is one for one in tags))
+        groups = [(parameters, learning.learning_rate), (tags, chosen.token_rate)]
+        draw = self.set_lessons() if looks else self.sequence_lessons()
+        return learn(self.pupil, groups, draw, learning, on_step)
+
+    def set_lessons(self) -> Draw:
+        """Return what draws frames as a set."""
+        first_BKCFYX = self.prior_BKCFYX[:, :, :, :1]
+        return self._lessons(
+            lambda generator: some_of(self.pictures_NKCFYX, self.settings.batch, generator),
+            first_BKCFYX,
+            f"[{LOOK}] {self.pupil.clip.text}",
+        )
+
+    def sequence_lessons(self) -> Draw:
+        """Return what draws the whole clip."""
+        clip = self.pupil.clip
+        text = f"{_moving()} {clip.text}"
+        return self._lessons(lambda _: clip.latents_BKCFYX, self.prior_BKCFYX, text)
+
+    def _lessons(
+        self, draw_own: Callable[[torch.Generator], Tensor], prior_BKCFYX: Tensor, text: str
+    ) -> Draw:
+        """Return what draws the clip's own, or the base's."""
+        clip, settings = self.pupil.clip, self.settings
+
+        def draw(generator: torch.Generator) -> Lesson:
+            masked = chance(settings.text_masking, generator)
+            if chance(settings.prior_share, generator):
+                return Lesson(latents_BKCFYX=prior_BKCFYX, text="" if masked else clip.text)
+            return Lesson(latents_BKCFYX=draw_own(generator), text="" if masked else text)
+
+        return draw
