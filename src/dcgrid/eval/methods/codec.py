@@ -1,11 +1,11 @@
 """The given clip after the autoencoder: what no method on this backbone can exceed in fidelity.
 
-No method and no source.
+No method and no source. Of two given clips it is the first.
 """
 
 import torch
+from torch import Tensor
 
-from dcgrid.eval.methods.cells import given_clip
 from dcgrid.models.base import Backbone
 from dcgrid.pipelines.fill import FilledCell, FillSettings, to_frames, to_model_range
 from dcgrid.pipelines.progress import Progress
@@ -16,20 +16,23 @@ from dcgrid.pipelines.request import GridRequest
 def paint(
     backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
 ) -> list[FilledCell]:
-    """Return the encoded and decoded clip for every other cell; see `fill_grid`.
-
-    Raises:
-        UsageError: There is not one given clip.
-    """
-    given = given_clip(request)
+    """Return the encoded and decoded clip for every cell that is not given; see `fill_grid`."""
     progress.start("encoding and decoding", 1)
-    video_BCTHW = to_model_range(request.given[given]).to(settings.device)
-    decoded_BCTHW = backbone.decode(backbone.encode(video_BCTHW).float())
-    small_THWC = to_frames(decoded_BCTHW)
-    large_THWC = to_frames(backbone.upsample(decoded_BCTHW))
+    clip_THWC = request.given[min(request.given)]
+    small_THWC, large_THWC = codec_pass(backbone, clip_THWC, settings.device)
     progress.update(1)
     return [
         FilledCell(cell=cell, frames_THWC=large_THWC, small_THWC=small_THWC)
         for cell in range(request.layout.count)
-        if cell != given
+        if cell not in request.given
     ]
+
+
+@torch.inference_mode()
+def codec_pass(
+    backbone: Backbone, clip_THWC: Tensor, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return a clip after the autoencoder, THWC, uint8: at the size of a cell, and upsampled."""
+    video_BCTHW = to_model_range(clip_THWC).to(device)
+    decoded_BCTHW = backbone.decode(backbone.encode(video_BCTHW).float())
+    return to_frames(decoded_BCTHW), to_frames(backbone.upsample(decoded_BCTHW))

@@ -5,7 +5,6 @@ No method and no source. It is enlarged as results are, so that sizes are the sa
 
 import torch
 
-from dcgrid.eval.methods.cells import given_clip
 from dcgrid.models.base import Backbone
 from dcgrid.pipelines.fill import FilledCell, FillSettings, to_frames, to_model_range
 from dcgrid.pipelines.progress import Progress
@@ -16,13 +15,8 @@ from dcgrid.pipelines.request import GridRequest
 def paint(
     backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
 ) -> list[FilledCell]:
-    """Return the given clip for every other cell; see `fill_grid`.
-
-    Raises:
-        UsageError: There is not one given clip.
-    """
-    given = given_clip(request)
-    clip_THWC = request.given[given]
+    """Return the given clip, of two the first, for every cell to paint; see `fill_grid`."""
+    clip_THWC = request.given[min(request.given)]
     progress.start("enlarging", 1)
     large_BCTHW = backbone.upsample(to_model_range(clip_THWC).to(settings.device))
     progress.update(1)
@@ -30,5 +24,5 @@ def paint(
     return [
         FilledCell(cell=cell, frames_THWC=large_THWC, small_THWC=clip_THWC)
         for cell in range(request.layout.count)
-        if cell != given
+        if cell not in request.given
     ]

@@ -11,8 +11,8 @@ from dcgrid.eval.methods import method_of
 from dcgrid.eval.results import MetricColumn
 from dcgrid.eval.scoring import METRICS, Encoders
 from dcgrid.eval.suites import footage
-from dcgrid.eval.suites.request import EvalRequest, item_names, units_of
-from dcgrid.eval.suites.schema import check_seeds
+from dcgrid.eval.suites.request import CEILING, EvalRequest, item_names, units_of
+from dcgrid.eval.suites.schema import Suite, check_seeds
 from dcgrid.grid.modes import Mode
 from dcgrid.models.loading import model_spec
 from dcgrid.pipelines.job import EditJob
@@ -21,7 +21,7 @@ from dcgrid.pipelines.plan import download_lines, find_downloads, refuse_downloa
 from dcgrid.recipes import load_effect
 from dcgrid.runtime import device as runtime
 
-_OF_COMPOSITIONS = ("grid", "inpaint", "codec", "unedited")
+_OF_COMPOSITIONS = ("grid", "inpaint", CEILING, "codec", "unedited")
 """Methods that know what to do with two clips."""
 _OF_STORIES = ("grid", "inpaint")
 
@@ -89,6 +89,7 @@ def plan_eval(request: EvalRequest) -> EvalPlan:
         NetworkError: Something would be downloaded and the network is off.
     """
     spec = model_spec(request.model)
+    request = replace(request, suite=_with_masks(request))
     _check_suite(request)
     for clip in request.clips:
         footage.plan_source(request, spec, clip)
@@ -107,6 +108,17 @@ def plan_eval(request: EvalRequest) -> EvalPlan:
     )
 
 
+def _with_masks(request: EvalRequest) -> Suite:
+    """Return the suite; where subjects are known, change is told for them and beside them, too."""
+    suite = request.suite
+    parts = ("change_subject", "change_background")
+    if "change" not in suite.metrics or not any(clip.mask for clip in request.clips):
+        return suite
+    place = suite.metrics.index("change") + 1
+    added = tuple(key for key in parts if key not in suite.metrics)
+    return replace(suite, metrics=(*suite.metrics[:place], *added, *suite.metrics[place:]))
+
+
 def _check_suite(request: EvalRequest) -> None:
     suite = request.suite
     check_seeds(suite.seeds)
@@ -115,6 +127,8 @@ def _check_suite(request: EvalRequest) -> None:
             raise UsageError(f"no metric is called {key!r}", hint=f"metrics: {', '.join(METRICS)}")
     allowed = {"compose": _OF_COMPOSITIONS, "story": _OF_STORIES}.get(suite.kind)
     for name in suite.methods:
+        if name == CEILING and suite.kind in ("truth", "compose"):
+            continue
         method_of(name)
         if allowed is not None and name not in allowed:
             raise UsageError(
@@ -146,7 +160,8 @@ def _downloads(request: EvalRequest) -> dict[str, int | None]:
     mode: Mode = "composition" if request.suite.kind == "compose" else "consistent"
     job = EditJob(input=Path(), model=request.model, adapter=request.adapter)
     adapters = []
-    if any(method_of(name).uses_adapter for name in request.suite.methods):
+    methods = (name for name in request.suite.methods if name != CEILING)
+    if any(method_of(name).uses_adapter for name in methods):
         adapters.append(adapter_reference(job, mode))
     return find_downloads(job, adapters)
 

@@ -16,7 +16,6 @@ from dcgrid.eval.results import (
     ClipEntry,
     Item,
     MethodRow,
-    MetricColumn,
     Results,
     TaskEntry,
 )
@@ -25,6 +24,7 @@ from dcgrid.eval.suites.clips import DEFAULT_SUBJECT, EvalClip
 from dcgrid.eval.suites.judge import Judge, Judged
 from dcgrid.eval.suites.plan import EvalPlan
 from dcgrid.eval.suites.request import (
+    CEILING,
     EvalRequest,
     Unit,
     UnitOutcome,
@@ -67,7 +67,7 @@ def carry_out(plan: EvalPlan, progress: Progress) -> EvalDone:
         units = units_of(request)
         outcomes = make_all(request, plan.devices, units, progress)
         judged = judge_all(request, plan.devices, outcomes, progress)
-        results = gather(request, plan.columns, judged)
+        results = gather(plan, judged)
         return EvalDone(results=results, files=write_all(request.out, results))
 
 
@@ -114,10 +114,9 @@ def judge_all(
     return [found[index] for index in range(len(outcomes))]
 
 
-def gather(
-    request: EvalRequest, columns: tuple[MetricColumn, ...], judged: Sequence[Judged]
-) -> Results:
+def gather(plan: EvalPlan, judged: Sequence[Judged]) -> Results:
     """Put items, tables and facts together."""
+    request = plan.request
     items = tuple(item for one in judged for item in one.items)
     methods = tuple(_method(name) for name in request.suite.methods)
     methods += tuple(
@@ -128,13 +127,13 @@ def gather(
     return Results(
         suite=suite.name,
         title=suite.title,
-        made=_facts(request),
-        metrics=columns,
+        made=_facts(plan),
+        metrics=plan.columns,
         methods=methods,
         clips=_clips(judged),
         tasks=_tasks(request),
         items=items,
-        table=table_rows(items, columns, methods),
+        table=table_rows(items, plan.columns, methods),
         references=suite.references,
         notes=_notes(request, items),
     )
@@ -178,6 +177,9 @@ def _place(outcome: UnitOutcome) -> tuple[int, tuple[str, ...]]:
 
 
 def _method(key: str) -> MethodRow:
+    if key == CEILING:
+        note = "a reference: the truth after the model's autoencoder"
+        return MethodRow(key=key, label="Ceiling", note=note)
     method = METHODS[key]
     return MethodRow(key=key, label=method.label, note=f"{method.source}: {method.title}")
 
@@ -201,14 +203,15 @@ def _tasks(request: EvalRequest) -> tuple[TaskEntry, ...]:
     )
 
 
-def _facts(request: EvalRequest) -> dict[str, str]:
+def _facts(plan: EvalPlan) -> dict[str, str]:
+    request = plan.request
     versions = facts.versions()
     made = {name: f"{value}" for name, value in versions.items()}
     return {
         "date": facts.now(),
         "model": request.model,
         "adapter": request.adapter,
-        "device": request.device,
+        "device": ", ".join(dict.fromkeys(plan.devices)),
         "seeds": ", ".join(map(str, request.suite.seeds)),
         "clips": str(len(request.clips)),
         **made,

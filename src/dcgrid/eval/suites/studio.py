@@ -20,9 +20,11 @@ from torch import Tensor
 
 from dcgrid import __version__, hub
 from dcgrid.eval.methods import method_of
+from dcgrid.eval.methods.codec import codec_pass
 from dcgrid.eval.suites import footage
 from dcgrid.eval.suites.handed import reason_of, take_handed
-from dcgrid.eval.suites.request import EvalRequest, Unit, UnitOutcome, item_names
+from dcgrid.eval.suites.request import CEILING, EvalRequest, Unit, UnitOutcome, item_names
+from dcgrid.models.base import Backbone
 from dcgrid.models.loading import model_spec, weight_digests
 from dcgrid.pipelines.choose import rank_tries
 from dcgrid.pipelines.fill import FilledCell, FillSettings
@@ -90,7 +92,9 @@ class Studio:
     def _job(self, unit: Unit) -> tuple[GridJob, ResolvedGrid | None]:
         """Return the job of a unit and the grid that it fills; a story's grids are its own."""
         request, clip = self._request, self._request.clips[unit.clip]
-        method, fields = method_of(unit.method), request.job_fields(clip, unit.seed)
+        # What only passes through the autoencoder is loaded as any other method on the bare base.
+        method = method_of("codec" if unit.method == CEILING else unit.method)
+        fields = request.job_fields(clip, unit.seed)
         if not method.uses_adapter:
             fields["adapter"] = "none"
         if request.suite.kind == "story":
@@ -143,15 +147,29 @@ class Studio:
         if isinstance(job, ComposeJob):
             (task,) = unit.tasks
             given.append(footage.element_frames(task, given[0], spec.fps, unit.clip))
-        method = method_of(unit.method)
         model = self._load(job, grid, given[0], progress)
         enter_given(model.backbone, grid)
         settings = FillSettings(seed=unit.seed, device=model.backbone.device)
         asked = grid_request(grid, model.backbone.spec, given)
+        if unit.method == CEILING:
+            return self._ceilings(unit, model.backbone, given), 0.0
+        painter = method_of(unit.method).painter()
         started = time.perf_counter()
-        filled = method.painter()(model.backbone, asked, settings, progress)
+        filled = painter(model.backbone, asked, settings, progress)
         seconds = time.perf_counter() - started
         return self._chosen(unit, grid, given[0], filled), seconds
+
+    def _ceilings(self, unit: Unit, backbone: Backbone, given: list[Tensor]) -> dict[str, Tensor]:
+        """Return the truths after the autoencoder, by item."""
+        if self._request.suite.kind == "compose":
+            truths = footage.fusion_truths(*given)
+        else:
+            fps = self._spec.fps
+            truths = {t.key: footage.effect_truth(t, given[0], fps) for t in unit.tasks}
+        return {
+            name: codec_pass(backbone, truth_THWC, backbone.device)[0]
+            for name, truth_THWC in truths.items()
+        }
 
     def _chosen(
         self, unit: Unit, grid: ResolvedGrid, given_THWC: Tensor, filled: list[FilledCell]
