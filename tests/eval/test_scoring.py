@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from dcgrid import hub
 from dcgrid.errors import WeightsError
 from dcgrid.eval.columns import METRICS
-from dcgrid.eval.encoders import shelf
+from dcgrid.eval.encoders import extra, shelf
 from dcgrid.eval.encoders.dino import DinoEncoder
 from dcgrid.eval.scoring import Case, Encoders, fit, score_case
 from tests.eval.encoders.test_clip import frames
@@ -173,6 +175,25 @@ def test_old_embeddings_are_dropped(monkeypatch):
     for given in (one, two, two, one):
         encoders.remembered("x", given, make)
     assert seen == [0, 1, 0]
+
+
+def test_a_missing_package_blanks_its_columns_alone(monkeypatch):
+    def lack(name):
+        raise ImportError(name=name)
+
+    monkeypatch.setattr(extra, "import_module", lack)
+    encoders = Encoders()
+    motion, change = encoders.columns(["motion", "change"])
+    assert motion.unavailable == "this score needs cv2 (pip install 'dcgrid[eval]')"
+    assert change.unavailable == ""
+    found = score_case(case(), ["motion", "change"], encoders)
+    assert found["motion"].reason == motion.unavailable
+    assert found["change"].value > 0
+
+
+def test_the_document_has_every_metric_and_network():
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert [name for name in [*METRICS, *hub.SCORERS] if f"`{name}`" not in text] == []
 
 
 def test_a_failure_is_told_once_and_for_all(monkeypatch):

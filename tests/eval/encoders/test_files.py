@@ -52,7 +52,7 @@ def test_a_file_without_a_known_hash_is_labelled_by_its_own(tmp_path):
     assert find_network("dino-vits16", tmp_path, offline=True).label == "dino-vits16 ba7816bf"
     # A loose model.safetensors could be anything.
     os.replace(own / "model.safetensors", tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match="dino-vits16 is not here"):
+    with pytest.raises(WeightsError, match=r"dino-vits16 lacks model\.safetensors"):
         find_network("dino-vits16", tmp_path, offline=True)
 
 
