@@ -80,6 +80,21 @@ def test_sizes_and_lengths_may_differ():
     assert found["leak"].value == pytest.approx(0)
 
 
+def test_the_subject_and_what_is_beside_it_are_told_apart():
+    # Left half of the source, at twice the size and length of the result.
+    mask = torch.zeros(8, 96, 128, dtype=torch.bool)
+    mask[:, :, :64] = True
+    source = torch.full((8, 96, 128, 3), 128, dtype=torch.uint8)
+    result = torch.full((4, 48, 64, 3), 128, dtype=torch.uint8)
+    result[:, :, :32] = 200
+    given = case(source_THWC=source, result_THWC=result, subject_THW=mask)
+    found = score_case(given, ["change_subject", "change_background", "change"], Encoders())
+    values = [score.value for score in found.values()]
+    assert values[0] > 20
+    assert values[1] == 0
+    assert values[2] == pytest.approx(values[0] / 2)
+
+
 @pytest.mark.parametrize("count", [0, 1])
 @lacks("cv2")
 def test_no_frame_and_one_frame(count):
