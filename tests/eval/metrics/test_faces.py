@@ -52,6 +52,11 @@ def test_a_person_is_followed_when_the_detector_changes_the_order():
     assert find_subject(frames) == {0: 0, 1: 1, 2: 0}
 
 
+def test_who_comes_from_afar_after_a_cut_is_someone_else():
+    frames = [frame((ANNA, LEFT, 0.1))] * 2 + [frame((CARL, RIGHT, 0.1))] * 3
+    assert set(find_subject(frames)) == {2, 3, 4}
+
+
 def test_a_person_is_known_again_after_a_cut_by_the_embedding():
     near = [frame((ANNA, LEFT), (BERT, RIGHT))] * 2
     cut = [frame((like(ANNA, 0.9), 0.95, 0.1), (CARL, LEFT, 0.3))] * 5

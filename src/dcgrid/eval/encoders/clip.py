@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from dcgrid.errors import WeightsError
@@ -45,7 +46,7 @@ class ClipEncoder:
             model = transformers.CLIPModel.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
             raise WeightsError(
                 f"CLIP in {folder} cannot be loaded: {str(error)[:200]}",
                 hint="dcgrid models pull clip-vit-l14 --update",

@@ -20,7 +20,6 @@ from dcgrid.eval.metrics import FrameFaces
 
 MOST = 8
 """Faces of a frame that are read, the largest ones."""
-_ERRORS_ALONE = 2
 
 
 class FaceReader(Protocol):
@@ -84,7 +83,8 @@ class SFaceReader:
     def __init__(self, detector: Path, recognizer: Path) -> None:
         cv2: Any = need("cv2")
         # OpenCV 5 warns on the terminal of a setting that is its own default.
-        loud = cv2.setLogLevel(_ERRORS_ALONE)
+        logging = cv2.utils.logging
+        loud = logging.setLogLevel(logging.LOG_LEVEL_ERROR)
         try:
             self._finder = cv2.FaceDetectorYN.create(str(detector), "", (SIDE, SIDE), 0.6)
             self._reader = cv2.FaceRecognizerSF.create(str(recognizer), "")
@@ -94,7 +94,7 @@ class SFaceReader:
                 hint="dcgrid models pull sface; dcgrid models pull yunet",
             ) from error
         finally:
-            cv2.setLogLevel(loud)
+            logging.setLogLevel(loud)
         self._cv2 = cv2
 
     def read(self, frames_THWC: Tensor) -> tuple[FrameFaces, ...]:

@@ -59,11 +59,19 @@ def find_network(name: str, weights_dir: Path | None, *, offline: bool) -> Netwo
 
 def _download(model: hub.HubModel, weights_dir: Path | None, *, offline: bool) -> Path:
     if offline or hub.is_offline() or "non-commercial" in model.license:
-        where = f" or in {weights_dir}" if weights_dir is not None else ""
         raise WeightsError(
-            f"{model.name} is not here{where}", hint=f"dcgrid models pull {model.name}"
+            f"{model.name} is not here{_lacking(model, weights_dir)}",
+            hint=f"dcgrid models pull {model.name}",
         )
     return hub.fetch_model(model.name)
+
+
+def _lacking(model: hub.HubModel, folder: Path | None) -> str:
+    """Return what to say of a user's folder that was looked in."""
+    if folder is None or not (own := folder / model.name).is_dir():
+        return f" or in {folder}" if folder is not None else ""
+    names = [PurePosixPath(pattern).name for pattern in model.patterns]
+    return f"; {own} lacks {', '.join(name for name in names if not (own / name).is_file())}"
 
 
 def _in_folder(model: hub.HubModel, folder: Path) -> dict[str, Path] | None:

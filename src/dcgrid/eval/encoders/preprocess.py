@@ -49,7 +49,7 @@ def square(frames_THWC: Tensor, short: int, side: int) -> Tensor:
     # The longer side is cut down, not rounded, as CLIP's and torchvision's own do.
     scaled = [max(short, edge * short // min(height, width)) for edge in (height, width)]
     sized_THWC = resize(frames_THWC, scaled[0], scaled[1])
-    top, left = (round((edge - side) / 2) for edge in scaled)
+    top, left = ((edge - side) // 2 for edge in scaled)
     return sized_THWC[:, top : top + side, left : left + side].permute(0, 3, 1, 2)
 
 

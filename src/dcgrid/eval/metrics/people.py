@@ -51,12 +51,16 @@ class _Person:
 
     faces: dict[int, int] = field(default_factory=dict)
     """Which face of the frame, by frame."""
+    last: int
+    """The last of these frames."""
     place_4: Tensor
-    """Box in the last of them."""
+    """Box in it."""
+    sum_E: Tensor
+    """Sum of their embeddings, each at length 1."""
 
-    @property
-    def last(self) -> int:
-        return max(self.faces)
+    def like(self, other: "_Person") -> float:
+        """Return the cosine of what two people look like on average."""
+        return float(F.cosine_similarity(self.sum_E, other.sum_E, dim=0))
 
 
 def find_subject(frames: Sequence[FrameFaces]) -> Mapping[int, int]:
@@ -72,7 +76,7 @@ def find_subject(frames: Sequence[FrameFaces]) -> Mapping[int, int]:
     Raises:
         ValueError: No frame has a face: a caller's bug.
     """
-    people = _joined(_followed(frames), frames)
+    people = _joined(_followed(frames))
     if not people:
         raise ValueError("no frame has a face")
 
@@ -92,35 +96,33 @@ def _followed(frames: Sequence[FrameFaces]) -> list[_Person]:
         # A move out of reach costs as much as any other, so that it is never taken for a near one.
         pairs = assign([[min(move, 2 * REACH) for move in row] for row in moves])
         owner = {face: near[row] for row, face in pairs.items() if moves[row][face] <= REACH}
-        for face, box_4 in enumerate(frame.boxes_N4):
+        units_NE = F.normalize(frame.embeddings_NE.float(), dim=-1)
+        for face, (box_4, unit_E) in enumerate(zip(frame.boxes_N4, units_NE, strict=True)):
             person = owner.get(face)
             if person is None:
-                person = _Person(place_4=box_4)
+                person = _Person(last=at, place_4=box_4, sum_E=torch.zeros_like(unit_E))
                 people.append(person)
-            person.faces[at], person.place_4 = face, box_4
+            person.faces[at], person.last, person.place_4 = face, at, box_4
+            person.sum_E = person.sum_E + unit_E
     return people
 
 
-def _joined(people: Sequence[_Person], frames: Sequence[FrameFaces]) -> list[_Person]:
+def _joined(people: Sequence[_Person]) -> list[_Person]:
     """Return people made of stretches, the longest first, each joined to whom it is most like."""
     joined: list[_Person] = []
     for person in sorted(people, key=lambda one: -len(one.faces)):
         alike = [
-            (float(_mean(one, frames) @ _mean(person, frames)), index)
+            (one.like(person), index)
             for index, one in enumerate(joined)
             if not one.faces.keys() & person.faces.keys()
         ]
         cosine, index = max(alike, default=(-1.0, -1))
         if cosine >= SAME_PERSON:
             joined[index].faces.update(person.faces)
+            joined[index].sum_E = joined[index].sum_E + person.sum_E
         else:
             joined.append(person)
     return joined
-
-
-def _mean(person: _Person, frames: Sequence[FrameFaces]) -> Tensor:
-    faces = [frames[at].embeddings_NE[face] for at, face in person.faces.items()]
-    return F.normalize(F.normalize(torch.stack(faces).float(), dim=-1).mean(dim=0), dim=0)
 
 
 def _move(before_4: Tensor, after_4: Tensor) -> float:
