@@ -1,4 +1,4 @@
-"""Means, deviations, marks and reasons: against plain sums, and for every way a run can go wrong."""
+"""Means, deviations, marks and reasons of tables, for every way a run can go wrong."""
 
 import csv
 import io
