@@ -77,9 +77,9 @@ class Player {
 
   waits(now) {
     if (!this.visible || this.broken) return false;
-    // At its end a video has nothing to come, before it it needs the next frame as well.
-    const enough = this.video.currentTime < this.last - this.transport.frameTime ? 3 : 2;
-    if (!this.video.seeking && this.video.readyState >= enough) this.waitsSince = null;
+    // A picture is enough. Waiting for the next one as well may last for ever: a paused video need
+    // not fetch it.
+    if (!this.video.seeking && this.video.readyState >= 2) this.waitsSince = null;
     else this.waitsSince ??= now;
     return this.waitsSince !== null && now - this.waitsSince < PATIENCE_MS;
   }
