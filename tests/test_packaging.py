@@ -33,7 +33,7 @@ def test_recipes_and_weights_travel_in_the_wheel(wheel: Path) -> None:
         assert f"dcgrid/_recipes/{path.relative_to(ROOT / 'recipes').as_posix()}" in names
     for folder in ("src/dcgrid",):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in {".py", ".safetensors", ".json"}:
+            if path.suffix in {".py", ".safetensors", ".json", ".html", ".css", ".js"}:
                 assert path.relative_to(ROOT / "src").as_posix() in names
     assert not [name for name in names if name.startswith("tests/") or "__pycache__" in name]
 

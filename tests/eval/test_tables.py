@@ -1,9 +1,11 @@
-"""Means, deviations, marks and reasons: against plain sums, and for every way a run can go wrong."""
+"""Means, deviations, marks and reasons of tables, for every way a run can go wrong."""
 
 import csv
 import io
 import math
 import statistics
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -97,6 +99,14 @@ def results(
         table=table_rows(items, metrics, methods),
         references=references,
     )
+
+
+def test_neither_tables_nor_the_page_load_torch() -> None:
+    code = (
+        "import sys, dcgrid.eval.tables, dcgrid.eval.report;"
+        "sys.exit(bool({'torch', 'numpy', 'av'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_clip_with_many_items_weighs_as_much_as_one_with_few() -> None:

@@ -30,6 +30,8 @@ def shared_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromiu
 @pytest.fixture
 def browser(shared_browser: chromium.Browser) -> Iterator[chromium.Browser]:
     """The browser; a test fails if the page wrote to the console or asked for more than files."""
+    # Away from Chromium's own first page, which asks for pictures of its own.
+    shared_browser.driver.get("about:blank")
     shared_browser.emulate()
     shared_browser.errors()
     shared_browser.requests()

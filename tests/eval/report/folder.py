@@ -95,7 +95,7 @@ def make_results(folder: Path) -> Results:
 
 
 def _item(folder: Path, clip: str, task: str, method: str) -> Item:
-    """Make one: at night SDEdit fails and FlowEdit is missing, of the dog Ours has lost its file."""
+    """Make one: at night SDEdit fails, FlowEdit is missing and Ours of the dog lost its file."""
     key = f"{clip}--{task}--{method}--0"
     known = {"key": key, "clip": clip, "task": task, "method": method, "seed": 0}
     if task != "rain" and method == "sdedit":

@@ -145,20 +145,19 @@ def test_what_is_not_there_says_so(browser: Browser, page: Path) -> None:
     browser.wait("Number(document.getElementById('scrub').value) >= 4", seconds=20)
 
 
+SPACED = (
+    "document.querySelectorAll('.cell').forEach((cell) => { cell.style.marginBottom = '900px'; });"
+)
+"""Puts cells far below each other, as hundreds of them would be."""
+
+
 def test_out_of_view_nothing_is_loaded(browser: Browser, page: Path) -> None:
     with browser.width(320):
-        browser.run("window.scrollTo(0, 0)")
         browser.open(page, f"{RAIN}&frame=0")
         browser.wait("document.querySelector('#cells video').readyState >= 2")
-        # Far below, as hundreds of cells would be.
-        browser.run(
-            "document.querySelectorAll('.cell').forEach((cell) => {cell.style.marginBottom='900px'})"
-        )
-        browser.run("document.querySelector('#pick-task').focus()")
         browser.run(
             "const pick = document.getElementById('pick-clip');"
-            "pick.selectedIndex = 1; pick.dispatchEvent(new Event('change'));"
-            "document.querySelectorAll('.cell').forEach((cell) => {cell.style.marginBottom='900px'})"
+            f"pick.selectedIndex = 1; pick.dispatchEvent(new Event('change')); {SPACED}"
         )
         browser.wait("document.querySelector('#cells video').readyState >= 2")
         loaded = browser.run(

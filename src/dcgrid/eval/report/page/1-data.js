@@ -48,8 +48,7 @@ const number = (value, digits) => (value === null || value === undefined ? "–"
 function lackOf(item, metric) {
   const score = scoreOf(item, metric);
   if (score !== null) return score.value === null ? score.reason : "";
-  if (item.status !== "done") return `video ${item.status}`;
-  return METRICS.get(metric)?.unavailable || "not measured";
+  return item.status === "done" ? "not measured" : `video ${item.status}`;
 }
 
 /** Turn a path beside the page into a link: a # or % in a file's name is part of the name. */

@@ -6,6 +6,7 @@ const FIRST = {
   loop: "1", speed: "1", q: "", fclip: "", ftask: "", fmethod: "", fstatus: "", sort: "", worst: "",
   tsort: "", tdir: "",
 };
+const OVER = "m:"; // before a method's key, so that one named "source" is not taken for the source
 const VIEWS = ["summary", "videos", "items"];
 const WATCHERS = [];
 let state = { ...FIRST };
@@ -32,6 +33,8 @@ function sane(read) {
   }
   const seeds = SEEDS.filter((seed) => itemsAt(read.clip, read.task, seed).length);
   if (!seeds.includes(Number(read.seed)) || read.seed === "") read.seed = String(seeds[0] ?? "");
+  read.show = read.show.filter((id) => ["none", "source", "second", "truth"].includes(id)
+    || (id.startsWith(OVER) && METHODS.has(id.slice(OVER.length))));
   const wipe = Number.parseFloat(read.wipe);
   read.wipe = String(Number.isFinite(wipe) ? Math.min(100, Math.max(0, wipe)) : 50);
   if (!(Number(read.speed) >= 0.25 && Number(read.speed) <= 2)) read.speed = "1";

@@ -1,5 +1,7 @@
 // The list of all items: filters, order, and a link from each to its videos.
 
+// Why a column is blank as a whole stands in the summary; here it would only take room.
+const MEASURED = DATA.metrics.filter((metric) => !metric.unavailable);
 const PAGE_LENGTH = 200; // rows that are made at once; thousands would make every key slow
 let listLength = PAGE_LENGTH;
 
@@ -16,7 +18,7 @@ function listColumns() {
     ["method", "Method", (item) => labelOf(METHODS, item.method)], ["seed", "Seed", (item) => item.seed],
     ["status", "Status", (item) => item.status], ["seconds", "Seconds", (item) => item.seconds],
   ].map(([key, text, value]) => ({ key, text, value, first: "ascending", title: `Sort by ${text.toLowerCase()}` }));
-  const metrics = DATA.metrics.map((metric) => ({
+  const metrics = MEASURED.map((metric) => ({
     key: `m:${metric.key}`, text: `${metric.label} ${ARROWS[metric.better]}`, metric,
     value: (item) => valueOf(item, metric.key), first: bestFirst(metric.key), title: metric.title,
   }));
@@ -99,15 +101,15 @@ function listRow(item) {
     el("td", { className: "words" }, labelOf(METHODS, item.method)),
     SEEDS.length > 1 ? el("td", { className: "figure" }, String(item.seed)) : null,
     status,
-    ...DATA.metrics.map((metric) => listScore(item, metric)),
+    ...MEASURED.map((metric) => listScore(item, metric)),
     el("td", { className: "figure" }, number(item.seconds, 1)));
 }
 
 function listScore(item, metric) {
   const value = valueOf(item, metric.key);
   if (value !== null) return el("td", { className: "figure" }, number(value, metric.digits));
-  // Of a video that is not there its status says enough, of a blank column the summary.
-  const why = item.status === "done" && !metric.unavailable ? lackOf(item, metric.key) : "";
+  // Of a video that is not there its status says enough.
+  const why = item.status === "done" ? lackOf(item, metric.key) : "";
   return el("td", { className: "figure none", title: lackOf(item, metric.key) }, "–",
     why ? el("span", { className: "why" }, why) : null);
 }

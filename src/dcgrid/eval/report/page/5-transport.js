@@ -1,13 +1,15 @@
 // Players that keep together. One clock runs; every video follows it.
 //
 //   error of a video = where it is less where the clock is
-//     below a frame     its rate is bent a little, which nobody sees
-//     a frame or more   it is sent to the right place
-//     it is loading     the clock waits, and so do the others
+//     a small part of a frame   nothing
+//     below a frame             its rate is bent a little, which nobody sees
+//     a frame or more           it is sent to the right place
+//     it is loading             the clock waits, and so do the others
 //
 // A video that is shorter than the clock's run holds its last frame.
 
 const PATIENCE_MS = 3000; // a video that loads for longer is left behind
+const BEAT_S = 0.02; // between two pictures of a screen, with a little room
 const SETTLE_MS = 700; // between two jumps of one video: each costs time, and might cause the next
 
 class Player {
@@ -70,12 +72,13 @@ class Player {
     }
     this.wish = undefined;
     this.seen = null;
-    this.jumpedAt = performance.now();
     this.video.currentTime = Math.min(position, this.last);
   }
 
   waits(now) {
     if (!this.visible || this.broken) return false;
+    // A picture is enough. Waiting for the next one as well may last for ever: a paused video need
+    // not fetch it.
     if (!this.video.seeking && this.video.readyState >= 2) this.waitsSince = null;
     else this.waitsSince ??= now;
     return this.waitsSince !== null && now - this.waitsSince < PATIENCE_MS;
@@ -98,11 +101,16 @@ class Player {
     const error = this.drift(position, now, speed);
     const far = Math.abs(error) > Math.max(0.9 * this.transport.frameTime, 0.03);
     if (far && now - this.jumpedAt > SETTLE_MS) {
+      this.jumpedAt = now;
       this.go(position);
       return;
     }
-    // Never slower or faster than by a fifth; small steps are left out, as each costs time.
-    const rate = speed * Math.min(1.2, Math.max(0.8, 1 - 2 * error));
+    // Never slower or faster than by a quarter. Frames reach the screen at its own beat, so what is
+    // less than a beat cannot be measured and is left alone.
+    const { frameTime } = this.transport;
+    const small = Math.abs(error) < BEAT_S * speed + 0.05 * frameTime;
+    const bend = small ? 0 : Math.min(0.25, Math.max(-0.25, (-0.4 * error) / frameTime));
+    const rate = speed * (1 + bend);
     if (Math.abs(this.video.playbackRate - rate) > 0.02 * speed) this.video.playbackRate = rate;
     if (this.video.paused) this.video.play().catch(() => {}); // paused again before it began
   }

@@ -1,7 +1,5 @@
 // What was given, what each method made of it, and the truth: a cell each, side by side.
 
-const OVER = "m:"; // before a method's key, so that one named "source" is not taken for the source
-
 /** List the cells of a clip and task: { id, label, path, item }. */
 function cellsOf({ clip, task, seed }) {
   const items = itemsAt(clip, task, Number(seed));
@@ -62,8 +60,7 @@ function videoBox(cell) {
 
 function scoreList(item) {
   const list = el("dl", { className: "scores" });
-  for (const metric of DATA.metrics) {
-    if (metric.unavailable) continue;
+  for (const metric of MEASURED) {
     const value = valueOf(item, metric.key);
     const why = lackOf(item, metric.key);
     list.append(el("div", { className: why ? "lack" : "" },

@@ -39,7 +39,7 @@ function chart(metric, cells) {
   };
   const figure = el("figure", { className: "plot", "data-metric": metric.key },
     el("figcaption", { title: metric.title }, el("b", {}, `${metric.label} ${ARROWS[metric.better]}`), " by frame"), picture);
-  return { figure, cursor, x, drawn, metric };
+  return { figure, cursor, x, last, drawn, metric };
 }
 
 /** The range of the values with a little room; a flat line stands in the middle. */
@@ -114,8 +114,10 @@ function spread(labels, top, bottom) {
 function showCursor() {
   const frame = transport.frame;
   for (const one of charts) {
-    one.cursor.setAttribute("x1", one.x(frame));
-    one.cursor.setAttribute("x2", one.x(frame));
+    // Videos may turn out to be longer than what was measured.
+    const at = one.x(Math.min(frame, one.last));
+    one.cursor.setAttribute("x1", at);
+    one.cursor.setAttribute("x2", at);
     for (const line of one.drawn) {
       line.at.textContent = number(line.byFrame.get(frame), Math.min(one.metric.digits, 3));
     }
