@@ -133,11 +133,12 @@ def test_what_is_added_is_all_that_is_made(clips: Path) -> None:
 
 
 def test_another_seed_gives_other_pixels_and_a_changed_clip_other_results(clips: Path) -> None:
-    results = run(request(clips, seeds=(0, 1), methods=("grid",)))
+    # What `tiny` paints does not depend on the noise.
+    results = run(request(clips, seeds=(0, 1), methods=("grid",), model="mini"))
     values = {item.key: item.scores["psnr"].value for item in results.items}
     assert values["one--night--grid--0"] != values["one--night--grid--1"]
     (clips / "one.mp4").write_bytes((clips / "two.mp4").read_bytes())
-    again = run(request(clips, methods=("grid",)))
+    again = run(request(clips, methods=("grid",), model="mini"))
     changed = {item.key: item.scores["psnr"].value for item in again.items}
     assert changed["one--night--grid--0"] == values["two--night--grid--0"]
 
