@@ -72,7 +72,6 @@ def _take_study(driver: WebDriver, made: MadeStudy, answers: Path) -> None:
         count = hands.take(driver, choose, answer)
         path = hands.download(driver, answers)
         print(f"{name}: {count} pairs, {path.name}, {path.stat().st_size:,} bytes")
-        driver.execute_script("localStorage.clear()")
 
 
 def chooser(key: StudyKey, seed: int, *, passes: bool) -> hands.Choose:
@@ -101,8 +100,8 @@ def _take_pictures(driver: WebDriver, made: MadeStudy, folder: Path) -> None:
     """Write pictures of the page: the beginning, a pair in light, dark and on a phone, the end."""
     url = (made.folder / "page" / "index.html").resolve().as_uri()
     hands.look(driver, hands.DESKTOP)
-    driver.get(url)
-    _picture(driver, folder / "intro.png")
+    hands.open_afresh(driver, url)
+    _picture(driver, folder / "intro.png", whole=True)
     hands.begin(driver, url, "example")
     _to_a_pair(driver, made.key)
     hands.press(driver, "a", "b", "a")
@@ -117,7 +116,6 @@ def _take_pictures(driver: WebDriver, made: MadeStudy, folder: Path) -> None:
     hands.look(driver, hands.DESKTOP)
     hands.take(driver, lambda left, *_: left)
     _picture(driver, folder / "end.png")
-    driver.execute_script("localStorage.clear()")
 
 
 def _to_a_pair(driver: WebDriver, key: StudyKey) -> None:

@@ -89,10 +89,18 @@ def view(driver: WebDriver) -> str:
     return shown
 
 
-def begin(driver: WebDriver, url: str, rater: str) -> None:
-    """Open the page, give a name and take part, by keys alone."""
+def open_afresh(driver: WebDriver, url: str) -> None:
+    """Open the page as someone who has never been there."""
+    driver.get(url)
+    # Only now: a page that is left keeps what it knows.
+    driver.execute_script("localStorage.clear()")
     driver.get(url)
     WebDriverWait(driver, WAIT_S).until(lambda one: view(one) == "intro")
+
+
+def begin(driver: WebDriver, url: str, rater: str) -> None:
+    """Open the page afresh, give a name and take part, by keys alone."""
+    open_afresh(driver, url)
     press(driver, Keys.TAB)  # from the heading to the name, which is selected as a whole
     ActionChains(driver).key_down(Keys.CONTROL).send_keys("a").key_up(Keys.CONTROL).perform()
     press(driver, *rater, Keys.TAB, Keys.SPACE, Keys.ENTER)

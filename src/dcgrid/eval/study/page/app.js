@@ -180,6 +180,7 @@ function tellLost(frame, video, title, trial) {
 
 function forgetLost(frame, place, trial) {
   const lost = frame.querySelector(".lost");
+  if (lost === null && !trial.failed.includes(place)) return;
   if (lost !== null) player?.again();
   lost?.remove();
   const others = [...document.querySelectorAll(".lost")].map(
