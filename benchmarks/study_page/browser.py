@@ -93,7 +93,7 @@ def open_afresh(driver: WebDriver, url: str) -> None:
     """Open the page as someone who has never been there."""
     driver.get(url)
     # Only now: a page that is left keeps what it knows.
-    driver.execute_script("localStorage.clear()")
+    driver.execute_script("try { localStorage.clear() } catch { /* forbidden */ }")
     driver.get(url)
     WebDriverWait(driver, WAIT_S).until(lambda one: view(one) == "intro")
 

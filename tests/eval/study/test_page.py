@@ -123,6 +123,21 @@ def test_a_reload_goes_on_and_back_shows_what_was_answered(driver, url, shared_s
     assert driver.switch_to.active_element.get_attribute("id") == "trial-head"
 
 
+def test_a_browser_that_keeps_nothing_is_told_and_the_study_still_works(
+    driver, url, shared_study, downloads
+):
+    script = "Object.defineProperty(window, 'localStorage', { get() { throw new Error('no'); } })"
+    added = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
+    try:
+        hands.begin(driver, url, "ada")
+        assert "a reload begins anew" in text(driver, "not-kept")
+        hands.take(driver, lambda left, *_: left)
+        found, _ = read_answers([hands.download(driver, downloads)], shared_study.key)
+    finally:
+        driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    assert found[0].rater == "ada"
+
+
 def test_what_is_missing_is_asked_for(driver, url):
     hands.open_afresh(driver, url)
     driver.find_element(By.CSS_SELECTOR, "#start button").click()

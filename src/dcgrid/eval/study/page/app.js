@@ -89,6 +89,7 @@ function goTo(index) {
   leaveTrial();
   state.at = index;
   store.save(state);
+  byId("not-kept").hidden = store.isKept();
   if (index < state.trials.length) showTrial(index);
   else showEnd();
 }
