@@ -1,6 +1,7 @@
 """The page in a real browser: taken from start to table, by keys, on a phone, and by the rules."""
 
 import http.server
+import itertools
 import json
 import shutil
 import threading
@@ -172,6 +173,12 @@ def test_videos_play_together_loop_and_are_noted_as_seen(driver, url):
         now = driver.execute_script(times)
         assert max(now) - min(now) < 0.25, now
         time.sleep(0.1)
+    # One second long, and played again and again.
+    moments = []
+    for _ in range(30):
+        moments.append(driver.execute_script(times)[0])
+        time.sleep(0.1)
+    assert sum(later < earlier for earlier, later in itertools.pairwise(moments)) >= 2
     paused = "return [...document.querySelectorAll('video')].every((one) => one.paused)"
     hands.press(driver, "p")
     assert driver.execute_script(paused)
@@ -310,6 +317,21 @@ def test_the_tab_key_goes_through_the_page_in_order(driver, url):
     radios = [f"{one}-left" for one in hands.QUESTIONS]
     # Nothing is chosen yet and "previous" is off in the first pair.
     assert order == ["play", "again", "slow", "seek", *radios, "next"]
+
+
+def test_a_is_the_left_video_to_eyes_ears_and_answers(driver, url):
+    hands.begin(driver, url, "ada")
+    for place, letter in (("left", "A"), ("right", "B")):
+        figure = driver.find_element(By.CSS_SELECTOR, f"figure.{place}")
+        assert figure.find_element(By.TAG_NAME, "figcaption").text == letter
+        video = figure.find_element(By.TAG_NAME, "video")
+        assert video.get_attribute("aria-label").startswith(f"Edit {letter},")
+        assert video.get_attribute("data-place") == place
+        for question in hands.QUESTIONS:
+            label = driver.find_element(By.CSS_SELECTOR, f"label[for={question}-{place}]")
+            assert label.text == letter
+    order = "return [...document.querySelectorAll('figcaption')].map((one) => one.textContent)"
+    assert driver.execute_script(order) == ["Original", "A", "B"]
 
 
 def test_groups_have_legends_and_progress_is_spoken(driver, url):
