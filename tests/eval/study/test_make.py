@@ -14,7 +14,7 @@ from dcgrid.eval.results import read_results, write_results
 from dcgrid.eval.study.design import read_key
 from dcgrid.eval.study.make import StudyWishes, make_study
 from dcgrid.eval.study.media import damage
-from dcgrid.eval.study.page import render_page
+from dcgrid.eval.study.render import render_page
 from dcgrid.video.probe import probe
 from dcgrid.video.read import decode_all
 from tests.eval.study.conftest import CLIPS, FAR, LABELS, NEAR, OURS, TASKS, make_evaluation

@@ -8,6 +8,7 @@ import pytest
 from dcgrid.errors import RecipeError, UsageError
 from dcgrid.eval.methods import METHODS
 from dcgrid.eval.scoring import METRICS
+from dcgrid.eval.suites.request import CEILING
 from dcgrid.eval.suites.schema import check_seeds, load_suite, read_suite, suite_names
 
 PAPER = (Path(__file__).parents[3] / "recipes" / "eval" / "paper.toml").read_text()
@@ -24,7 +25,7 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
 def test_shipped_suites_name_methods_and_metrics_that_exist(name):
     suite = load_suite(name)
     assert suite.name == name
-    assert set(suite.methods) <= set(METHODS)
+    assert set(suite.methods) <= {*METHODS, CEILING}
     assert set(suite.metrics) <= set(METRICS)
     for row in suite.references:
         assert set(row.scores) <= set(suite.metrics)

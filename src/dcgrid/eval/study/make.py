@@ -21,8 +21,8 @@ from dcgrid.eval.study.design import (
     write_key,
 )
 from dcgrid.eval.study.order import rater_seed
-from dcgrid.eval.study.page import page_data, render_page
 from dcgrid.eval.study.pairing import Blind, Pairing, make_pairs, methods_against
+from dcgrid.eval.study.render import page_data, render_page
 
 RESULTS_NAME = "results.json"
 DEFAULT_TITLE = "Which edit is better?"

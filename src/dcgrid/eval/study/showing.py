@@ -92,7 +92,7 @@ def table_csv(table: StudyTable) -> str:
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
     names = [name for name in Preference.__dataclass_fields__ if name != "question"]
-    writer.writerow(["source", "ours", "against", "question", *names])
+    writer.writerow(["source", "method", "against", "question", *names])
     for row in table.rows:
         for cell in row.cells:
             values: Mapping[str, object] = asdict(cell)

@@ -89,6 +89,7 @@ function goTo(index) {
   leaveTrial();
   state.at = index;
   store.save(state);
+  byId("not-kept").hidden = store.isKept();
   if (index < state.trials.length) showTrial(index);
   else showEnd();
 }
@@ -180,6 +181,7 @@ function tellLost(frame, video, title, trial) {
 
 function forgetLost(frame, place, trial) {
   const lost = frame.querySelector(".lost");
+  if (lost === null && !trial.failed.includes(place)) return;
   if (lost !== null) player?.again();
   lost?.remove();
   const others = [...document.querySelectorAll(".lost")].map(
