@@ -6,6 +6,7 @@ import math
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -291,3 +292,11 @@ def test_nothing_vanishes_and_nothing_is_nan(
     for text in (markdown_table(found), text_table(found), csv_table(found), csv_summary(found)):
         assert "nan" not in text.lower()
         assert "inf" not in text.lower()
+
+
+def test_references_are_never_the_best() -> None:
+    items = [item("a", "x", 0.5), item("a", "y", 0.4), item("a", "unedited", 1.0)]
+    found = results(items)
+    assert marks(found)["id"] == {"unedited": "best", "x": "second"}
+    methods = tuple(replace(one, is_reference=one.key == "unedited") for one in found.methods)
+    assert marks(replace(found, methods=methods))["id"] == {"x": "best", "y": "second"}

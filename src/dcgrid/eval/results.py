@@ -78,7 +78,9 @@ class MethodRow:
     label: str
     """Name for people."""
     note: str = ""
-    """What to know of it, e.g. how many steps it was trained."""
+    """What to know of it, e.g. where it was published."""
+    is_reference: bool = False
+    """True: no method but a bound, such as the unedited clip: never the best, never rated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

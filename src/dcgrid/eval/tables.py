@@ -85,9 +85,12 @@ def marks(results: Results) -> dict[str, dict[str, Mark]]:
     """Return which cells are best and second best: metric key -> method key -> mark.
 
     Values that read the same at the column's digits are tied and share a mark. A column in which
-    fewer than two methods have a value, or in which no way is better, has no marks.
+    fewer than two methods have a value, or in which no way is better, has no marks. References
+    such as the unedited clip have none.
     """
-    return {metric.key: _column_marks(results.table, metric) for metric in results.metrics}
+    bounds = {method.key for method in results.methods if method.is_reference}
+    rows = [row for row in results.table if row.method not in bounds]
+    return {metric.key: _column_marks(rows, metric) for metric in results.metrics}
 
 
 def _column_marks(rows: Sequence[TableRow], metric: MetricColumn) -> dict[str, Mark]:

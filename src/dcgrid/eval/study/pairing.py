@@ -37,7 +37,9 @@ def methods_against(results: Results, ours: str, against: Sequence[str]) -> tupl
     for name in (ours, *against):
         if name not in known:
             raise UsageError(f"no method is called {name!r}", hint=hint)
-    chosen = tuple(against) or tuple(name for name in known if name != ours)
+    bounds = {method.key for method in results.methods if method.is_reference}
+    others = (name for name in known if name != ours and name not in bounds)
+    chosen = tuple(against) or tuple(others)
     if ours in chosen or len(set(chosen)) != len(chosen):
         raise UsageError(f"--against {', '.join(chosen)}: each other method once", hint=hint)
     if not chosen:

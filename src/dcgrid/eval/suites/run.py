@@ -41,6 +41,10 @@ from dcgrid.runtime.lock import run_lock
 from dcgrid.train.world.sources import TRAINING_CLIPS
 
 
+REFERENCES = frozenset({"unedited", "codec"})
+"""Methods that change nothing and only bound what others can do."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalDone:
     """What an evaluation wrote."""
@@ -179,9 +183,14 @@ def _place(outcome: UnitOutcome) -> tuple[int, tuple[str, ...]]:
 def _method(key: str) -> MethodRow:
     if key == CEILING:
         note = "a reference: the truth after the model's autoencoder"
-        return MethodRow(key=key, label="Ceiling", note=note)
+        return MethodRow(key=key, label="Ceiling", note=note, is_reference=True)
     method = METHODS[key]
-    return MethodRow(key=key, label=method.label, note=f"{method.source}: {method.title}")
+    return MethodRow(
+        key=key,
+        label=method.label,
+        note=f"{method.source}: {method.title}",
+        is_reference=key in REFERENCES,
+    )
 
 
 def _clips(judged: Iterable[Judged]) -> tuple[ClipEntry, ...]:
