@@ -111,7 +111,11 @@ _Masks = Annotated[
 ]
 _Weights = Annotated[
     Path | None,
-    typer.Option("--weights", help="Folder with weights of metrics, looked in before the cache."),
+    typer.Option(
+        "--weights",
+        envvar="DCGRID_WEIGHTS",
+        help="Folder with weights of metrics, looked in before the cache.",
+    ),
 ]
 _Duration = Annotated[
     float | None,

@@ -21,6 +21,7 @@ from rich.text import Text
 from dcgrid import prompts, recipes
 from dcgrid.cli.output import Format, Output
 from dcgrid.errors import DcgridError, RecipeError, UsageError
+from dcgrid.eval.suites.schema import read_suite
 from dcgrid.hub import config_dir
 
 app = typer.Typer(
@@ -191,7 +192,7 @@ def _files_in(paths: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        folders = [path / kind for kind in ("effects", "layouts") if (path / kind).is_dir()]
+        folders = [path / kind for kind in ("effects", "layouts", "eval") if (path / kind).is_dir()]
         found = [file for folder in folders or [path] for file in sorted(folder.glob("*.toml"))]
         if not found:
             raise RecipeError(f"no recipe in the folder '{path}'", hint="Recipes end in .toml.")
@@ -202,6 +203,9 @@ def _files_in(paths: Sequence[Path]) -> list[Path]:
 def _problems(file: Path) -> list[str]:
     """Return the messages of everything that is wrong in a recipe file."""
     try:
+        if _is_suite(file):
+            read_suite(file)
+            return []
         recipe = recipes.read_recipe(file)
         if isinstance(recipe, recipes.EffectRecipe):
             found = prompts.text_problems(
@@ -215,6 +219,11 @@ def _problems(file: Path) -> list[str]:
     except DcgridError as error:
         return [error.message]
     return [problem.message for problem in found]
+
+
+def _is_suite(file: Path) -> bool:
+    """Return True for a suite of `dcgrid eval`, told by its place or its keys."""
+    return file.parent.name == "eval" or recipes.read_toml(file).has("methods")
 
 
 def _slot_values(pairs: Sequence[str]) -> dict[str, str]:

@@ -136,11 +136,12 @@ def _gap(own: Sequence[Item], metric: str) -> str:
 
 
 def cell_text(score: Spread | None, digits: int) -> str:
-    """Return e.g. "0.5750 ± 0.0123 (11/12)"; without clips to compare "0.5750 (1/1)"."""
+    """Return e.g. "0.5750 ± 0.0123 (11/12)"; where all items are measured "0.5750 ± 0.0123"."""
     if score is None or score.mean is None:
         return "-"
     between = "" if score.std is None else f" ± {score.std:.{digits}f}"
-    return f"{score.mean:.{digits}f}{between} ({score.measured}/{score.items})"
+    count = "" if score.measured == score.items else f" ({score.measured}/{score.items})"
+    return f"{score.mean:.{digits}f}{between}{count}"
 
 
 def markdown_table(results: Results) -> str:

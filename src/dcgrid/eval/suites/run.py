@@ -40,7 +40,6 @@ from dcgrid.pipelines.progress import Progress
 from dcgrid.runtime.lock import run_lock
 from dcgrid.train.world.sources import TRAINING_CLIPS
 
-
 REFERENCES = frozenset({"unedited", "codec"})
 """Methods that change nothing and only bound what others can do."""
 
