@@ -127,6 +127,8 @@ def gather(plan: EvalPlan, judged: Sequence[Judged]) -> Results:
         for label, folder in request.handed.items()
     )
     suite = request.suite
+    keys = set(suite.metrics)
+    references = tuple(row for row in suite.references if keys & set(row.scores))
     return Results(
         suite=suite.name,
         title=suite.title,
@@ -137,7 +139,7 @@ def gather(plan: EvalPlan, judged: Sequence[Judged]) -> Results:
         tasks=_tasks(request),
         items=items,
         table=table_rows(items, plan.columns, methods),
-        references=suite.references,
+        references=references,
         notes=_notes(request, items),
     )
 
@@ -235,7 +237,7 @@ def _notes(request: EvalRequest, items: Sequence[Item]) -> tuple[str, ...]:
             f"The model {request.model} saw {', '.join(seen)} in training: what it scores there "
             "says less."
         )
-    if request.suite.references:
+    if any(set(request.suite.metrics) & set(row.scores) for row in request.suite.references):
         notes.append(
             "Published rows are of other clips and another model: they are to be read beside the "
             "others, not compared with them."
