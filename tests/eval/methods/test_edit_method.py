@@ -121,7 +121,7 @@ def test_a_whole_long_clip_is_refused_before_anything_is_loaded(tmp_path, capsys
     assert code == 2
     assert "use --duration 0.75 or less" in err
     assert "loading the model" not in err
-    code, result, err = command(capsys, *words[:-1], "--duration", "0.75")
+    code, _, err = command(capsys, *words[:-1], "--duration", "0.75")
     assert code == 0, err
 
 

@@ -1,4 +1,4 @@
-"""Methods that learn a clip: they learn, the same for the same seed, and leave the base as it was."""
+"""Methods that learn a clip: the same for the same seed, and the base is left as it was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -210,9 +210,9 @@ def test_lessons_are_the_clip_its_frames_and_clips_of_the_base():
 def test_a_loss_that_is_no_number_is_told():
     with pupil_of(load_backbone("tiny")) as pupil:
         bad = Lesson(latents_BKCFYX=pupil.clip.latents_BKCFYX * float("nan"), text="")
+        steps = Steps(Silent(), "", 3)
         with adapter_on(pupil, LEARNING) as parameters, pytest.raises(DeviceError, match="nan"):
-            groups = [(parameters, 1e-3)]
-            learn(pupil, groups, lambda _: bad, LEARNING, Steps(Silent(), "", 3))
+            learn(pupil, [(parameters, 1e-3)], lambda _: bad, LEARNING, steps)
 
 
 @pytest.mark.parametrize("method", METHODS)
