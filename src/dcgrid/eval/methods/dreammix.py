@@ -51,13 +51,13 @@ class DreamMixSettings:
     """Share of the steps that learn single frames; ours."""
     batch: int = 8
     """Frames of such a step."""
-    strength: float = 0.85
+    strength: float = 0.8
     """Flow time at which painting starts."""
 
 
 SETTINGS = DreamMixSettings(learning=LearnSettings(steps=500, learning_rate=1e-4, rank=16))
 """For checkouts; never run at full size."""
-MINI = DreamMixSettings(learning=LearnSettings(steps=300, learning_rate=2e-3, rank=16))
+MINI = DreamMixSettings(learning=LearnSettings(steps=150, learning_rate=4e-3, rank=16))
 """For the program's own models; the rate as in dreambooth.py."""
 
 

@@ -51,6 +51,8 @@ class LearnSettings:
     """AdamW's."""
     clip_norm: float = 1.0
     """Longest gradient."""
+    noise_share: float = 0.0
+    """Share of the examples that stand at flow time 1, where painting starts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +81,16 @@ class Pupil:
         request = replace(self.clip.request, layout=SINGLE, shortcuts=Shortcuts())
         return token_grids(self.clip.backbone, request, size_FYX, self.clip.settings.device)
 
-    def loss(self, lesson: Lesson, generator: torch.Generator) -> Tensor:
+    def loss(self, lesson: Lesson, generator: torch.Generator, noise_share: float = 0.0) -> Tensor:
         """Return the flow-matching loss of a lesson; noise and times are drawn."""
         spec, data = self.clip.backbone.spec, lesson.latents_BKCFYX
         noise = draw_noise(
             tuple(data.shape), _seed(generator), device=data.device, motion=spec.noise_motion
         )
-        times = TrainingTimes(shift=spec.time_shift).draw(len(data), generator).to(data.device)
-        time_BKF = times[:, None, None].expand(-1, 1, data.shape[3]).contiguous()
+        times_B = TrainingTimes(shift=spec.time_shift).draw(len(data), generator)
+        at_noise_B = torch.rand(len(data), generator=generator) < noise_share
+        times_B = times_B.masked_fill(at_noise_B, 1.0).to(data.device)
+        time_BKF = times_B[:, None, None].expand(-1, 1, data.shape[3]).contiguous()
         grids = self.places(tuple(data.shape[3:]))
         grid = grids[_pick(len(grids), generator)]
         scale = self.clip.noise_scale
@@ -124,7 +128,7 @@ def adapter_on(
         form=form,
         rank=settings.rank,
         alpha=settings.rank,
-        targets=targets.dc,
+        targets=targets.all,
         layout="1x1",
     )
     parameters = attach_adapter(network, spec, seed=pupil.clip.settings.seed)
@@ -149,6 +153,7 @@ def tags_on(text: TextReader, names: Sequence[str]) -> Iterator[list[nn.Paramete
         with torch.no_grad():
             for tag_E, kept_E in zip(text.add_tags(known[1]), known[0], strict=True):
                 tag_E.copy_(kept_E).requires_grad_(False)
+        text.eval()
 
 
 def learn(
@@ -187,7 +192,7 @@ def learn(
         torch.manual_seed(pupil.clip.settings.seed)
         for step in range(settings.steps):
             optimizer.zero_grad(set_to_none=True)
-            loss = pupil.loss(draw(generator), generator)
+            loss = pupil.loss(draw(generator), generator, settings.noise_share)
             losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
                 raise DeviceError(

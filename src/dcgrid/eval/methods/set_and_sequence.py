@@ -71,27 +71,26 @@ class SetAndSequenceSettings:
     """Frames of a step of stage 1."""
 
 
-def _stage(steps: int, rate: float, rank: int, clip_norm: float) -> LearnSettings:
-    return LearnSettings(steps=steps, learning_rate=rate, rank=rank, clip_norm=clip_norm)
-
+_PAPER = LearnSettings(steps=600, learning_rate=1e-4, rank=8, clip_norm=0.05)
+_MINI = LearnSettings(steps=100, learning_rate=4e-3, rank=16, noise_share=0.4)
 
 SETTINGS = SetAndSequenceSettings(
-    set_learning=_stage(600, 1e-4, 8, 0.05),
-    sequence_learning=_stage(900, 1e-4, 8, 0.05),
+    set_learning=_PAPER,
+    sequence_learning=replace(_PAPER, steps=900),
     token_rate=1e-5,
     set_dropout=0.8,
     sequence_dropout=0.5,
 )
 """The paper's values, for checkouts; never run at full size."""
 MINI = SetAndSequenceSettings(
-    set_learning=_stage(150, 2e-3, 16, 1.0),
-    sequence_learning=_stage(300, 2e-3, 16, 1.0),
+    set_learning=_MINI,
+    sequence_learning=replace(_MINI, steps=120),
     token_rate=1e-2,
     set_dropout=0.2,
     sequence_dropout=0.2,
 )
-"""For the program's own models: rates, rank and dropouts of stage dc's [mini] table, in the steps
-that two minutes have."""
+"""For the program's own models: rank, dropouts and tags' rate of stage dc's [mini] table
+(recipes/train/dc.toml); rate and times as in dreambooth.py."""
 
 
 def paint(

@@ -1,7 +1,7 @@
 """Which methods there are, what they need, and what they do by default. No torch.
 
-`method_of(name)`, then `prepare(job)`, `refuse(...)` once the clip is planned, and `painter()`, which
-is called like `fill_grid`.
+`method_of(name)`, then `prepare(job)`, `refuse(...)` once the clip is planned, and `painter()`,
+which is called like `fill_grid`.
 """
 
 from collections.abc import Mapping
@@ -148,8 +148,8 @@ _ALL = (
         title="ties the clip to a rare word and paints from noise",
         module="dreambooth",
         trains=True,
-        steps=24,
-        guidance_scale=2.5,
+        steps=4,
+        guidance_scale=2.0,
     ),
     Method(
         key="dreammix",
@@ -168,8 +168,8 @@ _ALL = (
         title="learns first the frames as a set, then their motion, and paints from noise",
         module="set_and_sequence",
         trains=True,
-        steps=24,
-        guidance_scale=2.5,
+        steps=4,
+        guidance_scale=2.0,
     ),
     Method(
         key="unedited",

@@ -1,0 +1,234 @@
+"""Methods that learn a clip: the same for the same seed, and the base is left as it was."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from dcgrid.adapters.attach import routed_layers
+from dcgrid.errors import DeviceError, UsageError
+from dcgrid.eval.methods import dreambooth, dreammix, sdedit, set_and_sequence
+from dcgrid.eval.methods.cells import Steps
+from dcgrid.eval.methods.personal import (
+    ADAPTER,
+    LearnSettings,
+    Lesson,
+    Pupil,
+    adapter_on,
+    learn,
+    still_frames,
+)
+from dcgrid.eval.methods.set_and_sequence import Course
+from dcgrid.models.loading import load_backbone
+from dcgrid.models.trainable import trainable
+from dcgrid.pipelines.progress import Silent
+from tests.eval.methods.cases import opened, request, settings
+
+LEARNING = LearnSettings(steps=3, learning_rate=4e-3, rank=4, noise_share=0.3)
+METHODS = (dreambooth, dreammix, set_and_sequence)
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in METHODS:
+        for name in ("MINI", "SETTINGS"):
+            monkeypatch.setattr(module, name, short(getattr(module, name)))
+
+
+def short(chosen):
+    """Return settings of a few steps."""
+    parts = ("learning", "set_learning", "sequence_learning")
+    few = {name: replace(getattr(chosen, name), steps=3) for name in parts if hasattr(chosen, name)}
+    rest = {"prior_steps": 2} if hasattr(chosen, "prior_steps") else {}
+    return replace(chosen, **few, **rest)
+
+
+@contextmanager
+def pupil_of(backbone) -> Iterator[Pupil]:
+    yield Pupil(clip=opened(backbone), networks=trainable(backbone))
+
+
+def weights(backbone) -> dict[str, torch.Tensor]:
+    return {
+        f"{number}.{name}": tensor.clone()
+        for number, module in enumerate(backbone.parts.modules())
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert list(found) == list(wanted)
+    for name, tensor in wanted.items():
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_base_is_the_same_bit_for_bit_afterwards(method):
+    backbone = load_backbone("tiny")
+    asked = request(backbone)
+    before, modules = weights(backbone), dict(backbone.network.named_modules())
+    edit = sdedit.paint(backbone, asked, settings(), Silent())
+    chance = torch.get_rng_state()
+    made = method.paint(backbone, asked, settings(), Silent())
+    assert torch.equal(torch.get_rng_state(), chance)
+    assert_same(weights(backbone), before)
+    after = dict(backbone.network.named_modules())
+    assert list(after) == list(modules)
+    assert all(after[name] is module for name, module in modules.items())
+    assert not any(p.requires_grad for part in backbone.parts.modules() for p in part.parameters())
+    assert not any(
+        module.training for part in backbone.parts.modules() for module in part.modules()
+    )
+    # Another edit of the same process sees no trace of it, and it did paint something else.
+    again = sdedit.paint(backbone, asked, settings(), Silent())
+    for first, second, other in zip(edit, again, made, strict=True):
+        assert torch.equal(first.frames_THWC, second.frames_THWC)
+        assert not torch.equal(first.frames_THWC, other.frames_THWC)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_error_on_the_way_leaves_the_base_as_it_was(method):
+    class Breaks(Silent):
+        def update(self, done: int, total: int | None = None) -> None:
+            if self.stage == "training on the clip" and done == 2:
+                raise KeyboardInterrupt
+
+        def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
+            self.stage = stage
+
+    backbone = load_backbone("tiny")
+    before = weights(backbone)
+    with pytest.raises(KeyboardInterrupt):
+        method.paint(backbone, request(backbone), settings(), Breaks())
+    assert_same(weights(backbone), before)
+    assert not any(module.training for module in backbone.network.modules())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_seed_same_pixels(method):
+    asked = request(load_backbone("tiny"))
+    made = [
+        method.paint(load_backbone("tiny"), asked, settings(seed), Silent()) for seed in (3, 3, 4)
+    ]
+    for first, again, other in zip(*made, strict=True):
+        assert torch.equal(first.frames_THWC, again.frames_THWC)
+        assert not torch.equal(first.frames_THWC, other.frames_THWC)
+
+
+def mean_loss(pupil: Pupil, text: str) -> float:
+    lesson = Lesson(latents_BKCFYX=pupil.clip.latents_BKCFYX, text=text)
+    with torch.no_grad():
+        losses = [
+            pupil.loss(lesson, torch.Generator().manual_seed(seed), 0.3) for seed in range(24)
+        ]
+    return float(torch.stack(losses).mean())
+
+
+def test_dreambooths_lora_lowers_the_loss_on_the_clip():
+    chosen = replace(dreambooth.MINI, learning=replace(LEARNING, steps=60, rank=8))
+    with pupil_of(load_backbone("tiny")) as pupil:
+        text = f"sks {pupil.clip.text}"
+        draw = dreambooth.lessons(pupil.clip, chosen, Silent())
+        before = mean_loss(pupil, text)
+        with adapter_on(pupil, chosen.learning) as parameters:
+            assert mean_loss(pupil, text) == before  # a fresh one changes nothing
+            steps = Steps(Silent(), "training on the clip", 60)
+            losses = learn(pupil, [(parameters, 4e-3)], draw, chosen.learning, steps)
+            after = mean_loss(pupil, text)
+        assert len(losses) == 60
+        assert after < 0.9 * before
+        assert mean_loss(pupil, text) == before
+
+
+def sides(network: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
+    found: dict[str, dict[str, torch.Tensor]] = {"A1": {}, "B1": {}, "B2": {}}
+    for place, layer in routed_layers(network):
+        inside = layer.lora_A[ADAPTER]
+        found["A1"][place] = layer.up_weight(ADAPTER).detach().clone()
+        found["B1"][place] = inside.appearance_in.detach().clone()
+        found["B2"][place] = inside.motion_in.detach().clone()
+    return found
+
+
+def test_the_second_stage_leaves_a1_and_b1_alone_and_the_first_b2():
+    backbone = load_backbone("tiny")
+    chosen = set_and_sequence.MINI
+    networks = trainable(backbone)
+    with pupil_of(backbone) as pupil:
+        tags = networks.text.add_tags(("v", "u"))
+        course = Course.of(pupil, chosen, Silent())
+        with adapter_on(pupil, chosen.set_learning, "structured"):
+            fresh = sides(backbone.network)
+            course.learn("appearance", tags[:1], Steps(Silent(), "", 3))
+            middle, look = sides(backbone.network), tags[0].detach().clone()
+            assert look.abs().max() > 0
+            assert not tags[1].any()
+            assert_same(middle["B2"], fresh["B2"])
+            # What looks from cell to cell learns nothing from a single one.
+            assert any(not torch.equal(middle["A1"][n], t) for n, t in fresh["A1"].items())
+            course.learn("motion", tags[1:], Steps(Silent(), "", 3))
+            last = sides(backbone.network)
+        assert_same(last["A1"], middle["A1"])
+        assert_same(last["B1"], middle["B1"])
+        assert any(tensor.abs().max() > 0 for tensor in last["B2"].values())
+        assert torch.equal(tags[0], look)
+        assert tags[1].abs().max() > 0
+
+
+def test_lessons_are_the_clip_its_frames_and_clips_of_the_base():
+    backbone = load_backbone("tiny")
+    clip = opened(backbone)
+    pictures = still_frames(clip)
+    assert pictures.shape == (5, 1, *clip.latents_BKCFYX.shape[2:3], 1, *pictures.shape[4:])
+    # The first latent frame of a causal codec is that of the picture alone.
+    assert torch.allclose(pictures[0, 0, :, 0], clip.latents_BKCFYX[0, 0, :, 0], atol=1e-4)
+
+    mixed = dreammix.lessons(clip, replace(dreammix.MINI, batch=2))
+    generator = torch.Generator().manual_seed(0)
+    drawn = [mixed(generator) for _ in range(40)]
+    shapes = {(len(one.latents_BKCFYX), one.latents_BKCFYX.shape[3]) for one in drawn}
+    assert shapes == {(2, 1), (1, clip.latents_BKCFYX.shape[3])}
+    assert {one.text for one in drawn} == {f"sks {clip.text}"}
+
+    chosen = replace(dreambooth.MINI, prior_share=0.2, text_masking=0.0)
+    booth = dreambooth.lessons(clip, chosen, Silent())
+    drawn = [booth(generator) for _ in range(40)]
+    own = [one for one in drawn if one.text.startswith("sks ")]
+    assert all(torch.equal(one.latents_BKCFYX, clip.latents_BKCFYX) for one in own)
+    prior = [one for one in drawn if one.text == clip.text]
+    assert 0 < len(prior) < len(own)
+    assert not any(torch.equal(one.latents_BKCFYX, clip.latents_BKCFYX) for one in prior)
+    plain = dreambooth.lessons(clip, replace(chosen, prior_share=0.0, text_masking=0.5), Silent())
+    drawn = [plain(generator) for _ in range(40)]
+    assert {one.text for one in drawn} == {"", f"sks {clip.text}"}
+    assert all(torch.equal(one.latents_BKCFYX, clip.latents_BKCFYX) for one in drawn)
+
+
+def test_a_loss_that_is_no_number_is_told():
+    with pupil_of(load_backbone("tiny")) as pupil:
+        bad = Lesson(latents_BKCFYX=pupil.clip.latents_BKCFYX * float("nan"), text="")
+        steps = Steps(Silent(), "", 3)
+        with adapter_on(pupil, LEARNING) as parameters, pytest.raises(DeviceError, match="nan"):
+            learn(pupil, [(parameters, 1e-3)], lambda _: bad, LEARNING, steps)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_wan_checkout_learns_too_and_is_left_as_it_was(wan_folder, method):
+    backbone = load_backbone(str(wan_folder))
+    before = {n: t.clone() for n, t in backbone.network.state_dict().items()}
+    asked = request(backbone, num_inference_steps=2)
+    made = method.paint(backbone, asked, settings(), Silent())
+    assert [one.cell for one in made] == [1, 2, 3]
+    assert_same(dict(backbone.network.state_dict()), before)
+
+
+def test_a_checkout_whose_weights_are_away_is_refused(wan_folder):
+    from dcgrid.models.loading import Placement
+
+    backbone = load_backbone(str(wan_folder), placement=Placement(offload="block"))
+    with pytest.raises(UsageError, match="cannot be learnt") as told:
+        dreambooth.paint(backbone, request(backbone), settings(), Silent())
+    assert "--offload none" in told.value.hint
