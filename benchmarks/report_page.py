@@ -6,7 +6,6 @@ Chromium and its driver (Debian: chromium chromium-driver).
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,24 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from benchmarks.chromium import NO_NETWORK, chromium
 from benchmarks.options import run_command
 from dcgrid.errors import InputVideoError
 from dcgrid.eval.report import write_report
 from dcgrid.eval.results import ClipEntry, Item, Results, read_results
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures" / "report"
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-)
 WAIT_S = 30
 """How long a page may take to show its videos."""
 
@@ -58,8 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="what `dcgrid eval --out` wrote")
     parser.add_argument("--out", type=Path, default=PICTURES, help="folder of the pictures")
     parser.add_argument("--clip", help="the clip to show (the first that has videos)")
-    parser.add_argument("--chromium", type=Path, default=Path("/usr/bin/chromium"))
-    parser.add_argument("--driver", type=Path, default=Path("/usr/bin/chromedriver"))
     options = parser.parse_args(arguments)
     return run_command(lambda: take_pictures(options))
 
@@ -70,15 +56,11 @@ def take_pictures(options: argparse.Namespace) -> None:
     page = write_report(options.folder, results).resolve()
     options.out.mkdir(parents=True, exist_ok=True)
     pictures = choose_pictures(results, options.clip)
-    with tempfile.TemporaryDirectory() as profile:
-        driver = _start(options, Path(profile))
-        try:
-            for picture in pictures:
-                path = options.out / f"{picture.name}.png"
-                _take(driver, page, picture, path)
-                print(f"wrote {path}")
-        finally:
-            driver.quit()
+    with chromium(NO_NETWORK, "--hide-scrollbars") as driver:
+        for picture in pictures:
+            path = options.out / f"{picture.name}.png"
+            _take(driver, page, picture, path)
+            print(f"wrote {path}")
 
 
 def choose_pictures(results: Results, wanted: str | None) -> list[Picture]:
@@ -112,18 +94,6 @@ def _place(results: Results, item: Item) -> dict[str, str]:
     clip: ClipEntry = next(one for one in results.clips if one.key == item.clip)
     place = {"view": "videos", "clip": item.clip, "task": item.task, "seed": str(item.seed)}
     return place | {"frame": str(clip.frames // 2)}
-
-
-def _start(options: argparse.Namespace, profile: Path) -> Any:  # noqa: ANN401 - selenium has no types
-    """Start Chromium; selenium is a development tool and imported only here."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    chrome = webdriver.ChromeOptions()
-    chrome.binary_location = str(options.chromium)
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
-        chrome.add_argument(flag)
-    return webdriver.Chrome(options=chrome, service=Service(str(options.driver)))
 
 
 def _take(driver: Any, page: Path, picture: Picture, path: Path) -> None:  # noqa: ANN401

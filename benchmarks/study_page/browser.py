@@ -1,21 +1,18 @@
 """A headless Chromium, and a rater made of code who takes a study by keys or clicks."""
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
-CHROMIUM = Path("/usr/bin/chromium")
-DRIVER = Path("/usr/bin/chromedriver")
+from benchmarks.chromium import chromium
+from benchmarks.chromium import is_there as is_there
+
 DESKTOP, PHONE = (1280, 900), (390, 844)
 QUESTIONS = ("ip", "mp", "ap", "op")
 WAIT_S = 20
@@ -23,46 +20,13 @@ WAIT_S = 20
 # Which of two files is chosen for a question.
 Choose = Callable[[str, str, str], str]
 
-_FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--hide-scrollbars",
-)
-
-
-def is_there() -> bool:
-    """Return True if Chromium and its driver are installed."""
-    return CHROMIUM.exists() and DRIVER.exists()
-
 
 @contextmanager
 def browser(downloads: Path) -> Iterator[WebDriver]:
-    """Open a browser with a profile of its own; it ends with the block.
-
-    Args:
-        downloads: Folder that files are downloaded to.
-    """
-    options = Options()
-    options.binary_location = str(CHROMIUM)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        for flag in (*_FLAGS, f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        options.add_experimental_option(
-            "prefs", {"download.default_directory": str(downloads.resolve())}
-        )
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-        try:
-            yield driver
-        finally:
-            driver.quit()
+    """Open a browser that downloads into a folder; it ends with the block."""
+    folder = {"download.default_directory": str(downloads.resolve())}
+    with chromium("--hide-scrollbars", preferences=folder) as driver:
+        yield driver
 
 
 def look(driver: WebDriver, size: tuple[int, int], *, dark: bool = False) -> None:

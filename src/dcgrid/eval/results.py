@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dcgrid.errors import InputVideoError
+from dcgrid.eval.formats import read_format
 from dcgrid.pipelines.typed import typed
 
 FORMAT = "dcgrid-eval-1"
@@ -231,15 +232,7 @@ def read_results(path: Path) -> Results:
         InputVideoError: Missing, unreadable, not results, or values of the wrong kind.
     """
     hint = "results.json is what `dcgrid eval --out DIR` writes into DIR"
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        reason = (error.strerror or "unknown error").lower()
-        raise InputVideoError(f"cannot read {path} ({reason})", hint=hint) from error
-    except (ValueError, RecursionError) as error:
-        raise InputVideoError(f"{path} is not JSON: {error}", hint=hint) from error
-    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-        raise InputVideoError(f"{path} does not hold results of format {FORMAT}", hint=hint)
+    values = read_format(path, FORMAT, InputVideoError, hint)
     try:
         return _results(values)
     except (TypeError, KeyError, ValueError) as error:

@@ -11,20 +11,7 @@ from typing import Any
 
 import pytest
 
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-    # Only the tests read pixels of videos; a page that people open may not and need not.
-    "--allow-file-access-from-files",
-)
+from benchmarks.chromium import NO_NETWORK, chromium, is_there
 
 LEVELS = """
 const read = (video) => {
@@ -119,20 +106,17 @@ class Browser:
         return image.open(io.BytesIO(base64.b64decode(self.driver.get_screenshot_as_base64())))
 
 
-def start(profile: Path) -> Browser:
+@contextmanager
+def started() -> Iterator[Browser]:
     """Start Chromium, or skip the test saying what is missing."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    service = pytest.importorskip("selenium.webdriver.chrome.service", reason="needs selenium")
-    if not (CHROMIUM.exists() and DRIVER.exists()):
+    pytest.importorskip("selenium", reason="needs selenium")
+    if not is_there():
         pytest.skip("needs Chromium and its driver; Debian: apt install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS, f"--user-data-dir={profile}", "--window-size=1300,1000"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=service.Service(str(DRIVER)))
-    driver.set_script_timeout(30)
-    return Browser(driver)
+    # Only the tests read pixels of videos; a page that people open may not and need not.
+    flags = (NO_NETWORK, "--allow-file-access-from-files", "--window-size=1300,1000")
+    with chromium(*flags, logs=("browser", "performance")) as driver:
+        driver.set_script_timeout(30)
+        yield Browser(driver)
 
 
 def until(holds: Callable[[], bool], seconds: float = 10) -> None:

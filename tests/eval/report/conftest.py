@@ -21,10 +21,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
-    started = chromium.start(tmp_path_factory.mktemp("profile"))
-    yield started
-    started.driver.quit()
+def shared_browser() -> Iterator[chromium.Browser]:
+    with chromium.started() as browser:
+        yield browser
 
 
 @pytest.fixture

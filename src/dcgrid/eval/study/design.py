@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dcgrid.errors import StudyError
+from dcgrid.eval.formats import read_format
 from dcgrid.pipelines.typed import typed
 
 FORMAT = "dcgrid-study-1"
@@ -150,15 +151,7 @@ def read_key(folder: Path) -> StudyKey:
         StudyError: There is none, or it is damaged.
     """
     path = folder / KEY_NAME
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        reason = (error.strerror or "unknown error").lower()
-        raise StudyError(f"cannot read {path} ({reason})", hint=_MADE_BY) from error
-    except (ValueError, RecursionError) as error:
-        raise StudyError(f"{path} is not JSON: {error}", hint=_MADE_BY) from error
-    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-        raise StudyError(f"{path} is no key of format {FORMAT}", hint=_MADE_BY)
+    values = read_format(path, FORMAT, StudyError, _MADE_BY)
     try:
         key: StudyKey = typed(StudyKey, values)
         _check(key)
