@@ -101,7 +101,7 @@ def test_no_clips_and_unknown_suites_are_told(tmp_path: Path, capsys) -> None:
 
 
 def test_metrics_and_methods_are_listed(capsys) -> None:
-    code, text, _ = told(capsys, "metrics", "--offline", "--format", "json")
+    code, text, _ = told(capsys, "metrics", "--format", "json")
     assert code == 0
     rows = {row["key"]: row for row in json.loads(text)["metrics"]}
     assert rows["psnr"]["unavailable"] == ""

@@ -26,7 +26,7 @@ def shown(name: str, count: int = 3) -> torch.Tensor:
 @needs_clips
 @lacks("onnxruntime", "cv2")
 def test_the_try_with_the_right_person_wins():
-    ranker = make_ranker(("id", "flicker"), "cpu", weights_dir=WEIGHTS, offline=True)
+    ranker = make_ranker(("id", "flicker"), "cpu", weights_dir=WEIGHTS)
     given, same, other = shown("asl_again.mkv"), shown("asl_brother.mkv"), shown("asl_book.mkv")
     right = ranker.measure(given, same, "a person", 12.0)
     wrong = ranker.measure(given, other, "a person", 12.0)
@@ -71,4 +71,4 @@ def test_only_metrics_with_a_better_side_and_no_truth_rank():
 
 def test_absent_weights_are_told_before_anything_is_painted(tmp_path):
     with pytest.raises(WeightsError, match="--rank id cannot be measured"):
-        make_ranker(("motion", "id"), "cpu", weights_dir=tmp_path, offline=True)
+        make_ranker(("motion", "id"), "cpu", weights_dir=tmp_path)

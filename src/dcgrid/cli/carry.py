@@ -162,9 +162,7 @@ def _ranker(prepared: "PreparedRun", device: str) -> "Ranker | None":
     from dcgrid.eval.ranking import make_ranker
 
     folder = os.environ.get("DCGRID_WEIGHTS")
-    return make_ranker(
-        job.rank, device, weights_dir=Path(folder) if folder else None, offline=job.offline
-    )
+    return make_ranker(job.rank, device, weights_dir=Path(folder) if folder else None)
 
 
 def _lines(result: "RunResult") -> list[str]:

@@ -121,6 +121,14 @@ _Duration = Annotated[
     float | None,
     typer.Option("--duration", help="Seconds of each clip.", show_default="the model's"),
 ]
+_Pull = Annotated[
+    bool,
+    typer.Option(
+        "--pull",
+        help="First download networks of metrics that are not here; about 2 GB for all. Those for "
+        "non-commercial use need `dcgrid models pull`.",
+    ),
+]
 _Jobs = Annotated[
     int, typer.Option("--jobs", "-j", help="Processes side by side; on several GPUs one each.")
 ]
@@ -145,6 +153,7 @@ def run(
     dtype: DtypeOption = Dtype.AUTO,
     offload: OffloadOption = Offload.AUTO,
     quantize: QuantizeOption = Quantize.NONE,
+    pull: _Pull = False,
     jobs: _Jobs = 1,
     out: _Out = None,
     dry_run: DryRunOption = False,
@@ -175,6 +184,7 @@ def run(
                 "dtype": dtype.value,
                 "offload": offload.value,
                 "quantize": quantize.value,
+                "pull": pull,
                 "jobs": jobs,
                 "offline": offline,
                 "weights_dir": weights,
@@ -239,18 +249,12 @@ def world(
 
 
 @app.command("metrics")
-def metrics(
-    weights: _Weights = None, offline: OfflineOption = False, format_: FormatOption = Format.TEXT
-) -> None:
+def metrics(weights: _Weights = None, format_: FormatOption = Format.TEXT) -> None:
     """List what can be measured, with which network, and why not where it cannot."""
     from dcgrid.eval.scoring import METRICS, Encoders
 
     with Output(format_=format_) as output:
-        if offline:
-            hub.go_offline()
-        columns = Encoders(weights_dir=weights, device="cpu", offline=offline).columns(
-            tuple(METRICS)
-        )
+        columns = Encoders(weights_dir=weights).columns(tuple(METRICS))
         lines = []
         for one in columns:
             where = f" [{one.encoder}]" if one.encoder else ""
@@ -323,7 +327,9 @@ def _carry_out(request: "EvalRequest", output: Output, *, dry_run: bool) -> None
     """Plan an evaluation, do it unless it is a dry run, print the table, and set the exit code."""
     from dcgrid.eval.suites.plan import plan_eval
 
-    plan = plan_eval(request)
+    if request.pull and not dry_run:
+        output.note("Downloading what metrics lack ...")
+    plan = plan_eval(request, dry_run=dry_run)
     if dry_run:
         output.result(plan.lines(), {"dry_run": True, **plan.as_json()})
         return

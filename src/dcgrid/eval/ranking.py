@@ -41,7 +41,7 @@ class MetricRanker:
 
 
 def make_ranker(
-    keys: Sequence[str], device: str, *, weights_dir: Path | None = None, offline: bool = False
+    keys: Sequence[str], device: str, *, weights_dir: Path | None = None
 ) -> MetricRanker:
     """Return a ranker, its weights checked to be here before anything is painted.
 
@@ -49,7 +49,6 @@ def make_ranker(
         keys: Metrics; each must have a better side and need nothing but clip, try and text.
         device: Where networks run.
         weights_dir: Folder with weights, looked in first.
-        offline: True: nothing is downloaded.
 
     Raises:
         UsageError: There is no such metric, or it cannot rank.
@@ -60,7 +59,7 @@ def make_ranker(
         if key not in can:
             what = "needs more than a clip and a try" if key in METRICS else "is no metric"
             raise UsageError(f"--rank: {key!r} {what}", hint=f"metrics that rank: {', '.join(can)}")
-    encoders = Encoders(weights_dir=weights_dir, device=device, offline=offline)
+    encoders = Encoders(weights_dir=weights_dir, device=device)
     for column in encoders.columns(tuple(keys)):
         if column.unavailable:
             raise WeightsError(

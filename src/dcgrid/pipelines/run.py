@@ -95,18 +95,13 @@ def carry_out(
         DeviceError: A rerun came to other pixels than the run it repeats (unless `force`).
         OutputError: A file cannot be written.
     """
-    job, grid, watch = plan.prepared.job, plan.prepared.grid, facts.Stopwatch()
+    job, watch = plan.prepared.job, facts.Stopwatch()
     torch.set_num_threads(plan.prepared.threads or torch.get_num_threads())
-    device = torch.device(plan.device)
     _warn_of_memory(plan, progress)
     with watch.stage("read"):
         plan, footage = read_footage(plan, progress)
     with watch.stage("load"):
-        dtype = runtime.choose_dtype(plan.dtype, device)
-        with next_setting_if_full(job.model, plan.need):
-            load = (team or Team()).load_model
-            model = load(job, grid.mode, device, dtype, progress, plan.need.offload)
-        enter_given(model.backbone, grid)
+        model = _load(plan, team or Team(), progress)
     if not job.force:
         check_weights(model, plan.prepared.expected_weights)
     _warn_of_words(plan, model, progress)
@@ -132,6 +127,16 @@ def carry_out(
         notes=(*notes, *model.backbone.notes),
         same_pixels=same_pixels,
     )
+
+
+def _load(plan: RunPlan, team: Team, progress: Progress) -> LoadedModel:
+    """Load the model of a plan, its given cells entering as the grid says."""
+    job, grid, device = plan.prepared.job, plan.prepared.grid, torch.device(plan.device)
+    dtype = runtime.choose_dtype(plan.dtype, device)
+    with next_setting_if_full(job.model, plan.need):
+        model = team.load_model(job, grid.mode, device, dtype, progress, plan.need.offload)
+    enter_given(model.backbone, grid)
+    return model
 
 
 @contextmanager

@@ -78,8 +78,12 @@ class EvalPlan:
         }
 
 
-def plan_eval(request: EvalRequest) -> EvalPlan:
+def plan_eval(request: EvalRequest, *, dry_run: bool = False) -> EvalPlan:
     """Check a request as far as that goes without painting.
+
+    Args:
+        request: What is asked.
+        dry_run: True: nothing is downloaded, whatever `pull` says.
 
     Raises:
         UsageError: An unknown method or metric, or one that the suite cannot have.
@@ -94,7 +98,9 @@ def plan_eval(request: EvalRequest) -> EvalPlan:
     for clip in request.clips:
         footage.plan_source(request, spec, clip)
     devices = _devices(request)
-    encoders = Encoders(weights_dir=request.weights_dir, device=devices[0], offline=request.offline)
+    encoders = Encoders(
+        request.weights_dir, devices[0], offline=request.offline or dry_run or not request.pull
+    )
     downloads = _downloads(request)
     refuse_downloads(downloads)
     _check_out(request.out)

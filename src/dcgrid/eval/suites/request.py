@@ -52,6 +52,8 @@ class EvalRequest:
     """True: nothing is downloaded."""
     weights_dir: Path | None = None
     """Folder with weights of metrics, looked in first."""
+    pull: bool = False
+    """True: networks of metrics that are not here are downloaded, where their licence allows it."""
 
     @property
     def keeps_cell_size(self) -> bool:

@@ -173,8 +173,8 @@ def _judge(request: EvalRequest, devices: tuple[str, ...], number: int) -> Judge
 
 
 def encoders_of(request: EvalRequest, device: str) -> Encoders:
-    """Return the networks of the metrics for a request."""
-    return Encoders(weights_dir=request.weights_dir, device=device, offline=request.offline)
+    """Return the networks of the metrics; what was to be downloaded is here by now."""
+    return Encoders(weights_dir=request.weights_dir, device=device, offline=True)
 
 
 def _place(outcome: UnitOutcome) -> tuple[int, tuple[str, ...]]:
