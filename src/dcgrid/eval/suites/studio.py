@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dcgrid import __version__, hub
+from dcgrid.eval import methods
 from dcgrid.eval.methods import method_of
 from dcgrid.eval.methods.codec import codec_pass
 from dcgrid.eval.suites import footage
@@ -125,7 +126,7 @@ class Studio:
         facts: dict[str, Any] = {
             "version": __version__,
             "clip": [clip.sha256, plan.start_s, plan.num_frames, plan.fps, plan.cell_size],
-            "method": unit.method,
+            "method": [unit.method, method_digest(unit.method)],
             "grid": asdict(grid) if grid else [asdict(task) for task in unit.tasks],
             "kind": self._request.suite.kind,
             "tasks": [asdict(task) for task in unit.tasks],
@@ -235,6 +236,14 @@ class Studio:
             shutil.rmtree(part, ignore_errors=True)
         videos = {name: folder / file for name, file in files.items()}
         return UnitOutcome(unit=unit, videos=videos, seconds=seconds)
+
+
+def method_digest(name: str) -> str:
+    """Return a hash of the code of a method and of what methods share: its settings are in it."""
+    folder = Path(methods.__file__).parent
+    own = "codec" if name == CEILING else methods.method_of(name).module
+    files = sorted({f"{own}.py", "cells.py", "personal.py"})
+    return hashlib.sha256(b"".join((folder / file).read_bytes() for file in files)).hexdigest()
 
 
 def read_result(path: Path) -> Tensor:
