@@ -47,6 +47,8 @@ def test_own_sampler_values_stand_where_the_user_names_none():
     assert (named.num_inference_steps, named.guidance_scale) == (7, 0.0)
     usual = method_of("sdedit").prepare(JOB)
     assert (usual.num_inference_steps, usual.guidance_scale) == (24, 4.0)
+    inpaint = method_of("inpaint").prepare(JOB)
+    assert (inpaint.num_inference_steps, inpaint.guidance_scale) == (24, None)
     # A checkout has values of its own.
     large = EditJob(input=JOB.input, effects=("rain",), model="wan2.2-5b")
     assert method_of("sdedit").prepare(large).num_inference_steps is None

@@ -29,7 +29,7 @@ from dcgrid.pipelines.request import GridRequest
 class SDEditSettings:
     """How far the clip is noised."""
 
-    strength: float = 0.7
+    strength: float = 0.6
     """Flow time t0 in [0, 1]; 0 gives the clip back, 1 forgets it."""
 
 

@@ -122,6 +122,7 @@ _ALL = (
         title="fills the same grid with the bare base",
         module="inpaint",
         continues=True,
+        steps=24,
     ),
     Method(
         key="sdedit",
