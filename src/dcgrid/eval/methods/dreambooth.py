@@ -63,7 +63,7 @@ MINI = DreamBoothSettings(
     prior_share=0.0,
 )
 """For the program's own models: a net of 11 million parameters learns fast, and at 1e-4 it would
-hardly move in two minutes. Two fifths of the examples stand at pure noise, as they did when the base
+hardly move in two minutes. Two fifths of the examples stand at pure noise, as when the base
 was trained (`noise_share`, recipes/train/base.toml): nowhere else is there so much to learn. No
 prior: the base makes no subject from words alone (`ModelSpec.paints_from_text`), so its own clips
 would only teach haze."""
