@@ -237,9 +237,22 @@ def test_what_cannot_be_is_told_before_anything_is_made(clips: Path, changes, to
 
 
 def test_an_unreadable_clip_is_told_before_anything_is_made(clips: Path) -> None:
-    (clips / "bad.mp4").write_bytes(b"no video")
+    bad = clips / "bad.mp4"
+    bad.write_bytes(b"no video")
     with pytest.raises(InputVideoError, match=r"bad\.mp4"):
-        plan_eval(request(clips))
+        plan_eval(replace(request(clips), clips=find_clips([clips, bad])))
+    with pytest.raises(InputVideoError, match="none of the 1 clips"):
+        only = replace(find_clips([bad])[0], is_named=False)
+        plan_eval(replace(request(clips), clips=(only,)))
+
+
+def test_what_is_no_video_in_a_folder_is_left_out_and_told(clips: Path) -> None:
+    (clips / "bad.mp4").write_bytes(b"no video")
+    plan = plan_eval(request(clips))
+    assert [clip.key for clip in plan.request.clips] == ["one", "two"]
+    assert any(line.startswith("Left out: bad.mp4") for line in plan.lines())
+    results = carry_out(plan, Silent()).results
+    assert any("bad.mp4" in note for note in results.notes)
 
 
 def test_two_runs_in_one_folder_are_refused(clips: Path) -> None:

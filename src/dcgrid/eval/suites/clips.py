@@ -52,6 +52,8 @@ class EvalClip:
     """What it shows."""
     mask: Path | None = None
     """Video or picture, white where the subject is; None: not known."""
+    is_named: bool = True
+    """False: it was found in a folder."""
 
     @property
     def subject(self) -> str:
@@ -99,6 +101,7 @@ def find_clips(
                 sha256=hub.file_sha256(path),
                 words=known[source].get(path.name, Words()),
                 mask=_mask(path, masks or path.parent / MASKS),
+                is_named=path in names,
             )
         )
     return tuple(clips)

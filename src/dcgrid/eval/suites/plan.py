@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dcgrid import hub
-from dcgrid.errors import OutputError, UsageError
+from dcgrid.errors import InputVideoError, OutputError, UsageError
 from dcgrid.eval.methods import method_of
 from dcgrid.eval.results import MetricColumn
 from dcgrid.eval.scoring import METRICS, Encoders
@@ -14,6 +14,7 @@ from dcgrid.eval.suites import footage
 from dcgrid.eval.suites.request import CEILING, EvalRequest, item_names, units_of
 from dcgrid.eval.suites.schema import Suite, check_seeds
 from dcgrid.grid.modes import Mode
+from dcgrid.models.base import ModelSpec
 from dcgrid.models.loading import model_spec
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.models import adapter_reference
@@ -53,6 +54,7 @@ class EvalPlan:
             f"{f', {request.jobs} processes' if request.jobs > 1 else ''}.",
             f"Results: {request.out}.",
         ]
+        lines += [f"Left out: {one}" for one in request.left_out]
         lines += [f"{one.label} will be blank: {one.unavailable}." for one in self.blank]
         return [*lines, *download_lines(self.downloads)]
 
@@ -67,6 +69,7 @@ class EvalPlan:
         return {
             "suite": suite.name,
             "clips": [clip.key for clip in self.request.clips],
+            "left_out": list(self.request.left_out),
             "tasks": [task.key for task in suite.tasks],
             "methods": [*suite.methods, *self.request.handed],
             "seeds": list(suite.seeds),
@@ -93,10 +96,8 @@ def plan_eval(request: EvalRequest, *, dry_run: bool = False) -> EvalPlan:
         NetworkError: Something would be downloaded and the network is off.
     """
     spec = model_spec(request.model)
-    request = replace(request, suite=_with_masks(request))
+    request = _readable(replace(request, suite=_with_masks(request)), spec)
     _check_suite(request)
-    for clip in request.clips:
-        footage.plan_source(request, spec, clip)
     devices = _devices(request)
     encoders = Encoders(
         request.weights_dir, devices[0], offline=request.offline or dry_run or not request.pull
@@ -112,6 +113,29 @@ def plan_eval(request: EvalRequest, *, dry_run: bool = False) -> EvalPlan:
         results=sum(len(item_names(request.suite, unit)) for unit in units),
         downloads=downloads,
     )
+
+
+def _readable(request: EvalRequest, spec: ModelSpec) -> EvalRequest:
+    """Return the request without files of folders that are no videos; they are told.
+
+    Raises:
+        InputVideoError: A file that was named is no video, or nothing is left.
+    """
+    clips, left_out = [], []
+    for clip in request.clips:
+        try:
+            footage.plan_source(request, spec, clip)
+            clips.append(clip)
+        except InputVideoError as error:
+            if clip.is_named:
+                raise
+            left_out.append(f"{clip.path.name}: {error.message}")
+    if not clips:
+        raise InputVideoError(
+            f"none of the {len(request.clips)} clips can be read; {left_out[0]}",
+            hint="name video files",
+        )
+    return replace(request, clips=tuple(clips), left_out=tuple(left_out))
 
 
 def _with_masks(request: EvalRequest) -> Suite:

@@ -52,6 +52,8 @@ class EvalRequest:
     """True: nothing is downloaded."""
     weights_dir: Path | None = None
     """Folder with weights of metrics, looked in first."""
+    left_out: tuple[str, ...] = ()
+    """Files of folders that are no videos, each with the reason."""
     pull: bool = False
     """True: networks of metrics that are not here are downloaded, where their licence allows it."""
 

@@ -237,6 +237,8 @@ def _notes(request: EvalRequest, items: Sequence[Item]) -> tuple[str, ...]:
             f"The model {request.model} saw {', '.join(seen)} in training: what it scores there "
             "says less."
         )
+    if request.left_out:
+        notes.append(f"Files that are no videos: {'; '.join(request.left_out)}.")
     if any(set(request.suite.metrics) & set(row.scores) for row in request.suite.references):
         notes.append(
             "Published rows are of other clips and another model: they are to be read beside the "
