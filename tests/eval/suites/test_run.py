@@ -241,9 +241,9 @@ def test_an_unreadable_clip_is_told_before_anything_is_made(clips: Path) -> None
     bad.write_bytes(b"no video")
     with pytest.raises(InputVideoError, match=r"bad\.mp4"):
         plan_eval(replace(request(clips), clips=find_clips([clips, bad])))
+    only = replace(request(clips), clips=(replace(find_clips([bad])[0], is_named=False),))
     with pytest.raises(InputVideoError, match="none of the 1 clips"):
-        only = replace(find_clips([bad])[0], is_named=False)
-        plan_eval(replace(request(clips), clips=(only,)))
+        plan_eval(only)
 
 
 def test_what_is_no_video_in_a_folder_is_left_out_and_told(clips: Path) -> None:
