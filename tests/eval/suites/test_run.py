@@ -216,6 +216,23 @@ def test_masks_bring_their_columns(clips: Path) -> None:
     assert two.scores["change_subject"].reason == "no subject mask"
 
 
+def test_a_picture_may_be_a_mask_and_a_broken_one_is_told_first(clips: Path) -> None:
+    pytest.importorskip("PIL", reason="draws the picture")
+    from PIL import Image
+
+    masks = clips / "masks"
+    masks.mkdir()
+    picture = Image.new("L", (96, 64), 0)
+    picture.paste(255, (0, 0, 48, 64))
+    picture.save(masks / "one.png")
+    results = run(request(clips, methods=("grid",)))
+    one = next(item for item in results.items if item.clip == "one")
+    assert one.scores["change_subject"].value > 0
+    (masks / "two.png").write_bytes(b"no picture")
+    with pytest.raises(InputVideoError, match=r"mask .*two\.png"):
+        plan_eval(request(clips))
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

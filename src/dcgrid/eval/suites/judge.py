@@ -81,8 +81,8 @@ class Judge:
         scored: dict[str, Mapping[str, Score]] = {}
         for name in outcome.videos:
             scored[name] = self._scores(outcome, name, shown)
-        items = tuple(self._item(outcome, entry, name, scored.get(name)) for name in names)
-        return Judged(clip=entry, items=items)
+        items = (self._item(outcome, entry, name, scored.get(name)) for name in names)
+        return Judged(clip=entry, items=tuple(_with_truth(one, shown) for one in items))
 
     def _unreadable(self, outcome: UnitOutcome, key: str, error: InputVideoError) -> Judged:
         """Count all results of a clip as failed that breaks off while it is read."""
@@ -172,7 +172,6 @@ class Judge:
         video = self._write(
             f"{entry.key}/{name}.{unit.method}.{unit.seed}", read_result(outcome.videos[name])
         )
-        truth = f"media/{entry.key}/{name}.truth.mp4"
         share = None if outcome.seconds is None else outcome.seconds / len(outcome.videos)
         return Item(
             key=key,
@@ -182,7 +181,6 @@ class Judge:
             seed=unit.seed,
             status="done",
             video=video,
-            truth=truth if (self._request.out / truth).exists() else "",
             seconds=None if share is None else round(share, 3),
             scores={metric: scores[metric] for metric in self._keys if metric in scores},
         )
@@ -223,6 +221,13 @@ class Judge:
 
     def _cache_file(self, tensors: Sequence[Tensor], prompt: str) -> Path:
         return self._request.out / "cache" / "scores" / f"{_digest(tensors, prompt)}.json"
+
+
+def _with_truth(item: Item, shown: _Footage) -> Item:
+    """Return an item with the truth beside it, if one is known and there is a video."""
+    if item.status != "done" or item.task not in shown.truths:
+        return item
+    return replace(item, truth=f"media/{item.clip}/{item.task}.truth.mp4")
 
 
 def _pair(clip: str, task: Task) -> str:

@@ -130,6 +130,8 @@ def _readable(request: EvalRequest, spec: ModelSpec) -> EvalRequest:
             if clip.is_named:
                 raise
             left_out.append(f"{clip.path.name}: {error.message}")
+    for clip in clips:
+        footage.read_mask(request, spec, clip, 1)
     if not clips:
         raise InputVideoError(
             f"none of the {len(request.clips)} clips can be read; {left_out[0]}",
