@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from dcgrid import recipes
 from dcgrid.cli.recipes import app
 from dcgrid.errors import DcgridError, PromptError, RecipeError, UsageError
+from dcgrid.eval.suites.schema import suite_names
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +83,8 @@ def test_unknown_name_has_the_nearest_one():
 
 def test_check_finds_the_shipped_recipes_in_order():
     files = run_json("check")["files"]
-    assert len(files) == len(recipes.effect_names()) + len(recipes.layout_names())
+    known = (recipes.effect_names(), recipes.layout_names(), suite_names())
+    assert len(files) == sum(map(len, known))
     assert all(one["problems"] == [] for one in files)
 
 
