@@ -300,3 +300,10 @@ def test_references_are_never_the_best() -> None:
     assert marks(found)["id"] == {"unedited": "best", "x": "second"}
     methods = tuple(replace(one, is_reference=one.key == "unedited") for one in found.methods)
     assert marks(replace(found, methods=methods))["id"] == {"x": "best", "y": "second"}
+
+
+def test_a_method_that_was_hardly_measured_is_not_ranked() -> None:
+    rare = [item("a", "rare", 0.9), *(item(str(n), "rare", None) for n in range(2))]
+    often = [item("a", "often", 0.5), item("b", "often", None)]
+    full = [item(name, "full", 0.4) for name in "ab"]
+    assert marks(results([*rare, *often, *full]))["id"] == {"often": "best", "full": "second"}

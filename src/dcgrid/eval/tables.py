@@ -84,7 +84,8 @@ def spread(items: Sequence[Item], metric: str) -> Spread:
 def marks(results: Results) -> dict[str, dict[str, Mark]]:
     """Return which cells are best and second best: metric key -> method key -> mark.
 
-    Values that read the same at the column's digits are tied and share a mark. A column in which
+    A method of which fewer than half the videos could be measured is not ranked: it would be by its
+    easy ones. Values that read the same at the column's digits are tied and share a mark. A column in which
     fewer than two methods have a value, or in which no way is better, has no marks. References
     such as the unedited clip have none.
     """
@@ -98,6 +99,7 @@ def _column_marks(rows: Sequence[TableRow], metric: MetricColumn) -> dict[str, M
         row.method: round(mean, metric.digits)
         for row in rows
         if (mean := _mean(row, metric.key)) is not None
+        and 2 * row.scores[metric.key].measured >= row.scores[metric.key].items
     }
     if metric.better == "neither" or len(shown) < 2:
         return {}
