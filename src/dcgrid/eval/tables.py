@@ -85,9 +85,9 @@ def marks(results: Results) -> dict[str, dict[str, Mark]]:
     """Return which cells are best and second best: metric key -> method key -> mark.
 
     A method of which fewer than half the videos could be measured is not ranked: it would be by its
-    easy ones. Values that read the same at the column's digits are tied and share a mark. A column in which
-    fewer than two methods have a value, or in which no way is better, has no marks. References
-    such as the unedited clip have none.
+    easy ones. Values that read the same at the column's digits are tied and share a mark. A column
+    in which fewer than two methods have a value, or in which no way is better, has no marks.
+    References such as the unedited clip have none.
     """
     bounds = {method.key for method in results.methods if method.is_reference}
     rows = [row for row in results.table if row.method not in bounds]
