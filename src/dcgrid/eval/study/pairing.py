@@ -43,7 +43,10 @@ def methods_against(results: Results, ours: str, against: Sequence[str]) -> tupl
     if ours in chosen or len(set(chosen)) != len(chosen):
         raise UsageError(f"--against {', '.join(chosen)}: each other method once", hint=hint)
     if not chosen:
-        raise UsageError(f"the results hold no method but {ours!r}", hint="evaluate two or more")
+        raise UsageError(
+            f"the results hold no method but {ours!r}",
+            hint="evaluate two or more, or name a reference such as unedited with --against",
+        )
     return chosen
 
 
