@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from dcgrid.eval.suites.footage import to_pixels as to_pixels
+from dcgrid.eval.suites.footage import to_unit as to_unit
 from dcgrid.train.world.fusion import ELEMENTS, draw_element
 
 
@@ -34,13 +36,3 @@ def words_of(element: str) -> Mapping[str, str]:
     """Return the words that a user would give for an element, by the field of a ComposeJob."""
     words = ELEMENTS[element]
     return {"concept": words.phrases[0], "concept_motion": words.motion}
-
-
-def to_unit(clip_THWC: Tensor) -> Tensor:
-    """Turn a uint8 clip into CTHW in [0, 1]."""
-    return clip_THWC.permute(3, 0, 1, 2).float() / 255
-
-
-def to_pixels(clip_CTHW: Tensor) -> Tensor:
-    """Turn a clip in [0, 1] into THWC, uint8, rounded to nearest."""
-    return (clip_CTHW * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)

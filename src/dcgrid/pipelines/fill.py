@@ -8,7 +8,7 @@ frames/height/width, F Y X latent frames/rows/columns; THWC is a clip as uint8.
 Every pipeline ends here; run.py is the one to read before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -173,10 +173,17 @@ def _decode(
 ) -> list[FilledCell]:
     """Decode the painted cells one after another: all at once would need their memory together."""
     cells = [int(cell) for cell in fill_K.nonzero()]
+    return decode_cells(backbone, [(cell, filled_BKCFYX[:, cell]) for cell in cells], progress)
+
+
+def decode_cells(
+    backbone: Backbone, cells: Sequence[tuple[int, Tensor]], progress: Progress
+) -> list[FilledCell]:
+    """Decode and upsample cells, each given with its latents BCFYX, one after another."""
     progress.start("decoding", len(cells))
     results: list[FilledCell] = []
-    for cell in cells:
-        video_BCTHW = backbone.decode(filled_BKCFYX[:, cell])
+    for cell, latents_BCFYX in cells:
+        video_BCTHW = backbone.decode(latents_BCFYX)
         large_BCTHW = backbone.upsample(video_BCTHW)
         results.append(
             FilledCell(

@@ -20,7 +20,7 @@ from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.layout import GridLayout
 from dcgrid.models.base import Backbone, CellText
 from dcgrid.pipelines.approximate import Shortcuts
-from dcgrid.pipelines.fill import FilledCell, FillSettings, to_frames, to_model_range
+from dcgrid.pipelines.fill import FilledCell, FillSettings, decode_cells, to_model_range
 from dcgrid.pipelines.guidance import TokenGrid, VelocityFn, steered, token_grids
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest
@@ -186,19 +186,8 @@ def read_caption(backbone: Backbone, text: str) -> CellText:
 
 def finish(clip: Clip, cells: Iterator[tuple[int, Tensor]], progress: Progress) -> list[FilledCell]:
     """Decode and upsample the edited latents of cells, one after the other."""
-    edited = list(cells)
-    progress.start("decoding", len(edited))
-    filled = []
-    for done, (cell, latents_BKCFYX) in enumerate(edited, start=1):
-        video_BCTHW = clip.backbone.decode(latents_BKCFYX[:, 0])
-        large_BCTHW = clip.backbone.upsample(video_BCTHW)
-        filled.append(
-            FilledCell(
-                cell=cell, frames_THWC=to_frames(large_BCTHW), small_THWC=to_frames(video_BCTHW)
-            )
-        )
-        progress.update(done)
-    return filled
+    edited = [(cell, latents_BKCFYX[:, 0]) for cell, latents_BKCFYX in cells]
+    return decode_cells(clip.backbone, edited, progress)
 
 
 class Steps:

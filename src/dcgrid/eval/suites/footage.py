@@ -91,10 +91,9 @@ def effect_truth(task: Task, source_THWC: Tensor, fps: float) -> Tensor:
         UsageError: It has no single right answer.
     """
     name = truth_effect(task)
-    clip_CTHW = rearrange(source_THWC, "t h w c -> c t h w").float() / 255
     # The generator is not used by effects without chance.
-    rendered_CTHW = render_effect(name, clip_CTHW, generator=torch.Generator(), fps=fps)
-    return rearrange((rendered_CTHW * 255).round().to(torch.uint8), "c t h w -> t h w c")
+    generator = torch.Generator()
+    return to_pixels(render_effect(name, to_unit(source_THWC), generator=generator, fps=fps))
 
 
 def truth_effect(task: Task) -> str:
@@ -121,10 +120,10 @@ def element_frames(task: Task, given_THWC: Tensor, fps: float, seed: int) -> Ten
         UsageError: There is no such element.
     """
     check_element(task)
-    clip_CTHW = _unit(given_THWC)
+    clip_CTHW = to_unit(given_THWC)
     seconds_T = torch.arange(clip_CTHW.shape[1]) / fps
     generator = torch.Generator().manual_seed(seed)
-    return _pixels(draw_element(task.element, clip_CTHW, seconds_T, generator))
+    return to_pixels(draw_element(task.element, clip_CTHW, seconds_T, generator))
 
 
 def check_element(task: Task) -> None:
@@ -147,8 +146,8 @@ def element_words(task: Task) -> Mapping[str, str]:
 
 def fusion_truths(given_THWC: Tensor, element_THWC: Tensor) -> dict[str, Tensor]:
     """Return the known fusions of a clip and an element, THWC, uint8, by name."""
-    scene_CTHW, shown_CTHW = _unit(given_THWC), _unit(element_THWC)
-    return {name: _pixels(fuse(scene_CTHW, shown_CTHW)) for name, fuse in _FUSIONS.items()}
+    scene_CTHW, shown_CTHW = to_unit(given_THWC), to_unit(element_THWC)
+    return {name: to_pixels(fuse(scene_CTHW, shown_CTHW)) for name, fuse in _FUSIONS.items()}
 
 
 def _rules(spec: ModelSpec) -> ClipRules:
@@ -156,9 +155,11 @@ def _rules(spec: ModelSpec) -> ClipRules:
     return replace(clip_rules(spec), longest=None)
 
 
-def _unit(clip_THWC: Tensor) -> Tensor:
+def to_unit(clip_THWC: Tensor) -> Tensor:
+    """Turn a clip THWC, uint8, into CTHW in [0, 1]."""
     return rearrange(clip_THWC, "t h w c -> c t h w").float() / 255
 
 
-def _pixels(clip_CTHW: Tensor) -> Tensor:
+def to_pixels(clip_CTHW: Tensor) -> Tensor:
+    """Turn a clip CTHW in [0, 1] into THWC, uint8, rounded to nearest."""
     return rearrange((clip_CTHW * 255).round().clamp(0, 255).to(torch.uint8), "c t h w -> t h w c")

@@ -150,10 +150,10 @@ class Studio:
             given.append(footage.element_frames(task, given[0], spec.fps, unit.clip))
         model = self._load(job, grid, given[0], progress)
         enter_given(model.backbone, grid)
-        settings = FillSettings(seed=unit.seed, device=model.backbone.device)
-        asked = grid_request(grid, model.backbone.spec, given)
         if unit.method == CEILING:
             return self._ceilings(unit, model.backbone, given), 0.0
+        settings = FillSettings(seed=unit.seed, device=model.backbone.device)
+        asked = grid_request(grid, model.backbone.spec, given)
         painter = method_of(unit.method).painter()
         started = time.perf_counter()
         filled = painter(model.backbone, asked, settings, progress)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from dcgrid.errors import OutputError, UsageError
 from dcgrid.eval.suites.clips import CAPTIONS, MASKS
+from dcgrid.eval.suites.footage import to_pixels, to_unit
 from dcgrid.train.world.clips import pick
 from dcgrid.train.world.luck import RATE
 from dcgrid.train.world.motion import camera_move, composite_sprite
@@ -79,9 +79,9 @@ def draw_clips(job: WorldJob) -> tuple[Path, ...]:
         clip_CTHW, alpha_1THW = composite_sprite(ground_CTHW, sprite_TCHW, generator=generator)
         words = " ".join(re.sub(r"[^a-z0-9 ]", " ", name).split())
         path = job.out / f"{number + 1:02d}-{words.replace(' ', '-')[:40]}.mp4"
-        write_video(path, _pixels(clip_CTHW), RATE, overwrite=True)
+        write_video(path, to_pixels(clip_CTHW), RATE, overwrite=True)
         mask_CTHW = (alpha_1THW > 0.5).float().expand(3, -1, -1, -1)
-        write_video(job.out / MASKS / path.name, _pixels(mask_CTHW), RATE, overwrite=True)
+        write_video(job.out / MASKS / path.name, to_pixels(mask_CTHW), RATE, overwrite=True)
         captions.append(f'["{path.name}"]\nsubject = "{words}"\nmotion = "movement"\n')
         paths.append(path)
     (job.out / CAPTIONS).write_text("\n".join(captions), encoding="utf-8")
@@ -98,8 +98,4 @@ def _ground(job: WorldJob, store: WorldStore, number: int, generator: torch.Gene
         fps=RATE, stride=1, max_frames=FRAMES, cell_sizes=(SIZE,), default_frames=FRAMES
     )
     clip, _ = read_clip(job.grounds[number % len(job.grounds)], rules)
-    return rearrange(clip.frames_THWC, "t h w c -> c t h w").float() / 255
-
-
-def _pixels(clip_CTHW: Tensor) -> Tensor:
-    return rearrange((clip_CTHW * 255).round().to(torch.uint8), "c t h w -> t h w c")
+    return to_unit(clip.frames_THWC)
