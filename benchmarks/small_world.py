@@ -17,7 +17,14 @@ LOSSES = {
     "upsampler": {"effect_share": 0.3},
     "dc": {"rank": 4.0},
     "grid": {"fresh": 0.3, "rank": 4.0, "dropout": 0.0, "dc_strength": 0.0},
-    "fill": {"fresh": 0.3, "edit_share": 0.75, "window_share": 0.25, "rank": 4.0, "dropout": 0.5},
+    "fill": {
+        "fresh": 0.3,
+        "edit_share": 0.75,
+        "window_share": 0.25,
+        "dc_strength": 0.0,
+        "rank": 4.0,
+        "dropout": 0.5,
+    },
 }
 """What a small run changes of the shipped recipe's losses."""
 

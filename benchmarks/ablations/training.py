@@ -16,8 +16,9 @@ from benchmarks.ablations.data import FRAMES, SIDE, FixedPool
 from benchmarks.ablations.variants import Variant
 from dcgrid.adapters.attach import attach_adapter, set_routed
 from dcgrid.adapters.files import load_adapter, save_adapter
+from dcgrid.adapters.reading import read_sha256
 from dcgrid.adapters.spec import AdapterSpec
-from dcgrid.models.loading import weight_files, weights_folder
+from dcgrid.models.loading import weights_folder
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder
@@ -25,6 +26,7 @@ from dcgrid.recipes import shipped_dir
 from dcgrid.train.captions import Captions, world_captions
 from dcgrid.train.facts import train_facts
 from dcgrid.train.grids import GridStage
+from dcgrid.train.job import DC_NAME
 from dcgrid.train.loop import LoopOptions, train
 from dcgrid.train.networks import load_autoencoder, load_base
 from dcgrid.train.panes import PaneSet
@@ -34,6 +36,8 @@ from dcgrid.train.settings import LogSettings, Phase, TrainRecipe, load_train_re
 MODEL = "mini"
 BATCH, RANK = 2, 16
 RECIPES = {"fill": "fill", "composition": "grid-composition"}
+_DC = weights_folder(MODEL) / DC_NAME
+"""The shipped Multi-DC LoRA."""
 _FILL_LOSS = {
     "fresh": 0.0,
     "offset_share": 0.0,
@@ -104,6 +108,18 @@ def load_networks() -> Networks:
     return Networks(dit=base.dit, text=base.text, autoencoder=autoencoder, base_hash=base.hash)
 
 
+def put_multi_dc(networks: Networks, strength: float) -> None:
+    """Put the shipped Multi-DC LoRA on the base, frozen; at strength 0 there is none."""
+    if strength:
+        load_adapter(
+            networks.dit,
+            _DC,
+            base=MODEL,
+            base_hash=networks.base_hash,
+            strength=strength,
+        )
+
+
 def recipe_of(variant: Variant, steps: int, seed: int) -> TrainRecipe:
     """Return the shipped recipe, brought to small cells and few steps, with the variant's keys."""
     shipped = load_train_recipe(shipped_dir() / "train" / f"{RECIPES[variant.family]}.toml", MODEL)
@@ -137,6 +153,8 @@ def adapters_of(
             noise_scale=recipe.loss["noise_scale"],
             given=variant.given,
             given_first=variant.given_first,
+            dc_strength=recipe.loss["dc_strength"],
+            dc_sha256=read_sha256(_DC) if recipe.loss["dc_strength"] else "",
             base=MODEL,
             base_hash=base_hash,
             recipe=f"benchmarks.ablations, seed {seed}",
@@ -166,6 +184,7 @@ def train_variant(
     paths = adapter_files(variant, seed, folder)
     networks, recipe = load_networks(), recipe_of(variant, steps, seed)
     dit, specs = networks.dit, adapters_of(variant, seed, recipe, networks.base_hash)
+    put_multi_dc(networks, recipe.loss["dc_strength"])
     for number, spec in enumerate(specs):
         attach_adapter(dit, spec, seed=seed + 100 * number)
     if variant.routed:
@@ -196,14 +215,7 @@ def trained_networks(variant: Variant, seed: int, folder: Path) -> Networks:
         names.append(report.spec.name)
     if variant.routed:
         set_routed(dit, names)
-    if variant.multi_dc:
-        load_adapter(
-            dit,
-            weight_files(MODEL)["dc"],
-            base=MODEL,
-            base_hash=networks.base_hash,
-            strength=variant.multi_dc,
-        )
+    put_multi_dc(networks, variant.multi_dc)
     dit.given_first = variant.given_first
     dit.eval()
     return networks

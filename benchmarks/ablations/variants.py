@@ -1,7 +1,7 @@
 """What is trained, and which two of them answer which question of the paper."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Family = Literal["fill", "composition"]
@@ -31,7 +31,7 @@ class Variant:
     inference_noise: float = 1.0
     """s of the sampler."""
     multi_dc: float = 0.0
-    """Strength of the Multi-DC LoRA at inference."""
+    """Strength of the Multi-DC LoRA at inference; in training it is `loss["dc_strength"]`."""
     bare: bool = False
     """The base alone, without any adapter."""
     trained_as: str = ""
@@ -40,6 +40,8 @@ class Variant:
 
 FILL = Variant(name="fill", family="fill")
 """What the others of its family differ from: all as `mini` has it, no text masked."""
+ON_MULTI_DC = Variant(name="multi-dc-dropped", family="fill", loss={"dc_strength": 1.0})
+"""Trained on the frozen Multi-DC LoRA, as the loss of section 3.3 has it."""
 ROUTED = Variant(name="routed-visible", family="composition", routed=True)
 """The paper's way: structured LoRAs, and text that is visible to its cells alone."""
 
@@ -51,7 +53,8 @@ VARIANTS: tuple[Variant, ...] = (
     Variant(name="given-first", family="fill", given_first=True),
     Variant(name="sampled", family="fill", loss={"sampled_share": 0.25}),
     Variant(name="joined", family="fill", joined=True),
-    Variant(name="multi-dc", family="fill", multi_dc=1.0, trained_as="fill"),
+    ON_MULTI_DC,
+    replace(ON_MULTI_DC, name="multi-dc-kept", multi_dc=1.0, trained_as=ON_MULTI_DC.name),
     ROUTED,
     Variant(name="naive", family="composition", all_text=True),
     Variant(name="one-lora", family="composition"),
@@ -106,10 +109,22 @@ QUESTIONS: tuple[Question, ...] = (
         second="sampled",
     ),
     Question(
-        asks="Multi-DC away at inference, against kept",
-        claim="Multi-DC is attenuated or left away (sec. 3.2, Table 1)",
+        asks="trained on Multi-DC: kept at inference, against left away",
+        claim="leaving it away keeps more of the identity (sec. 5.1, Table 1)",
+        first="multi-dc-kept",
+        second="multi-dc-dropped",
+    ),
+    Question(
+        asks="trained without Multi-DC, against trained on it and left away at inference",
+        claim="the grid-fill loss has the frozen Multi-DC weights in it (sec. 3.3)",
         first="fill",
-        second="multi-dc",
+        second="multi-dc-dropped",
+    ),
+    Question(
+        asks="trained without Multi-DC, against trained on it and kept at inference",
+        claim="not in the paper; says what the whole of Multi-DC does to an edit",
+        first="fill",
+        second="multi-dc-kept",
     ),
     Question(
         asks="text masking 0 against 0.6",

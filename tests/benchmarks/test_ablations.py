@@ -11,8 +11,15 @@ import torch
 from benchmarks.ablations.data import mean_figures, region_db
 from benchmarks.ablations.measure import leak
 from benchmarks.ablations.report import report
-from benchmarks.ablations.training import adapters_of, recipe_of, shown_rows
+from benchmarks.ablations.training import (
+    adapters_of,
+    load_networks,
+    put_multi_dc,
+    recipe_of,
+    shown_rows,
+)
 from benchmarks.ablations.variants import FILL, QUESTIONS, ROUTED, VARIANTS, Variant
+from dcgrid.adapters.attach import adapter_names
 from dcgrid.errors import UsageError
 
 ROWS = [["whole", "a"], ["whole", "b"], ["whole", "c"], ["whole", "d"]]
@@ -120,3 +127,22 @@ def test_runs_of_different_length_are_not_put_together(tmp_path: Path) -> None:
     write_figures(tmp_path, "fill", 1, 20.0, steps=10)
     with pytest.raises(UsageError, match="different steps"):
         report(tmp_path)
+
+
+def test_multi_dc_is_under_the_variant_that_is_trained_on_it_and_measured_both_ways() -> None:
+    dropped, kept = named("multi-dc-dropped"), named("multi-dc-kept")
+    assert kept.trained_as == dropped.name
+    assert (dropped.multi_dc, kept.multi_dc) == (0.0, 1.0)
+    recipe = recipe_of(dropped, 100, 1)
+    (spec,) = adapters_of(dropped, 1, recipe, "")
+    assert spec.dc_strength == recipe.loss["dc_strength"] == 1.0
+    assert spec.dc_sha256
+    (alone,) = adapters_of(FILL, 1, recipe_of(FILL, 100, 1), "")
+    assert (alone.dc_strength, alone.dc_sha256) == (0.0, "")
+    networks = load_networks()
+    before = adapter_names(networks.dit)
+    put_multi_dc(networks, 0.0)
+    assert adapter_names(networks.dit) == before == []
+    put_multi_dc(networks, 1.0)
+    assert adapter_names(networks.dit) == ["dc"]
+    assert not any(parameter.requires_grad for parameter in networks.dit.parameters())

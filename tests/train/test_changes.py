@@ -119,3 +119,18 @@ def test_a_key_that_a_checkpoint_is_too_old_for_is_no_change_at_its_default():
     assert changed_keys(old, facts) == {}
     other = facts_of_run(replace(toy.toy_recipe(), given="replace"), "toy")
     assert changed_keys(old, other) == {"given": '"clean" -> "replace"'}
+
+
+def test_a_loss_without_multi_dc_was_one_at_strength_0():
+    from dcgrid.recipes import shipped_dir
+
+    fill = load_train_recipe(shipped_dir() / "train" / "fill.toml", "mini")
+    now = facts_of_run(fill, "mini")
+    recipe = json.loads(now["recipe"])
+    del recipe["loss"]["dc_strength"]
+    old = {**now, "recipe": json.dumps(recipe)}
+    assert changed_keys(old, now) == {}
+    on_multi_dc = facts_of_run(replace(fill, loss={**fill.loss, "dc_strength": 1.0}), "mini")
+    assert changed_keys(old, on_multi_dc) == {"loss.dc_strength": "0.0 -> 1.0"}
+    base = facts_of_run(load_train_recipe(shipped_dir() / "train" / "base.toml", "mini"), "mini")
+    assert changed_keys(base, base) == {}

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.models import ModelChoice, load_choice
 from dcgrid.adapters.files import hash_tensors, load_adapter, read_adapter, write_adapter
+from dcgrid.adapters.reading import read_sha256
 from dcgrid.errors import OutputError, RecipeError, WeightsError
 from dcgrid.models.loading import load_backbone, load_text_encoder, save_tags
 from dcgrid.models.native.autoencoder import Autoencoder
@@ -140,23 +141,30 @@ def test_grid_of_a_composition_trains_two_routed_adapters(run_tiny, trained, mon
     assert not same_tensors(*ups)
 
 
-def test_grid_on_multi_dc_needs_its_file_and_leaves_it_as_it_is(run_tiny, trained):
+@pytest.mark.parametrize("stage", ["grid", "fill", "fill-composition"])
+def test_a_stage_on_multi_dc_needs_its_file_and_leaves_it_as_it_is(run_tiny, trained, stage):
+    """Paper: sec. 3.2 and 3.3, whose losses have the frozen weights of Multi-DC in them."""
     with pytest.raises(WeightsError, match=r"dc\.safetensors"):
-        run_tiny("grid", trained, loss={"dc_strength": 1.0})
+        run_tiny(stage, trained, loss={"dc_strength": 1.0})
     spec, sides = read_adapter(trained / "fill.safetensors")
-    write_adapter(replace(spec, tokens=("[a]",)), sides, trained / "dc.safetensors")
+    multi_dc = replace(spec, name="dc", stage="dc", tokens=("[a]",))
+    write_adapter(multi_dc, sides, trained / "dc.safetensors")
     with pytest.raises(WeightsError, match=r"dc-tokens\.safetensors"):
-        run_tiny("grid", trained, loss={"dc_strength": 1.0})
+        run_tiny(stage, trained, loss={"dc_strength": 1.0})
     text = load_text_encoder("tiny", trained / "text.safetensors")
     text.add_tags(["a"])
     save_tags(trained / "dc-tokens.safetensors", text, {})
     before = (trained / "dc.safetensors").read_bytes()
-    plain, _ = run_tiny("grid", trained)
-    alone = read_adapter(plain)[1]
-    on_top, _ = run_tiny("grid", trained, loss={"dc_strength": 1.0})
+    plain, _ = run_tiny(stage, trained)
+    spec_alone, alone = read_adapter(plain)
+    on_top, _ = run_tiny(stage, trained, loss={"dc_strength": 0.5})
     assert (trained / "dc.safetensors").read_bytes() == before
-    assert not same_tensors(alone, read_adapter(on_top)[1])
-    assert read_adapter(on_top)[1].keys() == alone.keys()
+    spec_on_top, tensors = read_adapter(on_top)
+    assert not same_tensors(alone, tensors)
+    assert tensors.keys() == alone.keys()
+    assert (spec_alone.dc_strength, spec_alone.dc_sha256) == (0, "")
+    assert spec_on_top.dc_strength == 0.5
+    assert spec_on_top.dc_sha256 == read_sha256(trained / "dc.safetensors") != ""
 
 
 def test_base_in_memory_is_bit_identical_after_fill(run_tiny, trained, monkeypatch):

@@ -44,12 +44,13 @@ def test_fill_has_the_numbers_of_the_paper():
     loss = recipe.loss
     assert (loss["rank"], loss["dropout"]) == (8, 0.5)
     assert (loss["noise_scale"], loss["text_masking"]) == (1.9, 0.6)
+    assert loss["dc_strength"] == 1.0
 
 
 def test_composition_has_the_numbers_of_the_paper():
     recipe = load_train_recipe(FOLDER / "fill-composition.toml", "paper")
     assert (recipe.stage, recipe.mode, recipe.optim.steps) == ("fill", "composition", 3500)
-    assert recipe.loss["noise_scale"] == 1.75
+    assert (recipe.loss["noise_scale"], recipe.loss["dc_strength"]) == (1.75, 1.0)
     consistent = load_train_recipe(FOLDER / "fill.toml", "paper")
     assert recipe.optim == with_steps(consistent, 3500).optim
 

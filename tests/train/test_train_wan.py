@@ -113,7 +113,7 @@ def test_concepts_cells_and_sampled_grids(tmp_path, wan_folder, tiny_store, stag
     )
     files = run_sampling(sample, lambda line: None, lambda *done: None)
     assert len(files) == 3
-    fill = stage_of("fill", out, steps=2, loss={"sampled_share": 1.0})
+    fill = stage_of("fill", out, steps=2, loss={"sampled_share": 1.0, "dc_strength": 1.0})
     assert run_stage(fill, reporter()).is_file()
 
 

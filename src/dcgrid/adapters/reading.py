@@ -112,17 +112,31 @@ def read_spec(path: Path) -> AdapterSpec | None:
     Raises:
         AdapterError: If the file is missing or cut, or its spec is damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise AdapterError(f"cannot read adapter {path}: {error}", hint=_HINT) from error
+    metadata = _read_metadata(path)
     if metadata.get("format") != FORMAT or "spec" not in metadata:
         return None
     try:
         return spec_from_json(metadata["spec"])
     except DcgridError as error:
         raise AdapterError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def read_sha256(path: Path) -> str:
+    """Return the hash that an adapter file names of its content; nothing else is read or checked.
+
+    Raises:
+        AdapterError: If the file is missing or cut.
+    """
+    return _read_metadata(path).get("sha256", "")
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    """Return the text in the header of a safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise AdapterError(f"cannot read adapter {path}: {error}", hint=_HINT) from error
 
 
 def check_base(spec: AdapterSpec, path: Path, base: str, base_hash: str) -> None:

@@ -50,6 +50,10 @@ class AdapterSpec:
     """How given cells entered in training: clean at time 0, or noised like the rest."""
     given_first: bool = False
     """True: it was trained with given cells that read given cells alone (docs/decisions/0014)."""
+    dc_strength: float = 0.0
+    """Strength of the frozen Multi-DC LoRA that acted under it in training; 0: none did."""
+    dc_sha256: str = ""
+    """The `sha256` in the file of that Multi-DC LoRA; empty where none acted."""
     base: str = ""
     """Name of the model it was trained on."""
     base_hash: str = ""
@@ -75,6 +79,7 @@ class AdapterSpec:
             "dropout": 0 <= self.dropout < 1,
             "layout": re.fullmatch(r"[1-9][0-9]{0,2}x[1-9][0-9]{0,2}", self.layout) is not None,
             "noise_scale": 0 < self.noise_scale < math.inf,
+            "dc_strength": 0 <= self.dc_strength < math.inf,
         }
         for key, fits in checks.items():
             if not fits:

@@ -15,8 +15,8 @@ _DEFAULTS = {
     one.name: json.dumps(one.default)
     for one in fields(TrainRecipe)
     if isinstance(one.default, str | bool | int)
-} | {"scale.accumulate": "1"}
-"""Keys of a recipe that may be left out, as JSON text."""
+} | {"scale.accumulate": "1", "loss.dc_strength": "0.0"}
+"""Keys of a recipe that may be left out, or that earlier versions did not know, as JSON text."""
 _NO_MATTER = ("log.", "scale.checkpointing", "scale.shard")
 """What keys begin with that may change without a word: they say where things are, not what comes
 out."""
@@ -67,7 +67,7 @@ def changed_keys(earlier: Mapping[str, str], now: Mapping[str, str]) -> dict[str
     was, is_ = _flat(earlier), _flat(now)
     if "stage" in was:
         # A checkpoint from before a key was known went by what is its default now.
-        was = {**_DEFAULTS, **was}
+        was = {key: text for key, text in _DEFAULTS.items() if key in is_} | was
     return {
         key: f"{was.get(key, 'not there')} -> {is_.get(key, 'not there')}"
         for key in dict.fromkeys([*is_, *was])

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from dcgrid import hub
 from dcgrid.adapters.attach import attach_adapter, set_routed
 from dcgrid.adapters.files import load_adapter, save_adapter
+from dcgrid.adapters.reading import read_sha256
 from dcgrid.adapters.spec import AdapterSpec, Stage
 from dcgrid.errors import OutputError, WeightsError
 from dcgrid.grid.modes import Mode
@@ -45,7 +46,7 @@ from dcgrid.train.job import (
     take_averaged,
 )
 from dcgrid.train.loop import train
-from dcgrid.train.networks import load_autoencoder, load_base
+from dcgrid.train.networks import Base, load_autoencoder, load_base
 from dcgrid.train.panes import FusionPool, PanePool
 from dcgrid.train.reader import fit_noise_reader
 from dcgrid.train.sampled import missing_grids, needs_world, open_grids
@@ -135,9 +136,9 @@ def missing_parts(job: TrainJob) -> list[tuple[str, Path]]:
 
 
 def adapter_specs(
-    recipe: TrainRecipe, facts: TrainFacts, base_hash: str
+    recipe: TrainRecipe, facts: TrainFacts, base_hash: str, dc_sha256: str = ""
 ) -> tuple[AdapterSpec, ...]:
-    """Return the adapters that stage grid or fill trains.
+    """Return the adapters that stage grid or fill trains on a base and, maybe, a Multi-DC LoRA.
 
     One, but two in stage grid of a composition: for the cells of A and of B, on query projections
     alone, and their mean for the fusions.
@@ -158,6 +159,8 @@ def adapter_specs(
             noise_scale=recipe.loss["noise_scale"],
             given=cast(Literal["clean", "replace"], recipe.given),
             given_first=recipe.given_first,
+            dc_strength=recipe.loss["dc_strength"],
+            dc_sha256=dc_sha256,
             base=facts.name,
             base_hash=base_hash,
             recipe=f"{recipe.run_name}.toml",
@@ -270,23 +273,15 @@ def _run_adapters(job: TrainJob, reporter: Reporter) -> Path:
     """Train the LoRAs of stage grid or fill on the frozen base. Paper: sec. 3.2, 3.3."""
     base = load_base(job.model, job.out, job.device, job.dtype)
     dit, text, network = base.dit, base.text, base.dit.network
-    specs = adapter_specs(job.recipe, job.facts, base.hash)
     made_with = {"base": base.hash}
     if names_tags(job.recipe):
         of_concepts = job.out / TOKENS_NAME, job.out / DC_NAME
         load_concept_tags(*of_concepts, text)
         text.to(job.device)
-        made_with |= concept_facts(*of_concepts)
+        if job.recipe.stage == "grid":  # sampled grids, of stage fill, are made with other weights
+            made_with |= concept_facts(*of_concepts)
     sampled = open_grids(job.recipe, job.model, job.out, made_with)
-    if strength := job.recipe.loss.get("dc_strength", 0.0):
-        report = load_adapter(
-            network,
-            job.out / DC_NAME,
-            base=job.facts.name,
-            base_hash=base.hash,
-            strength=strength,
-        )
-        reporter.say(f"{DC_NAME} at {strength:g}: {report.matched} of {report.total} layers")
+    specs = adapter_specs(job.recipe, job.facts, base.hash, _load_multi_dc(job, base, reporter))
     for number, spec in enumerate(specs):
         attach_adapter(network, spec, seed=job.recipe.seed + number)
         if job.start is not None and not job.resume:
@@ -312,6 +307,24 @@ def _run_adapters(job: TrainJob, reporter: Reporter) -> Path:
         for spec, path in zip(specs, paths, strict=True):
             save_adapter(network, spec, path)
     return paths[0]
+
+
+def _load_multi_dc(job: TrainJob, base: Base, reporter: Reporter) -> str:
+    """Put the frozen Multi-DC LoRA on the base; return its hash, or "" where the recipe has none.
+
+    Raises:
+        AdapterError: The file is damaged, of other weights, or of another stage.
+
+    Paper: sec. 3.2 (Grid LoRA atop Multi-DC), sec. 3.3 (W_Multi-DC in the grid-fill loss)
+    """
+    strength, path = job.recipe.loss["dc_strength"], job.out / DC_NAME
+    if not strength:
+        return ""
+    report = load_adapter(
+        base.dit.network, path, base=job.facts.name, base_hash=base.hash, strength=strength
+    )
+    reporter.say(f"{DC_NAME} at {strength:g}: {report.matched} of {report.total} layers")
+    return read_sha256(path)
 
 
 def _train_grids(job: TrainJob, stage: GridStage, reporter: Reporter) -> TrainState:

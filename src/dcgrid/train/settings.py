@@ -40,7 +40,7 @@ _CONCEPT_KEYS = (
     "noise_scale", "time_shift", "text_masking", "self_conditioning", "prior_share", "pixel_weight",
     "appearance_dropout", "motion_dropout", "token_rate", "rank",
 )  # fmt: skip
-_FILL_KEYS = ("edit_share", "window_share", "sampled_share")
+_FILL_KEYS = ("edit_share", "window_share", "sampled_share", "dc_strength")
 LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "autoencoder": (*_PIXEL_KEYS, "kl", "latent_noise", "fit_batches"),

@@ -21,8 +21,7 @@ _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 
 def names_tags(recipe: TrainRecipe) -> bool:
     """Return True if texts may name tags: of grids that Multi-DC made, or for it to read."""
-    loss = recipe.loss
-    return recipe.stage == "grid" and (loss["dc_strength"] > 0 or loss["made_share"] > 0)
+    return any(recipe.loss.get(key, 0.0) > 0 for key in ("dc_strength", "made_share"))
 
 
 def load_concept_tags(tokens: Path, adapter: Path, text: TextReader) -> tuple[str, ...]:
