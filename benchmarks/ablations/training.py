@@ -43,11 +43,18 @@ _FILL_LOSS = {
     "offset_share": 0.0,
     "window_share": 0.0,
     "text_masking": 0.0,
+    "caption_dropout": 0.0,
     # Edits are measured in one step and in several, so both kinds of time are learned.
     "noise_share": 0.4,
     "rank": float(RANK),
 }
-_GRID_LOSS = {"fresh": 0.0, "text_masking": 0.0, "fusion_share": 1.0, "rank": float(RANK)}
+_GRID_LOSS = {
+    "fresh": 0.0,
+    "text_masking": 0.0,
+    "caption_dropout": 0.0,
+    "fusion_share": 1.0,
+    "rank": float(RANK),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +88,9 @@ class VariantCaptions(Captions):
         self, panes: PaneSet, chosen: Sequence[int], generator: torch.Generator
     ) -> list[list[str]]:
         """Return the texts of each cell; see `shown_rows`."""
-        return shown_rows(super().grid_rows(panes, chosen, generator), self._variant)
+        rows = shown_rows(super().grid_rows(panes, chosen, generator), self._variant)
+        share = self._variant.masked_words
+        return mask_words(rows, share, generator) if share else rows
 
 
 def shown_rows(rows: list[list[str]], variant: Variant) -> list[list[str]]:
@@ -98,6 +107,19 @@ def shown_rows(rows: list[list[str]], variant: Variant) -> list[list[str]]:
         return [[whole, *clauses]] * len(rows)
     fused = [[whole, *clauses[:2], own] for own in clauses[2:]]
     return [[whole, clauses[0]], [whole, clauses[1]], *fused]
+
+
+def mask_words(rows: list[list[str]], share: float, generator: torch.Generator) -> list[list[str]]:
+    """Leave away words of a grid's texts, each with one probability, before they are encoded.
+
+    As with masked tokens, a text is masked once for all cells that read it.
+    """
+    masked = {}
+    for text in dict.fromkeys(text for row in rows for text in row):
+        words = text.split()
+        stays = (torch.rand(len(words), generator=generator) >= share).tolist()
+        masked[text] = " ".join(w for w, stay in zip(words, stays, strict=True) if stay)
+    return [[masked[text] for text in row] for row in rows]
 
 
 def load_networks() -> Networks:

@@ -24,6 +24,8 @@ class Variant:
     """Given cells read given cells alone."""
     joined: bool = False
     """What a cell reads is encoded as one text, not segment by segment."""
+    masked_words: float = 0.0
+    """Probability with which each word of a text is left away before the text is encoded."""
     all_text: bool = False
     """Every cell reads the clauses of all cells."""
     routed: bool = False
@@ -39,7 +41,7 @@ class Variant:
 
 
 FILL = Variant(name="fill", family="fill")
-"""What the others of its family differ from: all as `mini` has it, no text masked."""
+"""What the others of its family differ from: all as `mini` has it, no text masked or dropped."""
 ON_MULTI_DC = Variant(name="multi-dc-dropped", family="fill", loss={"dc_strength": 1.0})
 """Trained on the frozen Multi-DC LoRA, as the loss of section 3.3 has it."""
 ROUTED = Variant(name="routed-visible", family="composition", routed=True)
@@ -48,6 +50,8 @@ ROUTED = Variant(name="routed-visible", family="composition", routed=True)
 VARIANTS: tuple[Variant, ...] = (
     FILL,
     Variant(name="masking", family="fill", loss={"text_masking": 0.6}),
+    Variant(name="masking-words", family="fill", masked_words=0.6),
+    Variant(name="dropping", family="fill", loss={"caption_dropout": 0.6}),
     Variant(name="noise", family="fill", loss={"noise_scale": 1.9}, inference_noise=1.8),
     Variant(name="replaced", family="fill", given="replace"),
     Variant(name="given-first", family="fill", given_first=True),
@@ -127,10 +131,22 @@ QUESTIONS: tuple[Question, ...] = (
         second="multi-dc-kept",
     ),
     Question(
-        asks="text masking 0 against 0.6",
+        asks="text token masking 0 against 0.6",
         claim="0.6 in Grid-Fill (sec. 8)",
         first="fill",
         second="masking",
+    ),
+    Question(
+        asks="tokens masked after the text encoder, against words before it",
+        claim="not in the paper (docs/decisions/0020)",
+        first="masking",
+        second="masking-words",
+    ),
+    Question(
+        asks="whole captions dropped 0 against 0.6",
+        claim="not in the paper; what masking was here at first",
+        first="fill",
+        second="dropping",
     ),
     Question(
         asks="noise scale 1 against 1.9 (1.8 at inference)",

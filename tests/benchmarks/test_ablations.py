@@ -14,6 +14,7 @@ from benchmarks.ablations.report import report
 from benchmarks.ablations.training import (
     adapters_of,
     load_networks,
+    mask_words,
     put_multi_dc,
     recipe_of,
     shown_rows,
@@ -55,6 +56,15 @@ def test_cells_read_what_the_paper_lets_them_read() -> None:
     assert shown_rows(ROWS, named("naive")) == [["whole", "a", "b", "c", "d"]] * 4
     assert shown_rows(ROWS, FILL) == ROWS
     assert shown_rows(ROWS, named("joined"))[2] == ["whole c"]
+
+
+def test_words_are_masked_before_the_encoder_once_for_all_cells() -> None:
+    rows = [["w " * 500, "a b c d"], ["w " * 500, "e"]]
+    masked = mask_words(rows, 0.6, torch.Generator().manual_seed(0))
+    assert masked[0][0] == masked[1][0]
+    # Three standard deviations of 500 draws are 0.066.
+    assert len(masked[0][0].split()) / 500 == pytest.approx(0.4, abs=0.066)
+    assert mask_words(rows, 0.0, torch.Generator())[0][1] == "a b c d"
 
 
 def test_a_variant_differs_from_its_family_in_what_it_says_alone() -> None:

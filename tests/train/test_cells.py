@@ -221,7 +221,7 @@ def test_grid_trains_on_made_grids_alone(job_of, out, tmp_path, monkeypatch, nam
     monkeypatch.setattr(GridStage, "_velocity", spy)
     for pool in (PanePool, FusionPool):
         monkeypatch.setattr(pool, "draw", refuse)
-    loss = {"made_share": 1.0, "dc_strength": 1.0, "text_masking": 0.0}
+    loss = {"made_share": 1.0, "dc_strength": 1.0, "caption_dropout": 0.0}
     log = "eval_every = 2\neval_grids = 2\ntensorboard = false\n"
     path = write_small_recipe(tmp_path, name, loss=loss, log=log)
     job = TrainJob(

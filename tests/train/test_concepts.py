@@ -170,10 +170,10 @@ def test_each_phase_moves_its_own_side_and_tokens_only(job_of, watched):
 
 
 def test_tokens_learn_at_their_own_rate(job_of, watched):
-    run(job_of(loss={"prior_share": 0.0, "text_masking": 0.0, "token_rate": 0.0}))
+    run(job_of(loss={"prior_share": 0.0, "caption_dropout": 0.0, "token_rate": 0.0}))
     stage = watched["stage"]
     assert not any(tag_E.any() for tag_E in stage.text.tags)
-    run(job_of(loss={"prior_share": 0.0, "text_masking": 0.0, "token_rate": 1e-5}))
+    run(job_of(loss={"prior_share": 0.0, "caption_dropout": 0.0, "token_rate": 1e-5}))
     tags = torch.stack(list(watched["stage"].text.tags))
     # Adam's steps are as long as the rate at most (a little more while it warms up).
     assert 0 < tags.abs().max() < 6 * 1.5e-5
@@ -283,7 +283,7 @@ def test_prior_batches_are_of_the_bare_base_and_carry_no_token(job_of, watched, 
         return sample(velocity, cells_BKCFYX, *rest)
 
     monkeypatch.setattr("dcgrid.train.priors.sample", watched_sample)
-    run(job_of(loss={"prior_share": 1.0, "text_masking": 0.0}))
+    run(job_of(loss={"prior_share": 1.0, "caption_dropout": 0.0}))
     stage = watched["stage"]
     assert len(sampled) == 4, "one for each concept and phase"
     assert not any(tag_E.any() for tag_E in stage.text.tags), "no prior names a tag"
@@ -296,7 +296,7 @@ def test_prior_batches_are_of_the_bare_base_and_carry_no_token(job_of, watched, 
     texts = [one.text for one in stage.data.priors[stage.recipe.phases[1]]]
     assert texts == ["dog face performing movement", "sparks performing motion in the dark"]
     # The same again, from the cache.
-    run(job_of(loss={"prior_share": 1.0, "text_masking": 0.0}))
+    run(job_of(loss={"prior_share": 1.0, "caption_dropout": 0.0}))
     assert len(sampled) == 4
 
 

@@ -162,7 +162,7 @@ def test_base_gives_nothing_and_draws_singles_and_grids(stage_of):
 
 
 def test_fill_as_edit_gives_the_clip_as_it_is_in_the_first_cell(stage_of, monkeypatch):
-    stage, generator = stage_of("fill", edit_share=1.0, text_masking=0.0), seeded(6)
+    stage, generator = stage_of("fill", edit_share=1.0, caption_dropout=0.0), seeded(6)
     drawn = []
     original = stage.pool.draw
 
@@ -207,19 +207,44 @@ def test_fill_of_the_paper_gives_one_to_all_but_one(stage_of):
     assert len(given) > 8
 
 
-def test_text_masking_at_its_ends(stage_of):
-    batch = stage_of("base", text_masking=1.0)._batch(PHASE, seeded(8))
+def test_captions_dropped_always_and_never(stage_of):
+    batch = stage_of("base", caption_dropout=1.0)._batch(PHASE, seeded(8))
     assert batch.rows == [[""]] * (PHASE.batch * batch.layout.count)
-    rows = stage_of("base", text_masking=0.0)._batch(PHASE, seeded(8)).rows
+    rows = stage_of("base", caption_dropout=0.0)._batch(PHASE, seeded(8)).rows
     assert all(text for row in rows for text in row)
 
 
 def test_given_cells_keep_their_text_where_they_are_read_first(stage_of):
-    stage = stage_of("fill", edit_share=1.0, text_masking=1.0)
+    stage = stage_of("fill", edit_share=1.0, caption_dropout=1.0)
     stage.recipe = replace(stage.recipe, given_first=True)
     rows = stage._batch(PHASE, seeded(8)).rows
     for number, row in enumerate(rows):
         assert (row == [""]) == (number % 4 != 0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_training_masks_single_tokens_and_eval_losses_mask_none(stage_of, monkeypatch, share):
+    stage = stage_of("fill", edit_share=1.0, caption_dropout=0.0, text_masking=share)
+    counts, whole = [], []
+    read = stage.text.read_rows
+
+    def watched(rows, cells, masking=None):
+        text = read(rows, cells, masking)
+        counts.append(int(text.valid_BKL.sum()))
+        whole.append(int(read(rows, cells).valid_BKL.sum()))
+        return text
+
+    monkeypatch.setattr(stage.text, "read_rows", watched)
+    generator = seeded(8)
+    for _ in range(6):
+        assert stage.loss(PHASE, generator)[0].isfinite()
+    # Some 1200 tokens of the six batches: whole captions would give halves or nothing.
+    assert sum(counts) / sum(whole) == pytest.approx(1 - share, abs=0.06)
+    assert all(0 < count <= length for count, length in zip(counts, whole, strict=True))
+    counts.clear(), whole.clear()
+    with torch.no_grad():
+        stage.evaluate(1)
+    assert counts == whole
 
 
 def test_given_cells_may_be_noised_like_the_rest(stage_of, monkeypatch):
@@ -342,7 +367,7 @@ def test_a_composition_is_a_clip_an_element_and_two_fusions_of_them(pool):
 
 
 def test_fill_as_compose_gives_both_sources_in_the_upper_row(stage_of):
-    stage = stage_of("fill", fusion_share=1.0, edit_share=1.0, text_masking=0.0, fresh=1.0)
+    stage = stage_of("fill", fusion_share=1.0, edit_share=1.0, caption_dropout=0.0, fresh=1.0)
     generator, seen = seeded(6), set()
     for _ in range(6):
         batch = stage._batch(PHASE, generator)
@@ -358,7 +383,7 @@ def test_fill_as_compose_gives_both_sources_in_the_upper_row(stage_of):
 
 
 def test_base_sees_single_panes_of_compositions_with_their_own_clause(stage_of):
-    stage = stage_of("base", fusion_share=1.0, single_share=1.0, text_masking=0.0)
+    stage = stage_of("base", fusion_share=1.0, single_share=1.0, caption_dropout=0.0)
     generator = seeded(5)
     texts = [row for _ in range(8) for row in stage._batch(PHASE, generator).rows]
     assert all(len(row) == 1 for row in texts)

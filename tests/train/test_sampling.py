@@ -181,7 +181,7 @@ def test_fill_trains_on_those_latents_alone(job_of, run_tiny, based, monkeypatch
         return batches[-1]
 
     monkeypatch.setattr(GridStage, "_batch", spy)
-    loss = {"sampled_share": 1.0, "edit_share": 1.0, "window_share": 0.0, "text_masking": 0.0}
+    loss = {"sampled_share": 1.0, "edit_share": 1.0, "window_share": 0.0, "caption_dropout": 0.0}
     run_tiny(name, based, loss=loss)
     assert len(batches) == 4
     given = [True, mode == "composition", False, False]

@@ -45,6 +45,9 @@ def test_fill_has_the_numbers_of_the_paper():
     assert (loss["rank"], loss["dropout"]) == (8, 0.5)
     assert (loss["noise_scale"], loss["text_masking"]) == (1.9, 0.6)
     assert loss["dc_strength"] == 1.0
+    for other in ("fill", "fill-composition", "grid", "grid-composition", "dc", "base"):
+        mini = load_train_recipe(FOLDER / f"{other}.toml", "mini").loss
+        assert (mini["text_masking"], mini["caption_dropout"]) == (0.0, 0.1)
 
 
 def test_composition_has_the_numbers_of_the_paper():
@@ -98,6 +101,9 @@ WRONG = [
     ("sizes = [[288, 512], [512, 288]]", "sizes = [288, 512]", "phases[0].sizes"),
     ("rank = 8", "rank = 8\nrnak = 8", "rank?"),
     ("rank = 8", "", "loss.rank is missing"),
+    ("text_masking = 0.6", "text_masking = 1.5", "loss.text_masking = 1.5 must be from 0 to 1"),
+    ("caption_dropout = 0.1", "", "loss.caption_dropout is missing"),
+    ("caption_dropout = 0.1", "", "rename your text_masking to caption_dropout"),
     ("rank = 8", 'rank = "8"', "loss.rank"),
     ('precision = "bf16"', 'precision = "fp8"', "recipe.precision"),
     ("[mini.loss]", "[minni.loss]", "mini?"),

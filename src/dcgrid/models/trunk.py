@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from dcgrid.models.base import CellText, Memory, TokenPlaces
+from dcgrid.models.text_masking import TokenMasking
 
 
 class TransformerFacts(Protocol):
@@ -89,8 +90,19 @@ class TextReader(nn.Module):
         """Return the words of a text that the model never saw."""
         raise NotImplementedError
 
-    def read_rows(self, rows: Sequence[Sequence[str]], cells: int) -> CellText:
-        """Encode the segments that each cell reads, each on its own; B * K lists of texts."""
+    def read_rows(
+        self,
+        rows: Sequence[Sequence[str]],
+        cells: int,
+        masking: TokenMasking | None = None,
+    ) -> CellText:
+        """Encode the segments that each cell reads, each on its own.
+
+        Args:
+            rows: B * K lists of texts, grid after grid.
+            cells: K.
+            masking: Which tokens are left away in training; None: none.
+        """
         raise NotImplementedError
 
 

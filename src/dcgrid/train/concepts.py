@@ -29,11 +29,11 @@ from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.data.manifest import Concept
 from dcgrid.train.data.material import Example
 from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
-from dcgrid.train.grids import SINGLE, token_places
+from dcgrid.train.grids import SINGLE, masking_of, token_places
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import chance, pick
 
-_SHARES = ("text_masking", "self_conditioning", "prior_share", "pixel_weight")
+_SHARES = ("self_conditioning", "prior_share", "pixel_weight")
 _DROPOUTS = ("appearance_dropout", "motion_dropout")
 
 
@@ -217,8 +217,8 @@ class ConceptStage:
         drawn, rows = [], []
         for example in chosen:
             drawn.append(example.latents_NCFYX[pick(len(example.latents_NCFYX), generator)])
-            masked = chance(generator) < self.recipe.loss["text_masking"]
-            rows.append(["" if masked else example.text])
+            dropped = chance(generator) < self.recipe.loss["caption_dropout"]
+            rows.append(["" if dropped else example.text])
         return torch.stack(drawn)[:, None], rows
 
     def _learn(self, part: Part) -> None:
@@ -256,7 +256,8 @@ class ConceptStage:
         estimate = None
         device = noised.device
         with autocast(device, choose_dtype(self.recipe.precision, device)):
-            text = self.text.read_rows(rows, cells=1)
+            masking = None if generator is None else masking_of(self.recipe, generator)
+            text = self.text.read_rows(rows, 1, masking)
             if generator is not None and share and chance(generator) < share:
                 with torch.no_grad():
                     first = self.dit(noised, time_BKF, text, places).float()

@@ -25,6 +25,7 @@ from dcgrid.grid.modes import Routing
 from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
 from dcgrid.grid.routing import route_matrix
 from dcgrid.models.base import TokenPlaces
+from dcgrid.models.text_masking import TokenMasking
 from dcgrid.models.trunk import GridTransformer, TextReader
 from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.captions import Captions
@@ -103,7 +104,9 @@ class GridStage:
         time_BKF = self._spread(self._times(batch, generator).to(device), batch.fill_BKF)
         noise = self._noise(batch, generator)
         offset = chance(generator) < knobs["offset_share"]
-        velocity = self._velocity(batch, noise, time_BKF, offset=offset)
+        velocity = self._velocity(
+            batch, noise, time_BKF, offset=offset, masking=masking_of(self.recipe, generator)
+        )
         target = velocity_target(batch.cells_BKCFYX, noise, knobs["noise_scale"])
         root_C = self._channel_weights().sqrt().reshape(-1, 1, 1, 1)
         loss = flow_loss(velocity * root_C, target * root_C, batch.fill_BKF)
@@ -159,7 +162,13 @@ class GridStage:
         return noise
 
     def _velocity(
-        self, batch: Batch, noise: torch.Tensor, time_BKF: torch.Tensor, *, offset: bool
+        self,
+        batch: Batch,
+        noise: torch.Tensor,
+        time_BKF: torch.Tensor,
+        *,
+        offset: bool,
+        masking: TokenMasking | None = None,
     ) -> torch.Tensor:
         """Predict the velocity of a batch, on the grid of tokens that is set off or the plain."""
         noised = noisy(batch.cells_BKCFYX, noise, time_BKF, self.recipe.loss["noise_scale"])
@@ -167,7 +176,7 @@ class GridStage:
         shown = widen_cells(noised, patch) if offset else noised
         places = token_places(shown, batch.layout, self.dit, MARGIN if offset else 0.0)
         with autocast(device, choose_dtype(self.recipe.precision, device)):
-            text = self.text.read_rows(batch.rows, batch.layout.count)
+            text = self.text.read_rows(batch.rows, batch.layout.count, masking)
             velocity = self.dit(shown, time_BKF, text, places, self._route_on(device)).float()
         return narrow_cells(velocity, patch) if offset else velocity
 
@@ -245,20 +254,20 @@ class GridStage:
                 written = [self.captions.clip_row(panes, chosen_K[0], generator)]
             else:
                 written = self.captions.grid_rows(panes, chosen_K, generator)
-            rows += _masked(written, reading_K)
+            rows += _read_by(written, reading_K)
         batch = _gather(sets, chosen, given, rows, layout)
         return replace(batch, fill_BKF=self._with_heads(batch.fill_BKF, generator))
 
     def _reading(self, given_K: Sequence[bool], generator: torch.Generator) -> Sequence[bool]:
-        """Draw whether the text of a grid is dropped; return the cells that read theirs.
+        """Draw whether the caption of a grid is dropped; return the cells that read theirs.
 
         Guidance has one text for given cells where what is known of them serves both branches, so
         they keep theirs.
         """
-        masked = chance(generator) < self.recipe.loss["text_masking"]
-        if masked and self.recipe.given_first:
+        dropped = chance(generator) < self.recipe.loss["caption_dropout"]
+        if dropped and self.recipe.given_first:
             return given_K
-        return [not masked] * len(given_K)
+        return [not dropped] * len(given_K)
 
     def _sampled_batch(
         self, sampled: SampledGrids, phase: Phase, generator: torch.Generator
@@ -268,7 +277,7 @@ class GridStage:
         rows, given = [], []
         for grid in grids:
             given.append(self._given_of_painted(generator))
-            rows += _masked(grid.rows, self._reading(given[-1], generator))
+            rows += _read_by(grid.rows, self._reading(given[-1], generator))
         batch = _painted(grids, given, rows, self.pool.world.device)
         return replace(batch, fill_BKF=self._with_heads(batch.fill_BKF, generator))
 
@@ -327,9 +336,15 @@ class GridStage:
         return [0, 1, 2, 3], _some_given(layout, generator)
 
 
-def _masked(rows: Sequence[list[str]], reading_K: Sequence[bool]) -> list[list[str]]:
+def _read_by(rows: Sequence[list[str]], reading_K: Sequence[bool]) -> list[list[str]]:
     """Return texts of which only some cells read theirs; the others read nothing."""
     return [row if reads else [""] for row, reads in zip(rows, reading_K, strict=True)]
+
+
+def masking_of(recipe: TrainRecipe, generator: torch.Generator) -> TokenMasking | None:
+    """Return how a step masks text tokens; None, so that nothing is drawn, where it does not."""
+    share = recipe.loss["text_masking"]
+    return TokenMasking(share=share, generator=generator) if share else None
 
 
 def _gather(

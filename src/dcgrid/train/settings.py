@@ -33,12 +33,12 @@ MAX_BYTES = 256 * 1024
 
 _PIXEL_KEYS = ("squared", "absolute", "differences", "effect_share")
 _GRID_KEYS = (
-    "noise_scale", "time_shift", "noise_share", "text_masking", "single_share", "fresh",
-    "pixel_weight", "offset_share", "fusion_share",
+    "noise_scale", "time_shift", "noise_share", "text_masking", "caption_dropout", "single_share",
+    "fresh", "pixel_weight", "offset_share", "fusion_share",
 )  # fmt: skip
 _CONCEPT_KEYS = (
-    "noise_scale", "time_shift", "text_masking", "self_conditioning", "prior_share", "pixel_weight",
-    "appearance_dropout", "motion_dropout", "token_rate", "rank",
+    "noise_scale", "time_shift", "text_masking", "caption_dropout", "self_conditioning",
+    "prior_share", "pixel_weight", "appearance_dropout", "motion_dropout", "token_rate", "rank",
 )  # fmt: skip
 _FILL_KEYS = ("edit_share", "window_share", "sampled_share", "dc_strength")
 LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -52,6 +52,13 @@ LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Keys of each stage's table [loss]; all are required."""
+_TEXT_KEYS = ("text_masking", "caption_dropout")
+"""Probabilities of stages that read texts."""
+_HINTS = {
+    "caption_dropout": "it drops whole captions, as text_masking did earlier; text_masking now "
+    "masks single tokens: rename your text_masking to caption_dropout, and add text_masking = 0.0"
+}
+"""What to do where a key is missing that older recipes do not have."""
 
 _Settings = TypeVar("_Settings")
 
@@ -280,7 +287,10 @@ def _loss(path: Path, stage: str, table: object) -> dict[str, float]:
             raise RecipeError(f"{path}: loss.{key} = {value!r} must be a number of 0 or more")
     missing = [key for key in known if key not in table]
     if missing:
-        raise RecipeError(f"{path}: loss.{missing[0]} is missing")
+        raise RecipeError(f"{path}: loss.{missing[0]} is missing", hint=_HINTS.get(missing[0], ""))
+    for key in _TEXT_KEYS:
+        if table.get(key, 0.0) > 1:
+            raise RecipeError(f"{path}: loss.{key} = {table[key]!r} must be from 0 to 1")
     return {key: float(value) for key, value in table.items()}
 
 

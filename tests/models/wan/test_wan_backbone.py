@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dcgrid.errors import PromptError, WeightsError
+from dcgrid.models.text_masking import TokenMasking, kept_tokens
 from dcgrid.models.wan.backbone import WanBackbone, load_wan
 from dcgrid.models.wan.checkpoint import is_checkout, read_checkout
 from dcgrid.models.wan.text import clean_text
@@ -60,6 +61,21 @@ def test_segments_are_encoded_alone_and_stand_side_by_side(backbone: WanBackbone
     assert torch.equal(rows[0, len(one) : len(one) + len(other)], other)
     assert torch.equal(rows[1, : len(one)], one)
     assert not rows[1, len(one) :].any()
+
+
+def test_masked_tokens_leave_the_row_and_zeros_fill_it_up(backbone: WanBackbone) -> None:
+    segments, rows = backbone.parts.segments, [["a dog runs", "heavy rain"], ["a dog runs"]]
+    lengths = {text: len(segments.encode(text)) for row in rows for text in row}
+    draws = [TokenMasking(share=0.6, generator=torch.Generator().manual_seed(2)) for _ in range(2)]
+    plain = segments.encode_rows(rows, cells=2).tokens_BKLE[0]
+    text = segments.encode_rows(rows, cells=2, masking=draws[0])
+    assert text.tokens_BKLE.shape == (1, 2, *plain.shape[1:])
+    assert text.valid_BKL.all()
+    for number, kept_L in enumerate(kept_tokens(rows, 2, lengths, draws[1])):
+        found_LE, count = text.tokens_BKLE[0, number], int(kept_L.sum())
+        assert 0 < count < len(kept_L)
+        assert torch.equal(found_LE[:count], plain[number, : len(kept_L)][kept_L])
+        assert not found_LE[count:].any()
 
 
 def test_a_text_that_wan_cannot_read_whole_is_refused(backbone: WanBackbone) -> None:

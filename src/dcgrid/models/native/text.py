@@ -22,6 +22,7 @@ from dcgrid.models.attention import attend
 from dcgrid.models.base import CellText
 from dcgrid.models.native.config import TextConfig
 from dcgrid.models.native.rows import encode_rows
+from dcgrid.models.text_masking import TokenMasking
 from dcgrid.models.trunk import TextReader
 
 PAD, UNKNOWN, EMPTY = 0, 1, 2
@@ -211,9 +212,14 @@ class TextEncoder(TextReader):
         """Return the words of a text that the vocabulary lacks, each once, in order."""
         return self.tokenizer.unknown_words(text)
 
-    def read_rows(self, rows: Sequence[Sequence[str]], cells: int) -> CellText:
+    def read_rows(
+        self,
+        rows: Sequence[Sequence[str]],
+        cells: int,
+        masking: TokenMasking | None = None,
+    ) -> CellText:
         """Encode the segments that each cell reads, each on its own, and pad; see `encode_rows`."""
-        return encode_rows(self, rows, cells)
+        return encode_rows(self, rows, cells, masking)
 
     def _embed(self, index_NL: torch.Tensor) -> torch.Tensor:
         """Look up words and tags, shape NLE."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dcgrid.errors import PromptError
 from dcgrid.models.base import CellText
+from dcgrid.models.text_masking import TokenMasking, kept_tokens
 from dcgrid.models.wan.known import TEXT_LENGTH
 
 Foreign: TypeAlias = Any
@@ -70,6 +71,7 @@ class SegmentEncoder:
         rows: Sequence[Sequence[str]],
         cells: int,
         encode: Callable[[str], Tensor] | None = None,
+        masking: TokenMasking | None = None,
     ) -> CellText:
         """Encode what each cell reads, segments side by side, filled up to TEXT_LENGTH.
 
@@ -77,19 +79,26 @@ class SegmentEncoder:
             rows: B * K lists of segment texts, grid after grid; at least one text a list.
             cells: K.
             encode: Returns the embeddings LE of a segment; None: `encode` of this object.
+            masking: Which tokens are left away; None: none.
 
         Raises:
             PromptError: What a cell reads is longer than the transformer reads.
         """
         encode = encode or self.encode
         known = {text: encode(text) for text in dict.fromkeys(t for row in rows for t in row)}
+        read = [torch.cat([known[text] for text in row]) for row in rows]
+        for row, row_LE in zip(rows, read, strict=True):
+            if len(row_LE) > TEXT_LENGTH:
+                raise _too_long(" ".join(row), len(row_LE))
+        if masking is not None:
+            kept = kept_tokens(rows, cells, {t: len(known[t]) for t in known}, masking)
+            read = [
+                row_LE[kept_L.to(row_LE.device)] for row_LE, kept_L in zip(read, kept, strict=True)
+            ]
         padded = []
-        for row in rows:
-            read_LE = torch.cat([known[text] for text in row])
-            missing = TEXT_LENGTH - len(read_LE)
-            if missing < 0:
-                raise _too_long(" ".join(row), len(read_LE))
-            padded.append(torch.cat([read_LE, read_LE.new_zeros(missing, read_LE.shape[1])]))
+        for row_LE in read:
+            missing = TEXT_LENGTH - len(row_LE)
+            padded.append(torch.cat([row_LE, row_LE.new_zeros(missing, row_LE.shape[1])]))
         tokens_BKLE = torch.stack(padded).unflatten(0, (len(rows) // cells, cells))
         # Wan reads the zeros as well, so all of it is valid and no mask slows attention down.
         valid_BKL = torch.ones(tokens_BKLE.shape[:3], dtype=torch.bool, device=tokens_BKLE.device)

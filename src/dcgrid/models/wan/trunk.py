@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces
+from dcgrid.models.text_masking import TokenMasking
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.models.wan.checkpoint import read_checkout
 from dcgrid.models.wan.latents import LatentScale, decode_clips, encode_clips
@@ -134,9 +135,14 @@ class WanText(TextReader):
         del text
         return ()
 
-    def read_rows(self, rows: Sequence[Sequence[str]], cells: int) -> CellText:
+    def read_rows(
+        self,
+        rows: Sequence[Sequence[str]],
+        cells: int,
+        masking: TokenMasking | None = None,
+    ) -> CellText:
         """Encode what each cell reads; see `SegmentEncoder.encode_rows`."""
-        return self.segments.encode_rows(rows, cells, self._encode)
+        return self.segments.encode_rows(rows, cells, self._encode, masking)
 
     def _encode(self, text: str) -> Tensor:
         """Return the embeddings LE of one segment."""
