@@ -204,9 +204,9 @@ def test_the_truth_is_made_of_the_noise_that_is_painted_from(networks_of, tiny_s
     world = WorldClips(WorldStore(tiny_store))
     seen = []
 
-    def spy(name, clip_CTHW, *, generator, fps, luck_MFYX):
+    def spy(name, clip_CTHW, *, generator, fps, scale, luck_MFYX):
         seen.append(luck_MFYX)
-        assert fps == MINI_SPEC.fps
+        assert (fps, scale) == (MINI_SPEC.fps, 1)
         return render_effect(name, clip_CTHW, generator=generator, luck_MFYX=luck_MFYX)
 
     networks = replace(networks_of, model="mini")

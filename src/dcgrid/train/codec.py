@@ -14,6 +14,7 @@ from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import WorldClips, chance, pick
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
+from dcgrid.train.world.luck import cell_scale
 
 
 def draw_pixels(
@@ -26,7 +27,9 @@ def draw_pixels(
         clip_CTHW = world.draw(phase.frames, size, generator).clip_CTHW
         if chance(generator) < effect_share:
             name = EFFECT_NAMES[pick(len(EFFECT_NAMES), generator)]
-            clip_CTHW = render_effect(name, clip_CTHW, generator=generator)
+            clip_CTHW = render_effect(
+                name, clip_CTHW, generator=generator, fps=world.rate, scale=cell_scale(clip_CTHW)
+            )
         clips.append(clip_CTHW)
     return torch.stack(clips) * 2 - 1
 

@@ -20,7 +20,7 @@ from dcgrid.train.settings import Phase
 from dcgrid.train.world.clips import WorldClips, chance, pick
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
 from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
-from dcgrid.train.world.luck import draw_luck
+from dcgrid.train.world.luck import cell_scale, draw_luck
 
 PANES = 5
 """Panes of a set: the clip as it is, and this many less one effects on it."""
@@ -164,7 +164,8 @@ class PanePool:
         if chance(generator) < 0.25:
             names[1] = names[0]  # users ask for one effect in several cells, too
         seconds_T = self.world.seconds(frames)
-        luck = [draw_luck(drawn.clip_CTHW, seconds_T, generator) for _ in range(PANES)]
+        scale = cell_scale(drawn.clip_CTHW)
+        luck = [draw_luck(drawn.clip_CTHW, seconds_T, generator, scale) for _ in range(PANES)]
         clips = [drawn.clip_CTHW]
         for name, luck_MFYX in zip(names, luck[1:], strict=True):
             clips.append(
@@ -173,6 +174,7 @@ class PanePool:
                     drawn.clip_CTHW,
                     generator=generator,
                     fps=self.world.rate,
+                    scale=scale,
                     luck_MFYX=luck_MFYX,
                 )
             )
@@ -207,7 +209,8 @@ class FusionPool(PanePool):
         clips = [like_CTHW, element_CTHW]
         clips += [fuse(like_CTHW, element_CTHW) for fuse in (fuse_around, fuse_lit)]
         # Nothing here is rendered from the noise: the element is seen in its own cell.
-        luck = [draw_luck(like_CTHW, seconds_T, generator) for _ in clips]
+        scale = cell_scale(like_CTHW)
+        luck = [draw_luck(like_CTHW, seconds_T, generator, scale) for _ in clips]
         return PaneSet(
             latents_VCFYX=self._encode(clips),
             luck_VMFYX=torch.stack(luck),

@@ -27,7 +27,7 @@ from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.world.clips import WorldClip, WorldClips, pick
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
 from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
-from dcgrid.train.world.luck import draw_luck
+from dcgrid.train.world.luck import cell_scale, draw_luck
 from dcgrid.video.sheet import tile_grid, write_contact_sheet
 from dcgrid.video.write import write_video
 
@@ -179,6 +179,7 @@ class Validation:
                     drawn.clip_CTHW,
                     generator=generator,
                     fps=self._world.rate,
+                    scale=cell_scale(drawn.clip_CTHW),
                     luck_MFYX=luck,
                 )
                 truth[cell] = _frames(made)
@@ -202,7 +203,8 @@ class Validation:
         spec = model_spec(self._networks.model)
         frames, height, width = _size(clip_CTHW)
         if not spec.noise_motion:
-            return draw_luck(clip_CTHW, self._world.seconds(frames).cpu(), generator)
+            scale = cell_scale(clip_CTHW)
+            return draw_luck(clip_CTHW, self._world.seconds(frames).cpu(), generator, scale)
         size_FYX = (
             (frames - 1) // spec.stride_T + 1, height // spec.stride_HW, width // spec.stride_HW
         )  # fmt: skip

@@ -20,6 +20,7 @@ from dcgrid.train.world.luck import (
     SMOOTH_FINE,
     Luck,
     PointLook,
+    cell_scale,
     draw_luck,
 )
 
@@ -104,13 +105,29 @@ def test_streaks_are_as_dense_at_the_edges_as_inside() -> None:
 
 def test_a_share_of_the_blocks_has_a_point() -> None:
     values = draw_moving((1, 60, 60), MOVING_NOISE, torch.Generator().manual_seed(0))
-    luck = make_luck(values, 1, 480, 480)
-    assert luck.block == 4 * BLOCK
     luck = Luck(values_MFYX=values, seconds_T=torch.zeros(1), like=torch.zeros(3, 1, 96, 96))
     dots = luck.points(FALL, PointLook(share=0.1, radius=0.08))[0]
     # 3 places in each of 144 blocks; points are 0.4 to 1 strong, most in the lower half.
     weight = dots.sum() / (2 * math.pi * (0.08 * BLOCK) ** 2)
     assert 0.1 * 0.5 < weight / (3 * 144) < 0.1 * 0.9
+
+
+def test_larger_pictures_have_larger_blocks_of_the_same_noise() -> None:
+    cell, large = torch.zeros(3, 1, 96, 160), torch.zeros(3, 1, 720, 1200)
+    drawn = [
+        draw_luck(like, torch.zeros(1), torch.Generator().manual_seed(1), scale)
+        for like, scale in ((cell, 1.0), (large, 7.5))
+    ]
+    assert torch.equal(*drawn)
+    assert Luck(values_MFYX=drawn[0], seconds_T=torch.zeros(1), like=large, scale=7.5).block == 60
+
+
+@pytest.mark.parametrize(
+    ("size", "scale"),
+    [((96, 160), 1), ((128, 128), 1), ((384, 640), 4), ((512, 512), 4), ((8, 8), 1)],
+)
+def test_the_scale_of_a_picture_is_told_from_its_size(size: tuple[int, int], scale: int) -> None:
+    assert cell_scale(torch.zeros(3, 1, *size)) == scale
 
 
 @pytest.mark.parametrize("name", sorted(set(EFFECT_NAMES) - DETERMINISTIC))

@@ -22,6 +22,7 @@ from dcgrid.pipelines.plan import clip_rules
 from dcgrid.recipes import load_effect
 from dcgrid.train.world.effects import DETERMINISTIC, render_effect
 from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
+from dcgrid.train.world.luck import cell_scale
 from dcgrid.video.clip import ClipPlan, ClipRules
 from dcgrid.video.read import plan_clip, probe, read_clip
 
@@ -93,7 +94,9 @@ def effect_truth(task: Task, source_THWC: Tensor, fps: float) -> Tensor:
     name = truth_effect(task)
     # The generator is not used by effects without chance.
     generator = torch.Generator()
-    return to_pixels(render_effect(name, to_unit(source_THWC), generator=generator, fps=fps))
+    clip_CTHW = to_unit(source_THWC)
+    scale = cell_scale(clip_CTHW)
+    return to_pixels(render_effect(name, clip_CTHW, generator=generator, fps=fps, scale=scale))
 
 
 def truth_effect(task: Task) -> str:

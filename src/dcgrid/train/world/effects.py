@@ -13,7 +13,7 @@ import torch
 from dcgrid.train.world import effects_elements, effects_light, effects_weather
 from dcgrid.train.world.luck import Luck, draw_luck
 
-_ToneRenderer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+_ToneRenderer = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 _ChanceRenderer = Callable[[torch.Tensor, Luck], torch.Tensor]
 
 _TONE: MappingProxyType[str, _ToneRenderer] = MappingProxyType(
@@ -57,6 +57,7 @@ def render_effect(
     *,
     generator: torch.Generator,
     fps: float = 12.0,
+    scale: float = 1.0,
     luck_MFYX: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Render an effect onto a clip.
@@ -66,13 +67,15 @@ def render_effect(
         clip_CTHW: RGB clip, float, in [0, 1], C = 3, at least one frame and 8 pixels a side.
         generator: The only source of chance; the same state gives the same clip.
         fps: Frames per second of the clip; > 0. Speeds are per second.
+        scale: Pixels of the clip for each pixel of a cell; > 0. The look is the same at any scale:
+            a clip at scale 4, averaged down, shows what its averaged source does at scale 1.
         luck_MFYX: Where drops, flakes and puffs are; None: drawn with the generator.
 
     Returns:
         The clip with the effect, same shape, dtype and device, in [0, 1].
 
     Raises:
-        ValueError: Unknown name, or a clip or rate that is none.
+        ValueError: Unknown name, or a clip, rate or scale that is none.
     """
     if name not in EFFECT_NAMES:
         raise ValueError(f"unknown effect {name!r}; known: {', '.join(EFFECT_NAMES)}")
@@ -80,13 +83,15 @@ def render_effect(
         raise ValueError(f"clip must be float of shape (3, T, H, W), got {tuple(clip_CTHW.shape)}")
     if clip_CTHW.shape[1] < 1 or min(clip_CTHW.shape[2:]) < 8 or not fps > 0:
         raise ValueError(f"clip {tuple(clip_CTHW.shape)} at {fps} fps is too small to render")
+    if not scale > 0:
+        raise ValueError(f"scale must be above 0, got {scale}")
     work_CTHW = clip_CTHW.float().clamp(0, 1)
     seconds_T = torch.arange(work_CTHW.shape[1], device=work_CTHW.device) / fps
     if name in _TONE:
-        rendered_CTHW = _TONE[name](work_CTHW, seconds_T)
+        rendered_CTHW = _TONE[name](work_CTHW, seconds_T, scale)
     else:
         if luck_MFYX is None:
-            luck_MFYX = draw_luck(work_CTHW, seconds_T, generator)
-        luck = Luck(values_MFYX=luck_MFYX, seconds_T=seconds_T, like=work_CTHW)
+            luck_MFYX = draw_luck(work_CTHW, seconds_T, generator, scale)
+        luck = Luck(values_MFYX=luck_MFYX, seconds_T=seconds_T, like=work_CTHW, scale=scale)
         rendered_CTHW = _CHANCE[name](work_CTHW, luck)
     return rendered_CTHW.clamp(0, 1).to(clip_CTHW.dtype)

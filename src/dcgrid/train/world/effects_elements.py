@@ -11,12 +11,14 @@ from dcgrid.train.world.effects_fields import (
     colour,
     desaturate,
     distance,
+    enlarge,
     extent,
     heights,
     luma,
     mix,
     ramp,
     screen,
+    shrink,
     widths,
 )
 from dcgrid.train.world.luck import RISE, SMOOTH, SMOOTH_FINE, Luck, PointLook
@@ -105,10 +107,7 @@ def sparks(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
     lit = dark + clip_CTHW * spill * colour((0.55, 0.36, 0.12), clip_CTHW)
     near = 0.35 + 0.65 * torch.exp(-((distance(clip_CTHW, 0.8, 0.5) / 0.75) ** 2))
     trails = luck.points(RISE, SPARKS) * near
-    glow = functional.avg_pool2d(trails[None], 2, ceil_mode=True, count_include_pad=False)
-    glow = functional.interpolate(
-        glow, size=clip_CTHW.shape[-2:], mode="bilinear", align_corners=False
-    )
+    glow = enlarge(shrink(trails[None], 2 * luck.scale), clip_CTHW)
     gold = trails * colour((1.0, 0.80, 0.36), clip_CTHW)
     gold = gold + (trails - 0.7).clamp(min=0) * colour((0.0, 0.3, 0.7), clip_CTHW)
     return screen(lit, (gold + 0.25 * glow * colour((1.0, 0.5, 0.1), clip_CTHW)).clamp(max=1))

@@ -2,7 +2,8 @@
 
 Letters: C channels, T H W pixel frames/height/width. All lengths are in *units* of the
 short side of the picture, so that a rain streak or a puff of smoke covers the same share of the
-scene at every resolution.
+scene at every resolution. `scale` says how many times a cell's size a picture is: what averages
+neighbours first averages down to a cell, so that it finds the same at any size.
 """
 
 from collections.abc import Sequence
@@ -79,16 +80,29 @@ def vignette(like: torch.Tensor, strength: float) -> torch.Tensor:
     return 1 - strength * square
 
 
-def soften(clip_CTHW: torch.Tensor, cells: int) -> torch.Tensor:
-    """Blur each frame to about `cells` details along the short side, the same at any size."""
-    rows, columns = clip_CTHW.shape[-2:]
-    tall, wide = extent(clip_CTHW)
-    small = (min(rows, round(cells * tall)), min(columns, round(cells * wide)))
-    coarse = functional.interpolate(clip_CTHW, size=small, mode="area")
+def shrink(clip_CTHW: torch.Tensor, scale: float) -> torch.Tensor:
+    """Average a picture of `scale` times a cell's size down to that size."""
+    if scale == 1:
+        return clip_CTHW
+    size = [max(1, round(side / scale)) for side in clip_CTHW.shape[-2:]]
+    return functional.interpolate(clip_CTHW, size=size, mode="area")
+
+
+def enlarge(small_CTHW: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Draw a small soft picture at the size of another one."""
+    size = like.shape[-2:]
+    return functional.interpolate(small_CTHW, size=size, mode="bilinear", align_corners=False)
+
+
+def soften(clip_CTHW: torch.Tensor, details: int, scale: float = 1.0) -> torch.Tensor:
+    """Blur each frame to about `details` details along the short side, the same at any scale."""
+    cell_CTHW = shrink(clip_CTHW, scale)
+    rows, columns = cell_CTHW.shape[-2:]
+    tall, wide = extent(cell_CTHW)
+    small = (min(rows, round(details * tall)), min(columns, round(details * wide)))
+    coarse = functional.interpolate(cell_CTHW, size=small, mode="area")
     coarse = functional.avg_pool2d(coarse, 3, stride=1, padding=1, count_include_pad=False)
-    return functional.interpolate(
-        coarse, size=(rows, columns), mode="bilinear", align_corners=False
-    )
+    return enlarge(coarse, clip_CTHW)
 
 
 def uniform(

@@ -1,7 +1,8 @@
 """Effects of light and grade: pure functions of the pixels, smooth enough for a small network.
 
-Every renderer takes an RGB clip of shape CTHW in [0, 1] and the time of its frames in seconds, and
-returns a clip of the same shape, not yet clamped. Nothing here is random.
+Every renderer takes an RGB clip of shape CTHW in [0, 1], the time of its frames in seconds and how
+many times a cell's size it is, and returns a clip of the same shape, not yet clamped. Nothing here
+is random.
 """
 
 import math
@@ -13,12 +14,14 @@ from dcgrid.train.world.effects_fields import (
     colour,
     desaturate,
     distance,
+    enlarge,
     extent,
     heights,
     luma,
     mix,
     ramp,
     screen,
+    shrink,
     soften,
     vignette,
     widths,
@@ -28,7 +31,7 @@ RIM_ROWS = 64
 """Rows on which rims of light are found: a rim is then about 1.5 % of the short side wide."""
 
 
-def night(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+def night(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
     """Moonlit night: dark, blue, highlights compressed, corners darker."""
     grey = desaturate(clip_CTHW, 0.55)
     dim = grey**1.25 / (1 + 0.9 * grey)
@@ -36,7 +39,7 @@ def night(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
     return lit * vignette(clip_CTHW, 0.55)
 
 
-def violet_night(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+def violet_night(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
     """Night under violet sky light: dark, shadows lifted to violet, pink on the right."""
     grey = desaturate(clip_CTHW, 0.6)
     dim = grey**1.15 / (1 + 0.5 * grey)
@@ -46,7 +49,7 @@ def violet_night(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tens
     return (ambient + key * sky) * vignette(clip_CTHW, 0.45)
 
 
-def noir(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+def noir(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
     """Film noir: black and white, strong contrast, dark corners."""
     bright = luma(clip_CTHW)
     curve = torch.sigmoid((bright - 0.45) * 8)
@@ -55,12 +58,12 @@ def noir(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
     return (toned * vignette(clip_CTHW, 0.6)).expand_as(clip_CTHW)
 
 
-def blue_light(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+def blue_light(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
     """Blue stage light from the left."""
     return _stage_light(clip_CTHW, (0.10, 0.38, 1.15), (0.01, 0.015, 0.07), from_right=False)
 
 
-def red_light(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+def red_light(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
     """Red stage light from the right."""
     return _stage_light(clip_CTHW, (1.15, 0.14, 0.10), (0.06, 0.006, 0.012), from_right=True)
 
@@ -81,7 +84,7 @@ def _stage_light(
     return lit * colour(light, clip_CTHW) + hot + colour(shadow, clip_CTHW)
 
 
-def golden_hour(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+def golden_hour(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
     """Low warm sun from the right: golden highlights, long soft gradient, brownish shadows."""
     away = distance(clip_CTHW, 0.3, 1.05)
     sun = torch.exp(-((away / 0.75) ** 2))
@@ -92,25 +95,26 @@ def golden_hour(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tenso
     return screen(screen(lit, gleam), sun * colour((0.62, 0.38, 0.10), clip_CTHW))
 
 
-def backlight(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+def backlight(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
     """Strong warm light high behind the subject: glow, bright rims, a front in shadow, haze."""
     away = distance(clip_CTHW, -0.04, 0.5)
     glow = torch.exp(-((away / 0.32) ** 2))
     halo = torch.exp(-((away / 0.85) ** 2))
     front = clip_CTHW**1.15 * colour((0.42, 0.35, 0.32), clip_CTHW)
-    bloom = soften(luma(clip_CTHW), 12) ** 1.5 * (0.15 + 0.5 * halo)
-    rim = _rims(clip_CTHW) * (0.35 + 0.65 * halo)
+    bloom = soften(luma(clip_CTHW), 12, scale) ** 1.5 * (0.15 + 0.5 * halo)
+    rim = _rims(clip_CTHW, scale) * (0.35 + 0.65 * halo)
     lit = screen(front, rim * colour((1.0, 0.84, 0.58), clip_CTHW))
     haze = 1 - torch.exp(-(2.6 * glow + 0.20 * halo + 0.4 * bloom))
     lamp = 0.55 * glow**3
     return screen(screen(lit, haze * colour((1.0, 0.86, 0.62), clip_CTHW)), lamp)
 
 
-def _rims(clip_CTHW: torch.Tensor) -> torch.Tensor:
+def _rims(clip_CTHW: torch.Tensor, scale: float) -> torch.Tensor:
     """Return where a darker thing borders on something brighter towards the top centre, 1THW."""
     tall, wide = extent(clip_CTHW)
     rows, columns = round(RIM_ROWS * tall), round(RIM_ROWS * wide)
-    coarse = functional.interpolate(luma(clip_CTHW), size=(rows, columns), mode="area")
+    cell = shrink(luma(clip_CTHW), scale)
+    coarse = functional.interpolate(cell, size=(rows, columns), mode="area")
     padded = functional.pad(coarse, (1, 1, 1, 1), mode="replicate")
     up = padded[..., :-2, 1:-1] - padded[..., 2:, 1:-1]
     right = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
@@ -120,26 +124,25 @@ def _rims(clip_CTHW: torch.Tensor) -> torch.Tensor:
     # A bright subject before a dark wall gets a rim too, but a weaker one.
     towards = 0.5 * (facing + torch.sqrt(facing**2 + 0.03**2))
     edge = (0.65 * towards + 0.35 * facing.abs()) ** 2 / (facing.abs() + 0.15)
-    fine = functional.interpolate(
-        edge, size=clip_CTHW.shape[-2:], mode="bilinear", align_corners=False
-    )
-    return 1 - torch.exp(-4.5 * fine)
+    return 1 - torch.exp(-4.5 * enlarge(edge, clip_CTHW))
 
 
-def fog(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+def fog(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
     """Pale fog: contrast and colour fade, more towards the top (far away), less at the middle."""
     tall = extent(clip_CTHW)[0]
     near = torch.exp(-((distance(clip_CTHW, 0.6, 0.5) / (0.45 * tall)) ** 2))
     depth = 0.46 + 0.34 * ramp(heights(clip_CTHW), 1.0, 0.0) - 0.14 * near
-    veiled = mix(desaturate(clip_CTHW, 0.55), soften(clip_CTHW, 20), 0.35)
+    veiled = mix(desaturate(clip_CTHW, 0.55), soften(clip_CTHW, 20, scale), 0.35)
     haze = colour((0.80, 0.825, 0.84), clip_CTHW) - 0.05 * heights(clip_CTHW)
     return mix(veiled, haze, depth)
 
 
-def underwater(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
+def underwater(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
     """The whole scene below water: red absorbed, deeper is darker, shafts of light sway."""
     depth = heights(clip_CTHW)
-    absorbed = mix(clip_CTHW, soften(clip_CTHW, 24), 0.3) * colour((0.30, 0.78, 0.86), clip_CTHW)
+    absorbed = mix(clip_CTHW, soften(clip_CTHW, 24, scale), 0.3) * colour(
+        (0.30, 0.78, 0.86), clip_CTHW
+    )
     body = mix(colour((0.10, 0.62, 0.68), clip_CTHW), colour((0.0, 0.16, 0.36), clip_CTHW), depth)
     murky = mix(absorbed * (1 - 0.35 * depth), body, 0.33 + 0.14 * depth)
     shafts = _shafts(clip_CTHW, seconds_T) * ramp(depth, 1.0, 0.0) ** 1.2

@@ -40,7 +40,7 @@ def rain(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
     dull = desaturate(clip_CTHW, 0.5) * colour((0.56, 0.62, 0.68), clip_CTHW)
     dull = dull + colour((0.05, 0.06, 0.075), clip_CTHW)
     wet = ramp(down, 0.55, 1.0)
-    sheen = soften(luma(clip_CTHW), 8) ** 1.5
+    sheen = soften(luma(clip_CTHW), 8, luck.scale) ** 1.5
     ground = dull * (1 - 0.28 * wet) + 0.20 * wet * sheen * colour((0.8, 0.9, 1.0), clip_CTHW)
     mist = ramp(luck.smooth(SMOOTH), -2.0, 2.0) * ramp(down, 1.2, 0.0)
     misty = mix(ground, colour((0.52, 0.56, 0.60), clip_CTHW), 0.35 * mist)
@@ -54,7 +54,7 @@ def snow(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
     cool = desaturate(clip_CTHW, 0.5) * colour((0.46, 0.52, 0.60), clip_CTHW)
     cool = cool + colour((0.045, 0.055, 0.07), clip_CTHW)
     hazy = mix(cool, colour((0.44, 0.49, 0.56), clip_CTHW), 0.12 + 0.12 * (1 - down))
-    smooth = soften(luma(clip_CTHW), 32)
+    smooth = soften(luma(clip_CTHW), 32, luck.scale)
     tops = (ramp(smooth, 0.3, 0.9) * 0.35 + _upward(smooth) * 0.6) * (0.3 + 0.7 * down)
     cover = (tops + 0.55 * ramp(down, 0.72, 1.0) * (0.5 + 0.5 * smooth)).clamp(max=0.85)
     white = mix(hazy, colour((0.76, 0.81, 0.89), clip_CTHW), 0.8 * cover)

@@ -37,6 +37,7 @@ from dcgrid.train.world.luck import (
     SMOOTH,
     SMOOTH_FINE,
     Luck,
+    cell_scale,
     draw_luck,
 )
 
@@ -135,10 +136,12 @@ def draw_element(
     """
     if name not in ELEMENTS:
         raise ValueError(f"unknown element {name!r}; known: {', '.join(ELEMENTS)}")
+    scale = cell_scale(like_CTHW)
     luck = Luck(
-        values_MFYX=draw_luck(like_CTHW, seconds_T, generator),
+        values_MFYX=draw_luck(like_CTHW, seconds_T, generator, scale),
         seconds_T=seconds_T,
         like=like_CTHW,
+        scale=scale,
     )
     tint = uniform(generator, (3,), like_CTHW, 0.2, 1.0)[:, None, None, None]
     level = float(uniform(generator, (1,), like_CTHW, 0.0, BACKDROP))

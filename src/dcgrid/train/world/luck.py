@@ -23,8 +23,10 @@ from dcgrid.flow.noise import draw_moving
 from dcgrid.models.native.config import MOVING_NOISE
 
 BLOCK = 8
-"""Pixels a side of a block in a picture of usual size (short side about 108); larger pictures have
-larger blocks, so that a drop covers the same share of them."""
+"""Pixels a side of a block in a cell; a picture of `scale` times its size has blocks of `scale`
+times as many, so that a drop covers the same share of it."""
+CELL_SIDE = 126
+"""Side of a square with about as many pixels as a cell of `mini` (96x160, 128x128)."""
 STRIDE_T = 4
 """Frames that a number lasts; frame 0 has numbers of its own."""
 RATE = 12.0
@@ -68,11 +70,13 @@ class Luck:
     """Time of the clip's frames."""
     like: torch.Tensor
     """A clip of the size to draw in."""
+    scale: float = 1.0
+    """Pixels of that clip for each pixel of a cell."""
 
     @property
     def block(self) -> float:
         """Pixels a side of a block."""
-        return block_size(self.like)
+        return BLOCK * self.scale
 
     def points(self, group: int, look: PointLook) -> torch.Tensor:
         """Draw a group of points, opacity of shape THW, not clamped."""
@@ -84,20 +88,13 @@ class Luck:
         rows, columns = self.like.shape[-2:]
         y_H = torch.arange(rows, device=self.like.device) + 0.5
         x_W = torch.arange(columns, device=self.like.device) + 0.5
+        across_WX = _cubic_weights(x_W / self.block, self.values_MFYX.shape[-1])
         drawn = []
         for f, frames_P in self._spans():
             field_YX = self.values_MFYX[channel, f]
-            tall, wide = (side * self.block for side in field_YX.shape)
-            shift_P = self._fallen(channel, f, frames_P)
-            y_PH = (y_H[None] - shift_P[:, None]) / tall * 2 - 1
-            x_PHW = (x_W / wide * 2 - 1).expand(len(frames_P), rows, columns)
-            place = torch.stack((x_PHW, y_PH[:, :, None].expand_as(x_PHW)), dim=-1)
-            fields = field_YX.expand(len(frames_P), 1, *field_YX.shape)
-            drawn.append(
-                functional.grid_sample(
-                    fields, place, mode="bilinear", padding_mode="border", align_corners=False
-                )[:, 0]
-            )
+            y_PH = y_H - self._fallen(channel, f, frames_P)[:, None]
+            down_PHY = _cubic_weights(y_PH / self.block, len(field_YX))
+            drawn.append(down_PHY @ (field_YX @ across_WX.T))
         return torch.cat(drawn)
 
     def _spans(self) -> Iterator[tuple[int, torch.Tensor]]:
@@ -136,38 +133,69 @@ class Luck:
     def _splat(
         self, y_PN: torch.Tensor, x_N: torch.Tensor, weight_N: torch.Tensor, look: PointLook
     ) -> torch.Tensor:
-        """Draw each point as a row of soft dots along its streak; a frame is a matrix product."""
-        y_H = torch.arange(self.like.shape[-2], device=y_PN.device) + 0.5
-        x_W = torch.arange(self.like.shape[-1], device=y_PN.device) + 0.5
+        """Draw each point as a row of soft dots along its streak; a frame is a matrix product.
+
+        A pixel has the mean of what falls on it, so a picture of another size shows the same.
+        """
+        edges_H = torch.arange(self.like.shape[-2] + 1, device=y_PN.device)
+        edges_W = torch.arange(self.like.shape[-1] + 1, device=y_PN.device)
         dots = max(1, math.ceil(look.length * 2))
         step = look.length / dots
+        wide = self.block * look.radius
         tall = self.block * max(look.radius, 0.6 * step)
         total = torch.zeros((), device=y_PN.device)
         for dot in range(dots):
             along = (dot - (dots - 1) / 2) * step * self.block
-            rows_PHN = torch.exp(-0.5 * ((y_H[:, None] - y_PN[:, None] - along) / tall) ** 2)
-            away_NW = x_W - x_N[:, None] - look.lean * along
-            columns_NW = torch.exp(-0.5 * (away_NW / (look.radius * self.block)) ** 2)
+            rows_PHN = _dot_shares(edges_H[:, None] - y_PN[:, None] - along, tall, axis=1)
+            columns_NW = _dot_shares(edges_W - x_N[:, None] - look.lean * along, wide, axis=1)
             total = total + (rows_PHN * weight_N) @ columns_NW
         return total
 
 
+def _dot_shares(edges: torch.Tensor, deviation: float, axis: int) -> torch.Tensor:
+    """Return the mean of a normal curve of peak 1 between neighbouring edges along an axis."""
+    below = torch.special.erf(edges / (deviation * math.sqrt(2)))
+    shares: torch.Tensor = below.diff(dim=axis) * (deviation * math.sqrt(math.pi / 2))
+    return shares
+
+
+def _cubic_weights(places: torch.Tensor, count: int) -> torch.Tensor:
+    """Return how much each of `count` numbers adds at places in [0, count]; adds up to 1.
+
+    Number i stands at i + 0.5; between them runs a cubic spline through them (Catmull and Rom).
+    """
+    last = count - 1
+    inside = (places - 0.5).clamp(0, last)
+    away = (inside[..., None] - torch.arange(-1, count + 1, device=places.device)).abs()
+    near = (1.5 * away - 2.5) * away**2 + 1
+    far = ((-0.5 * away + 2.5) * away - 4) * away + 2
+    weights = torch.where(away < 1, near, torch.where(away < 2, far, 0.0))
+    inner = weights[..., 1:-1].clone()
+    inner[..., 0] += weights[..., 0]
+    inner[..., last] += weights[..., -1]
+    return inner
+
+
 def draw_luck(
-    clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, generator: torch.Generator
+    clip_CTHW: torch.Tensor,
+    seconds_T: torch.Tensor,
+    generator: torch.Generator,
+    scale: float = 1.0,
 ) -> torch.Tensor:
-    """Draw the moving noise for a clip, MFYX on its device."""
+    """Draw the moving noise for a clip of `scale` pixels a pixel of a cell, MFYX on its device."""
     frames = math.ceil(float(seconds_T[-1]) * RATE / STRIDE_T - 1e-4) + 1
     # Mirroring at the edges needs more blocks than it reaches.
     rows, columns = (
-        max(REACH + 1, math.ceil(side / block_size(clip_CTHW))) for side in clip_CTHW.shape[-2:]
+        max(REACH + 1, math.ceil(side / (BLOCK * scale) - 1e-4)) for side in clip_CTHW.shape[-2:]
     )
     drawn = draw_moving((frames, rows, columns), MOVING_NOISE, generator)
     return drawn.to(clip_CTHW.device)
 
 
-def block_size(like: torch.Tensor) -> float:
-    """Return the pixels a side of a block for pictures of this size."""
-    return BLOCK * max(1, round(min(like.shape[-2:]) / 108))
+def cell_scale(like: torch.Tensor) -> float:
+    """Return how many times a cell's size a picture H, W is; at least 1, a whole number."""
+    rows, columns = like.shape[-2:]
+    return float(max(1, round(math.sqrt(rows * columns) / CELL_SIDE)))
 
 
 def _threshold(share: float) -> float:
