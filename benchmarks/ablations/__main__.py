@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import options as shared
-from benchmarks.ablations.data import held_out_clips, training_pools
+from benchmarks.ablations.data import held_out_clips, held_out_scenes, training_pools
 from benchmarks.ablations.measure import Inputs, measure
 from benchmarks.ablations.report import report
 from benchmarks.ablations.sampled import sample_grids
@@ -69,13 +69,14 @@ def _run_seed(options: argparse.Namespace, chosen: Sequence[Variant], seed: int)
     if not missing:
         return
     options.work.mkdir(parents=True, exist_ok=True)
-    inputs = Inputs(clips=held_out_clips(store, options.clips_dir, options.clips), seed=seed)
+    held_out = store, options.clips_dir, options.clips
+    inputs = Inputs(clips=held_out_clips(*held_out), scenes=held_out_scenes(*held_out), seed=seed)
     stock: TrainingStock | None = None
     for variant in missing:
         started = time.monotonic()
         source = next((v for v in VARIANTS if v.name == variant.trained_as), variant)
         if not all(path.is_file() for path in adapter_files(source, seed, options.work)):
-            stock = stock or _stock(options.work, store, seed)
+            stock = stock or _stock(options.work, store, seed, missing)
             train_variant(source, seed, options.steps, stock, options.work, _say)
         figures = measure(variant, trained_networks(variant, seed, options.work), inputs)
         facts = {"variant": variant.name, "seed": seed, "steps": options.steps}
@@ -84,12 +85,12 @@ def _run_seed(options: argparse.Namespace, chosen: Sequence[Variant], seed: int)
         _say(f"{variant.name} seed {seed}: {time.monotonic() - started:.0f} s {figures}")
 
 
-def _stock(work: Path, store: Path, seed: int) -> TrainingStock:
-    autoencoder = load_networks().autoencoder
-    return TrainingStock(
-        pools=training_pools(store, autoencoder, seed, _say),
-        sampled=sample_grids(work / "sampled", store, _say),
-    )
+def _stock(work: Path, store: Path, seed: int, variants: Sequence[Variant]) -> TrainingStock:
+    folder = work / "sampled"
+    if any(variant.loss.get("sampled_share") for variant in variants):
+        folder = sample_grids(folder, store, _say)
+    pools = training_pools(store, load_networks().autoencoder, seed, _say)
+    return TrainingStock(pools=pools, sampled=folder)
 
 
 def _figures_path(work: Path, variant: Variant, seed: int) -> Path:

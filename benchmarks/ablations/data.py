@@ -2,13 +2,16 @@
 
 Every twelfth animated subject of the procedural world is held out. A clip that is measured is such
 a subject moving over real footage that no training saw, so its place is known to the pixel. The
-base of `mini` saw pictures of these subjects; the adapters did not.
+base of `mini` saw pictures of these subjects; the adapters did not. Moved pairs are made of
+the same subjects and footage.
 
 Letters: T frames, H W height/width, C channels, N clips.
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -21,8 +24,9 @@ from dcgrid.models.loading import MINI_SPEC
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.train.panes import FusionPool, PanePool, PaneSet
 from dcgrid.train.settings import Phase
-from dcgrid.train.world.clips import WorldClips, pick
+from dcgrid.train.world.clips import WorldClips, chance, pick
 from dcgrid.train.world.motion import composite_sprite
+from dcgrid.train.world.moves import Move, Scene, margin_of, pair_scenes, place_subject
 from dcgrid.train.world.store import WorldStore
 
 FRAMES, SIDE = 9, 96
@@ -31,7 +35,7 @@ STOCK = 80
 """Sets of panes that a training draws from."""
 HELD_OUT_STEP = 12
 """Every so manieth subject is held out."""
-_POOL_SEED, _CLIP_SEED = 9_000, 9_100
+_POOL_SEED, _CLIP_SEED, _SCENE_SEED = 9_000, 9_100, 9_200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,22 +51,45 @@ class HeldOutClip:
 
 
 class FixedPool:
-    """A stock of pane sets that was rendered once; takes the place of `PanePool` in training."""
+    """A stock of pane sets that is rendered once; takes the place of `PanePool` in training."""
 
     def __init__(self, pool: PanePool, seed: int, said: Callable[[str], None]) -> None:
         self.world, self.autoencoder = pool.world, pool.autoencoder
+        self._pool, self._seed, self._said = pool, seed, said
+        self._moved: FixedPool | None = None
+        self._moved_share = 0.0
+
+    @cached_property
+    def sets(self) -> list[PaneSet]:
+        """The stock, rendered when it is first drawn from."""
         phase = Phase(until=1.0, frames=FRAMES, sizes=((SIDE, SIDE),), batch=1)
-        generator = torch.Generator().manual_seed(_POOL_SEED + seed)
-        self.sets: list[PaneSet] = []
+        generator = torch.Generator().manual_seed(_POOL_SEED + self._seed)
+        sets: list[PaneSet] = []
         for number in range(STOCK):
-            self.sets += pool.draw(phase, generator, fresh=1)
+            sets += self._pool.draw(phase, generator, fresh=1)
             if number % 20 == 19:
-                said(f"seed {seed}: {number + 1} of {STOCK} sets of panes")
+                self._said(f"seed {self._seed}: {number + 1} of {STOCK} sets of panes")
+        return sets
+
+    def with_moved(self, moved: "FixedPool", share: float) -> "FixedPool":
+        """Return a stock of these sets and, in a share of the draws, of another's."""
+        if not share:
+            return self
+        both = copy(self)
+        both.sets = self.sets  # rendered once for both
+        both._moved, both._moved_share = moved, share
+        return both
 
     def draw(self, phase: Phase, generator: torch.Generator, *, fresh: int) -> list[PaneSet]:
-        """Draw a batch of sets; nothing is rendered."""
+        """Draw a batch of sets; nothing is rendered but the stock itself."""
         del fresh
-        return [self.sets[pick(len(self.sets), generator)] for _ in range(phase.batch)]
+        drawn = []
+        for _ in range(phase.batch):
+            # Without moved sets no chance is drawn for them: such trainings stay what they were.
+            elsewhere = bool(self._moved_share) and chance(generator) < self._moved_share
+            sets = self._moved.sets if self._moved and elsewhere else self.sets
+            drawn.append(sets[pick(len(sets), generator)])
+        return drawn
 
     def remember(self) -> dict[str, Tensor]:
         """Return nothing: the stock is made again from its seed."""
@@ -77,17 +104,30 @@ def held_out(store: WorldStore) -> list[str]:
     return store.names["sprites"][::HELD_OUT_STEP]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPools:
+    """What the trainings with one seed draw from."""
+
+    edits: FixedPool
+    """Clips and effects on them, in place."""
+    fusions: FixedPool
+    """Compositions."""
+    moved: FixedPool
+    """Subjects at several places."""
+
+
 def training_pools(
     store_dir: Path, autoencoder: Autoencoder, seed: int, said: Callable[[str], None]
-) -> tuple[FixedPool, FixedPool]:
-    """Render what the trainings with one seed draw from: edits, and fusions."""
+) -> TrainingPools:
+    """Render what the trainings with one seed draw from."""
     store = WorldStore(store_dir)
     away = set(held_out(store))
     store.names = {**store.names, "sprites": [n for n in store.names["sprites"] if n not in away]}
     world = WorldClips(store)
-    return (
-        FixedPool(PanePool(world, autoencoder), seed, said),
-        FixedPool(FusionPool(world, autoencoder), seed, said),
+    return TrainingPools(
+        edits=FixedPool(PanePool(world, autoencoder), seed, said),
+        fusions=FixedPool(FusionPool(world, autoencoder), seed, said),
+        moved=FixedPool(PanePool(world, autoencoder, moved_share=1.0), seed, said),
     )
 
 
@@ -106,6 +146,35 @@ def held_out_clips(store_dir: Path, clips_dir: Path, count: int) -> list[HeldOut
         frames_THWC = to_pixels(clip_CTHW)
         clips.append(HeldOutClip(frames_THWC=frames_THWC, alpha_THW=alpha_1THW[0], subject=name))
     return clips
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutScene:
+    """A scene to be seen from several places, and another of the same subject."""
+
+    scene: Scene
+    """Of which words name the moves."""
+    pair: tuple[Scene, Scene, Move]
+    """Of which the move is seen on the first, to be made on the second."""
+
+
+def held_out_scenes(store_dir: Path, clips_dir: Path, count: int) -> list[HeldOutScene]:
+    """Put held-out subjects on footage that no training saw; the same ones every time."""
+    store = WorldStore(store_dir)
+    subjects, paths = held_out(store), find_clips([], clips_dir, allow_seen=False)
+    wide, size, scenes = SIDE + 2 * margin_of((SIDE, SIDE)), (SIDE, SIDE), []
+    for number in range(count):
+        generator = torch.Generator().manual_seed(_SCENE_SEED + number)
+        grounds = [
+            _square(read_bench_clip(path, MINI_SPEC).frames_THWC[:FRAMES], wide)
+            for path in (paths[number % len(paths)], paths[(number + 1) % len(paths)])
+        ]
+        name = subjects[number % len(subjects)]
+        sprite = store.get("sprites", name).float() / 255
+        scene = place_subject(grounds[0], sprite, size, name, generator)
+        pair = pair_scenes(grounds, sprite, size, name, generator)
+        scenes.append(HeldOutScene(scene=scene, pair=pair))
+    return scenes
 
 
 def region_db(found_THWC: Tensor, truth_THWC: Tensor, alpha_THW: Tensor) -> dict[str, float]:
@@ -133,13 +202,13 @@ def mean_figures(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     }
 
 
-def _square(frames_THWC: Tensor) -> Tensor:
-    """Cut the middle square out of a clip and shrink it to a cell, CTHW in [0, 1]."""
+def _square(frames_THWC: Tensor, wanted: int = SIDE) -> Tensor:
+    """Cut the middle square out of a clip and bring it to a side, CTHW in [0, 1]."""
     height, width = frames_THWC.shape[1:3]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     cut = frames_THWC[:, top : top + side, left : left + side].permute(0, 3, 1, 2).float() / 255
     small = F.interpolate(
-        cut, size=(SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False
+        cut, size=(wanted, wanted), mode="bilinear", antialias=True, align_corners=False
     )
     return small.permute(1, 0, 2, 3).clamp(0, 1)

@@ -1,6 +1,7 @@
 """Score an adapter on held-out clips against the known truth.
 
 fill: the clip is given, six effects are painted, PSNR in the subject's region and outside it.
+moved: see moved.py.
 composition: nothing is given; a noised grid of A, B and two fusions is cleaned in one go, and the
 leak says how much of the way from A to its fusion the painted A has gone:
 
@@ -17,9 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.ablations.data import HeldOutClip, mean_figures, region_db
+from benchmarks.ablations.data import HeldOutClip, HeldOutScene, mean_figures, region_db
+from benchmarks.ablations.moved import score_moves
 from benchmarks.ablations.training import MODEL, Networks, shown_rows
-from benchmarks.ablations.variants import Variant
+from benchmarks.ablations.variants import FEW, MANY, Variant
 from benchmarks.edits import CellSized, cell_luck
 from benchmarks.elements import to_pixels, to_unit
 from benchmarks.progress import Silent
@@ -45,8 +47,6 @@ from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_
 
 EFFECTS = (("night", "golden-hour", "noir"), ("rain", "snow", "smoke"))
 """Edits that are measured, a grid of three each: light, then weather with chance in it."""
-FEW, MANY = 1, 6
-"""Steps of the sampler; mini's recipes take one."""
 LEAK_TIMES = (0.6, 0.75, 0.9)
 """Flow times from which a noised composition is cleaned."""
 CPU = torch.device("cpu")
@@ -57,6 +57,8 @@ class Inputs:
     """What every variant is measured on."""
 
     clips: Sequence[HeldOutClip]
+    scenes: Sequence[HeldOutScene]
+    """For moved pairs."""
     seed: int
     """Of noise."""
 
@@ -80,6 +82,11 @@ class Reader(CellSized):
 
 def measure(variant: Variant, networks: Networks, inputs: Inputs) -> dict[str, float]:
     """Return the figures of a variant: PSNR in dB, leaks as shares."""
+    if variant.family == "moved":
+        backbone = Reader(backbone_of(networks, variant), variant)
+        return mean_figures(
+            [score_moves(variant, backbone, one, inputs.seed) for one in inputs.scenes]
+        )
     score = _score_edits if variant.family == "fill" else _score_leaks
     return mean_figures([score(variant, networks, clip, inputs.seed) for clip in inputs.clips])
 

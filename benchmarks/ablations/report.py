@@ -12,6 +12,18 @@ Scores = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Figures by variant, seed and name."""
 _SHOWN = {
     "fill": ("subject 1", "outside 1", "subject 6", "outside 6"),
+    "moved": (
+        "moved 1",
+        "identity 1",
+        "left 1",
+        "analogy 1",
+        "analogy identity 1",
+        "moved 6",
+        "identity 6",
+        "left 6",
+        "analogy 6",
+        "analogy identity 6",
+    ),
     "composition": ("leak of B in A", "leak of A in B", "subject of A", "outside of A", "all of B"),
 }
 
@@ -84,8 +96,8 @@ def _question_lines(question: Question, scores: Scores) -> list[str]:
 
 
 def _places(key: str) -> int:
-    """Return how many decimals a figure is worth: leaks are shares, the rest are dB."""
-    return 3 if key.startswith("leak") else 2
+    """Return how many decimals a figure is worth: shares and correlations, or dB."""
+    return 3 if key.startswith("leak") or "identity" in key else 2
 
 
 def _spread(key: str, values: Sequence[float]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.ablations.data import FRAMES, SIDE, FixedPool
+from benchmarks.ablations.data import FRAMES, SIDE, TrainingPools
 from benchmarks.ablations.variants import Variant
 from dcgrid.adapters.attach import attach_adapter, set_routed
 from dcgrid.adapters.files import load_adapter, save_adapter
@@ -71,8 +71,8 @@ class Networks:
 class TrainingStock:
     """What the trainings with one seed draw from."""
 
-    pools: tuple[FixedPool, FixedPool]
-    """Edits, and fusions."""
+    pools: TrainingPools
+    """Clips, rendered and encoded."""
     sampled: Path
     """Folder of the grids that the Grid LoRA sampled."""
 
@@ -218,7 +218,9 @@ def train_variant(
     if recipe.loss.get("sampled_share"):
         grids = SampledGrids(stock.sampled, recipe, {"base": networks.base_hash}, "")
     captions = VariantCaptions(world_captions(), variant)
-    stage = GridStage((dit, networks.text), stock.pools, captions, recipe, trained, grids)  # type: ignore[arg-type]
+    moved_share = recipe.loss.get("moved_share", 0.0)
+    pools = stock.pools.edits.with_moved(stock.pools.moved, moved_share), stock.pools.fusions
+    stage = GridStage((dit, networks.text), pools, captions, recipe, trained, grids)  # type: ignore[arg-type]
     if not variant.routed:
         stage.route_KA = None
     options = LoopOptions(folder=folder / f"run-{variant.name}-{seed}", model=MODEL)

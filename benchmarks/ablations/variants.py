@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-Family = Literal["fill", "composition"]
-"""fill: Grid-Fill on edits, one given cell. composition: Grid on fusions, no given cell."""
+Family = Literal["fill", "composition", "moved"]
+"""fill: Grid-Fill on edits, one given cell. composition: Grid on fusions, no given cell.
+moved: Grid-Fill on cells whose subject stands elsewhere."""
+
+FEW, MANY = 1, 6
+"""Steps of the sampler; mini's recipes take one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,9 @@ class Variant:
     """Strength of the Multi-DC LoRA at inference; in training it is `loss["dc_strength"]`."""
     bare: bool = False
     """The base alone, without any adapter."""
+    stand_in: Literal["", "copy", "truth"] = ""
+    """What stands for the generated cells: nothing, they are generated; a given cell as it is; or
+    the truth after the autoencoder."""
     trained_as: str = ""
     """Name of the variant whose adapter this one uses; empty: it is trained."""
 
@@ -59,6 +66,11 @@ VARIANTS: tuple[Variant, ...] = (
     Variant(name="joined", family="fill", joined=True),
     ON_MULTI_DC,
     replace(ON_MULTI_DC, name="multi-dc-kept", multi_dc=1.0, trained_as=ON_MULTI_DC.name),
+    Variant(name="moved", family="fill", loss={"moved_share": 0.5}),
+    Variant(name="moved-copy", family="moved", bare=True, stand_in="copy"),
+    Variant(name="moved-fill", family="moved", trained_as="fill"),
+    Variant(name="moved-pairs", family="moved", trained_as="moved"),
+    Variant(name="moved-ceiling", family="moved", bare=True, stand_in="truth"),
     ROUTED,
     Variant(name="naive", family="composition", all_text=True),
     Variant(name="one-lora", family="composition"),
@@ -171,5 +183,29 @@ QUESTIONS: tuple[Question, ...] = (
         claim="segments (sec. 3.2)",
         first="fill",
         second="joined",
+    ),
+    Question(
+        asks="edits in place: trained on these alone, against half on moved pairs",
+        claim="not in the paper; says what moved pairs cost",
+        first="fill",
+        second="moved",
+    ),
+    Question(
+        asks="moved pairs: the given cell as it is, against trained on moved pairs",
+        claim="edits are not aligned to the pixels (sec. 5.2.2, Fig. 6)",
+        first="moved-copy",
+        second="moved-pairs",
+    ),
+    Question(
+        asks="moved pairs: trained on edits in place, against half on moved pairs",
+        claim="edits are not aligned to the pixels (sec. 5.2.2, Fig. 6)",
+        first="moved-fill",
+        second="moved-pairs",
+    ),
+    Question(
+        asks="moved pairs: trained on moved pairs, against the truth after the autoencoder",
+        claim="not in the paper; says what is left to be won",
+        first="moved-pairs",
+        second="moved-ceiling",
     ),
 )

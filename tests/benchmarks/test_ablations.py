@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.ablations.data import mean_figures, region_db
+from benchmarks.ablations.data import FixedPool, mean_figures, region_db
 from benchmarks.ablations.measure import leak
+from benchmarks.ablations.moved import moved_figures
 from benchmarks.ablations.report import report
 from benchmarks.ablations.training import (
     adapters_of,
@@ -22,6 +23,7 @@ from benchmarks.ablations.training import (
 from benchmarks.ablations.variants import FILL, QUESTIONS, ROUTED, VARIANTS, Variant
 from dcgrid.adapters.attach import adapter_names
 from dcgrid.errors import UsageError
+from dcgrid.train.settings import Phase
 
 ROWS = [["whole", "a"], ["whole", "b"], ["whole", "c"], ["whole", "d"]]
 
@@ -35,11 +37,17 @@ def named(name: str) -> Variant:
     return next(variant for variant in VARIANTS if variant.name == name)
 
 
+def setting(variant: Variant) -> tuple[Variant, Variant]:
+    """Return how a variant is used, and how its adapter was trained."""
+    source = named(variant.trained_as or variant.name)
+    return replace(variant, name="", trained_as=""), replace(source, name="")
+
+
 def test_every_question_compares_two_variants_of_one_family_that_differ() -> None:
     for question in QUESTIONS:
         first, second = named(question.first), named(question.second)
         assert first.family == second.family
-        assert replace(first, name="", trained_as="") != replace(second, name="", trained_as="")
+        assert setting(first) != setting(second)
     asked = {name for question in QUESTIONS for name in (question.first, question.second)}
     assert asked == {variant.name for variant in VARIANTS}
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
@@ -106,6 +114,55 @@ def test_regions_are_scored_apart() -> None:
     assert figures["outside"] == pytest.approx(10 * math.log10(255**2 / 400))
     assert figures["all"] < figures["outside"]
     assert "subject" not in region_db(found, truth, torch.zeros(2, 4, 4))
+
+
+def moved_square(left: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A patterned square on grey, its left edge at a column, and where it is."""
+    clip_THWC, there_THW = torch.full((2, 16, 32, 3), 90, dtype=torch.uint8), torch.zeros(2, 16, 32)
+    pattern = torch.randint(256, (8, 8, 3), generator=torch.Generator().manual_seed(3))
+    clip_THWC[:, 4:12, left : left + 8] = pattern.to(torch.uint8)
+    there_THW[:, 4:12, left : left + 8] = 1
+    return clip_THWC, there_THW
+
+
+def test_a_copy_in_place_has_nothing_of_a_moved_subject() -> None:
+    (before, was), (truth, now) = moved_square(2), moved_square(18)
+    copied, right = (moved_figures(found, truth, was, now) for found in (before, truth))
+    assert right == {"moved": right["left"], "left": right["left"], "identity": pytest.approx(1)}
+    assert abs(copied["identity"]) < 1e-6
+    assert copied["moved"] < 12
+    assert copied["left"] < 12
+    darker = moved_figures((truth.float() * 0.5 + 20).to(torch.uint8), truth, was, now)
+    assert darker["identity"] == pytest.approx(1, abs=1e-3)
+    assert darker["moved"] < right["moved"]
+
+
+def test_regions_that_are_not_there_have_no_figure() -> None:
+    clip_THWC, there_THW = moved_square(2)
+    grown = torch.zeros_like(there_THW)
+    grown[:, 3:13, 1:11] = 1
+    assert set(moved_figures(clip_THWC, clip_THWC, there_THW, grown)) == {"moved", "identity"}
+
+
+class OnePaneSet:
+    """A pool whose every set is the same."""
+
+    world = autoencoder = None
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def draw(self, phase: Phase, generator: torch.Generator, *, fresh: int) -> list[str]:
+        return [self.name]
+
+
+def test_a_share_of_the_draws_is_moved_and_none_changes_nothing() -> None:
+    phase = Phase(until=1.0, frames=1, sizes=((8, 8),), batch=400)
+    edits, moved = (FixedPool(OnePaneSet(n), 0, lambda _: None) for n in ("edit", "moved"))  # type: ignore[arg-type]
+    assert edits.with_moved(moved, 0.0) is edits
+    drawn = edits.with_moved(moved, 0.5).draw(phase, torch.Generator().manual_seed(1), fresh=0)
+    assert 150 < drawn.count("moved") < 250  # type: ignore[arg-type]
+    assert "moved" not in edits.draw(phase, torch.Generator().manual_seed(1), fresh=0)
 
 
 def test_means_are_over_the_rows_that_have_a_figure() -> None:

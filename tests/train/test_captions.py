@@ -1,5 +1,7 @@
 """Captions: what a cell of a training grid reads is what the same cell reads in `edit`."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -98,3 +100,14 @@ def test_vocabulary_covers_every_shipped_phrase_and_caption(captions):
     rows = captions.grid_rows(panes("", "rain", "night", "fog"), [3, 1, 0, 2], generator)
     assert all(tokenizer.unknown_words(text) == () for row in rows for text in row)
     assert tokenizer.unknown_words("zeppelin") == ("zeppelin",)
+
+
+def test_a_moved_cell_says_so_before_its_effect(captions):
+    moved = replace(panes("", "rain", ""), moves=("", "moved up", "moved near"))
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        plain, rain, near = (captions.clip_row(moved, i, generator)[0] for i in range(3))
+        assert "moved" not in plain
+        assert near.endswith("moved near")
+        said = rain.partition(" moved up ")[2]
+        assert said in clauses_of("rain")

@@ -13,12 +13,13 @@ from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.recipes import load_effect, load_layout
 from dcgrid.train import panes as panes_module
 from dcgrid.train.captions import Captions
-from dcgrid.train.grids import GridStage
+from dcgrid.train.grids import GRID, GridStage
 from dcgrid.train.panes import PANES, FusionPool, PanePool
 from dcgrid.train.settings import Phase, load_train_recipe
 from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.effects import EFFECT_NAMES
 from dcgrid.train.world.fusion import ELEMENTS
+from dcgrid.train.world.moves import ANALOGY_WORDS, MOVES
 from dcgrid.train.world.store import WorldStore
 
 PHASE = Phase(until=1.0, frames=5, sizes=((32, 32), (32, 48)), batch=3)
@@ -52,6 +53,52 @@ def test_sets_of_a_batch_have_one_shape_and_sizes_vary(pool):
         (shape,) = {p.latents_VCFYX.shape for p in pool.draw(PHASE, generator, fresh=0)}
         shapes.add(shape[3:])
     assert shapes == {(4, 4), (4, 6)}
+
+
+@pytest.fixture
+def moved_pool(pool):
+    return PanePool(pool.world, pool.autoencoder, moved_share=1.0)
+
+
+def test_moved_sets_are_a_clip_and_views_of_it_that_words_or_other_panes_determine(moved_pool):
+    generator, kinds = seeded(3), set()
+    for _ in range(8):
+        for panes in moved_pool.draw(PHASE, generator, fresh=3):
+            kinds.add(panes.analogy)
+            assert len(panes.moves) == len(panes.effects) == len(panes.latents_VCFYX)
+            assert panes.moves[0] == panes.effects[0] == ""
+            if panes.analogy:
+                assert panes.moves == ANALOGY_WORDS
+                assert not any(panes.effects)
+                # Two places, two grounds: no two panes are the same.
+                pairs = [(i, j) for i in range(4) for j in range(i)]
+                latents = panes.latents_VCFYX
+                assert all(not torch.equal(latents[i], latents[j]) for i, j in pairs)
+            else:
+                assert set(panes.moves[1:]) <= set(MOVES)
+    assert kinds == {True, False}
+
+
+def test_a_share_of_the_sets_is_moved_and_none_leaves_runs_as_they_were(pool):
+    some = PanePool(pool.world, pool.autoencoder, moved_share=0.5)
+    drawn = [bool(p.moves) for _ in range(12) for p in some.draw(PHASE, seeded(_), fresh=3)]
+    assert 0.3 < sum(drawn) / len(drawn) < 0.7
+    none = PanePool(pool.world, pool.autoencoder, moved_share=0.0)
+    for one, two in zip(
+        pool.draw(PHASE, seeded(9), fresh=3), none.draw(PHASE, seeded(9), fresh=3), strict=True
+    ):
+        assert torch.equal(one.latents_VCFYX, two.latents_VCFYX)
+
+
+def test_a_recalled_moved_stock_gives_the_same_sets(moved_pool):
+    first = moved_pool.draw(PHASE, seeded(4), fresh=3)
+    again = PanePool(moved_pool.world, moved_pool.autoencoder, moved_share=1.0)
+    again.recall(moved_pool.remember())
+    (shape,) = again._stock
+    recalled = [again._panes_of(kept, *shape) for kept in again._stock[shape]]
+    for one, two in zip(first, recalled, strict=True):
+        assert torch.equal(one.latents_VCFYX, two.latents_VCFYX)
+        assert one.moves == two.moves
 
 
 def test_words_are_those_of_the_world(pool):
@@ -159,6 +206,24 @@ def test_base_gives_nothing_and_draws_singles_and_grids(stage_of):
         assert len(batch.rows) == PHASE.batch * batch.layout.count
         counts.add(batch.layout.count)
     assert counts == {1, 4}
+
+
+def test_moved_sets_are_filled_where_they_are_determined(stage_of, moved_pool):
+    stage, generator = stage_of("fill", edit_share=1.0, text_masking=0.0), seeded(6)
+    stage.pool, seen = moved_pool, set()
+    for panes in (p for _ in range(8) for p in moved_pool.draw(PHASE, generator, fresh=3)):
+        chosen, given = stage._choose(panes, GRID, generator)
+        rows = stage.captions.grid_rows(panes, chosen, generator)
+        seen.add(panes.analogy)
+        if panes.analogy:
+            assert (chosen, given) == ([0, 1, 2, 3], [True, True, True, False])
+        else:
+            assert (chosen[0], given) == (0, [True, False, False, False])
+        for pane, row in zip(chosen, rows, strict=True):
+            assert panes.moves[pane] in " ".join(row)
+    assert seen == {True, False}
+    loss, _ = stage.loss(PHASE, generator)
+    assert loss.isfinite()
 
 
 def test_fill_as_edit_gives_the_clip_as_it_is_in_the_first_cell(stage_of, monkeypatch):

@@ -144,6 +144,24 @@ def test_keys_of_given_cells_are_for_stage_fill(tmp_path, stage, line):
         load_train_recipe(path, "mini")
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "told"),
+    [
+        ("fill-composition", "moved_share = 0.0", "is for mode consistent, not composition"),
+        ("fill", "single_share = 0.0", "needs loss.single_share = 0"),
+    ],
+)
+def test_moved_pairs_are_refused_where_there_are_none(recipe_of, name, old, told):
+    text = recipe_of(name).read_text()
+    assert old in text
+    path = recipe_of(name)
+    wrong = {"moved_share = 0.0": "moved_share = 0.5", "single_share = 0.0": "single_share = 0.2"}
+    text = text.replace(old, wrong[old])
+    path.write_text(text.replace("moved_share = 0.0", "moved_share = 0.5"))
+    with pytest.raises(RecipeError, match=told):
+        load_train_recipe(path, "tiny")
+
+
 def test_missing_unreadable_and_foreign_files(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "huge.toml").write_bytes(b"#" * 300_000)

@@ -47,7 +47,7 @@ class Captions:
         """Return the texts that each cell of a 2x2 grid reads: the global one and its own."""
         if panes.element:
             return self._fusion_rows(panes, generator)
-        clauses = [self._clause(panes.effects[i], generator) for i in chosen]
+        clauses = [self._clause(panes, i, generator) for i in chosen]
         return _rows(self.layout, clauses, self._slots(panes, generator))
 
     def _fusion_rows(self, panes: PaneSet, generator: torch.Generator) -> list[list[str]]:
@@ -64,12 +64,18 @@ class Captions:
         slots = self._slots(panes, generator)
         subject = slots.get("subject") or self.layout.slots["subject"]
         motion = slots.get("motion") or self.layout.slots["motion"]
-        clause = self._clause(panes.effects[chosen], generator) or ""
+        clause = self._clause(panes, chosen, generator) or ""
         return [f"{subject} {motion} {clause}"]
 
-    def _clause(self, effect: str, generator: torch.Generator) -> str | None:
+    def _clause(self, panes: PaneSet, pane: int, generator: torch.Generator) -> str | None:
+        """Return what a pane's cell says: how it is moved, and its effect; None: neither."""
+        moved = panes.moves[pane] if panes.moves else ""
+        said = (moved, self._effect_clause(panes.effects[pane], generator))
+        return " ".join(words for words in said if words) or None
+
+    def _effect_clause(self, effect: str, generator: torch.Generator) -> str:
         if not effect:
-            return None
+            return ""
         recipe = self.effects[effect]
         if chance(generator) < 0.5:
             return recipe.clause

@@ -312,6 +312,8 @@ class GridStage:
         """
         if panes.element:
             return self._choose_fusion(layout, generator)
+        if panes.analogy:
+            return [0, 1, 2, 3], [True, True, True, False]
         count = len(panes.effects)
         order = torch.randperm(count, generator=generator).tolist()
         if self.recipe.stage != "fill":

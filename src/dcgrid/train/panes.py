@@ -21,11 +21,16 @@ from dcgrid.train.world.clips import WorldClips, chance, pick
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
 from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
 from dcgrid.train.world.luck import cell_scale, draw_luck
+from dcgrid.train.world.moves import ANALOGY_WORDS, MOVES, STILL, draw_analogy, draw_scene
 
 PANES = 5
 """Panes of a set: the clip as it is, and this many less one effects on it."""
 STOCK = 96
 """Sets kept; the oldest leaves first."""
+ANALOGY_SHARE = 0.25
+"""Share of the moved sets whose fourth pane follows from the others; in the rest words say it."""
+MOVED_EFFECT_SHARE = 1 / 3
+"""Share of the panes that words move which are under an effect, too."""
 DRAWN_EFFECTS = (*EFFECT_NAMES, "rain", "snow", "snow", "sparks")
 """What effects are drawn from: those with small drops, learned last, stand more than once."""
 
@@ -47,6 +52,10 @@ class PaneSet:
     element: str = ""
     """Key of `fusion.ELEMENTS`: the panes are the clip, the element alone, and two fusions of them.
     Empty: the panes are the clip and effects on it."""
+    moves: tuple[str, ...] = ()
+    """How each pane differs in place, size, pose or view, in words; empty: none does."""
+    analogy: bool = False
+    """True: the fourth pane follows from the other three; see `world.moves`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,9 +95,23 @@ class PanePool:
     """A rolling stock of pane sets of one shape."""
 
     def __init__(
-        self, world: WorldClips, autoencoder: VideoCodec, effects: Sequence[str] = DRAWN_EFFECTS
+        self,
+        world: WorldClips,
+        autoencoder: VideoCodec,
+        effects: Sequence[str] = DRAWN_EFFECTS,
+        *,
+        moved_share: float = 0.0,
     ) -> None:
+        """Take what clips are drawn from, and how often panes differ in place.
+
+        Args:
+            world: Clips, grounds and subjects.
+            autoencoder: What encodes them.
+            effects: Effects that are drawn; names that stand more than once are drawn more often.
+            moved_share: Share of the sets whose panes differ in place, see `world.moves`, 0 to 1.
+        """
         self.world = world
+        self.moved_share = moved_share
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.effects = tuple(effects)
         self._stock: dict[_Shape, list[_Kept]] = {}
@@ -159,6 +182,9 @@ class PanePool:
         return kept.panes
 
     def _render(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> PaneSet:
+        # Without moved sets no chance is drawn for them: such runs stay what they were.
+        if self.moved_share and chance(generator) < self.moved_share:
+            return self._render_moved(frames, size, generator)
         drawn = self.world.draw(frames, size, generator)
         names = [self.effects[pick(len(self.effects), generator)] for _ in range(PANES - 1)]
         if chance(generator) < 0.25:
@@ -185,6 +211,51 @@ class PanePool:
             subject=drawn.subject,
             motion=drawn.motion,
         )
+
+    def _render_moved(
+        self, frames: int, size: tuple[int, int], generator: torch.Generator
+    ) -> PaneSet:
+        """Render panes of one subject at several places; see `world.moves`."""
+        analogy = chance(generator) < ANALOGY_SHARE
+        if analogy:
+            scene, other, move = draw_analogy(self.world, frames, size, generator)
+            clips = [one.view(seen)[0] for one in (scene, other) for seen in (STILL, move)]
+            words, names = list(ANALOGY_WORDS), [""] * len(ANALOGY_WORDS)
+        else:
+            scene = draw_scene(self.world, frames, size, generator)
+            fitting = scene.fitting_moves()
+            order = torch.randperm(len(fitting), generator=generator).tolist()
+            words = ["", *(fitting[order[i % len(order)]] for i in range(PANES - 1))]
+            clips = [scene.view(MOVES.get(one, STILL))[0] for one in words]
+            names = ["", *(self._some_effect(generator) for _ in words[1:])]
+        seconds_T = self.world.seconds(frames)
+        scale = cell_scale(clips[0])
+        luck = [draw_luck(clips[0], seconds_T, generator, scale) for _ in clips]
+        for i, name in enumerate(names):
+            if name:
+                clips[i] = render_effect(
+                    name,
+                    clips[i],
+                    generator=generator,
+                    fps=self.world.rate,
+                    scale=scale,
+                    luck_MFYX=luck[i],
+                )
+        return PaneSet(
+            latents_VCFYX=self._encode(clips),
+            luck_VMFYX=torch.stack(luck),
+            effects=tuple(names),
+            subject=scene.subject,
+            motion=scene.motion,
+            moves=tuple(words),
+            analogy=analogy,
+        )
+
+    def _some_effect(self, generator: torch.Generator) -> str:
+        """Draw the effect of a moved pane; most have none."""
+        if chance(generator) > MOVED_EFFECT_SHARE:
+            return ""
+        return self.effects[pick(len(self.effects), generator)]
 
     @torch.no_grad()
     def _encode(self, clips: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -296,7 +296,11 @@ def _run_adapters(job: TrainJob, reporter: Reporter) -> Path:
     trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
     store = WorldStore(job.store) if needs_world(job.recipe) else WorldStore.empty()
     world, autoencoder = WorldClips(store, job.device, job.facts.fps), _autoencoder(job)
-    pools = PanePool(world, autoencoder), FusionPool(world, autoencoder)
+    moved_share = job.recipe.loss.get("moved_share", 0.0)
+    pools = (
+        PanePool(world, autoencoder, moved_share=moved_share),
+        FusionPool(world, autoencoder),
+    )
     stage = GridStage((dit, text), pools, world_captions(), job.recipe, trained, sampled)
     state = _train_grids(job, stage, reporter)
     take_averaged(state)

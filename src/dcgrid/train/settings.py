@@ -40,7 +40,7 @@ _CONCEPT_KEYS = (
     "noise_scale", "time_shift", "text_masking", "caption_dropout", "self_conditioning",
     "prior_share", "pixel_weight", "appearance_dropout", "motion_dropout", "token_rate", "rank",
 )  # fmt: skip
-_FILL_KEYS = ("edit_share", "window_share", "sampled_share", "dc_strength")
+_FILL_KEYS = ("edit_share", "window_share", "sampled_share", "moved_share", "dc_strength")
 LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "autoencoder": (*_PIXEL_KEYS, "kl", "latent_noise", "fit_batches"),
@@ -244,7 +244,23 @@ def _train_recipe(path: Path, tables: dict[str, Any]) -> TrainRecipe:
         raise RecipeError(
             f"{path}: loss.single_share must be 0 in stage grid, which has whole grids"
         )
+    if loss.get("moved_share"):
+        _check_moved(path, recipe.mode, loss)
     return replace(recipe, loss=loss)
+
+
+def _check_moved(path: Path, mode: str, loss: Mapping[str, float]) -> None:
+    """Refuse moved pairs where there are none: in compositions, and in single clips."""
+    if mode != "consistent":
+        raise RecipeError(
+            f"{path}: loss.moved_share = {loss['moved_share']:g} is for mode consistent, "
+            f"not {mode}, whose cells show two clips and their fusions"
+        )
+    if loss["single_share"]:
+        raise RecipeError(
+            f"{path}: loss.moved_share = {loss['moved_share']:g} needs loss.single_share = 0: "
+            "a single clip has no other place to go"
+        )
 
 
 def _build(path: Path, kind: type[_Settings], table: object, place: str) -> _Settings:

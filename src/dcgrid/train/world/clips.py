@@ -5,6 +5,7 @@ camera move over a photograph, an animated subject composed onto either.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -127,22 +128,34 @@ class WorldClips:
         """Return the time of each frame of a clip, T, in seconds, on the device."""
         return torch.arange(frames, device=self.device) / self.rate
 
-    def _sprite(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> WorldClip:
-        use_footage = bool(self.store.names["footage"]) and chance(generator) < 0.3
-        background = self._footage if use_footage else self._photo
+    def draw_ground(
+        self, frames: int, size: tuple[int, int], generator: torch.Generator
+    ) -> torch.Tensor:
+        """Draw what a subject may move over, CTHW in [0, 1]: a photograph, or real footage."""
+        return self._ground(generator)(frames, size, generator)
+
+    def draw_sprite(self, generator: torch.Generator) -> tuple[str, torch.Tensor]:
+        """Draw an animated subject: what it is, and its RGBA frames TCHW in [0, 1]."""
         name, sprite_TCHW = self._get("sprites", generator)
         played = range(max(1, int(len(sprite_TCHW) * self.rate / RATE)))
         sprite_TCHW = sprite_TCHW[[self._stored(frame) for frame in played]]
+        return re.sub(r"[^a-z0-9 ]", " ", name), sprite_TCHW.float() / 255
+
+    def _ground(self, generator: torch.Generator) -> "_DrawGround":
+        use_footage = bool(self.store.names["footage"]) and chance(generator) < 0.3
+        return self._footage if use_footage else self._photo
+
+    def _sprite(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> WorldClip:
+        background = self._ground(generator)
+        subject, sprite_TCHW = self.draw_sprite(generator)
         clip_CTHW, _ = composite_sprite(
-            background(frames, size, generator), sprite_TCHW.float() / 255, generator=generator
+            background(frames, size, generator), sprite_TCHW, generator=generator
         )
-        return WorldClip(
-            clip_CTHW=clip_CTHW,
-            subject=re.sub(r"[^a-z0-9 ]", " ", name),
-            motion=MOTIONS[pick(len(MOTIONS), generator)],
-        )
+        motion = MOTIONS[pick(len(MOTIONS), generator)]
+        return WorldClip(clip_CTHW=clip_CTHW, subject=subject, motion=motion)
 
 
+_DrawGround = Callable[[int, tuple[int, int], torch.Generator], torch.Tensor]
 _STORED = {"footage": "footage", "photo": "photos", "sprite": "sprites"}
 
 

@@ -1,11 +1,14 @@
 """Motion of the procedural world: animated subjects on backgrounds, camera moves over still photos.
 
-Read `composite_sprite` and `camera_move`. Letters: C channels, T H W frames/height/width.
+Read `composite_sprite` and `camera_move`. A subject that is seen at several places is drawn once
+(`draw_sprite`), moved (`PlacedSprite.moved`) and rendered at each (`render_sprite`).
+
+Letters: C channels, T H W frames/height/width.
 Pixel positions have their origin in the picture's middle, x to the right, y down.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional
@@ -32,8 +35,8 @@ class SpriteMotion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Path:
-    """Where the sprite is on each frame."""
+class SpritePath:
+    """Where a sprite is on each frame."""
 
     x_T: torch.Tensor
     """Middle of the sprite, pixels right of the picture's middle."""
@@ -43,6 +46,28 @@ class _Path:
     """Height of the sprite in pixels."""
     angle_T: torch.Tensor
     """Turn in radians, clockwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedSprite:
+    """A sprite with its path; nothing about it is left to chance."""
+
+    frames_TCHW: torch.Tensor
+    """RGBA with premultiplied alpha, one frame of the sprite for each of the clip."""
+    path: SpritePath
+    """Where it is."""
+    shadow: float
+    """Darkness of its contact shadow, 0 to 1."""
+
+    def moved(self, right: float, down: float, scale: float = 1.0) -> "PlacedSprite":
+        """Return it some pixels away and scaled about its middle; pose and motion are the same."""
+        path = replace(
+            self.path,
+            x_T=self.path.x_T + right,
+            y_T=self.path.y_T + down,
+            height_T=self.path.height_T * scale,
+        )
+        return replace(self, path=path)
 
 
 def composite_sprite(
@@ -67,6 +92,18 @@ def composite_sprite(
     Raises:
         ValueError: Background or sprite have the wrong number of axes or channels.
     """
+    placed = draw_sprite(background_CTHW, sprite_TCHW, motion=motion, generator=generator)
+    return render_sprite(background_CTHW, placed)
+
+
+def draw_sprite(
+    background_CTHW: torch.Tensor,
+    sprite_TCHW: torch.Tensor,
+    *,
+    motion: SpriteMotion | None = None,
+    generator: torch.Generator,
+) -> PlacedSprite:
+    """Draw how a sprite moves over a background; see `composite_sprite`."""
     if background_CTHW.ndim != 4 or background_CTHW.shape[0] != 3:
         raise ValueError(f"background must be (3, T, H, W), got {tuple(background_CTHW.shape)}")
     if sprite_TCHW.ndim != 4 or sprite_TCHW.shape[1] != 4 or sprite_TCHW.shape[0] < 1:
@@ -78,12 +115,20 @@ def composite_sprite(
     path = _random_path(background_CTHW, looped_TCHW, motion, generator)
     # Premultiplied, so that the hidden colour of transparent pixels never bleeds into the edges.
     ready_TCHW = torch.cat((looped_TCHW[:, :3] * looped_TCHW[:, 3:], looped_TCHW[:, 3:]), dim=1)
-    ready_TCHW = _shrink(ready_TCHW, float(path.height_T.max()))
+    shadow = float(uniform(generator, (1,), background_CTHW, 0.4, 1.0)) * motion.shadow
+    return PlacedSprite(frames_TCHW=ready_TCHW, path=path, shadow=shadow)
+
+
+def render_sprite(
+    background_CTHW: torch.Tensor, placed: PlacedSprite
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Render a sprite over a background; returns clip and alpha as `composite_sprite` does."""
+    path = placed.path
+    ready_TCHW = _shrink(placed.frames_TCHW, float(path.height_T.max()))
     placed_CTHW = _place(ready_TCHW, path, background_CTHW).transpose(0, 1)
     alpha_1THW = placed_CTHW[3:].clamp(0, 1)
-    strength = float(uniform(generator, (1,), background_CTHW, 0.4, 1.0)) * motion.shadow
-    ground_CTHW = background_CTHW * (1 - strength * _shadow(ready_TCHW, path, background_CTHW))
-    clip_CTHW = placed_CTHW[:3] + ground_CTHW * (1 - alpha_1THW)
+    shade_THW = placed.shadow * _shadow(ready_TCHW, path, background_CTHW)
+    clip_CTHW = placed_CTHW[:3] + background_CTHW * (1 - shade_THW) * (1 - alpha_1THW)
     return clip_CTHW.clamp(0, 1), alpha_1THW
 
 
@@ -109,7 +154,7 @@ def _random_path(
     sprite_TCHW: torch.Tensor,
     motion: SpriteMotion,
     generator: torch.Generator,
-) -> _Path:
+) -> SpritePath:
     """Draw a smooth path on which most of the sprite stays inside the picture."""
     num_frames, rows, columns = clip_CTHW.shape[1:]
     short = min(rows, columns)
@@ -130,7 +175,7 @@ def _random_path(
     y_T = (1.4 * draw[3] - 0.4) * 0.9 * free_y + 0.5 * along_T * math.sin(heading)
     sway_T = torch.sin(2 * math.pi * (draw[6] + 0.6 * rise_T))
     angle_T = math.radians(motion.turn) * (0.6 * sway_T + 0.4 * (2 * draw[7] - 1))
-    return _Path(
+    return SpritePath(
         x_T=free_x * torch.tanh(x_T / free_x.clamp(min=1e-3)),
         y_T=free_y * torch.tanh(y_T / free_y.clamp(min=1e-3)),
         height_T=height_T,
@@ -149,7 +194,7 @@ def _shrink(sprite_TCHW: torch.Tensor, height: float) -> torch.Tensor:
     return functional.interpolate(sprite_TCHW, size=size, mode="area")
 
 
-def _place(sprite_TCHW: torch.Tensor, path: _Path, clip_CTHW: torch.Tensor) -> torch.Tensor:
+def _place(sprite_TCHW: torch.Tensor, path: SpritePath, clip_CTHW: torch.Tensor) -> torch.Tensor:
     """Draw the sprite at its place on each frame, zero elsewhere, shape TCHW."""
     rows, columns = clip_CTHW.shape[-2:]
     half_y = path.height_T / 2
@@ -170,7 +215,7 @@ def _place(sprite_TCHW: torch.Tensor, path: _Path, clip_CTHW: torch.Tensor) -> t
     )
 
 
-def _shadow(sprite_TCHW: torch.Tensor, path: _Path, clip_CTHW: torch.Tensor) -> torch.Tensor:
+def _shadow(sprite_TCHW: torch.Tensor, path: SpritePath, clip_CTHW: torch.Tensor) -> torch.Tensor:
     """Return a soft flat shadow where the sprite touches the ground, THW in [0, 1]."""
     rows, columns = clip_CTHW.shape[-2:]
     # The whole loop together has one foot point: the shadow must not jump with every gesture.
