@@ -120,7 +120,7 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         asks="without sampled grids, against a quarter of them",
-        claim="sampled grids augment the data of Grid-Fill (sec. 3.2)",
+        claim="sampled grids augment the data of Grid-Fill (sec. 5.1, Table 1)",
         first="fill",
         second="sampled",
     ),
@@ -180,7 +180,7 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         asks="text encoded segment by segment, against as one",
-        claim="segments (sec. 3.2)",
+        claim="not in the paper, which only says who reads which tokens (sec. 3.2)",
         first="fill",
         second="joined",
     ),

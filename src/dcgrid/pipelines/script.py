@@ -45,7 +45,7 @@ class Scene:
 class StoryJob(GridJob):
     """One run of `dcgrid story`.
 
-    Paper: sec. 4 (story generation), Fig. 8
+    Paper: sec. 5.2.1 (story generation), Fig. 8
     """
 
     command: ClassVar[str] = "story"

@@ -11,7 +11,7 @@ A scene may be longer than the model's longest clip; its grid is then painted wi
 
 Letters: T frames, H W height/width, C the 3 colours.
 
-Paper: sec. 4 (story generation), Fig. 8
+Paper: sec. 5.2.1 (story generation), Fig. 8
 """
 
 import time

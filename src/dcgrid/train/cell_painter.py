@@ -8,7 +8,7 @@ What they have in common is their tags and, with `shared_noise`, where they star
 
 Letters: B batch, K cells, C channels, M moving channels of noise, F Y X latent frames/rows/columns.
 
-Paper: sec. 3.1 (Multi-DC LoRA), sec. 3.2 (data of the Grid LoRA)
+Paper: sec. 3.1 (Multi-DC LoRA), sec. 2 (grids generated with it), sec. 3.2 (data of the Grid LoRA)
 """
 
 from typing import Any

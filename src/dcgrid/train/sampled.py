@@ -9,7 +9,7 @@ Stage `sample` paints the first for stage `fill`, stage `cells` the second for s
 
 Letters: B batch, K cells, C channels, M moving channels of noise, F Y X latent frames/rows/columns.
 
-Paper: sec. 3.2 (Sampling Grids)
+Paper: sec. 3.2 (Sampling Grids), sec. 5.1 (they augment the data of Grid-Fill)
 """
 
 from collections.abc import Mapping

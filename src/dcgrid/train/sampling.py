@@ -3,7 +3,7 @@
     cells     Multi-DC paints the cells of a grid one by one    stage grid trains on them
     sample    the Grid LoRA paints whole grids                  stage fill trains on them
 
-Paper: sec. 3.2 (data of the Grid LoRA, Sampling Grids)
+Paper: sec. 2 and 3.2 (data of the Grid LoRA, Sampling Grids), sec. 5.1 (data of Grid-Fill)
 """
 
 from collections.abc import Callable

@@ -58,7 +58,7 @@ class SetAndSequenceSettings:
     token_rate: float
     """Rate of the tags' embeddings."""
     set_dropout: float
-    """Share of the numbers of B1 that a step leaves out. Paper: Table 6"""
+    """Share of the numbers of B1 that a step leaves out. Table 6 of Set-and-Sequence."""
     sequence_dropout: float
     """The same of B2."""
     text_masking: float = 0.1

@@ -21,7 +21,7 @@ PARTS = ("transformer", "vae", "text_encoder")
 TEXT_TO_VIDEO = "WanPipeline"
 _HINT = "name a folder in the layout of diffusers, as Wan-AI/Wan2.2-TI2V-5B-Diffusers has it"
 _LICENSE = "Apache-2.0"
-# Guidance of Wan's own pipelines, steps of the paper (sec. 8).
+# Guidance of Wan's own pipelines. Steps are ours: those have 50, the paper names no number.
 _SAMPLER = SamplerDefaults(guidance_scale=5.0, num_inference_steps=40)
 
 

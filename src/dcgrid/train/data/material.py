@@ -32,7 +32,7 @@ from dcgrid.video.probe import probe
 from dcgrid.video.read import plan_clip, read_clip
 
 SUBJECTS, SCENES = 5, 6
-"""Concepts drawn from the world: identities and elements, as many as in the paper's section 8."""
+"""Concepts drawn from the world: identities and elements, as many as in the paper's section 3.1."""
 WORLD_SEED = 1105
 """Seed of these, whatever the run's is: the same concepts in every run."""
 _AT_ONCE = 16
@@ -157,7 +157,7 @@ def world_sources(world: WorldClips, frames: int, sizes: Sequence[Size]) -> list
         frames: Frames of each clip.
         sizes: Sizes that the clips have in turn.
 
-    Paper: sec. 8 (5 identities and 6 scenes)
+    Paper: sec. 3.1 (5 identities and 6 scenes)
     """
     sources = []
     for number in range(SUBJECTS + SCENES):
