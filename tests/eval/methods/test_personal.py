@@ -127,6 +127,29 @@ def mean_loss(pupil: Pupil, text: str) -> float:
     return float(torch.stack(losses).mean())
 
 
+def test_set_and_sequence_masks_single_tokens_of_checkouts_texts(monkeypatch):
+    assert (set_and_sequence.SETTINGS.text_masking, set_and_sequence.MINI.text_masking) == (0.1, 0)
+    chosen = replace(set_and_sequence.MINI, text_masking=0.5, caption_dropout=0.0, prior_share=0.0)
+    with pupil_of(load_backbone("tiny")) as pupil:
+        course = Course.of(pupil, chosen, Silent())
+        draw, generator = course.sequence_lessons(), torch.Generator().manual_seed(0)
+        reader, counts = pupil.networks.text, []
+        read = reader.read_rows
+
+        def watched(rows, cells, masking=None):
+            text = read(rows, cells, masking)
+            counts.append(int(text.valid_BKL.sum()) / int(read(rows, cells).valid_BKL.sum()))
+            return text
+
+        monkeypatch.setattr(reader, "read_rows", watched)
+        with torch.no_grad():
+            for _ in range(30):
+                pupil.loss(draw(generator), generator)
+    assert sum(counts) / len(counts) == pytest.approx(0.5, abs=0.15)
+    assert min(counts) > 0
+    assert len(set(counts)) > 3
+
+
 def test_dreambooths_lora_lowers_the_loss_on_the_clip():
     chosen = replace(dreambooth.MINI, learning=replace(LEARNING, steps=60, rank=8))
     with pupil_of(load_backbone("tiny")) as pupil:
@@ -193,7 +216,7 @@ def test_lessons_are_the_clip_its_frames_and_clips_of_the_base():
     assert shapes == {(2, 1), (1, clip.latents_BKCFYX.shape[3])}
     assert {one.text for one in drawn} == {f"sks {clip.text}"}
 
-    chosen = replace(dreambooth.MINI, prior_share=0.2, text_masking=0.0)
+    chosen = replace(dreambooth.MINI, prior_share=0.2, caption_dropout=0.0)
     booth = dreambooth.lessons(clip, chosen, Silent())
     drawn = [booth(generator) for _ in range(40)]
     own = [one for one in drawn if one.text.startswith("sks ")]
@@ -201,7 +224,8 @@ def test_lessons_are_the_clip_its_frames_and_clips_of_the_base():
     prior = [one for one in drawn if one.text == clip.text]
     assert 0 < len(prior) < len(own)
     assert not any(torch.equal(one.latents_BKCFYX, clip.latents_BKCFYX) for one in prior)
-    plain = dreambooth.lessons(clip, replace(chosen, prior_share=0.0, text_masking=0.5), Silent())
+    half = replace(chosen, prior_share=0.0, caption_dropout=0.5)
+    plain = dreambooth.lessons(clip, half, Silent())
     drawn = [plain(generator) for _ in range(40)]
     assert {one.text for one in drawn} == {"", f"sks {clip.text}"}
     assert all(torch.equal(one.latents_BKCFYX, clip.latents_BKCFYX) for one in drawn)

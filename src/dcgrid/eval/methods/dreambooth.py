@@ -48,7 +48,7 @@ class DreamBoothSettings:
     """The rare word; `mini` knows it as no word, and so as one that means nothing yet."""
     prior_share: float = 0.2
     """Share of the steps that see a clip of the base's own."""
-    text_masking: float = 0.1
+    caption_dropout: float = 0.1
     """Share of the steps without any text, so that guidance does not lead away from the clip."""
     priors: int = 2
     """How many of these there are."""
@@ -101,11 +101,11 @@ def lessons(clip: Clip, settings: DreamBoothSettings, progress: Progress) -> Dra
         progress.update(1)
 
     def draw(generator: torch.Generator) -> Lesson:
-        masked = chance(settings.text_masking, generator)
+        dropped = chance(settings.caption_dropout, generator)
         if chance(settings.prior_share, generator):
             number = int(torch.randint(len(priors), (), generator=generator))
-            return Lesson(latents_BKCFYX=priors[number], text="" if masked else clip.text)
-        text = "" if masked else f"{settings.word} {clip.text}"
+            return Lesson(latents_BKCFYX=priors[number], text="" if dropped else clip.text)
+        text = "" if dropped else f"{settings.word} {clip.text}"
         return Lesson(latents_BKCFYX=clip.latents_BKCFYX, text=text)
 
     return draw

@@ -24,7 +24,9 @@ from dcgrid.flow.path import flow_loss, noisy, velocity_target
 from dcgrid.flow.sampler import walk
 from dcgrid.flow.schedule import Schedule, TrainingTimes
 from dcgrid.grid.offset import narrow_cells, widen_cells
+from dcgrid.models.base import CellText
 from dcgrid.models.loading import is_native
+from dcgrid.models.text_masking import TokenMasking
 from dcgrid.models.trainable import Trainable
 from dcgrid.models.trunk import TextReader
 from dcgrid.pipelines.approximate import Shortcuts
@@ -63,6 +65,8 @@ class Lesson:
     """Clean latents of clips, or of single frames."""
     text: str
     """Their caption."""
+    text_masking: float = 0.0
+    """Probability with which each of its tokens is left away, see models/text_masking.py."""
 
 
 Draw = Callable[[torch.Generator], Lesson]
@@ -94,19 +98,23 @@ class Pupil:
         grids = self.places(tuple(data.shape[3:]))
         grid = grids[_pick(len(grids), generator)]
         scale = self.clip.noise_scale
-        velocity = self._velocity(noisy(data, noise, time_BKF, scale), time_BKF, lesson.text, grid)
+        share = lesson.text_masking
+        masking = TokenMasking(share=share, generator=generator) if share else None
+        noised = noisy(data, noise, time_BKF, scale)
+        with autocast(data.device, self.networks.dtype):
+            text = self.networks.text.read_rows([[lesson.text]] * len(data), 1, masking)
+        velocity = self._velocity(noised, time_BKF, text, grid)
         everywhere = torch.ones_like(time_BKF, dtype=torch.bool)
         return flow_loss(velocity, velocity_target(data, noise, scale), everywhere)
 
     def _velocity(
-        self, noised_BKCFYX: Tensor, time_BKF: Tensor, text: str, grid: TokenGrid
+        self, noised_BKCFYX: Tensor, time_BKF: Tensor, text: CellText, grid: TokenGrid
     ) -> Tensor:
         networks, patch = self.networks, self.clip.backbone.spec.patch
         offset = grid.places.margin > 0
         shown = widen_cells(noised_BKCFYX, patch) if offset else noised_BKCFYX
         with autocast(noised_BKCFYX.device, networks.dtype):
-            read = networks.text.read_rows([[text]] * len(shown), cells=1)
-            found: Tensor = networks.dit(shown, time_BKF, read, grid.places).float()
+            found: Tensor = networks.dit(shown, time_BKF, text, grid.places).float()
         return narrow_cells(found, patch) if offset else found
 
 

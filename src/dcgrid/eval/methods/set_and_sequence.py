@@ -62,7 +62,9 @@ class SetAndSequenceSettings:
     sequence_dropout: float
     """The same of B2."""
     text_masking: float = 0.1
-    """Share of the steps without any text."""
+    """Probability with which each token of a text is left away."""
+    caption_dropout: float = 0.0
+    """Share of the steps without any text; ours."""
     prior_share: float = 0.1
     """Share of the steps that see what the base makes of the caption; ours."""
     prior_steps: int = 12
@@ -88,8 +90,10 @@ MINI = SetAndSequenceSettings(
     token_rate=1e-2,
     set_dropout=0.2,
     sequence_dropout=0.2,
+    text_masking=0.0,
+    caption_dropout=0.1,
 )
-"""For the program's own models: rank, dropouts and tags' rate of stage dc's [mini] table
+"""For the program's own models: rank, masking, dropouts and tags' rate of stage dc's [mini] table
 (recipes/train/dc.toml); rate and times as in dreambooth.py."""
 
 
@@ -186,9 +190,14 @@ class Course:
         clip, settings = self.pupil.clip, self.settings
 
         def draw(generator: torch.Generator) -> Lesson:
-            masked = chance(settings.text_masking, generator)
-            if chance(settings.prior_share, generator):
-                return Lesson(latents_BKCFYX=prior_BKCFYX, text="" if masked else clip.text)
-            return Lesson(latents_BKCFYX=draw_own(generator), text="" if masked else text)
+            dropped = chance(settings.caption_dropout, generator)
+            of_prior = chance(settings.prior_share, generator)
+            latents = prior_BKCFYX if of_prior else draw_own(generator)
+            own = clip.text if of_prior else text
+            return Lesson(
+                latents_BKCFYX=latents,
+                text="" if dropped else own,
+                text_masking=settings.text_masking,
+            )
 
         return draw
