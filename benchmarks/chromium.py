@@ -29,11 +29,6 @@ _FLAGS = (
 )
 
 
-def is_there() -> bool:
-    """Return True if Chromium and its driver are installed."""
-    return CHROMIUM.exists() and DRIVER.exists()
-
-
 @contextmanager
 def chromium(
     *flags: str, logs: Sequence[str] = ("browser",), preferences: Mapping[str, str] | None = None

@@ -10,6 +10,8 @@ import pytest
 
 from tests.wan_checkout import write_checkout
 
+pytest_plugins = ["tests.tools"]
+
 CLIP_FPS = 12
 CLIP_FRAMES = 12
 

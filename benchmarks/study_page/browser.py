@@ -11,7 +11,6 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
 from benchmarks.chromium import chromium
-from benchmarks.chromium import is_there as is_there
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
 QUESTIONS = ("ip", "mp", "ap", "op")

@@ -2,18 +2,16 @@
 
 import functools
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.tools import needs
+
 CLIPS = Path(__file__).resolve().parents[2].parent / "shared" / "clips"
-needs_ffmpeg = pytest.mark.skipif(
-    shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None,
-    reason="the ffmpeg and ffprobe commands are not installed",
-)
+needs_ffmpeg = needs("ffmpeg", "ffprobe")
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason=f"{CLIPS} is absent")
 
 

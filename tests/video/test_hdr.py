@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dcgrid.video.hdr import HLG, KNEE, PQ, REFERENCE_WHITE, roll_off, to_light, to_standard
+from tests.tools import MISSING
 
 
 # BT.2408, table 1: nits and signal in percent of reference levels; BT.2100: ends of the ranges.
@@ -33,11 +34,11 @@ def test_light_of_reference_levels(transfer: str, signal: float, nits: float, re
 def _has_zscale() -> bool:
     if shutil.which("ffmpeg") is None:
         return False
-    told = subprocess.run(["ffmpeg", "-filters"], capture_output=True, text=True, check=False)
-    return " zscale " in told.stdout
+    listed = subprocess.run(["ffmpeg", "-filters"], capture_output=True, text=True, check=False)
+    return " zscale " in listed.stdout
 
 
-@pytest.mark.skipif(not _has_zscale(), reason="no ffmpeg with zscale")
+@pytest.mark.skipif(not _has_zscale(), reason=f"{MISSING}ffmpeg with zscale")
 @pytest.mark.parametrize(("primaries", "name"), [(9, "bt2020"), (12, "smpte432")])
 def test_pq_and_gamut_equal_zimg(tmp_path: Path, primaries: int, name: str) -> None:
     """Below the knee our result is plain light, so zimg's linear light is what must come out."""

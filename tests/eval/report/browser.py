@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chromium import NO_NETWORK, chromium, is_there
+from benchmarks.chromium import NO_NETWORK, chromium
+from tests.tools import BROWSER, missing
 
 LEVELS = """
 const read = (video) => {
@@ -108,10 +109,10 @@ class Browser:
 
 @contextmanager
 def started() -> Iterator[Browser]:
-    """Start Chromium, or skip the test saying what is missing."""
+    """Start Chromium, or skip the test."""
     pytest.importorskip("selenium", reason="needs selenium")
-    if not is_there():
-        pytest.skip("needs Chromium and its driver; Debian: apt install chromium chromium-driver")
+    if reason := missing(*BROWSER):
+        pytest.skip(reason)
     # Only the tests read pixels of videos; a page that people open may not and need not.
     flags = (NO_NETWORK, "--allow-file-access-from-files", "--window-size=1300,1000")
     with chromium(*flags, logs=("browser", "performance")) as driver:

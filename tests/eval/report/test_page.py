@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from dcgrid.eval.report.write import script_names
 from dcgrid.eval.results import read_results
 from tests.eval.report.browser import Browser
 from tests.eval.report.folder import ATTACK
+from tests.tools import missing
 
 SOURCE = Path(__file__).parents[3] / "src/dcgrid/eval/report/page"
 COLUMN = "#list tbody td:nth-child({})"
@@ -62,10 +62,9 @@ def test_scripts_are_sound_and_never_read_data_as_code(name: str) -> None:
         "http:",
     ):
         assert word not in text.replace("http://www.w3.org/2000/svg", ""), word
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("needs node to parse scripts")
-    subprocess.run([node, "--check", str(SOURCE / name)], check=True, capture_output=True)
+    if reason := missing("node"):
+        pytest.skip(reason)
+    subprocess.run(["node", "--check", str(SOURCE / name)], check=True, capture_output=True)
 
 
 def test_the_policy_names_the_script_that_is_there(page: Path) -> None:

@@ -1,15 +1,13 @@
 """The order and the sides of a rater: fair, spread, and the same in the page."""
 
 import json
-import shutil
 import subprocess
 from collections import Counter
 from importlib import resources
 
-import pytest
-
 from dcgrid.eval.study.design import Check, Pair
 from dcgrid.eval.study.order import Draw, rater_seed, session
+from tests.tools import needs
 
 
 def pairs(decks: int, each: int) -> list[Pair]:
@@ -85,7 +83,7 @@ def test_a_rater_always_gets_the_same_and_others_get_others():
     assert first != session("t", "ada", pairs(3, 5), checks(2), 15)
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@needs("node")
 def test_the_page_deals_the_same():
     script = resources.files("dcgrid.eval.study").joinpath("page", "order.js").read_text()
     deck = pairs(3, 7)

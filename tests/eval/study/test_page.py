@@ -21,11 +21,9 @@ from dcgrid.eval.study.answers import read_answers
 from dcgrid.eval.study.serve import make_server
 from dcgrid.eval.study.table import make_table
 from tests.eval.study.conftest import FAR, NEAR
+from tests.tools import BROWSER, needs
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not hands.is_there(), reason="Chromium and its driver are not installed"),
-]
+pytestmark = [pytest.mark.slow, needs(*BROWSER)]
 
 
 @pytest.fixture(scope="module")
