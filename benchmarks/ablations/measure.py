@@ -138,7 +138,7 @@ def _score_leaks(
     variant: Variant, networks: Networks, clip: HeldOutClip, seed: int
 ) -> dict[str, float]:
     """Clean noised compositions of a clip with two elements."""
-    captions, rows = world_captions(), []
+    captions, rows = world_captions(own_clause_only=True), []
     names = tuple(ELEMENTS)
     for turn in range(2):
         element = names[(seed + 2 * len(clip.subject) + 3 * turn) % len(names)]

@@ -81,7 +81,12 @@ class VariantCaptions(Captions):
     """Captions whose cells read as the variant says."""
 
     def __init__(self, captions: Captions, variant: Variant) -> None:
-        super().__init__(captions.effects.values(), captions.layout, captions.composition)
+        super().__init__(
+            captions.effects.values(),
+            captions.layout,
+            captions.composition,
+            own_clause_only=captions.own_clause_only,
+        )
         self._variant = variant
 
     def grid_rows(
@@ -217,7 +222,7 @@ def train_variant(
     grids = None
     if recipe.loss.get("sampled_share"):
         grids = SampledGrids(stock.sampled, recipe, {"base": networks.base_hash}, "")
-    captions = VariantCaptions(world_captions(), variant)
+    captions = VariantCaptions(world_captions(own_clause_only=True), variant)
     moved_share = recipe.loss.get("moved_share", 0.0)
     pools = stock.pools.edits.with_moved(stock.pools.moved, moved_share), stock.pools.fusions
     stage = GridStage((dit, networks.text), pools, captions, recipe, trained, grids)  # type: ignore[arg-type]

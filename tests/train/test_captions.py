@@ -1,13 +1,19 @@
 """Captions: what a cell of a training grid reads is what the same cell reads in `edit`."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from dcgrid.models.base import cell_texts
+from dcgrid.models.loading import MINI_SPEC
 from dcgrid.models.native.text import WordTokenizer
+from dcgrid.pipelines.job import ComposeJob, EditJob
+from dcgrid.pipelines.request import grid_request
+from dcgrid.pipelines.resolve import resolve
 from dcgrid.recipes import effect_names, load_effect, load_layout
-from dcgrid.train.captions import Captions
+from dcgrid.train.captions import Captions, cell_rows, world_captions
 from dcgrid.train.panes import PaneSet
 from dcgrid.train.world.clips import MOTIONS
 from dcgrid.train.world.effects import EFFECT_NAMES
@@ -16,7 +22,9 @@ from dcgrid.train.world.effects import EFFECT_NAMES
 @pytest.fixture(scope="module")
 def captions():
     effects = [load_effect(n) for n in EFFECT_NAMES]
-    return Captions(effects, load_layout("edit-2x2"), load_layout("composition-2x2"))
+    return Captions(
+        effects, load_layout("edit-2x2"), load_layout("composition-2x2"), own_clause_only=True
+    )
 
 
 def panes(*effects):
@@ -111,3 +119,39 @@ def test_a_moved_cell_says_so_before_its_effect(captions):
         assert near.endswith("moved near")
         said = rain.partition(" moved up ")[2]
         assert said in clauses_of("rain")
+
+
+@pytest.mark.parametrize("own_clause_only", [True, False])
+@pytest.mark.parametrize(
+    "job",
+    [
+        EditJob(input=Path("a.mp4"), effects=("rain", "night", "fog")),
+        ComposeJob(first=Path("a.mp4"), second=Path("b.mp4")),
+    ],
+    ids=["edit", "compose"],
+)
+def test_training_reads_what_inference_reads(job, own_clause_only):
+    grid = resolve(job)
+    spec = replace(MINI_SPEC, own_clause_only=own_clause_only)
+    clip = torch.zeros(5, 32, 32, 3, dtype=torch.uint8)
+    request = grid_request(grid, spec, [clip] * len(grid.given))
+    shown = cell_texts([request.prompt], [request.visible_rows(spec)])
+    clauses = [None if i is None else grid.edits[i].clause or None for i in grid.edit_of_cell]
+    rows = cell_rows(load_layout(job.layout), clauses, {}, own_clause_only=own_clause_only)
+    assert rows == shown
+
+
+def test_cells_of_the_paper_read_what_section_3_2_says():
+    """Consistent: everything. Composition: A reads g, A; B reads g, B; fusions read all."""
+    wide = world_captions(own_clause_only=False)
+    generator = torch.Generator().manual_seed(0)
+    rows = wide.grid_rows(panes("", "rain", "night", "fog"), (0, 1, 2, 3), generator)
+    assert rows == [rows[0]] * 4
+    assert [text.split("]")[0] for text in rows[0][1:]] == [f"[{c}" for c in wide.layout.cells]
+    fused = replace(panes("", "", "", ""), element="sparks")
+    rows = wide.grid_rows(fused, (0, 1, 2, 3), generator)
+    whole, a, b, *out = rows[2]
+    assert rows == [[whole, a], [whole, b], [whole, a, b, *out], [whole, a, b, *out]]
+    # A single clip has no other cells: its own clause alone.
+    assert wide.clip_row(fused, 2, generator)[0].startswith("[BOTTOM LEFT]")
+    assert len(wide.clip_row(fused, 2, generator)) == 1

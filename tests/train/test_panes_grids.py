@@ -185,7 +185,7 @@ def stage_of(pool, recipe_of):
         recipe.loss.update({"window_share": 0.0} | knobs)
         effects = [load_effect(n) for n in EFFECT_NAMES]
         layouts = load_layout("edit-2x2"), load_layout("composition-2x2")
-        captions = Captions(effects, *layouts)
+        captions = Captions(effects, *layouts, own_clause_only=True)
         torch.manual_seed(6)
         words = captions.vocabulary(["dog face", "scene", "camera move"])
         text, dit = TextEncoder(TINY.text, WordTokenizer(words)), DiT(TINY.dit)

@@ -16,7 +16,7 @@ from dcgrid.prompts.segments import Prompt
 
 
 def visible_segments(
-    prompt: Prompt, layout: GridLayout, routing: Routing
+    prompt: Prompt, layout: GridLayout, routing: Routing, *, own_clause_only: bool = False
 ) -> tuple[tuple[bool, ...], ...]:
     """Return visible_KS: True where cell k reads segment s of the prompt.
 
@@ -26,6 +26,8 @@ def visible_segments(
         prompt: A rendered prompt; its S segments keep their order.
         layout: The grid.
         routing: Mode and source cells.
+        own_clause_only: True: for models that need it narrow, every cell reads the global text and
+            its own clause. Differs: docs/decisions/0001.
 
     Raises:
         LayoutError: If a segment belongs to a cell that the grid lacks, or the routing does not
@@ -41,7 +43,9 @@ def visible_segments(
                 f"{layout.count} cells: {prompt.segment_text(segment)[:60]!r}",
                 hint="Render the prompt with a recipe for this layout.",
             )
-    restricted = routing.sources if routing.mode == "composition" else ()
+    restricted: tuple[int, ...] = routing.sources if routing.mode == "composition" else ()
+    if own_clause_only:
+        restricted = tuple(range(layout.count))
     return tuple(
         tuple(cell not in restricted or segment.cell in (None, cell) for segment in prompt.segments)
         for cell in range(layout.count)

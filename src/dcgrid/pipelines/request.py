@@ -64,13 +64,8 @@ class GridRequest:
         Raises:
             LayoutError: The layout does not fit the text.
         """
-        rows = visible_segments(self.prompt, self.layout, self.routing)
-        if not spec.own_clause_only:
-            return rows
-        owners = [segment.cell for segment in self.prompt.segments]
-        return tuple(
-            tuple(seen and owner in (None, cell) for seen, owner in zip(row, owners, strict=True))
-            for cell, row in enumerate(rows)
+        return visible_segments(
+            self.prompt, self.layout, self.routing, own_clause_only=spec.own_clause_only
         )
 
     def negative_rows(self, spec: ModelSpec) -> tuple[tuple[bool, ...], ...]:

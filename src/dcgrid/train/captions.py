@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
+from dcgrid.grid.layout import GridLayout
+from dcgrid.grid.modes import Routing
+from dcgrid.grid.visibility import visible_segments
 from dcgrid.models.native.text import build_vocabulary
 from dcgrid.prompts.template import render_grid
 from dcgrid.recipes import load_effect, load_layout
@@ -21,22 +24,36 @@ NAMED_SHARE = 0.6
 
 
 class Captions:
-    """Writes captions of grids and of single clips."""
+    """Writes captions of grids and of single clips.
+
+    Args:
+        effects: Effects by whose phrases cells are told.
+        layout: Recipe of grids of edits.
+        composition: Recipe of grids of fusions.
+        own_clause_only: True: a cell reads the global text and its own clause; else it reads what
+            the mode of its grid lets it read, as at inference.
+    """
 
     def __init__(
-        self, effects: Iterable[EffectRecipe], layout: LayoutRecipe, composition: LayoutRecipe
+        self,
+        effects: Iterable[EffectRecipe],
+        layout: LayoutRecipe,
+        composition: LayoutRecipe,
+        *,
+        own_clause_only: bool,
     ) -> None:
+        self.own_clause_only = own_clause_only
         self.effects = {effect.name: effect for effect in effects}
         self.layout = layout
         self.composition = composition
 
     def vocabulary(self, subjects: Iterable[str]) -> tuple[str, ...]:
         """Return every word that a caption can hold."""
-        texts = [text for row in _rows(self.layout, [], {}) for text in row]
+        texts = [text for row in cell_rows(self.layout, [], {}) for text in row]
         for element in ELEMENTS.values():
             for phrase in element.phrases:
                 slots = _element_slots(element, phrase)
-                texts += [text for row in _rows(self.composition, [], slots) for text in row]
+                texts += [text for row in cell_rows(self.composition, [], slots) for text in row]
         for effect in self.effects.values():
             texts += [effect.clause, effect.negative, effect.title, *effect.phrases]
         return build_vocabulary([*texts, *subjects, *MOTIONS])
@@ -44,23 +61,30 @@ class Captions:
     def grid_rows(
         self, panes: PaneSet, chosen: Sequence[int], generator: torch.Generator
     ) -> list[list[str]]:
-        """Return the texts that each cell of a 2x2 grid reads: the global one and its own."""
+        """Return the texts that each cell of a 2x2 grid reads: the global one, its own, others."""
         if panes.element:
-            return self._fusion_rows(panes, generator)
+            return self._fusion_rows(panes, generator, own_clause_only=self.own_clause_only)
         clauses = [self._clause(panes, i, generator) for i in chosen]
-        return _rows(self.layout, clauses, self._slots(panes, generator))
+        return cell_rows(
+            self.layout,
+            clauses,
+            self._slots(panes, generator),
+            own_clause_only=self.own_clause_only,
+        )
 
-    def _fusion_rows(self, panes: PaneSet, generator: torch.Generator) -> list[list[str]]:
+    def _fusion_rows(
+        self, panes: PaneSet, generator: torch.Generator, *, own_clause_only: bool
+    ) -> list[list[str]]:
         element = ELEMENTS[panes.element]
         phrase = element.phrases[pick(len(element.phrases), generator)]
         slots = {**self._slots(panes, generator), **_element_slots(element, phrase)}
-        return _rows(self.composition, [], slots)
+        return cell_rows(self.composition, [], slots, own_clause_only=own_clause_only)
 
     def clip_row(self, panes: PaneSet, chosen: int, generator: torch.Generator) -> list[str]:
         """Return the text of a single clip."""
         if panes.element:
             # Its own clause of the composition says as much as a caption would.
-            return self._fusion_rows(panes, generator)[chosen][1:]
+            return self._fusion_rows(panes, generator, own_clause_only=True)[chosen][1:]
         slots = self._slots(panes, generator)
         subject = slots.get("subject") or self.layout.slots["subject"]
         motion = slots.get("motion") or self.layout.slots["motion"]
@@ -87,14 +111,25 @@ class Captions:
         return {"subject": panes.subject, "motion": panes.motion}
 
 
-def _rows(
-    layout: LayoutRecipe, clauses: Sequence[str | None], slots: Mapping[str, str | None]
+def cell_rows(
+    layout: LayoutRecipe,
+    clauses: Sequence[str | None],
+    slots: Mapping[str, str | None],
+    *,
+    own_clause_only: bool = True,
 ) -> list[list[str]]:
-    """Return the global text and the own clause of every cell."""
-    prompt = render_grid(layout, slots, clauses)
+    """Return the texts that each cell of a rendered grid reads, as `pipelines` lets it read them.
+
+    Paper: sec. 3.2 (structured attention masking)
+    """
+    prompt, routing = render_grid(layout, slots, clauses), Routing()
+    if layout.mode == "composition":
+        routing = Routing(mode="composition", sources=(layout.given[0], layout.given[1]))
+    grid = GridLayout(rows=layout.rows, cols=layout.cols)
+    visible_KS = visible_segments(prompt, grid, routing, own_clause_only=own_clause_only)
     return [
-        [prompt.segment_text(s) for s in prompt.segments if s.cell in (None, cell)]
-        for cell in range(layout.rows * layout.cols)
+        [prompt.segment_text(s) for s, seen in zip(prompt.segments, row, strict=True) if seen]
+        for row in visible_KS
     ]
 
 
@@ -102,12 +137,13 @@ def _element_slots(element: Element, phrase: str) -> dict[str, str]:
     return {"effect": phrase, "effect_look": element.look, "effect_motion": element.motion}
 
 
-def world_captions() -> Captions:
+def world_captions(*, own_clause_only: bool) -> Captions:
     """Return the writer of captions of the procedural world."""
     effects = [load_effect(name) for name in EFFECT_NAMES]
-    return Captions(effects, load_layout("edit-2x2"), load_layout("composition-2x2"))
+    layouts = load_layout("edit-2x2"), load_layout("composition-2x2")
+    return Captions(effects, *layouts, own_clause_only=own_clause_only)
 
 
 def captions_of(subjects: Iterable[str]) -> tuple[str, ...]:
     """Return every word that captions with these subjects can hold."""
-    return world_captions().vocabulary([*subjects, "scene", "camera move"])
+    return world_captions(own_clause_only=True).vocabulary([*subjects, "scene", "camera move"])

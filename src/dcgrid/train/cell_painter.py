@@ -42,7 +42,11 @@ class CellPainter:
         self.dit, self.text = base.dit, base.text
         load_concept_tags(job.tokens, job.dc, self.text)
         known = read_record(job.tokens, f"{job.command('dc')} --resume   # writes them")
-        self.texts = ConceptTexts(chosen_concepts(known, job.recipe.concepts), job.recipe.places)
+        self.texts = ConceptTexts(
+            chosen_concepts(known, job.recipe.concepts),
+            job.recipe.places,
+            own_clause_only=job.facts.own_clause_only,
+        )
         check_tags(self.texts.all_texts(), self.text)
         load_adapter(
             self.dit.network,

@@ -18,8 +18,8 @@ import torch
 
 from dcgrid.errors import RecipeError
 from dcgrid.grid.modes import Mode
-from dcgrid.prompts.template import render_grid
 from dcgrid.recipes import EffectRecipe, LayoutRecipe, load_effect, load_layout
+from dcgrid.train.captions import cell_rows
 from dcgrid.train.data.manifest import Concept
 from dcgrid.train.world.clips import chance, pick
 from dcgrid.train.world.effects import EFFECT_NAMES
@@ -48,6 +48,7 @@ class ConceptTexts:
         places: Scenes for edits beside light and weather, which are the shipped effects.
         tagged: True: texts name the unique tokens; False: words alone, as the bare base knows.
         mixed: True: a motion may be that of another concept, a combination that was never learned.
+        own_clause_only: See `Captions`.
     """
 
     def __init__(
@@ -55,9 +56,11 @@ class ConceptTexts:
         concepts: Sequence[Concept],
         places: Sequence[str] = (),
         *,
+        own_clause_only: bool,
         tagged: bool = True,
         mixed: bool = False,
     ) -> None:
+        self.own_clause_only = own_clause_only
         self.subjects = [concept for concept in concepts if concept.role == "subject"]
         self.effects = [concept for concept in concepts if concept.role == "effect"]
         self.places, self.tagged, self.mixed = tuple(places), tagged, mixed
@@ -143,12 +146,7 @@ class ConceptTexts:
         self, mode: Mode, slots: dict[str, str | None], clauses: Sequence[str | None]
     ) -> list[list[str]]:
         layout = self.layouts[mode]
-        prompt = render_grid(layout, slots, clauses)
-        cells = range(layout.rows * layout.cols)
-        return [
-            [prompt.segment_text(s) for s in prompt.segments if s.cell in (None, cell)]
-            for cell in cells
-        ]
+        return cell_rows(layout, clauses, slots, own_clause_only=self.own_clause_only)
 
     def _tag(self, name: str) -> str:
         return f"[{name}]" if self.tagged else ""

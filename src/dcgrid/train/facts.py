@@ -56,6 +56,8 @@ class TrainFacts:
     """C of the latents."""
     noise_motion: tuple[tuple[int, float], ...]
     """How the last channels of the noise move; empty: all noise is white."""
+    own_clause_only: bool
+    """True: a cell reads the global text and its own clause, whatever the mode lets it read."""
     given_first: bool
     """True: given cells read given cells alone, whatever adapter is on."""
     self_conditioning: bool
@@ -110,6 +112,8 @@ def _of_preset(model: str, config: NativeConfig) -> TrainFacts:
         ),
         latent_channels=codec.latent_channels,
         noise_motion=dit.noise_motion,
+        # The paper's cells read what their mode lets them read (docs/decisions/0001).
+        own_clause_only=is_native(model) and model_spec(model).own_clause_only,
         given_first=dit.given_first,
         self_conditioning=dit.self_conditioning,
         targets=Targets(
@@ -130,6 +134,7 @@ def _of_checkout(model: str) -> TrainFacts:
         geometry=LatentGeometry(stride_T=spec.stride_T, stride_HW=spec.stride_HW, patch=spec.patch),
         latent_channels=spec.latent_channels,
         noise_motion=(),
+        own_clause_only=spec.own_clause_only,
         given_first=False,
         self_conditioning=False,
         targets=WAN_TARGETS,

@@ -36,7 +36,7 @@ class GridPainter:
 
     def __init__(self, job: SampleJob) -> None:
         self.job = job
-        self.captions = world_captions()
+        self.captions = world_captions(own_clause_only=job.facts.own_clause_only)
         self.subjects = WorldStore(job.store).names["sprites"]
         base = load_base(job.model, job.out, job.device)
         self.dit, self.text, self.base_hash = base.dit, base.text, base.hash
@@ -52,7 +52,9 @@ class GridPainter:
             known = read_record(job.tokens, f"{job.command('dc')} --resume")
             # Attenuated to nothing, there is nothing that tags stand for: words name a concept.
             tagged = job.recipe.dc_strength > 0
-            self.concepts = ConceptTexts(known, tagged=tagged, mixed=True)
+            self.concepts = ConceptTexts(
+                known, tagged=tagged, mixed=True, own_clause_only=job.facts.own_clause_only
+            )
         self.route_KA: torch.Tensor | None = None
         if job.mode == "composition":
             self.route_KA = route_matrix(GRID, Routing(mode="composition")).to(job.device)

@@ -254,7 +254,8 @@ def _run_base(job: TrainJob, reporter: Reporter) -> Path:
     pools = PanePool(world, autoencoder), FusionPool(world, autoencoder)
     if config.dit.prediction == "mixture":
         dit.latent_spread.copy_(autoencoder.latent_spread)
-    stage = GridStage((dit, text), pools, world_captions(), job.recipe, trained)
+    captions = world_captions(own_clause_only=job.facts.own_clause_only)
+    stage = GridStage((dit, text), pools, captions, job.recipe, trained)
     state = _train_grids(job, stage, reporter)
     final, facts = averaged(state), facts_of(job, state)
     fixed = {f"dit.{n}": t for n, t in dit.named_buffers()}
@@ -301,7 +302,8 @@ def _run_adapters(job: TrainJob, reporter: Reporter) -> Path:
         PanePool(world, autoencoder, moved_share=moved_share),
         FusionPool(world, autoencoder),
     )
-    stage = GridStage((dit, text), pools, world_captions(), job.recipe, trained, sampled)
+    captions = world_captions(own_clause_only=job.facts.own_clause_only)
+    stage = GridStage((dit, text), pools, captions, job.recipe, trained, sampled)
     state = _train_grids(job, stage, reporter)
     take_averaged(state)
     paths = [job.out / f"{spec.name}.safetensors" for spec in specs]
