@@ -70,6 +70,15 @@ def wan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 GiB of free memory: a plan for a large model refuses a machine that is too small."""
+    from dcgrid.runtime import device
+
+    monkeypatch.setattr(device, "available_host_memory_bytes", lambda: 64 << 30)
+    monkeypatch.setattr(device, "available_memory_bytes", lambda _: 64 << 30)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _signals_reach_children() -> None:
     """A shell that runs the tests in the background ignores Ctrl-C, and children inherit that."""

@@ -1,6 +1,7 @@
 """`dcgrid models` and publishing of adapters, against a small hub."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dcgrid import hub
 from dcgrid.adapters.reading import read_spec
 from dcgrid.cli.main import main
 from dcgrid.models.loading import weight_files
+from tests.hub.conftest import UNPINNED
 from tests.hub.server import SECRET, Fault, Hub
 
 NAME = "wan2.1-1.3b"
@@ -34,6 +36,7 @@ def test_list_names_models_of_the_package_and_of_the_hub(fake_hub: Hub, capsys):
     assert {"mini", "tiny", *hub.MODELS} == set(rows)
     assert rows["mini"]["bytes"] > 10_000_000
     assert (rows[NAME]["bytes"], rows[NAME]["state"]) == (None, "not here")
+    assert re.search(rf"^{re.escape(NAME)} .* unknown  not here", out, re.MULTILINE)
     assert fake_hub.requests == []
 
 
@@ -88,8 +91,10 @@ def test_an_update_is_taken_only_when_asked_for(fake_hub: Hub, model_files, caps
 def test_an_interrupted_pull_ends_quietly_and_keeps_what_arrived(fake_hub: Hub, model_files):
     fake_hub.add(REPO, model_files)
     fake_hub.faults = [Fault("00001-of-00002.safetensors/", cut_after=400_000, wait_s=1)]
+    words = ["models", "pull", NAME]
+    script = f"{UNPINNED}from dcgrid.cli.main import main; sys.exit(main({words!r}))"
     running = subprocess.Popen(
-        [sys.executable, "-m", "dcgrid", "models", "pull", NAME],
+        [sys.executable, "-c", script],
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -2,17 +2,33 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dcgrid.hub import table
 from tests.hub.server import Hub, running_hub, safetensors_bytes
+
+ROOT = Path(__file__).parents[2]
+UNPINNED = (
+    f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+    "from dcgrid.hub import table; from tests.hub.conftest import unpinned\n"
+    "table.MODELS = unpinned()\n"
+)
+"""First lines of a script that is to find the small models, too."""
 
 NETWORK_SWITCHES = (
     *("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HF_HOME", "DCGRID_HOME"),
     *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
     *("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"),
 )
+
+
+def unpinned() -> dict[str, table.HubModel]:
+    """Return the table of models as if nothing were known of their commits and files."""
+    rows = table.MODELS.values()
+    return {row.name: replace(row, revision="main", sizes={}, sha256={}) for row in rows}
 
 
 @pytest.fixture
@@ -24,6 +40,7 @@ def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     # machine must not leave it.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(table, "MODELS", unpinned())
     with running_hub() as state:
         monkeypatch.setenv("HF_ENDPOINT", state.endpoint)
         yield state

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -15,7 +16,8 @@ import pytest
 
 from dcgrid import hub
 from dcgrid.errors import DcgridError, NetworkError, OutputError, UsageError, WeightsError
-from dcgrid.hub import client
+from dcgrid.hub import client, table
+from tests.hub.conftest import UNPINNED
 from tests.hub.server import SECRET, Fault, Hub, git_blob, safetensors_bytes
 
 NAME = "wan2.2-5b"
@@ -103,7 +105,7 @@ def test_a_killed_download_is_gone_on_with_by_the_next_process(
 ) -> None:
     commit = fake_hub.add(REPO, model_files)
     fake_hub.faults = [Fault("00001-of-00002.safetensors/", cut_after=400_000, wait_s=5)]
-    script = f"from dcgrid import hub; hub.fetch_model({NAME!r})"
+    script = f"{UNPINNED}from dcgrid import hub; hub.fetch_model({NAME!r})"
     running = subprocess.Popen([sys.executable, "-c", script])
     part = f"{hashlib.sha256(model_files[SHARD]).hexdigest()}.part"
     deadline = time.monotonic() + 30
@@ -486,7 +488,7 @@ def test_two_processes_share_one_download(
 ) -> None:
     fake_hub.add(REPO, model_files)
     fake_hub.faults = [Fault("cdn", wait_s=0.05, times=99)]
-    script = f"from dcgrid import hub; print(hub.fetch_model({NAME!r}))"
+    script = f"{UNPINNED}from dcgrid import hub; print(hub.fetch_model({NAME!r}))"
     command = [sys.executable, "-c", script]
     running = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -588,3 +590,33 @@ def test_names_and_places(fake_hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert hub.hub_dir() == tmp_path / "hf" / "hub"
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf-cache"))
     assert hub.hub_dir() == tmp_path / "hf-cache"
+
+
+def test_a_model_of_the_table_is_its_commit_and_its_files(
+    fake_hub: Hub, model_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = fake_hub.add(REPO, model_files)
+    sizes = {path: len(content) for path, content in wanted(model_files).items()}
+    digest = hashlib.sha256(model_files[SHARD]).hexdigest()
+    row = replace(table.hub_model(NAME), revision=commit, sizes=sizes, sha256={SHARD: digest})
+    monkeypatch.setattr(table, "MODELS", {NAME: row})
+    plan = hub.model_download(NAME)
+    assert (plan.bytes_left, plan.bytes_all, plan.files) == (*[sum(sizes.values())] * 2, len(sizes))
+    assert fake_hub.requests == [], "what the table knows is not asked"
+    fake_hub.add(REPO, {**model_files, "vae/config.json": b"{}"})
+    assert files_in(hub.fetch_model(NAME)) == wanted(model_files)
+    assert hub.model_download(NAME).bytes_left == 0
+
+
+@pytest.mark.parametrize("lacks", [True, False])
+def test_another_file_than_the_known_one_is_refused(
+    fake_hub: Hub, model_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, lacks: bool
+) -> None:
+    fake_hub.add(REPO, model_files)
+    known = {"sizes": {"vae/gone.json": 1}} if lacks else {"sha256": {SHARD: "0" * 64}}
+    row = replace(table.hub_model(NAME), **known)
+    monkeypatch.setattr(table, "MODELS", {NAME: row})
+    wrong = r"lacks vae/gone\.json" if lacks else "is not the file that"
+    with pytest.raises(WeightsError, match=wrong):
+        hub.fetch_model(NAME)
+    assert not hub.hub_dir().exists()

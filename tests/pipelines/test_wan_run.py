@@ -145,6 +145,7 @@ def test_cell_sizes_between_tokens_are_refused_with_those_that_fit(clip, wan_fol
     assert near in raised.value.hint
 
 
+@pytest.mark.usefixtures("large_machine")
 def test_wan22_has_tokens_of_32_pixels_and_names_that_need_no_download(clip, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     spec = model_spec("wan2.2-5b")
@@ -154,8 +155,18 @@ def test_wan22_has_tokens_of_32_pixels_and_names_that_need_no_download(clip, mon
         plan_run(prepare_run(job))
     assert "1280x704, 1280x736" in raised.value.hint
     plan = plan_run(prepare_run(EditJob(input=clip, effects=("rain",), model="wan2.2-5b")))
-    assert plan.downloads == {"wan2.2-5b": None}
+    assert plan.downloads == {"wan2.2-5b": 34_201_418_400}
+    assert "Download: wan2.2-5b (34.2 GB)." in plan.lines()
     assert any("bare base" in line for line in plan.lines())
+
+
+@pytest.mark.usefixtures("large_machine")
+def test_a_repository_id_is_the_model_of_that_repository(clip, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    repo = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+    code, plan, _ = command(capsys, "edit", clip, "-e", "rain", "--model", repo, "--dry-run")
+    assert code == 0
+    assert plan["downloads"] == {"wan2.2-5b": 34_201_418_400}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,12 @@ app = typer.Typer(
 )
 
 NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="Name of the model, see `dcgrid models list`.")
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="Name of the model, see `dcgrid models list`, or its repository.",
+        callback=hub.model_name,
+    ),
 ]
 
 
@@ -38,7 +43,10 @@ def list_models(format_: FormatOption = Format.TEXT) -> None:
 def pull(
     name: NameArgument,
     update: Annotated[
-        bool, typer.Option("--update", help="Take the newest commit in place of the one in use.")
+        bool,
+        typer.Option(
+            "--update", help="Take the commit that dcgrid names now in place of the one in use."
+        ),
     ] = False,
     offline: OfflineOption = False,
     format_: FormatOption = Format.TEXT,
@@ -132,7 +140,7 @@ def _announcement(model: hub.HubModel, pin: hub.Pin, *, update: bool) -> str:
     """Return what is downloaded, from where and under which licence."""
     amount = f"{_size(hub.bytes_left(pin))} to download of {_size(pin.bytes_all)}"
     if update and not hub.bytes_left(pin):
-        amount = "what is new in its newest commit"
+        amount = f"what is new in commit {pin.commit[:12]}"
     return (
         f"{model.name}: {model.repo}, {amount}, to {hub.hub_dir()}. "
         f"Licence: {pin.license or model.license}, see huggingface.co/{model.repo}."
@@ -202,8 +210,11 @@ def _hub_facts(name: str) -> dict[str, Any]:
     row, pin = _hub_row(name), hub.look_up_model(name)
     path = hub.locate_model(name)
     facts: dict[str, Any] = {**row, "repo": model.repo, "revision": model.revision}
-    facts |= {"commit": "", "date": "", "bytes_left": None}
-    files = None
+    facts |= {"commit": "", "date": "", "bytes_left": model.bytes_expected}
+    files = [
+        {"path": path, "bytes": size, "digest": model.sha256.get(path, "")}
+        for path, size in model.sizes.items()
+    ] or None
     if pin is not None:
         facts |= {
             "license": pin.license or model.license,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dcgrid import hub
 from dcgrid.cli.output import Format
 from dcgrid.errors import UsageError
 
@@ -105,7 +106,9 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Name of a model, see `dcgrid models list`, or folder of a Wan checkout.",
+        help="Name of a model, see `dcgrid models list`, its repository, or folder of a Wan "
+        "checkout.",
+        callback=hub.model_name,
     ),
 ]
 AdapterOption = Annotated[

@@ -55,7 +55,12 @@ ModeOption = Annotated[
 ]
 ModelOption = Annotated[
     str,
-    typer.Option("--model", "-m", help="Model to train, or folder of a Wan checkout to train on."),
+    typer.Option(
+        "--model",
+        "-m",
+        help="Model to train, its repository, or folder of a Wan checkout to train on.",
+        callback=hub.model_name,
+    ),
 ]
 RecipeOption = Annotated[
     Path | None, typer.Option("--recipe", help="Training recipe.", show_default="the shipped one")

@@ -28,6 +28,7 @@ from dcgrid.hub.table import (
     HubModel,
     default_adapter,
     hub_model,
+    model_name,
 )
 from dcgrid.hub.weights import download_bytes, fetch_weights, file_sha256, locate_weights
 
@@ -59,6 +60,7 @@ __all__ = [
     "locate_weights",
     "look_up_model",
     "model_download",
+    "model_name",
     "parse_reference",
     "push_files",
     "read_pin",

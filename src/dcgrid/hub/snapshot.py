@@ -54,7 +54,7 @@ def locate_model(name: str) -> Path | None:
 
 
 def model_download(name: str) -> ModelDownload:
-    """Return what `fetch_model` would download; the hub is asked unless it is known.
+    """Return what `fetch_model` would download; the hub is asked only if the table does not know.
 
     Raises:
         UsageError: The table has no such model.
@@ -62,12 +62,15 @@ def model_download(name: str) -> ModelDownload:
     """
     model = hub_model(name)
     try:
-        pin = look_up_model(name)
+        pin = read_pin(model) if model.sizes else look_up_model(name)
     except NetworkError:
         pin = None
     if pin is None:
         return ModelDownload(
-            bytes_left=None, bytes_all=model.bytes_expected, files=None, license=model.license
+            bytes_left=model.bytes_expected,
+            bytes_all=model.bytes_expected,
+            files=len(model.sizes) or None,
+            license=model.license,
         )
     return ModelDownload(
         bytes_left=bytes_left(pin),
@@ -96,7 +99,7 @@ def fetch_model(
         offline: True forbids the network, as HF_HUB_OFFLINE=1 does.
         report: Told about bytes of all files together, under the model's name, from any thread,
             one call at a time.
-        update: True asks the hub again which commit the branch stands at.
+        update: True asks the hub again which commit the table's revision is.
         workers: Files that arrive at the same time, 1 or more.
 
     Raises:
@@ -165,17 +168,17 @@ def _ask(model: HubModel, held: Pin | None, stop: threading.Event) -> Pin:
     asked = WeightReference(source="hub", repo=model.repo, revision=model.revision, path="")
     listing = list_repo(asked, stop)
     pin = new_pin(model, listing, held)
-    if model.is_scorer:
-        _require_files(asked, model, pin)
-    else:
+    if not model.is_scorer:
         _require_model(asked, listing, pin)
+    _require_files(asked, model, pin)
     return pin
 
 
 def _require_files(asked: WeightReference, model: HubModel, pin: Pin) -> None:
-    """Refuse a repository that lacks a file of a network for scores, or has another one there."""
+    """Refuse a repository that lacks a file that the table names, or has another one there."""
     digests = {file.path: file.digest for file in pin.files}
-    lacking = [path for path in model.patterns if path not in digests]
+    required = model.patterns if model.is_scorer else model.sizes
+    lacking = [path for path in required if path not in digests]
     if lacking:
         raise WeightsError(
             f"{asked} lacks {', '.join(lacking)}",
@@ -186,7 +189,8 @@ def _require_files(asked: WeightReference, model: HubModel, pin: Pin) -> None:
             raise WeightsError(
                 f"{path} of {asked} is not the file that {model.name} stands for: its SHA-256 is "
                 f"{digests[path][:12]}, {known[:12]} is known",
-                hint="scores by another network would stand under a wrong name; tell us of it",
+                hint="results of another network would stand under a wrong name; if HF_ENDPOINT "
+                "names a mirror, try without it",
             )
 
 

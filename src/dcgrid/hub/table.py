@@ -1,15 +1,17 @@
 """The models and adapters that can be had by name; no network, no torch.
 
-Most revisions are branches: which commit a branch meant is remembered at the first download
+Where a revision is a branch, the commit that it meant is remembered at the first download
 (pins.py). `MODELS` make videos; `SCORERS` are what videos are scored with.
 
 Differs: docs/decisions/0016.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import PurePosixPath
+from importlib import resources
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from dcgrid.errors import UsageError
@@ -38,18 +40,23 @@ class HubModel:
     repo: str
     """Repository "owner/name"."""
     revision: str = "main"
-    """Branch or tag that the first download resolves to a commit."""
+    """Commit, or the branch or tag that the first download resolves to one."""
     patterns: tuple[str, ...] = DIFFUSERS_PATTERNS
     """Files to take, each `folder/pattern` or `pattern`; `*` does not cross folders."""
     license: str
     """What the repository's card is known to say."""
-    bytes_expected: int | None = None
-    """Size of all files together; None: not known before the hub is asked."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Size of every file of the model in bytes, by path; empty: the hub has to be asked."""
     sha256: Mapping[str, str] = field(default_factory=dict)
     """Known hashes in hex, by path; a repository that has another file there is refused."""
     is_scorer: bool = False
     """True: videos are scored with it, each pattern is a file that it needs. False: it makes them,
     and its files are in diffusers' layout."""
+
+    @property
+    def bytes_expected(self) -> int | None:
+        """Size of all files together; None: not known before the hub is asked."""
+        return sum(self.sizes.values()) if self.sizes else None
 
     def wants(self, path: str) -> bool:
         """Return True if a file of the repository belongs to the model."""
@@ -91,11 +98,33 @@ class HubAdapter:
         return f"hf:{self.repo}@{self.revision}/{self.path}"
 
 
-_WAN = (
-    HubModel(name="wan2.2-5b", repo="Wan-AI/Wan2.2-TI2V-5B-Diffusers", license="Apache-2.0"),
-    HubModel(name="wan2.1-14b", repo="Wan-AI/Wan2.1-T2V-14B-Diffusers", license="Apache-2.0"),
-    HubModel(name="wan2.1-1.3b", repo="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", license="Apache-2.0"),
-)
+def _wan_models() -> tuple[HubModel, ...]:
+    """Return Wan's models at the commits of wan_files.json, with what it says of their files."""
+    repos = {
+        "wan2.2-5b": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+        "wan2.1-14b": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+        "wan2.1-1.3b": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+    }
+    text = resources.files("dcgrid.hub").joinpath("wan_files.json").read_text(encoding="utf-8")
+    rows = json.loads(text)
+    return tuple(
+        HubModel(
+            name=name,
+            repo=repo,
+            revision=rows[name]["commit"],
+            license="Apache-2.0",
+            sizes={path: file["bytes"] for path, file in rows[name]["files"].items()},
+            sha256={
+                path: file["sha256"]
+                for path, file in rows[name]["files"].items()
+                if file["sha256"] is not None
+            },
+        )
+        for name, repo in repos.items()
+    )
+
+
+_WAN = _wan_models()
 MODELS: Mapping[str, HubModel] = MappingProxyType({model.name: model for model in _WAN})
 """Base models by name."""
 _INSIGHTFACE = "InsightFace, non-commercial"
@@ -199,6 +228,17 @@ SCORERS: Mapping[str, HubModel] = MappingProxyType({model.name: model for model 
 """Networks that videos are scored with, by name."""
 ADAPTERS: tuple[HubAdapter, ...] = ()
 """Published adapters; there are none yet."""
+
+
+def model_name(text: str) -> str:
+    """Return the name of the model that a repository id means; any other text as it is.
+
+    Args:
+        text: What a user calls a model, e.g. "wan2.2-5b" or "Wan-AI/Wan2.2-TI2V-5B-Diffusers".
+    """
+    repos = {model.repo.lower(): model.name for model in MODELS.values()}
+    # A folder of the same path is meant as it stands.
+    return text if Path(text).exists() else repos.get(text.lower(), text)
 
 
 def hub_model(name: str) -> HubModel:

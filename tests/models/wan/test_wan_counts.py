@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from dcgrid import hub
 from dcgrid.models.wan.counts import (
     Numbers,
     WanSizes,
@@ -67,6 +68,25 @@ def test_the_text_encoder() -> None:
     counted = text_numbers(WanSizes.known("wan2.2-5b")).total
     assert counted == numbers(encoder)
     assert round(counted / 1e9, 1) == 5.7
+
+
+@pytest.mark.parametrize("name", hub.MODELS)
+def test_weight_files_that_the_table_names_hold_the_counted_numbers(name: str) -> None:
+    """Sizes that were looked up against counts; a file has a header beside its numbers."""
+    sizes = WanSizes.known(name)
+    counted = {
+        "transformer": sizes.layers * block_numbers(sizes).total + rest_numbers(sizes).total,
+        "text_encoder": text_numbers(sizes).total,
+        "vae": vae_numbers(sizes).total,
+    }
+    for part, count in counted.items():
+        stored = sum(
+            size
+            for path, size in hub.MODELS[name].sizes.items()
+            if path.startswith(f"{part}/") and path.endswith(".safetensors")
+        )
+        width = 2 if (name, part) == ("wan2.2-5b", "text_encoder") else 4
+        assert 0 < stored - count * width < 200_000, part
 
 
 def test_bytes_by_how_numbers_are_stored() -> None:
