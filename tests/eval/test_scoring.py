@@ -13,6 +13,7 @@ from dcgrid.eval.columns import METRICS
 from dcgrid.eval.encoders import extra, shelf
 from dcgrid.eval.encoders.dino import DinoEncoder
 from dcgrid.eval.scoring import Case, Encoders, fit, score_case
+from dcgrid.runtime.install import install_hint
 from tests.eval.encoders.test_clip import frames
 from tests.eval.places import CLIPS, WEIGHTS, lacks, needs_clips, needs_weights
 
@@ -199,7 +200,7 @@ def test_a_missing_package_blanks_its_columns_alone(monkeypatch):
     monkeypatch.setattr(extra, "import_module", lack)
     encoders = Encoders()
     motion, change = encoders.columns(["motion", "change"])
-    assert motion.unavailable == "this score needs cv2 (pip install 'dcgrid[eval]')"
+    assert motion.unavailable == f"this score needs cv2 ({install_hint('eval')})"
     assert change.unavailable == ""
     found = score_case(case(), ["motion", "change"], encoders)
     assert found["motion"].reason == motion.unavailable

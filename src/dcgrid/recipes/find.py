@@ -31,7 +31,7 @@ def shipped_dir() -> Path:
     for folder in (package / "_recipes", package.parents[1] / "recipes"):
         if all((folder / kind).is_dir() for kind in _FOLDERS):
             return folder
-    hint = "Install dcgrid again: pip install --force-reinstall dcgrid"
+    hint = "install dcgrid again from its checkout: pip install --force-reinstall ."
     raise RecipeError(f"the shipped recipes are missing beside {package}", hint=hint)
 
 

@@ -9,6 +9,7 @@ from dcgrid import hub
 from dcgrid.errors import NetworkError, UsageError, WeightsError
 from dcgrid.eval.encoders.extra import need
 from dcgrid.eval.encoders.files import find_network
+from dcgrid.runtime.install import install_hint
 from tests.eval.places import WEIGHTS, needs_weights
 
 
@@ -82,4 +83,4 @@ def test_only_free_networks_are_downloaded_unasked(monkeypatch):
 def test_a_missing_package_names_the_extra():
     with pytest.raises(UsageError, match="this score needs no_such_package") as caught:
         need("no_such_package")
-    assert caught.value.hint == "pip install 'dcgrid[eval]'"
+    assert caught.value.hint == install_hint("eval")

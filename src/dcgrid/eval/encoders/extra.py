@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from dcgrid.errors import UsageError
+from dcgrid.runtime.install import install_hint
 
 
 def need(name: str) -> Any:  # noqa: ANN401 - a module without types
@@ -16,5 +17,5 @@ def need(name: str) -> Any:  # noqa: ANN401 - a module without types
         return import_module(name)
     except ImportError as error:
         raise UsageError(
-            f"this score needs {error.name or name}", hint="pip install 'dcgrid[eval]'"
+            f"this score needs {error.name or name}", hint=install_hint("eval")
         ) from error

@@ -28,6 +28,7 @@ from dcgrid.models.wan.stored import (
     wan_skeleton,
 )
 from dcgrid.models.wan.text import SegmentEncoder
+from dcgrid.runtime.install import install_hint
 from dcgrid.runtime.offload import BlockRing, InMemory, Layout, Offload, OnDisk, Staging
 from dcgrid.runtime.residence import Residence, Stage, Whole
 
@@ -285,9 +286,7 @@ def _libraries() -> tuple[Foreign, Foreign]:
         import ftfy  # noqa: F401  # text is cleaned with it
         import transformers
     except ImportError as error:
-        raise UsageError(
-            f"Wan models need {error.name}", hint="pip install 'dcgrid[wan]'"
-        ) from error
+        raise UsageError(f"Wan models need {error.name}", hint=install_hint("wan")) from error
     # Their bars and warnings would tear ours; what matters comes back as an exception.
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
