@@ -299,6 +299,7 @@ def test_the_command_that_a_plan_names_can_be_typed(tmp_path, clip, wan_folder):
     assert plan.remark.endswith(f"--model '{folder}'")
 
 
+@pytest.mark.usefixtures("large_machine")
 def test_what_is_not_here_is_told_before_anything_is_read(clip, wan_folder, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code, _, err = command(capsys, "edit", clip, "-e", "rain", "--model", "wan2.2-5b", "--offline")
