@@ -110,7 +110,7 @@ world: $(PACKAGE)
 
 # All stages of mini into RUN, in both modes; hours. Interrupted, it goes on where it was. DEVICE=cuda
 # trains on a GPU; STEPS=4 makes only a few steps of each stage, to see that all of it runs.
-RUNS := autoencoder base upsampler dc grid grid-composition fill fill-composition
+RUNS := autoencoder base dc grid grid-composition fill fill-composition upsampler
 
 weights: world
 	set -e; for run in $(RUNS); do \

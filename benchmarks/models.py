@@ -27,7 +27,6 @@ from dcgrid.models.native.backbone import NativeBackbone, NativeParts
 from dcgrid.models.native.config import PRESETS
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
-from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.models.weights import load_weights
 from dcgrid.pipelines.fill import to_frames, to_model_range
 from dcgrid.pipelines.job import EditJob
@@ -127,7 +126,6 @@ def load_parts(choice: ModelChoice, names: Sequence[str]) -> NativeBackbone:
         autoencoder=Autoencoder(config.autoencoder),
         dit=DiT(config.dit),
         text=TextEncoder(config.text, WordTokenizer(())),
-        upsampler=Upsampler(config.upsampler),
     )
     if "text" in names:
         parts = replace(parts, text=load_text_encoder(choice.model, files["text"]))

@@ -14,7 +14,7 @@ from dcgrid.train.settings import load_train_recipe
 LOSSES = {
     "autoencoder": {"effect_share": 0.3, "fit_batches": 4.0},
     "base": {"fresh": 0.3},
-    "upsampler": {"effect_share": 0.3},
+    "upsampler": {"fresh": 0.3},
     "dc": {"rank": 4.0},
     "grid": {"fresh": 0.3, "rank": 4.0, "dropout": 0.0, "dc_strength": 0.0},
     "fill": {
@@ -30,7 +30,7 @@ LOSSES = {
 
 
 def write_small_world(folder: Path) -> Path:
-    """Write a store with two photos, two sprites and one piece of footage; return its folder."""
+    """Write a store with two photos, two sprites and a clip, small and large; return its folder."""
     generator = torch.Generator().manual_seed(5)
 
     def noise(*shape: int) -> torch.Tensor:
@@ -44,6 +44,7 @@ def write_small_world(folder: Path) -> Path:
     )
     save_file(sprites, folder / "sprites.safetensors")
     save_file({"walk.mp4": noise(3, 11, 48, 64)}, folder / "footage.safetensors")
+    save_file({"walk.mp4-0": noise(3, 5, 96, 128)}, folder / "details.safetensors")
     return folder
 
 
@@ -59,7 +60,6 @@ def write_small_recipe(
     keys: str = "",
 ) -> Path:
     """Write a small recipe of a stage (or "fill-composition") and return its path."""
-    sides = {"upsampler": "[[32, 32]]"}.get(name, "[[32, 32], [32, 48]]")
     recipe = load_train_recipe(shipped_dir() / "train" / f"{name}.toml", "mini")
     stage, shipped = recipe.stage, recipe.loss
     knobs = "\n".join(f"{key} = {n}" for key, n in {**shipped, **LOSSES[stage], **loss}.items())
@@ -71,7 +71,7 @@ def write_small_recipe(
         f"[log]\n{log}"
         f"[loss]\n{knobs}\n"
         "[[phases]]\nuntil = 0.5\nframes = 1\nsizes = [[32, 32]]\nbatch = 2\n"
-        f"[[phases]]\nuntil = 1.0\nframes = 5\nsizes = {sides}\nbatch = 2\n"
+        f"[[phases]]\nuntil = 1.0\nframes = 5\nsizes = [[32, 32], [32, 48]]\nbatch = 2\n"
     )
     return path
 

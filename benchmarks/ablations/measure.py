@@ -32,9 +32,7 @@ from dcgrid.grid.routing import route_matrix
 from dcgrid.models.base import CellText, cell_texts
 from dcgrid.models.loading import model_spec
 from dcgrid.models.native.backbone import NativeBackbone, NativeParts
-from dcgrid.models.native.config import PRESETS
 from dcgrid.models.native.rows import encode_rows
-from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.pipelines.fill import FillSettings, fill_grid, to_frames, to_model_range
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.request import grid_request
@@ -98,7 +96,6 @@ def backbone_of(networks: Networks, variant: Variant) -> NativeBackbone:
         autoencoder=networks.autoencoder,
         dit=networks.dit,
         text=networks.text,
-        upsampler=Upsampler(PRESETS[MODEL].upsampler),
     )
     backbone = NativeBackbone(spec, parts, torch.bfloat16)
     backbone.use_given(clean=variant.given == "clean", first=variant.given_first)

@@ -64,7 +64,7 @@ def edited(adapter: str, clip_THWC: Tensor, effect: str = "night") -> Tensor:
 
 def test_all_parts_are_there_as_safetensors_within_40_million_bytes() -> None:
     files = weight_files("mini")
-    assert {"autoencoder", "text", "dit", "upsampler", "dc", "grid", "fill"} < set(files)
+    assert {"autoencoder", "text", "dit", "dc", "grid", "fill"} < set(files)
     for path in files.values():
         with safe_open(path, "pt") as file:
             assert len(file.keys()) > 0
@@ -132,7 +132,7 @@ def test_words_that_were_never_seen_are_named() -> None:
     assert backbone.unknown_words("a zebra in the rain") == ("zebra",)
 
 
-@pytest.mark.parametrize("part", ["autoencoder", "dit", "text", "upsampler"])
+@pytest.mark.parametrize("part", ["autoencoder", "dit", "text"])
 def test_stored_matrices_are_rounded_to_bytes(part: str) -> None:
     with safe_open(weight_files("mini")[part], "pt") as file:
         names = list(file.keys())

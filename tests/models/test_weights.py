@@ -42,7 +42,7 @@ def path(tmp_path: Path) -> Path:
 def save_tiny(folder: Path) -> NativeBackbone:
     """Write the four parts of `tiny`, laid out as a model's weights folder is."""
     backbone = load_backbone("tiny")
-    for part in ("autoencoder", "text", "dit", "upsampler"):
+    for part in ("autoencoder", "text", "dit"):
         facts = {"vocabulary": list(backbone.parts.text.tokenizer.vocabulary)}
         module = getattr(backbone.parts, part)
         save_weights(folder / f"{part}.safetensors", module.state_dict(), facts, torch.float32)
@@ -244,10 +244,10 @@ def test_a_saved_model_loads_as_it_was(tmp_path: Path) -> None:
     assert torch.equal(loaded.encode(clip), backbone.encode(clip))
     words = loaded.parts.text.tokenizer.vocabulary
     assert words == backbone.parts.text.tokenizer.vocabulary
-    assert sorted(weight_digests("tiny", tmp_path)) == ["autoencoder", "dit", "text", "upsampler"]
+    assert sorted(weight_digests("tiny", tmp_path)) == ["autoencoder", "dit", "text"]
 
 
-@pytest.mark.parametrize("part", ["autoencoder", "text", "dit", "upsampler"])
+@pytest.mark.parametrize("part", ["autoencoder", "text", "dit"])
 def test_a_model_without_one_part_is_refused(tmp_path: Path, part: str) -> None:
     save_tiny(tmp_path)
     weight_files("tiny", tmp_path)[part].unlink()

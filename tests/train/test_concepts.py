@@ -129,7 +129,7 @@ def test_both_files_are_written_and_load_back(job_of, out):
     assert spec.tokens == TOKENS
     assert spec.prompts[0] == "dog face [Cat_identity] performing movement [motion_stroll]"
     assert any("motion_in" in name and t.any() for name, t in tensors.items())
-    backbone = load_backbone("tiny", weights_dir=_complete(out))
+    backbone = load_backbone("tiny", weights_dir=out)
     dit = backbone.parts.dit
     report = load_adapter(dit, path, base="tiny", base_hash=hash_tensors(dit.state_dict()))
     assert report.matched == report.total > 0
@@ -139,16 +139,6 @@ def test_both_files_are_written_and_load_back(job_of, out):
     )
     assert all(tag_E.any() for tag_E in backbone.parts.text.tags)
     assert backbone.unknown_words(spec.prompts[0]) == ()
-
-
-def _complete(out):
-    """Stand in for the upsampler, which the stage does not need."""
-    from dcgrid.models.native.upsampler import Upsampler
-    from dcgrid.models.weights import save_weights
-
-    upsampler = Upsampler(TINY.upsampler).state_dict()
-    save_weights(out / "upsampler.safetensors", upsampler, {}, torch.float32)
-    return out
 
 
 def test_each_phase_moves_its_own_side_and_tokens_only(job_of, watched):

@@ -33,7 +33,7 @@ PARTS = ("autoencoder", "upsampler", "text", "dit", "fill")
 @pytest.fixture
 def trained(run_tiny, tmp_path):
     """Folder with the weights of all four stages, a few steps each."""
-    for stage in ("autoencoder", "upsampler", "base", "fill"):
+    for stage in ("autoencoder", "base", "fill", "upsampler"):
         run_tiny(stage, tmp_path / "tiny")
     return tmp_path / "tiny"
 
@@ -217,6 +217,7 @@ def test_stopped_and_resumed_equals_uninterrupted(run_tiny, tmp_path, monkeypatc
         "autoencoder": (),
         "fill": ("autoencoder", "base"),
         "grid": ("autoencoder", "base"),
+        "upsampler": ("autoencoder", "base", "fill"),
     }.get(stage, ("autoencoder",))
     for needed in earlier:
         run_tiny(needed, whole)
@@ -385,7 +386,7 @@ def test_plan_counts_what_the_stages_train(run_tiny, recipe_of, trained, tiny_st
 
     from dcgrid.train.settings import load_train_recipe
 
-    for stage in ("autoencoder", "upsampler", "base", "fill"):
+    for stage in ("autoencoder", "base", "fill", "upsampler"):
         job = stages.TrainJob(
             recipe=load_train_recipe(recipe_of(stage), "tiny"),
             model="tiny",

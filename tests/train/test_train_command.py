@@ -42,8 +42,8 @@ def test_stages_one_after_the_other(command, tmp_path):
     for stage, name in (
         ("autoencoder", "autoencoder"),
         ("base", "dit"),
-        ("upsampler", "upsampler"),
         ("fill", "fill"),
+        ("upsampler", "upsampler"),
     ):
         code, out, err = command(stage)
         assert code == 0, err

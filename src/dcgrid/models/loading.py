@@ -23,7 +23,6 @@ from dcgrid.models.native.backbone import NativeBackbone, NativeParts
 from dcgrid.models.native.config import MINI, TINY, NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
-from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.models.quantize import Quantize
 from dcgrid.models.trunk import TextReader
 from dcgrid.models.wan.backbone import load_wan
@@ -33,7 +32,7 @@ from dcgrid.models.wan.digests import part_digests
 from dcgrid.models.weights import load_weights, read_weights, save_weights
 from dcgrid.runtime.offload import Offload
 
-PART_NAMES = ("autoencoder", "text", "dit", "upsampler")
+PART_NAMES = ("autoencoder", "text", "dit")
 """Weight files of a native model, `<part>.safetensors`."""
 ADAPTER_NAMES: Mapping[str, str] = MappingProxyType(
     {"consistent": "fill", "composition": "fill-composition"}
@@ -288,7 +287,6 @@ def _random_parts(config: NativeConfig) -> NativeParts:
             autoencoder=Autoencoder(config.autoencoder),
             dit=DiT(config.dit),
             text=TextEncoder(config.text, WordTokenizer(words)),
-            upsampler=Upsampler(config.upsampler),
         )
         # Layers that start at zero would make a network that ignores its input.
         for module in parts.modules():
@@ -361,8 +359,7 @@ def _load_parts(name: str, config: NativeConfig, files: Mapping[str, Path]) -> N
         autoencoder=Autoencoder(config.autoencoder),
         dit=DiT(config.dit),
         text=load_text_encoder(name, files["text"]),
-        upsampler=Upsampler(config.upsampler),
     )
-    for part in ("autoencoder", "dit", "upsampler"):
+    for part in ("autoencoder", "dit"):
         load_weights(files[part], getattr(parts, part))
     return parts

@@ -20,7 +20,7 @@ from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
-from dcgrid.models.native.upsampler import Upsampler
+from dcgrid.models.upsampler import GuidedUpsampler
 from dcgrid.train.captions import captions_of
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.codec import trained_names
@@ -34,6 +34,7 @@ from dcgrid.train.plan_checkout import checkout_counts, frozen_bytes, working_by
 from dcgrid.train.run import adapter_specs, missing_parts
 from dcgrid.train.sampled import needs_world
 from dcgrid.train.settings import ADAPTER_STAGES, Phase
+from dcgrid.train.upsampling import CROP_BYTES, stock_bytes
 from dcgrid.train.world.store import WorldStore
 
 _LIBRARY_BYTES = 500_000_000
@@ -168,8 +169,6 @@ def check_shapes(job: TrainJob) -> None:
     multiple = stride_HW * max(facts.geometry.patch[1:])
     if stage == "autoencoder":
         multiple = stride_HW
-    elif stage == "upsampler":
-        multiple = stride_HW * preset_of(job.model, stage).upsampler.factor
     for phase in job.recipe.phases:
         if (phase.frames - 1) % stride_T:
             raise RecipeError(
@@ -220,7 +219,8 @@ def _parameters(job: TrainJob) -> tuple[dict[str, int], dict[str, int]]:
         return {"autoencoder": counts[True]}, {"autoencoder": counts[False]}
     frozen = {"autoencoder": _count(Autoencoder(config.autoencoder).parameters())}
     if stage == "upsampler":
-        return {"upsampler": _count(Upsampler(config.upsampler).parameters())}, frozen
+        trained = GuidedUpsampler(config.upsampler_widths)
+        return {"upsampler": _count(trained.parameters())}, frozen
     dit = DiT(config.dit)
     networks = {"dit": _count(dit.parameters()), **_text_count(job, config)}
     if stage == "base":
@@ -268,8 +268,10 @@ def _working_bytes(job: TrainJob, phase: Phase) -> int:
     """Return roughly what a step needs beside the weights, at the phase's largest size."""
     height, width = max(phase.sizes, key=lambda size: size[0] * size[1])
     pixels = phase.batch * phase.frames * height * width
-    if job.recipe.stage in ("autoencoder", "upsampler"):
+    if job.recipe.stage == "autoencoder":
         return 4 * _PIXEL_VALUES * pixels
+    if job.recipe.stage == "upsampler":
+        return CROP_BYTES * phase.batch + stock_bytes((height, width))
     facts = job.facts
     geometry = facts.geometry
     frames = (phase.frames - 1) // geometry.stride_T + 1

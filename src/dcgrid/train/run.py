@@ -24,8 +24,8 @@ from dcgrid.models.loading import is_here
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
-from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.models.trunk import VideoCodec
+from dcgrid.models.upsampler import GuidedUpsampler
 from dcgrid.models.wan.trunk import WanTransformer
 from dcgrid.models.weights import load_weights, read_weights, save_weights
 from dcgrid.runtime.lock import run_lock
@@ -33,7 +33,7 @@ from dcgrid.train.captions import captions_of, world_captions
 from dcgrid.train.checkpoint import TrainState, remove_leftovers
 from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
 from dcgrid.train.dc import TOKENS_NAME, check_concepts, run_concepts
-from dcgrid.train.enlarge import UpsamplerStage
+from dcgrid.train.edit_maker import EditMaker
 from dcgrid.train.facts import TrainFacts, preset_of
 from dcgrid.train.grids import GridStage
 from dcgrid.train.job import (
@@ -54,6 +54,7 @@ from dcgrid.train.scale import scale_transformer
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.start import start_adapter_from, start_from, start_text_from
 from dcgrid.train.tags import concept_facts, load_concept_tags, names_tags
+from dcgrid.train.upsampling import MIX, UpsamplerStage
 from dcgrid.train.validation import LiveNetworks, Validation
 from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.store import WorldStore
@@ -126,6 +127,8 @@ def missing_parts(job: TrainJob) -> list[tuple[str, Path]]:
     """Return the weight files that a stage needs and does not find, each after its stage."""
     parts = _DECODER_ONLY if job.decoder_only else _EARLIER[job.recipe.stage]
     parts = parts if job.facts.native else ()  # a checkout has them all
+    if job.recipe.loss.get("edit_share") and job.recipe.stage == "upsampler":
+        parts = (*parts, *_EARLIER["fill"], ("fill", "fill"))
     files = [(stage, job.out / f"{part}.safetensors") for stage, part in parts]
     if job.recipe.loss.get("dc_strength", 0.0):
         files.append(("dc", job.out / DC_NAME))
@@ -358,11 +361,20 @@ def _train_grids(job: TrainJob, stage: GridStage, reporter: Reporter) -> TrainSt
 
 
 def _run_upsampler(job: TrainJob, reporter: Reporter) -> Path:
-    config = preset_of(job.model, job.recipe.stage)
+    """Train the guided upsampler on edits of the model and on truths with faults."""
     path = job.out / "upsampler.safetensors"
-    model = Upsampler(config.upsampler).to(job.device)
-    world = WorldClips(WorldStore(job.store), job.device)
-    stage = UpsamplerStage(model, _native_autoencoder(job), world, job.recipe)
+    model = GuidedUpsampler(preset_of(job.model, job.recipe.stage).upsampler_widths).to(job.device)
+    if job.start is not None and not job.resume:
+        fresh = start_from(job.start / "upsampler.safetensors", model)
+        reporter.say(f"started from {job.start}; {fresh} tensors are new")
+    autoencoder = _native_autoencoder(job)
+    maker = None
+    if job.recipe.loss["edit_share"]:
+        maker = EditMaker(
+            job, autoencoder, world_captions(own_clause_only=job.facts.own_clause_only)
+        )
+    world = WorldClips(WorldStore(job.store, detailed=True), job.device, mix=MIX)
+    stage = UpsamplerStage(model, autoencoder, maker, world, job.recipe)
     state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
     model.load_state_dict(averaged(state))
     save_weights(path, model.state_dict(), facts_of(job, state), job.stored_as)

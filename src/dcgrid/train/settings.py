@@ -40,12 +40,16 @@ _CONCEPT_KEYS = (
     "noise_scale", "time_shift", "text_masking", "caption_dropout", "self_conditioning",
     "prior_share", "pixel_weight", "appearance_dropout", "motion_dropout", "token_rate", "rank",
 )  # fmt: skip
+_UPSAMPLER_KEYS = (
+    "squared", "absolute", "differences", "tone", "fresh", "edit_share", "look_share",
+    "apart_share",
+)  # fmt: skip
 _FILL_KEYS = ("edit_share", "window_share", "sampled_share", "moved_share", "dc_strength")
 LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "autoencoder": (*_PIXEL_KEYS, "kl", "latent_noise", "fit_batches"),
         "base": (*_GRID_KEYS, "reader_steps"),
-        "upsampler": _PIXEL_KEYS,
+        "upsampler": _UPSAMPLER_KEYS,
         "dc": _CONCEPT_KEYS,
         "grid": (*_GRID_KEYS, "made_share", "dc_strength", "rank", "dropout"),
         "fill": (*_GRID_KEYS, *_FILL_KEYS, "rank", "dropout"),

@@ -1,4 +1,4 @@
-"""The native backbone: autoencoder, DiT, text encoder and upsampler behind the common protocol.
+"""The native backbone: autoencoder, DiT and text encoder behind the common protocol.
 
 Letters: see models/base.py. Nothing here chooses devices; `loading.load_backbone` does.
 """
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces, cell_texts
@@ -15,7 +16,6 @@ from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.rows import encode_rows
 from dcgrid.models.native.t5 import T5TextEncoder
 from dcgrid.models.native.text import TextEncoder
-from dcgrid.models.native.upsampler import Upsampler
 from dcgrid.prompts.segments import Prompt
 from dcgrid.runtime.device import autocast
 
@@ -27,11 +27,10 @@ class NativeParts:
     autoencoder: Autoencoder
     dit: DiT
     text: TextEncoder | T5TextEncoder
-    upsampler: Upsampler
 
     def modules(self) -> tuple[nn.Module, ...]:
-        """Return all four."""
-        return self.autoencoder, self.dit, self.text, self.upsampler
+        """Return all three."""
+        return self.autoencoder, self.dit, self.text
 
 
 class NativeBackbone:
@@ -133,10 +132,13 @@ class NativeBackbone:
 
     @torch.no_grad()
     def upsample(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
-        """Enlarge clips in [-1, 1] by `spec.upsample`, float32."""
-        with self._precision():
-            clips = [self.parts.upsampler(clip) for clip in video_BCTHW.split(1)]
-        return torch.cat(clips).float().clamp(-1, 1)
+        """Enlarge clips in [-1, 1] by `spec.upsample`, float32; bicubic."""
+        frames = video_BCTHW.float().transpose(1, 2).flatten(0, 1)
+        large = F.interpolate(
+            frames, scale_factor=self._spec.upsample, mode="bicubic", align_corners=False
+        )
+        clips: torch.Tensor = large.unflatten(0, (len(video_BCTHW), -1)).transpose(1, 2)
+        return clips.clamp(-1, 1)
 
     def _precision(self) -> torch.autocast:
         return autocast(self.device, self.dtype)

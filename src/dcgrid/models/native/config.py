@@ -128,18 +128,6 @@ class TextConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UpsamplerConfig:
-    """Sizes of the light convolutional upsampler. Paper: sec. 3.4."""
-
-    width: int
-    """Channels of the hidden layers."""
-    blocks: int
-    """Residual blocks."""
-    factor: int = 2
-    """Enlargement of rows and columns."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NativeConfig:
     """One native model: all parts, and what it was trained for."""
 
@@ -147,7 +135,8 @@ class NativeConfig:
     dit: DiTConfig
     text: TextConfig | None
     """None: T5 through transformers (the paper's)."""
-    upsampler: UpsamplerConfig
+    upsampler_widths: tuple[int, ...] = (24, 48, 64, 96)
+    """Channels of the guided upsampler that its stage trains. Paper: sec. 3.4 (sizes are ours)."""
 
 
 PAPER = NativeConfig(
@@ -170,7 +159,6 @@ PAPER = NativeConfig(
         self_conditioning=True,
     ),
     text=None,
-    upsampler=UpsamplerConfig(width=64, blocks=8),
 )
 
 MINI = NativeConfig(
@@ -204,7 +192,6 @@ MINI = NativeConfig(
         cell_pitch=16,
     ),
     text=TextConfig(width=128, blocks=2, heads=2, limit=48),
-    upsampler=UpsamplerConfig(width=24, blocks=3),
 )
 
 TINY = NativeConfig(
@@ -233,7 +220,7 @@ TINY = NativeConfig(
         place_embedding=True,
     ),
     text=TextConfig(width=16, blocks=1, heads=2, limit=16),
-    upsampler=UpsamplerConfig(width=4, blocks=1),
+    upsampler_widths=(4, 6, 8),
 )
 
 PRESETS = {"paper": PAPER, "mini": MINI, "tiny": TINY}

@@ -5,7 +5,7 @@ camera move over a photograph, an animated subject composed onto either.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -52,20 +52,25 @@ class WorldClips:
         store: Footage, photos and sprites, at `RATE` frames a second.
         device: Where pictures are rendered; None: the CPU.
         rate: Frames a second of the clips; > 0. Stored frames are held for as long as they last.
+        mix: Share of each kind of clip.
     """
 
     def __init__(
-        self, store: WorldStore, device: torch.device | None = None, rate: float = RATE
+        self,
+        store: WorldStore,
+        device: torch.device | None = None,
+        rate: float = RATE,
+        mix: Mapping[str, float] = MIX,
     ) -> None:
         self.store = store
         self.device = device or torch.device("cpu")
-        self.rate = rate
+        self.rate, self.mix = rate, mix
         self._cache: dict[str, torch.Tensor] = {}
 
     def draw(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> WorldClip:
         """Draw a clip of `frames` frames and `size` (height, width) pixels."""
-        kinds = [k for k in MIX if k == "photo" or self.store.names[_STORED[k]]]
-        weights = torch.tensor([MIX[k] for k in kinds])
+        kinds = [k for k in self.mix if k == "photo" or self.store.names[_STORED[k]]]
+        weights = torch.tensor([self.mix[k] for k in kinds])
         kind = kinds[int(torch.multinomial(weights, 1, generator=generator))]
         if kind == "footage":
             return WorldClip(

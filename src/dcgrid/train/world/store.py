@@ -1,8 +1,9 @@
-"""The store: all pictures of the procedural world, shrunk, in three safetensors files.
+"""The store: all pictures of the procedural world, shrunk, in four safetensors files.
 
-    photos.safetensors    name -> uint8 C H W, short side 320
+    photos.safetensors    name -> uint8 C H W, short side 512
     sprites.safetensors   name -> uint8 T 4 112 112 (RGBA, 12 fps), name as people say it
     footage.safetensors   name -> uint8 C T H W, 12 fps, short side about 176
+    details.safetensors   name -> uint8 C T H W, 5 frames at 12 fps, short side about 400
 
 Built once by `build_store`, read by `WorldStore`. Only building needs Pillow (extra `train`); the
 panoramas need OpenEXR too and are left out without it.
@@ -28,9 +29,18 @@ from dcgrid.train.world.sources import SOURCES, TRAINING_CLIPS, source_dir
 from dcgrid.video.clip import ClipRules
 from dcgrid.video.read import read_clip
 
-PHOTO_SIDE = 320
+PHOTO_SIDE = 512
+"""Enough for pictures of four times a cell's size, which stage `upsampler` has as truth."""
 SPRITE_SIDE = 112
 FPS = 12.0
+DETAIL_FRAMES = 5
+"""Frames of a stretch of `details`."""
+DETAIL_SOURCE = 240
+"""Shortest side, as filmed, of a clip that has details to keep."""
+OPTIONAL = ("footage", "details")
+"""Kinds that training can do without: they need a folder of clips."""
+PANORAMA = "panorama-"
+"""What the names of panoramas begin with."""
 STILL_SPRITE = 0.012
 """Mean change a frame (of 1) under which a sprite counts as still and is left out."""
 
@@ -43,7 +53,7 @@ def build_store(
     Args:
         raw_dir: Folder that `fetch_sources` filled.
         clips_dir: Folder of the training clips; those that are missing are reported and left out.
-        store_dir: Folder of the three files.
+        store_dir: Folder of the four files.
         report: Told what was kept and what was left out.
 
     Raises:
@@ -62,13 +72,14 @@ def build_store(
         "photos": lambda: dict(_photos(raw_dir)),
         "sprites": lambda: dict(_sprites(raw_dir)),
         "footage": lambda: dict(_footage(clips_dir, report)),
+        "details": lambda: dict(_details(clips_dir, report)),
     }
     for name, make in makers.items():
         path = store_dir / f"{name}.safetensors"
         if path.exists():
             continue
         tensors = make()
-        if not tensors and name != "footage":
+        if not tensors and name not in OPTIONAL:
             raise WeightsError(
                 f"no {name} were found below {raw_dir}", hint="dcgrid train --fetch-world"
             )
@@ -95,16 +106,21 @@ def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 class WorldStore:
     """Read access to the store; tensors are memory-mapped, nothing is held.
 
+    Args:
+        store_dir: Folder of its files.
+        detailed: Only pictures with detail: footage is the short stretches of `details`, near the
+            size of the clips, and photos are no panoramas.
+
     Raises:
-        WeightsError: Photos or sprites are missing, empty or damaged. Footage may be missing.
+        WeightsError: Photos or sprites are missing, empty or damaged. The rest may be missing.
     """
 
-    def __init__(self, store_dir: Path) -> None:
+    def __init__(self, store_dir: Path, *, detailed: bool = False) -> None:
         self._files: dict[str, Any] = {}
-        self.names: dict[str, list[str]] = {"footage": []}
-        for kind in ("photos", "sprites", "footage"):
+        self.names: dict[str, list[str]] = {kind: [] for kind in OPTIONAL}
+        for kind in ("photos", "sprites", *OPTIONAL):
             path = store_dir / f"{kind}.safetensors"
-            if not path.exists() and kind == "footage":
+            if not path.exists() and kind in OPTIONAL:
                 continue
             try:
                 file: Any = _open(path)
@@ -119,14 +135,21 @@ class WorldStore:
                     hint=f"remove it and run `dcgrid train --fetch-world --world {store_dir}`",
                 ) from error
             self._files[kind], self.names[kind] = file, sorted(file.keys())
-            if kind != "footage" and not self.names[kind]:
+            if kind not in OPTIONAL and not self.names[kind]:
                 raise WeightsError(f"{path} is empty", hint="remove it and run `make world`")
+        if detailed:
+            self.names["footage"] = self.names["details"]
+            # Environment maps are small: enlarged to the size of photos they have no detail.
+            photos = [name for name in self.names["photos"] if not name.startswith(PANORAMA)]
+            self.names["photos"] = photos
+            self._files["footage"] = self._files.get("details")
 
     @classmethod
     def empty(cls) -> "WorldStore":
         """Return a store without pictures, for runs that draw no clip."""
         store = cls.__new__(cls)
-        store._files, store.names = {}, {"photos": [], "sprites": [], "footage": []}
+        kinds = ("photos", "sprites", *OPTIONAL)
+        store._files, store.names = {}, {kind: [] for kind in kinds}
         return store
 
     def get(self, kind: str, name: str) -> torch.Tensor:
@@ -199,7 +222,7 @@ def _panoramas(raw_dir: Path) -> Iterator[tuple[str, torch.Tensor]]:
         light = torch.from_numpy(pixels.astype("float32")).permute(2, 0, 1).clamp_min(0)
         exposed = (light / light.quantile(0.9).clamp_min(1e-3)).clamp(0, 1) ** (1 / 2.2)
         large = F.interpolate(exposed[None], size=(PHOTO_SIDE, 2 * PHOTO_SIDE), mode="bicubic")
-        yield f"panorama-{path.name}", (large[0].clamp(0, 1) * 255).byte()
+        yield f"{PANORAMA}{path.name}", (large[0].clamp(0, 1) * 255).byte()
 
 
 def _sprites(raw_dir: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -243,6 +266,25 @@ def _footage(clips_dir: Path, report: Callable[[str], None]) -> Iterator[tuple[s
     rules = ClipRules(
         fps=FPS, stride=4, max_frames=97, cell_sizes=((176, 288), (288, 176), (208, 208))
     )
+    yield from _clips(clips_dir, rules, report)
+
+
+def _details(clips_dir: Path, report: Callable[[str], None]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield up to three stretches of each clip, near the size that it was filmed in."""
+    rules = ClipRules(
+        fps=FPS, stride=4, max_frames=97, cell_sizes=((400, 640), (640, 400), (480, 480))
+    )
+    for name, video_CTHW in _clips(clips_dir, rules, report, shortest=DETAIL_SOURCE):
+        last = video_CTHW.shape[1] - DETAIL_FRAMES
+        for number, start in enumerate(sorted({0, max(last, 0) // 2, max(last, 0)})):
+            stretch_CTHW = video_CTHW[:, start : start + DETAIL_FRAMES].clone()
+            yield f"{name}-{number}", stretch_CTHW
+
+
+def _clips(
+    clips_dir: Path, rules: ClipRules, report: Callable[[str], None], shortest: int = 0
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the training clips, CTHW; those with a short side below `shortest` are left out."""
     for name in TRAINING_CLIPS:
         path = clips_dir / name
         if not path.exists():
@@ -253,4 +295,5 @@ def _footage(clips_dir: Path, report: Callable[[str], None]) -> Iterator[tuple[s
         except InputVideoError as error:
             report(f"{name}: {error.message}, left out")
             continue
-        yield name, clip.frames_THWC.permute(3, 0, 1, 2).contiguous()
+        if min(clip.source.height, clip.source.width) >= shortest:
+            yield name, clip.frames_THWC.permute(3, 0, 1, 2).contiguous()

@@ -1,0 +1,412 @@
+"""The guided upsampler: an edit at the size of its source, with the source as guide.
+
+A frame of an edit differs from the frame of the source by a smooth change of colour and by things
+that were not there. Both are low in resolution; the detail is in the source. So a network looks at
+the small pictures, the given cell and the generated one, and says two things of every place:
+
+    given cell     --+         +-- coefficients of a colour transform -> source, full size
+                     +- U-Net -+
+    generated cell --+         +-- opacity and colour of an overlay   -> over it
+
+    result = (1 - opacity) transform(source) + opacity enlarge(generated) + residual
+
+Where the generated cell shows something else than the given one (it moves, it stands differently,
+it is new) the opacity is 1, and what is generated is enlarged without the source. The network sees
+pixels only, so it serves every model. Everything at full size is a handful of sums, so it keeps up
+with a video.
+
+Letters: T frames, C channels, H W height/width of a cell, B batch (frames of whatever clips).
+
+Paper: sec. 3.4 (a light-weight convolution-based upsampler; with the given clip as guide).
+Differs: docs/decisions/0021.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise, product
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcgrid.errors import WeightsError
+from dcgrid.models.weights import load_weights, read_weights
+
+TERMS = 7
+"""Terms of the colour transform, see `color_terms`."""
+OVERLAY_SCALE = 4
+"""Rows and columns of the overlay for each of the cell's."""
+FEATURES = 18
+"""Channels that the network looks at, see `_features`."""
+WINDOW = 7
+"""Side of the windows in which a first colour transform is fitted."""
+UNCERTAIN = 1e-3
+"""Variance (of pixels in [-1, 1]) below which a window shows nothing that could be fitted."""
+WIDTHS = (24, 48, 64, 96)
+"""Channels at the size of the cell, its half, quarter and eighth."""
+BLOCK = 13
+"""Side of the blocks that are matched from frame to frame, in pixels of the cell."""
+REACH = (10, 6)
+"""How far down and across (either way) things move from a frame of the cell to the next."""
+STILL = 0.002
+"""What a match must gain for each pixel of its way."""
+STRIP = 64
+"""Rows of the source that are worked on at once."""
+WEIGHTS = Path(__file__).parent / "weights" / "upsampler.safetensors"
+"""The shipped weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coefficients:
+    """What the upsampler knows of a stretch of an edit, at the size of the cell."""
+
+    transform_TCHW: Tensor
+    """Coefficients of the colour transform: `TERMS` for each of red, green and blue."""
+    overlay_TCHW: Tensor
+    """Opacity, and three colours that are multiplied by it already; `OVERLAY_SCALE` times the
+    size."""
+    motion_TCHW: Tensor
+    """How far what the overlay shows moves to the next frame, in pixels of the cell: right, down;
+    one less than there are frames."""
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self.transform_TCHW)
+
+
+def color_terms(picture_BCHW: Tensor) -> list[Tensor]:
+    """Return what a colour transform is a sum of: r, g, b, l^2, l^3, relu(l - 1/2) and 1 (None).
+
+    Shapes B1HW, but for the last, which is a number; l is brightness from 0 to 1.
+    """
+    red, green, blue = picture_BCHW.unbind(1)
+    light = (red * 0.1495 + green * 0.2935 + blue * 0.057).add_(0.5)
+    square = light * light
+    terms = [red, green, blue, square, square * light, (light - 0.5).clamp_min(0)]
+    return [term[:, None] for term in terms]
+
+
+def transform_colors(coefficients_BCHW: Tensor, picture_BCHW: Tensor) -> Tensor:
+    """Apply a colour transform of B 3*TERMS H W to pictures of the same size."""
+    by_term_BNCHW: Tensor = coefficients_BCHW.unflatten(1, (TERMS, 3))
+    result_BCHW = by_term_BNCHW[:, TERMS - 1]
+    for number, term_B1HW in enumerate(color_terms(picture_BCHW)):
+        result_BCHW = torch.addcmul(result_BCHW, by_term_BNCHW[:, number], term_B1HW)
+    return result_BCHW
+
+
+class _Block(nn.Module):
+    """Two convolutions beside a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        hidden = self.first(F.relu(x_BCHW))
+        result: Tensor = x_BCHW + self.second(F.relu(hidden))
+        return result
+
+
+class GuidedUpsampler(nn.Module):
+    """Enlarges what a model generated, with the source of the given cell as guide.
+
+    Untrained it is a guided filter (He et al., 2013): each colour of the edit is fitted by a line
+    on that of the given cell, window by window, and the lines are applied to the source.
+
+    Args:
+        widths: Channels at each level of the U-Net, from the cell's size on.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
+        super().__init__()
+        self.widths = tuple(widths)
+        self.stem = nn.Conv2d(FEATURES, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            nn.Conv2d(wide, narrow, 2, stride=2) for wide, narrow in pairwise(widths)
+        )
+        self.enter = nn.ModuleList(_Block(width) for width in widths)
+        self.up = nn.ModuleList(nn.Conv2d(narrow, wide, 1) for wide, narrow in pairwise(widths))
+        self.leave = nn.ModuleList(_Block(width) for width in widths[:-1])
+        self.transform_head = nn.Conv2d(widths[1], 3 * TERMS, 3, padding=1)
+        shuffled = 4 * OVERLAY_SCALE**2
+        self.overlay_in = nn.Conv2d(widths[0] + 9, widths[0], 3, padding=1)
+        self.overlay_head = nn.Conv2d(widths[0], shuffled, 3, padding=1)
+        for head in (self.transform_head, self.overlay_head):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+        with torch.no_grad():
+            # At first the source shows through nearly everywhere.
+            self.overlay_head.bias[: OVERLAY_SCALE**2] = -2.0  # type: ignore[index]
+
+    def forward(self, given_BCHW: Tensor, generated_BCHW: Tensor, source_BCHW: Tensor) -> Tensor:
+        """Return frames at the source's size, for training: one source for each pair of cells.
+
+        All in [-1, 1]; the result may leave it a little.
+        """
+        transform_BCHW, overlay_BCHW = self.look(given_BCHW, generated_BCHW)
+        size = source_BCHW.shape[-2:]
+        return _compose(_resized(transform_BCHW, size), _resized(overlay_BCHW, size), source_BCHW)
+
+    def look(self, given_BCHW: Tensor, generated_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return transform (B 3*TERMS H W) and overlay (B 4, `OVERLAY_SCALE` times H and W)."""
+        height, width = given_BCHW.shape[-2:]
+        multiple = 2 ** (len(self.widths) - 1)
+        margin = (0, -width % multiple, 0, -height % multiple)
+        given_BCHW = F.pad(given_BCHW, margin, mode="replicate")
+        generated_BCHW = F.pad(generated_BCHW, margin, mode="replicate")
+        features_BCHW, slope_BCHW, offset_BCHW = _features(given_BCHW, generated_BCHW)
+        full_BCHW, half_BCHW = self._trunk(features_BCHW)
+        transform_BCHW = self._transform(half_BCHW, slope_BCHW, offset_BCHW)
+        shown_BCHW = transform_colors(transform_BCHW, given_BCHW)
+        overlay_BCHW = self._overlay(full_BCHW, shown_BCHW, generated_BCHW)
+        rows, columns = OVERLAY_SCALE * height, OVERLAY_SCALE * width
+        return transform_BCHW[..., :height, :width], overlay_BCHW[..., :rows, :columns]
+
+    @torch.inference_mode()
+    def analyze(self, given_TCHW: Tensor, generated_TCHW: Tensor) -> Coefficients:
+        """Look at a stretch of an edit, once for all its frames.
+
+        Args:
+            given_TCHW: Frames of the given cell in [-1, 1], the picture only (no padding), at the
+                model's rate.
+            generated_TCHW: Frames of the generated cell, of the same shape.
+
+        Returns:
+            What `apply` needs, float32, on the network's device.
+
+        Raises:
+            ValueError: The shapes differ or are none of clips.
+        """
+        if given_TCHW.shape != generated_TCHW.shape or given_TCHW.ndim != 4 or not len(given_TCHW):
+            raise ValueError(
+                f"cells must be two clips of one shape (T, 3, H, W), got "
+                f"{tuple(given_TCHW.shape)} and {tuple(generated_TCHW.shape)}"
+            )
+        device = self.stem.weight.device
+        transforms, overlays, extras = [], [], []
+        for given_1CHW, generated_1CHW in zip(
+            given_TCHW.float().to(device).split(1),
+            generated_TCHW.float().to(device).split(1),
+            strict=True,
+        ):
+            transform_1CHW, overlay_1CHW = self.look(given_1CHW, generated_1CHW)
+            small_1CHW = F.avg_pool2d(overlay_1CHW, OVERLAY_SCALE)
+            shown_1CHW = transform_colors(transform_1CHW, given_1CHW)
+            extras.append(small_1CHW[:, 1:] - small_1CHW[:, :1] * shown_1CHW)
+            transforms.append(transform_1CHW)
+            overlays.append(overlay_1CHW)
+        motion = [find_motion(one, other) for one, other in pairwise(extras)]
+        nothing_TCHW = torch.zeros(0, 2, *given_TCHW.shape[-2:], device=device)
+        return Coefficients(
+            transform_TCHW=torch.cat(transforms),
+            overlay_TCHW=torch.cat(overlays),
+            motion_TCHW=torch.cat(motion) if motion else nothing_TCHW,
+        )
+
+    @torch.inference_mode()
+    def apply(  # type: ignore[override]
+        self, coefficients: Coefficients, position: float, source_CHW: Tensor
+    ) -> Tensor:
+        """Return a frame of the edit at the source's size, in [-1, 1].
+
+        Between two frames of the cell the colour transform is interpolated. The overlay is that of
+        the nearer one, moved along: two that are mixed would show every drop twice.
+
+        Args:
+            coefficients: What `analyze` returned.
+            position: Where the frame stands, in frames of the cell; outside of the stretch its
+                first or last frame holds.
+            source_CHW: The source's frame in [-1, 1], of any size and about the cell's aspect.
+        """
+        transform_1CHW, overlay_1CHW = _between(coefficients, position)
+        height, width = source_CHW.shape[-2:]
+        result_CHW = torch.empty_like(source_CHW, dtype=torch.float32)
+        for top in range(0, height, STRIP):  # of a size that the processor's cache holds
+            rows = slice(top, min(top + STRIP, height))
+            strip_BCHW = _compose(
+                _strip(transform_1CHW, rows, (height, width)),
+                _strip(overlay_1CHW, rows, (height, width)),
+                source_CHW[None, :, rows].float(),
+            )
+            result_CHW[:, rows] = strip_BCHW[0].clamp_(-1, 1)
+        return result_CHW
+
+    def _trunk(self, features_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the U-Net makes of the features, at the cell's size and its half."""
+        hidden = self.enter[0](self.stem(features_BCHW))
+        kept = [hidden]
+        for down, enter in zip(self.down, list(self.enter)[1:], strict=True):
+            hidden = enter(down(hidden))
+            kept.append(hidden)
+        for level in reversed(range(len(self.widths) - 1)):
+            larger = F.interpolate(self.up[level](hidden), scale_factor=2.0, mode="nearest")
+            hidden = self.leave[level](kept[level] + larger)
+            kept[level] = hidden
+        return kept[0], kept[1]
+
+    def _transform(self, half_BCHW: Tensor, slope_BCHW: Tensor, offset_BCHW: Tensor) -> Tensor:
+        """Return the coefficients: those of the fitted lines and what the network adds.
+
+        Coarser than the cell, so that nothing that moves can be in them.
+        """
+        added_BCHW = self.transform_head(F.relu(half_BCHW))
+        lines_BCHW = torch.zeros_like(added_BCHW)
+        # The line of each colour stands on the diagonal of the linear terms.
+        lines_BCHW[:, [0, 4, 8]] = F.avg_pool2d(slope_BCHW, 2)
+        lines_BCHW[:, -3:] = F.avg_pool2d(offset_BCHW, 2)
+        return _resized(lines_BCHW + added_BCHW, slope_BCHW.shape[-2:])
+
+    def _overlay(self, full_BCHW: Tensor, shown_BCHW: Tensor, generated_BCHW: Tensor) -> Tensor:
+        """Return opacity and premultiplied colour of what the transform does not explain."""
+        unexplained_BCHW = generated_BCHW - shown_BCHW
+        seen = torch.cat((full_BCHW, shown_BCHW, generated_BCHW, 4 * unexplained_BCHW), dim=1)
+        hidden = self.overlay_in(seen)
+        drawn = F.pixel_shuffle(self.overlay_head(F.relu(hidden)), OVERLAY_SCALE)
+        opacity_B1HW = torch.sigmoid(drawn[:, :1])
+        enlarged_BCHW = F.interpolate(
+            generated_BCHW, size=drawn.shape[-2:], mode="bicubic", align_corners=False
+        )
+        colour_BCHW = torch.addcmul(drawn[:, 1:], opacity_B1HW, enlarged_BCHW)
+        return torch.cat((opacity_B1HW, colour_BCHW), dim=1)
+
+
+def _features(given_BCHW: Tensor, generated_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the network looks at, and slope and offset of the lines fitted.
+
+    Beside both pictures and their difference: how far a line in each window explains one by the
+    other, which says where they show the same.
+    """
+    mean_BCHW, made_mean_BCHW = _window_mean(given_BCHW), _window_mean(generated_BCHW)
+    together_BCHW = _window_mean(given_BCHW * generated_BCHW) - mean_BCHW * made_mean_BCHW
+    spread_BCHW = _window_mean(given_BCHW.square()) - mean_BCHW.square()
+    made_spread_BCHW = _window_mean(generated_BCHW.square()) - made_mean_BCHW.square()
+    slope_BCHW = together_BCHW / (spread_BCHW + UNCERTAIN)
+    alike_BCHW = together_BCHW / ((spread_BCHW + UNCERTAIN) * (made_spread_BCHW + UNCERTAIN)).sqrt()
+    offset_BCHW = _window_mean(made_mean_BCHW - slope_BCHW * mean_BCHW)
+    slope_BCHW = _window_mean(slope_BCHW)
+    left_BCHW = generated_BCHW - slope_BCHW * given_BCHW - offset_BCHW
+    seen = (
+        given_BCHW, generated_BCHW, generated_BCHW - given_BCHW, slope_BCHW.clamp(-4, 4),
+        4 * left_BCHW, alike_BCHW,
+    )  # fmt: skip
+    return torch.cat(seen, dim=1), slope_BCHW, offset_BCHW
+
+
+def _window_mean(picture_BCHW: Tensor) -> Tensor:
+    """Return the mean over the window around each pixel, as far as it lies in the picture."""
+    return F.avg_pool2d(
+        picture_BCHW, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False
+    )
+
+
+def _resized(picture_BCHW: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
+    return F.interpolate(picture_BCHW, size=size, mode="bilinear", align_corners=False)
+
+
+def _strip(picture_1CHW: Tensor, rows: slice, size: tuple[int, int]) -> Tensor:
+    """Return some rows of a picture as it is when resized; the same as `_resized`, cut."""
+    high = picture_1CHW.shape[-2]
+    place = (torch.arange(rows.start, rows.stop, device=picture_1CHW.device) + 0.5) * high / size[0]
+    place = (place - 0.5).clamp(0, high - 1)
+    above = place.floor().long()
+    below = (above + 1).clamp_max(high - 1)
+    between_1CHW = torch.lerp(
+        picture_1CHW[:, :, above], picture_1CHW[:, :, below], (place - above)[:, None]
+    )
+    return _resized(between_1CHW, (len(place), size[1]))
+
+
+def _between(coefficients: Coefficients, position: float) -> tuple[Tensor, Tensor]:
+    """Return transform and overlay at a place between two frames, 1CHW each."""
+    last = len(coefficients) - 1
+    position = min(max(position, 0.0), float(last))
+    first = min(int(position), max(last - 1, 0))
+    share = position - first
+    if share == 0:
+        return coefficients.transform_TCHW[first, None], coefficients.overlay_TCHW[first, None]
+    pair_2CHW = coefficients.transform_TCHW[first : first + 2]
+    transform_1CHW = torch.lerp(pair_2CHW[:1], pair_2CHW[1:], share)
+    nearest = first + round(share)
+    overlay_1CHW = coefficients.overlay_TCHW[nearest, None]
+    if nearest != position:
+        way_1CHW = coefficients.motion_TCHW[first, None] * (first + share - nearest)
+        overlay_1CHW = _moved(overlay_1CHW, way_1CHW)
+    return transform_1CHW, overlay_1CHW
+
+
+def _moved(overlay_1CHW: Tensor, way_1CHW: Tensor) -> Tensor:
+    """Move what an overlay shows, by so many pixels of the cell to the right and down."""
+    if not way_1CHW.any():
+        return overlay_1CHW
+    height, width = way_1CHW.shape[-2:]
+    rows, columns = overlay_1CHW.shape[-2:]
+    x_W = (torch.arange(columns, device=way_1CHW.device) + 0.5) / columns * 2 - 1
+    y_H = (torch.arange(rows, device=way_1CHW.device) + 0.5) / rows * 2 - 1
+    way_1CHW = _resized(way_1CHW, (rows, columns))
+    place = torch.stack(
+        (x_W - way_1CHW[:, 0] * 2 / width, y_H[:, None] - way_1CHW[:, 1] * 2 / height), dim=-1
+    )
+    return F.grid_sample(
+        overlay_1CHW, place, mode="bilinear", padding_mode="border", align_corners=False
+    )
+
+
+def find_motion(one_1CHW: Tensor, next_1CHW: Tensor) -> Tensor:
+    """Return how far what a picture shows has moved in the next one: right and down, 1CHW.
+
+    Blocks are matched. Where nothing is to be seen, or no place fits better, it stands still.
+    """
+    # No step first: of ways that fit as well, the first one stays.
+    ways = sorted(
+        product(range(-REACH[0], REACH[0] + 1), range(-REACH[1], REACH[1] + 1)),
+        key=lambda way: way[0] ** 2 + way[1] ** 2,
+    )
+    best_1CHW = torch.zeros_like(next_1CHW[:, :2])
+    cost_best = _block_mean((one_1CHW - next_1CHW).abs().sum(1, keepdim=True))
+    for down, right in ways[1:]:
+        moved_1CHW = torch.roll(next_1CHW, (-down, -right), (2, 3))
+        cost = _block_mean((one_1CHW - moved_1CHW).abs().sum(1, keepdim=True))
+        cost = cost + STILL * math.hypot(down, right)
+        better = cost < cost_best
+        cost_best = torch.where(better, cost, cost_best)
+        way = cost.new_tensor([right, down]).reshape(1, 2, 1, 1)
+        best_1CHW = torch.where(better, way, best_1CHW)
+    return _block_mean(best_1CHW)
+
+
+def _block_mean(picture_BCHW: Tensor) -> Tensor:
+    return F.avg_pool2d(picture_BCHW, BLOCK, stride=1, padding=BLOCK // 2, count_include_pad=False)
+
+
+def _compose(transform_BCHW: Tensor, overlay_BCHW: Tensor, source_BCHW: Tensor) -> Tensor:
+    """Return the source under its transform, and over it the overlay, all of one size."""
+    shown_BCHW = transform_colors(transform_BCHW, source_BCHW)
+    clear_B1HW = 1 - overlay_BCHW[:, :1]
+    return torch.addcmul(overlay_BCHW[:, 1:], clear_B1HW, shown_BCHW)
+
+
+def load_upsampler(path: Path = WEIGHTS, device: torch.device | str = "cpu") -> GuidedUpsampler:
+    """Load the upsampler, at rest.
+
+    Args:
+        path: Its weights; without one those of the package.
+        device: Where it computes.
+
+    Raises:
+        WeightsError: The file is missing or damaged, or of another network.
+    """
+    tensors, _ = read_weights(path)
+    levels = sorted(
+        name for name in tensors if name.startswith("enter.") and name.endswith("first.bias")
+    )
+    if not levels:
+        raise WeightsError(f"{path} holds no upsampler", hint="install dcgrid again")
+    model = GuidedUpsampler(tuple(len(tensors[name]) for name in levels))
+    load_weights(path, model)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,281 @@
+"""Stage `upsampler`: the guided upsampler, on edits whose truth is known at the source's size.
+
+    source clip at 4 times a cell   -- rendered effect -->  truth, as large
+        | averaged down                                       | averaged down
+    given cell   -- a model's own edit, or the truth with faults -->   generated cell
+
+The network sees crops of given and generated cell and of the source, and its result is compared
+with the crop of the truth. Some guides show something else than what was edited, on purpose.
+
+Letters: N edits of a clip, B crops, C channels, T H W frames/height/width.
+
+Paper: sec. 3.4 (how its upsampler was trained is not said). Differs: docs/decisions/0021.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dcgrid.models.trunk import VideoCodec
+from dcgrid.models.upsampler import GuidedUpsampler
+from dcgrid.train.codec import error_of_differences
+from dcgrid.train.edit_maker import EditMaker
+from dcgrid.train.guides import misplaced, with_faults
+from dcgrid.train.looks import random_look
+from dcgrid.train.settings import Phase, TrainRecipe
+from dcgrid.train.world.clips import WorldClips, chance, pick
+from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
+
+SCALE = 4
+"""Rows and columns of the truth for each of the cell's."""
+CROP = 48
+"""Side of a crop, in pixels of the cell; smaller in a cell that is."""
+STOCK = 64
+"""Edited clips kept, from which crops are cut; the oldest leaves first."""
+STOCK_LEAST = 8
+"""Clips that there must be before any serves again."""
+STORED_FRAMES = 3
+"""Frames kept of a clip."""
+CROP_BYTES = 40_000_000
+"""What a crop of usual size keeps for the backward pass, roughly."""
+EDITS = 3
+"""Edits of each clip."""
+MIX = {"footage": 0.45, "photo": 0.4, "sprite": 0.15}
+"""Share of each kind of clip: animated subjects are small pictures, without detail at full size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crops:
+    """A batch; pictures in [-1, 1]."""
+
+    given_BCHW: Tensor
+    """Of the given cell."""
+    generated_BCHW: Tensor
+    """Of the generated one."""
+    source_BCHW: Tensor
+    """The guide, `SCALE` times the size."""
+    truth_BCHW: Tensor
+    """What should come out."""
+    apart_B: Tensor
+    """True where the guide shows something else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Edits:
+    """A clip and edits of it, uint8."""
+
+    source_CTHW: Tensor
+    """The clip at full size."""
+    truth_NCTHW: Tensor
+    """Its edits, rendered at full size."""
+    generated_NCTHW: Tensor
+    """The same at the size of a cell, as a model makes them."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Kept:
+    """One clip of the stock."""
+
+    shape: tuple[int, int, int]
+    """Frames, and height and width of the cell."""
+    origin: Tensor
+    """Random state from which it was drawn and edited."""
+    edits: _Edits | None
+    """None: known from a checkpoint only, not made again yet."""
+
+
+class UpsamplerStage:
+    """The loss of the guided upsampler.
+
+    Args:
+        model: What is trained.
+        autoencoder: Whose faults the generated cells have.
+        maker: Edits clips as `dcgrid edit` does; None: every edit is the truth with faults.
+        world: Where clips come from.
+        recipe: Weights and shares.
+    """
+
+    def __init__(
+        self,
+        model: GuidedUpsampler,
+        autoencoder: VideoCodec,
+        maker: EditMaker | None,
+        world: WorldClips,
+        recipe: TrainRecipe,
+    ) -> None:
+        self.model: GuidedUpsampler = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.autoencoder = autoencoder
+        self.maker = maker
+        self.world = world
+        self.recipe = recipe
+        self._stock: list[_Kept] = []
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Return all weights of the upsampler."""
+        return dict(self.model.named_parameters())
+
+    def loss(self, phase: Phase, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Return squared and absolute error and that of differences, at full size.
+
+        `phase.sizes` are sizes of cells, `phase.batch` is a number of crops. Logged: the PSNR, that
+        of plain enlargement, and both where the guide shows something else.
+        """
+        weights = self.recipe.loss
+        crops = self.draw(phase, generator)
+        result = self.model(crops.given_BCHW, crops.generated_BCHW, crops.source_BCHW)
+        error = result - crops.truth_BCHW
+        coarse = F.avg_pool2d(error, SCALE)
+        total = (
+            weights["squared"] * error.square().mean()
+            + weights["absolute"] * error.abs().mean()
+            + weights["tone"] * coarse.abs().mean()
+            + weights["differences"] * error_of_differences(error[:, :, None])
+        )
+        plain = F.interpolate(
+            crops.generated_BCHW, scale_factor=SCALE, mode="bicubic", align_corners=False
+        )
+        return total, {
+            **_figures("", error.detach(), ~crops.apart_B),
+            **_figures("_bicubic", plain - crops.truth_BCHW, ~crops.apart_B),
+            **_figures("_apart", error.detach(), crops.apart_B),
+            **_figures("_apart_bicubic", plain - crops.truth_BCHW, crops.apart_B),
+        }
+
+    @torch.no_grad()
+    def draw(self, phase: Phase, generator: torch.Generator) -> Crops:
+        """Cut crops from edits of the stock, some with a guide that is not theirs."""
+        if len(self._stock) < STOCK_LEAST or chance(generator) < self.recipe.loss["fresh"]:
+            self._add(phase, generator)
+        crop = min(CROP, *(side for kept in self._stock for side in kept.shape[1:]))
+        source, generated, truth, apart = [], [], [], []
+        for _ in range(phase.batch):
+            edits = self._edits_of(self._stock[pick(len(self._stock), generator)])
+            edit, frame = pick(EDITS, generator), pick(edits.source_CTHW.shape[1], generator)
+            sides_HW = edits.generated_NCTHW.shape[-2:]
+            top, left = (pick(side - crop + 1, generator) for side in sides_HW)
+            rows, columns = slice(top, top + crop), slice(left, left + crop)
+            generated.append(edits.generated_NCTHW[edit, :, frame, rows, columns])
+            large = [slice(SCALE * one.start, SCALE * one.stop) for one in (rows, columns)]
+            truth.append(edits.truth_NCTHW[edit, :, frame, large[0], large[1]])
+            apart.append(chance(generator) < self.recipe.loss["apart_share"])
+            frame_CHW = edits.source_CTHW[:, frame].float() / 255
+            own_CHW = frame_CHW[:, large[0], large[1]]
+            if apart[-1]:
+                corner = SCALE * top, SCALE * left
+                own_CHW = misplaced(frame_CHW, corner, SCALE * crop, generator)
+            source.append(own_CHW)
+        source_BCHW = torch.stack(source) * 2 - 1
+        return Crops(
+            given_BCHW=F.avg_pool2d(source_BCHW, SCALE),
+            generated_BCHW=torch.stack(generated).float() / 127.5 - 1,
+            source_BCHW=source_BCHW,
+            truth_BCHW=torch.stack(truth).float() / 127.5 - 1,
+            apart_B=torch.tensor(apart),
+        )
+
+    def remember(self) -> dict[str, Tensor]:
+        """Return what every clip of the stock was drawn from, oldest first."""
+        names = (f"{n:03}.{'x'.join(map(str, one.shape))}" for n, one in enumerate(self._stock))
+        return dict(zip(names, (one.origin for one in self._stock), strict=True))
+
+    def recall(self, kept: Mapping[str, Tensor]) -> None:
+        """Put back the stock that `remember` told of; its clips are edited again when drawn.
+
+        Raises:
+            ValueError: The names or states are not those of a stock.
+        """
+        stock = []
+        for name, origin in sorted(kept.items()):
+            frames, height, width = map(int, name.partition(".")[2].split("x"))
+            torch.Generator().set_state(origin)  # refuses what is no random state
+            stock.append(_Kept(shape=(frames, height, width), origin=origin, edits=None))
+        self._stock = stock
+
+    def _add(self, phase: Phase, generator: torch.Generator) -> None:
+        """Put one more clip into the stock."""
+        shape = (phase.frames, *phase.sizes[pick(len(phase.sizes), generator)])
+        origin = generator.get_state()
+        edits = self._edited(shape, generator)
+        kept = _Kept(shape=shape, origin=origin, edits=edits)
+        self._stock = [*self._stock, kept][-STOCK:]
+
+    def _edits_of(self, kept: _Kept) -> _Edits:
+        if kept.edits is None:
+            again = torch.Generator()
+            again.set_state(kept.origin)
+            kept.edits = self._edited(kept.shape, again)
+        return kept.edits
+
+    def _edited(self, shape: tuple[int, int, int], generator: torch.Generator) -> _Edits:
+        """Draw a clip and edit it: with the model, or by rendering what it should have made."""
+        frames, height, width = shape
+        drawn = self.world.draw(frames, (SCALE * height, SCALE * width), generator)
+        source_CTHW = drawn.clip_CTHW
+        order = torch.randperm(len(EFFECT_NAMES), generator=generator).tolist()
+        names = [EFFECT_NAMES[one] for one in order[:EDITS]]
+        if self.maker is not None and chance(generator) < self.recipe.loss["edit_share"]:
+            if not self.maker.spec.noise_motion:  # nothing says where drops should be
+                names = [one for one in (EFFECT_NAMES[i] for i in order) if one in DETERMINISTIC]
+                names = names[:EDITS]
+            made = self.maker.edit(_averaged(source_CTHW), names, drawn, generator)
+            truth = [
+                self._rendered(name, source_CTHW, luck_MFYX, generator)
+                for name, luck_MFYX in zip(names, made.luck, strict=True)
+            ]
+            generated_NCTHW = made.clips_NCTHW
+        else:
+            truth = [self._rendered(name, source_CTHW, None, generator) for name in names]
+            if chance(generator) < self.recipe.loss["look_share"]:
+                truth[0] = random_look(source_CTHW, generator)
+            generated_NCTHW = with_faults(
+                torch.stack([_averaged(one) for one in truth]), self.autoencoder, generator
+            )
+        frames_P = torch.randperm(frames, generator=generator)[:STORED_FRAMES]
+        return _Edits(
+            source_CTHW=_levels(source_CTHW[:, frames_P]),
+            truth_NCTHW=_levels(torch.stack(truth)[:, :, frames_P]),
+            generated_NCTHW=_levels(generated_NCTHW[:, :, frames_P]),
+        )
+
+    def _rendered(
+        self,
+        name: str,
+        clip_CTHW: Tensor,
+        luck_MFYX: Tensor | None,
+        generator: torch.Generator,
+    ) -> Tensor:
+        return render_effect(
+            name,
+            clip_CTHW,
+            generator=generator,
+            fps=self.world.rate,
+            scale=float(SCALE),
+            luck_MFYX=luck_MFYX,
+        )
+
+
+def stock_bytes(size: tuple[int, int]) -> int:
+    """Return the memory of a whole stock with cells of this height and width."""
+    pixels = (1 + EDITS) * SCALE**2 + EDITS
+    return STOCK * STORED_FRAMES * 3 * pixels * size[0] * size[1]
+
+
+def _averaged(clip_CTHW: Tensor) -> Tensor:
+    """Average a clip down to the size of a cell."""
+    return F.avg_pool2d(clip_CTHW.transpose(0, 1), SCALE).transpose(0, 1)
+
+
+def _levels(clip: Tensor) -> Tensor:
+    """Round pictures in [0, 1] to uint8 on the CPU."""
+    return (clip.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def _figures(name: str, error_BCHW: Tensor, chosen_B: Tensor) -> dict[str, float]:
+    """Return the mean PSNR of some crops; nothing if there are none."""
+    if not chosen_B.any():
+        return {}
+    squared_B = error_BCHW.clamp(-2, 2)[chosen_B].square().mean((1, 2, 3)).clamp_min(1e-6)
+    return {f"psnr{name}": float((10 * torch.log10(4 / squared_B)).mean())}

@@ -1,0 +1,158 @@
+"""The guided upsampler: a guided filter before training, the same in strips as at once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dcgrid.errors import WeightsError
+from dcgrid.models.upsampler import (
+    UNCERTAIN,
+    WINDOW,
+    GuidedUpsampler,
+    find_motion,
+    load_upsampler,
+)
+from dcgrid.models.weights import save_weights
+
+
+def pictures(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def trained(widths: tuple[int, ...] = (4, 6, 8)) -> GuidedUpsampler:
+    """Return a network whose every layer does something."""
+    model = GuidedUpsampler(widths).requires_grad_(False)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def fitted_lines(given_HW: np.ndarray, made_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a line in each window and average slopes and offsets, pixel by pixel (He et al.)."""
+    reach, (height, width) = WINDOW // 2, given_HW.shape
+
+    def windows(of: np.ndarray, y: int, x: int) -> np.ndarray:
+        return of[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+
+    slope, offset = np.zeros((height, width)), np.zeros((height, width))
+    for y in range(height):
+        for x in range(width):
+            a, b = windows(given_HW, y, x), windows(made_HW, y, x)
+            slope[y, x] = (a * b).mean() - a.mean() * b.mean()
+            slope[y, x] /= (a * a).mean() - a.mean() ** 2 + UNCERTAIN
+            offset[y, x] = b.mean() - slope[y, x] * a.mean()
+    mean = lambda of: np.array(  # noqa: E731
+        [[windows(of, y, x).mean() for x in range(width)] for y in range(height)]
+    )
+    return mean(slope), mean(offset)
+
+
+def test_untrained_is_a_guided_filter_under_a_faint_enlargement() -> None:
+    given, generated = pictures(1, 3, 16, 24), pictures(1, 3, 16, 24, seed=1)
+    generated = 0.6 * given + 0.2 * generated
+    source = pictures(1, 3, 32, 48, seed=2)
+    result = GuidedUpsampler((4, 6)).requires_grad_(False)(given, generated, source)
+    opacity = 1 / (1 + np.exp(2.0))
+    for colour in range(3):
+        slope, offset = fitted_lines(
+            given[0, colour].double().numpy(), generated[0, colour].double().numpy()
+        )
+        # Coefficients live at half the size; the source is twice as large as the cell.
+        lines = torch.from_numpy(np.stack((slope, offset)))[None]
+        half = F.avg_pool2d(lines, 2)
+        small = F.interpolate(half, size=(16, 24), mode="bilinear")
+        large = F.interpolate(small, size=(32, 48), mode="bilinear")[0]
+        toned = large[0] * source[0, colour] + large[1]
+        enlarged = F.interpolate(generated.double(), scale_factor=4, mode="bicubic")
+        enlarged = F.interpolate(enlarged, size=(32, 48), mode="bilinear")[0, colour]
+        expected = (1 - opacity) * toned + opacity * enlarged
+        torch.testing.assert_close(result[0, colour].double(), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [(70, 131), (40, 24), (13, 9)])
+@pytest.mark.parametrize("cell", [(16, 24), (13, 22)])
+def test_applied_in_strips_equals_the_whole(
+    cell: tuple[int, int], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For sizes that are no multiples of anything, larger and smaller than the cell."""
+    monkeypatch.setattr("dcgrid.models.upsampler.STRIP", 11)
+    model = trained()
+    given, generated = pictures(1, 3, *cell), pictures(1, 3, *cell, seed=1)
+    source = pictures(3, *size, seed=2)
+    whole = model(given, generated, source[None])[0].clamp(-1, 1)
+    applied = model.apply(model.analyze(given, generated), 0.0, source)
+    assert applied.shape == source.shape
+    torch.testing.assert_close(applied, whole, rtol=0, atol=1e-4)
+
+
+def test_frames_are_looked_at_one_by_one() -> None:
+    model = trained()
+    given, generated = pictures(3, 3, 16, 16), pictures(3, 3, 16, 16, seed=1)
+    source = pictures(3, 32, 32, seed=2)
+    together = model.analyze(given, generated)
+    assert len(together) == 3
+    for frame in range(3):
+        alone = model.analyze(given[frame : frame + 1], generated[frame : frame + 1])
+        torch.testing.assert_close(
+            model.apply(together, float(frame), source), model.apply(alone, 0.0, source)
+        )
+    for outside, held in ((-3.0, 0.0), (7.5, 2.0)):
+        assert torch.equal(
+            model.apply(together, outside, source), model.apply(together, held, source)
+        )
+    with pytest.raises(ValueError, match=r"\(3, 3, 16, 16\) and \(2, 3, 16, 16\)"):
+        model.analyze(given, generated[:2])
+
+
+def dots(down: int, right: int) -> torch.Tensor:
+    """Draw a few soft dots on black, 1 3 48 64, moved from where they are at first."""
+    y, x = torch.arange(48.0)[:, None], torch.arange(64.0)
+    picture = torch.zeros(48, 64)
+    for top, left in ((10, 12), (14, 40), (25, 25), (30, 50)):
+        away = (y - top - down) ** 2 + (x - left - right) ** 2
+        picture += torch.exp(-away / (2 * 1.2**2))
+    return picture.expand(1, 3, 48, 64)
+
+
+@pytest.mark.parametrize("way", [(0, 0), (4, 0), (8, 1), (-3, -2)])
+def test_motion_is_found_where_something_is_to_be_seen(way: tuple[int, int]) -> None:
+    found = find_motion(dots(0, 0), dots(*way))
+    at_dots = dots(0, 0)[0, 0] > 0.5
+    for axis, truth in ((0, way[1]), (1, way[0])):
+        assert (found[0, axis][at_dots] - truth).abs().max() < 0.6
+
+
+def test_between_frames_a_dot_is_on_its_way_and_not_there_twice() -> None:
+    """A dot that falls 8 pixels from frame to frame, seen at every quarter of its way."""
+    model = GuidedUpsampler((4, 6)).requires_grad_(False)
+    model.overlay_head.bias[:16] = 20.0  # all opaque: what was generated is shown
+    given = torch.zeros(2, 3, 48, 64)
+    generated = torch.cat((dots(0, 0), dots(8, 0))) - 0.5
+    coefficients = model.analyze(given, generated)
+    for quarter in range(5):
+        shown = model.apply(coefficients, quarter / 4, torch.zeros(3, 96, 128)).mean(0) + 0.5
+        # Only one of the dots lies in these columns.
+        column = shown[:, 2 * 12 - 6 : 2 * 12 + 7].sum(1)
+        middle = float((column * (torch.arange(96) + 0.5)).sum() / column.sum()) / 2
+        assert middle == pytest.approx(10.5 + 8 * quarter / 4, abs=1.0)
+        assert float(shown[:, 24].max()) > 0.7
+
+
+def test_a_file_is_loaded_with_its_widths(tmp_path: Path) -> None:
+    model = trained((4, 6, 10))
+    path = tmp_path / "upsampler.safetensors"
+    save_weights(path, model.state_dict(), {}, torch.float32)
+    loaded = load_upsampler(path)
+    assert loaded.widths == (4, 6, 10)
+    given, generated = pictures(1, 3, 8, 8), pictures(1, 3, 8, 8, seed=1)
+    source = pictures(1, 3, 16, 16, seed=2)
+    torch.testing.assert_close(
+        loaded(given, generated, source), model(given, generated, source), rtol=1e-4, atol=1e-5
+    )
+    save_weights(path, {"weight": torch.ones(2, 2)}, {}, torch.float32)
+    with pytest.raises(WeightsError, match="holds no upsampler"):
+        load_upsampler(path)
