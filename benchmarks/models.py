@@ -28,6 +28,7 @@ from dcgrid.models.native.config import PRESETS
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.weights import load_weights
+from dcgrid.pipelines.adapter_facts import use_adapter
 from dcgrid.pipelines.fill import to_frames, to_model_range
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.models import adapter_reference, load_model
@@ -87,7 +88,7 @@ def load_choice(
         path = path if wanted == "default" else Path(wanted)
         base_hash = hash_tensors(backbone.network.state_dict())
         report = fold_adapter(backbone.network, path, base=backbone.spec.name, base_hash=base_hash)
-        backbone.use_given(clean=report.spec.given == "clean", first=report.spec.given_first)
+        use_adapter(backbone, report.spec)
     return backbone
 
 

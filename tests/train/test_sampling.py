@@ -14,7 +14,7 @@ from dcgrid.adapters.files import save_adapter, write_adapter
 from dcgrid.adapters.reading import hash_tensors, read_adapter
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main
-from dcgrid.errors import RecipeError, UsageError, WeightsError
+from dcgrid.errors import AdapterError, RecipeError, UsageError, WeightsError
 from dcgrid.models.native.config import PRESETS
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.weights import load_weights, read_weights
@@ -256,6 +256,51 @@ def test_fill_needs_grids_that_fit(job_of, run_tiny, based):
     run_tiny("base", based, steps=3)
     with pytest.raises(WeightsError, match="another base"):
         run_tiny("fill", based, loss=loss)
+
+
+def say(path, **facts):
+    spec, tensors = read_adapter(path)
+    write_adapter(replace(spec, **facts), tensors, path)
+
+
+def test_grids_are_sampled_as_their_adapter_says(job_of, based, tmp_path):
+    """The oracle is the recipe, which has always set both numbers."""
+    facts = {"inference_noise_scale": 1.8, "inference_time_shift": 2.5}
+    asked = read_grid(sample(job_of(grids=1, noise_scale=1.8, time_shift=2.5))[0][0])
+    say(based / "grid.safetensors", noise_scale=1.9, **facts)
+    notes = []
+    recipe = write_small_sample(tmp_path, grids=1)
+    recipe.write_text(
+        "".join(
+            line
+            for line in recipe.read_text().splitlines(keepends=True)
+            if not line.startswith(("noise_scale", "time_shift"))
+        )
+    )
+    silent = load_sample_recipe(recipe, "tiny")
+    job = replace(job_of(grids=1), recipe=silent)
+    (based / "grids-consistent" / "0001.safetensors").unlink()
+    told = read_grid(sample(job, notes)[0][0])
+    assert torch.equal(told.cells_KCFYX, asked.cells_KCFYX)
+    assert (told.facts["noise_scale"], told.facts["time_shift"]) == (1.8, 2.5)
+    assert not [line for line in notes if "says" in line]
+    sample(job_of(grids=1, noise_scale=1.2, time_shift=2.5), notes)
+    assert "noise scale 1.2; grid.safetensors says 1.8" in notes
+
+
+def test_adapters_of_a_composition_that_disagree_are_told(job_of, based):
+    say(based / "grid-composition-b.safetensors", inference_noise_scale=1.4)
+    notes = []
+    sample(job_of("composition", grids=1, noise_scale=1.0), notes)
+    assert [line for line in notes if "grid-composition-b" in line and "1.4" in line]
+
+
+def test_an_adapter_of_another_stage_is_refused(job_of, based):
+    say(based / "grid.safetensors", stage="fill")
+    with pytest.raises(AdapterError, match="stage grid") as caught:
+        sample(job_of(grids=1))
+    assert "dcgrid train --stage grid makes one" in caught.value.hint
+    assert not grid_files(based / "grids-consistent")
 
 
 def test_missing_adapter_and_wrong_recipes(job_of, based, tmp_path):

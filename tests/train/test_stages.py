@@ -89,6 +89,11 @@ def test_fill_trains_the_adapter_only(run_tiny, trained):
     assert learnt
     assert all(".lora_A." in n or ".lora_B." in n for n in learnt)
     assert (spec.rank, spec.dropout, spec.base) == (4, 0.5, "tiny")
+    assert spec.inference_noise_scale == spec.noise_scale == 1.0
+    run_tiny("fill", trained, keys="[inference]\nnoise_scale = 0.7\ntime_shift = 1.5\n")
+    spec, _ = read_adapter(trained / "fill.safetensors")
+    assert (spec.noise_scale, spec.inference_noise_scale) == (1.0, 0.7)
+    assert spec.inference_time_shift == 1.5
 
 
 def test_composition_makes_an_adapter_of_its_own(run_tiny, trained):

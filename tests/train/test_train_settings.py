@@ -45,6 +45,7 @@ def test_fill_has_the_numbers_of_the_paper():
     assert (loss["rank"], loss["dropout"]) == (8, 0.5)
     assert (loss["noise_scale"], loss["text_masking"]) == (1.9, 0.6)
     assert loss["dc_strength"] == 1.0
+    assert (recipe.sampled_noise_scale, recipe.sampled_time_shift) == (1.8, loss["time_shift"])
     for other in ("fill", "fill-composition", "grid", "grid-composition", "dc", "base"):
         mini = load_train_recipe(FOLDER / f"{other}.toml", "mini").loss
         assert (mini["text_masking"], mini["caption_dropout"]) == (0.0, 0.1)
@@ -54,8 +55,16 @@ def test_composition_has_the_numbers_of_the_paper():
     recipe = load_train_recipe(FOLDER / "fill-composition.toml", "paper")
     assert (recipe.stage, recipe.mode, recipe.optim.steps) == ("fill", "composition", 3500)
     assert (recipe.loss["noise_scale"], recipe.loss["dc_strength"]) == (1.75, 1.0)
+    assert recipe.sampled_noise_scale == 1.7
     consistent = load_train_recipe(FOLDER / "fill.toml", "paper")
     assert recipe.optim == with_steps(consistent, 3500).optim
+
+
+@pytest.mark.parametrize("name", ["base", "grid", "grid-composition", "fill", "fill-composition"])
+def test_mini_is_sampled_as_it_was(name):
+    """Whatever it is trained with: its spec says 1 and 3, as the shipped adapters were made."""
+    recipe = load_train_recipe(FOLDER / f"{name}.toml", "mini")
+    assert (recipe.sampled_noise_scale, recipe.sampled_time_shift) == (1.0, 3.0)
 
 
 def test_concepts_have_the_numbers_of_the_paper():
@@ -119,6 +128,8 @@ WRONG = [
     ("validate_every = 500", "keep_every = 0", "log.keep_every"),
     ("validate_every = 500", "keep_last = 1.5", "log.keep_last"),
     ("validate_every = 500", "tensorboard = 1", "log.tensorboard"),
+    ("[inference]\nnoise_scale = 1.8", "[inference]\nnoise_scale = 0", "inference.noise_scale"),
+    ("[inference]\nnoise_scale = 1.8", "[inference]\nsigma = 1.8", "inference.sigma"),
     ("[log]", "[[log]]", "log is missing or not a table"),
 ]
 

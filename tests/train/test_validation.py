@@ -8,13 +8,16 @@ import av
 import pytest
 import torch
 
+from dcgrid.adapters.attach import routed_layers
+from dcgrid.adapters.files import read_adapter, write_adapter
 from dcgrid.cli import validation as validation_command
 from dcgrid.cli.main import main
 from dcgrid.cli.validation import paint_validation
 from dcgrid.errors import OutputError
 from dcgrid.flow.noise import draw_noise
-from dcgrid.models.loading import MINI_SPEC
+from dcgrid.models.loading import MINI_SPEC, load_text_encoder, save_tags
 from dcgrid.models.weights import read_weights
+from dcgrid.pipelines.live import LiveBackbone
 from dcgrid.train import run as stages
 from dcgrid.train import validation as module
 from dcgrid.train.checkpoint import STATE_NAME
@@ -49,6 +52,8 @@ def networks_of(based):
         dit=base.dit,
         text=base.text,
         autoencoder=load_autoencoder("tiny", based, cpu),
+        noise_scale=1.0,
+        time_shift=3.0,
     )
 
 
@@ -103,6 +108,40 @@ def test_a_run_with_them_is_the_run_without_bit_for_bit(run_tiny, based, tmp_pat
     assert not (off / stage / "validation").exists()
     log = [json.loads(line) for line in (on / stage / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == [5]
+
+
+def test_cells_are_sampled_as_the_file_that_comes_out_says(run_tiny, based, monkeypatch):
+    """And without Multi-DC, which samplers leave away; after it, training has it again."""
+    seen, strengths = [], []
+    real = LiveBackbone.use_sampling
+
+    def spy(backbone, **numbers):
+        scales = [layer.scaling["dc"] for _, layer in routed_layers(backbone.network)]
+        seen.append((numbers, scales))
+        return real(backbone, **numbers)
+
+    real_loss = GridStage.loss
+
+    def loss(stage, phase, generator):
+        strengths.extend(layer.scaling["dc"] for _, layer in routed_layers(stage.dit))
+        return real_loss(stage, phase, generator)
+
+    run_tiny("fill", based)
+    spec, sides = read_adapter(based / "fill.safetensors")
+    write_adapter(
+        replace(spec, name="dc", stage="dc", tokens=("[a]",)), sides, based / "dc.safetensors"
+    )
+    text = load_text_encoder("tiny", based / "text.safetensors")
+    text.add_tags(["a"])
+    save_tags(based / "dc-tokens.safetensors", text, {})
+    monkeypatch.setattr(LiveBackbone, "use_sampling", spy)
+    monkeypatch.setattr(GridStage, "loss", loss)
+    keys = "[inference]\nnoise_scale = 1.8\ntime_shift = 1.5\n"
+    knobs = {"noise_scale": 1.9, "dc_strength": 0.5}
+    run_tiny("fill", based, log=ON, paint=paint_validation, keys=keys, loss=knobs)
+    assert [numbers for numbers, _ in seen] == 4 * [{"noise_scale": 1.8, "time_shift": 1.5}]
+    assert {scale for _, scales in seen for scale in scales} == {0.0}
+    assert set(strengths) == {0.5 * spec.scale}
 
 
 def test_resumed_after_a_validation_is_the_same(run_tiny, based, tmp_path, monkeypatch):

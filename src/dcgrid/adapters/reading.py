@@ -20,13 +20,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dcgrid.adapters.spec import AdapterSpec, Form, spec_from_json
+from dcgrid.adapters.spec import AdapterSpec, Form, Stage, spec_from_json
 from dcgrid.errors import AdapterError, DcgridError
+from dcgrid.grid.modes import Mode
 
 FORMAT = "dcgrid-adapter-1"
 """What the metadata of a file of this program says."""
@@ -137,6 +139,48 @@ def _read_metadata(path: Path) -> dict[str, str]:
             return file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise AdapterError(f"cannot read adapter {path}: {error}", hint=_HINT) from error
+
+
+def check_use(spec: AdapterSpec, path: Path, stage: Stage, mode: Mode | None = None) -> None:
+    """Refuse an adapter of another stage, or for grids that show something else.
+
+    Args:
+        spec: The file's.
+        path: The file, for errors.
+        stage: The stage whose adapter is needed.
+        mode: What its grids must show; None: anything.
+
+    Raises:
+        AdapterError: It is of another stage or mode.
+    """
+    needed = _KINDS[stage]
+    if spec.stage != stage:
+        raise AdapterError(
+            f"adapter {path} is a {_KINDS[spec.stage]} (stage {spec.stage}); a {needed} "
+            f"(stage {stage}) is needed here",
+            hint=_use_hint(spec, path, stage, mode or spec.mode),
+        )
+    if mode is not None and spec.mode != mode:
+        raise AdapterError(
+            f"adapter {path} is a {needed} for grids of mode {spec.mode}, this grid is of mode "
+            f"{mode}",
+            hint=_use_hint(spec, path, stage, mode),
+        )
+
+
+_KINDS: dict[Stage, str] = {"dc": "Multi-DC LoRA", "grid": "Grid LoRA", "fill": "Grid-Fill adapter"}
+"""What each stage makes, in words."""
+
+
+def _use_hint(spec: AdapterSpec, path: Path, stage: Stage, mode: Mode) -> str:
+    """Return the option that an adapter is for, or the command that makes the one needed."""
+    command = f"dcgrid train --stage {stage}{'' if mode == 'consistent' else f' --mode {mode}'}"
+    # One of the two adapters of a composition acts on some cells alone, which --lora does not know.
+    routed = spec.stage == "grid" and spec.mode == "composition"
+    if stage == "fill" and spec.stage != "fill" and not routed:
+        return f"--lora {quote(str(path))} puts it under the adapter; {command} makes one of those"
+    own = "; without --adapter the model's own is used" if stage == "fill" else ""
+    return f"{command} makes one{own}"
 
 
 def check_base(spec: AdapterSpec, path: Path, base: str, base_hash: str) -> None:

@@ -46,6 +46,10 @@ class AdapterSpec:
     """Grid it was trained on, ROWSxCOLS."""
     noise_scale: float = 1.0
     """s in training; > 0."""
+    inference_noise_scale: float | None = None
+    """s of samplers; > 0. None: as in training."""
+    inference_time_shift: float | None = None
+    """Shift of samplers' times towards noise; > 0. None: the model's."""
     given: Literal["clean", "replace"] = "clean"
     """How given cells entered in training: clean at time 0, or noised like the rest."""
     given_first: bool = False
@@ -79,6 +83,10 @@ class AdapterSpec:
             "dropout": 0 <= self.dropout < 1,
             "layout": re.fullmatch(r"[1-9][0-9]{0,2}x[1-9][0-9]{0,2}", self.layout) is not None,
             "noise_scale": 0 < self.noise_scale < math.inf,
+            "inference_noise_scale": self.inference_noise_scale is None
+            or 0 < self.inference_noise_scale < math.inf,
+            "inference_time_shift": self.inference_time_shift is None
+            or 0 < self.inference_time_shift < math.inf,
             "dc_strength": 0 <= self.dc_strength < math.inf,
         }
         for key, fits in checks.items():
@@ -92,6 +100,12 @@ class AdapterSpec:
     def scale(self) -> float:
         """Factor of B A at strength 1."""
         return self.alpha / self.rank
+
+    @property
+    def sampled_noise_scale(self) -> float:
+        """Return s that samplers take. Paper: sec. 8 (1.90 in training, 1.80 at inference)."""
+        asked = self.inference_noise_scale
+        return self.noise_scale if asked is None else asked
 
     def to_json(self) -> str:
         """Return the spec as JSON with sorted keys; `spec_from_json` reads it."""
@@ -125,7 +139,9 @@ def _typed(key: str, value: object, kind: object) -> object:
     if kind == tuple[str, ...]:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
-    elif kind is float:
+    elif kind is float or kind == float | None:
+        if value is None and kind is not float:
+            return None
         if isinstance(value, int | float) and not isinstance(value, bool):
             # An int too large for a float overflows; infinity is refused with the range checks.
             return float(value) if abs(value) < 1e300 else math.inf

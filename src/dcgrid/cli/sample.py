@@ -124,15 +124,21 @@ def _job(request: SampleRequest) -> "PaintJob":
 
 def _plan(job: "PaintJob", drop: tuple[int, ...], output: Output) -> None:
     """Print what would be done; nothing is loaded or written."""
-    from dcgrid.train.sampling import missing_for_sampling
+    from dcgrid.train.sampling import missing_for_sampling, sampler_numbers
 
     recipe = job.recipe
     missing = [f"{path}, from `{command}`" for path, command in missing_for_sampling(job)]
+    numbers = None if missing else sampler_numbers(job)
+    told = (
+        [] if numbers is None else [f"{numbers.noise_scale:g}, time shift {numbers.time_shift:g}"]
+    )
     sizes = ", ".join(f"{height}x{width}" for height, width in recipe.sizes)
     lines = [
         f"stage     {job.stage} of {job.model}, mode {job.mode}, on {job.device}",
         f"grids     {recipe.grids}, of 4 cells of {recipe.frames} x {sizes}",
         f"steps     {recipe.num_inference_steps}, guidance {recipe.guidance_scale:g}",
+        *(f"noise     scale {line}" for line in told),
+        *(f"note      {line}" for line in (numbers.notes if numbers else ())),
         f"folder    {job.folder}",
         *(f"drop      {number}, and nothing is sampled" for number in drop),
         *(f"missing   {line}" for line in missing),
@@ -147,6 +153,8 @@ def _plan(job: "PaintJob", drop: tuple[int, ...], output: Output) -> None:
         "sizes": [list(size) for size in recipe.sizes],
         "num_inference_steps": recipe.num_inference_steps,
         "guidance_scale": recipe.guidance_scale,
+        "noise_scale": None if numbers is None else numbers.noise_scale,
+        "time_shift": None if numbers is None else numbers.time_shift,
         "folder": str(job.folder),
         "drop": list(drop),
         "missing": missing,

@@ -178,6 +178,14 @@ class Backbone(Protocol):
             first: They read given cells alone.
         """
 
+    def use_sampling(self, *, noise_scale: float, time_shift: float) -> None:
+        """Let samplers take the numbers of the adapter that was put on; they read them in `spec`.
+
+        Args:
+            noise_scale: s in x_t = (1-t) x0 + t s e.
+            time_shift: Shift of the schedule towards noise; 1 is none.
+        """
+
     def unknown_words(self, text: str) -> tuple[str, ...]:
         """Return the words of a text that the model never saw in training."""
 

@@ -89,6 +89,10 @@ class LiveBackbone:
         self._spec = replace(self._spec, per_cell_time=clean, given_first=first)
         self._dit.given_first = first
 
+    def use_sampling(self, *, noise_scale: float, time_shift: float) -> None:
+        """Let samplers take the numbers of the adapter that was put on; see `models.base`."""
+        self._spec = replace(self._spec, noise_scale=noise_scale, time_shift=time_shift)
+
     def unknown_words(self, text: str) -> tuple[str, ...]:
         """Return the words of a text that the model never saw."""
         return self._text.unknown_words(text)

@@ -11,8 +11,9 @@ from dcgrid import hub
 from dcgrid.adapters.find import find_adapter
 from dcgrid.adapters.fold import attach_lora, fold_adapter, fold_lora
 from dcgrid.adapters.foreign import is_foreign
-from dcgrid.adapters.reading import LoadReport, hash_tensors
-from dcgrid.errors import AdapterError, UsageError, WeightsError
+from dcgrid.adapters.reading import LoadReport, check_use, hash_tensors
+from dcgrid.adapters.spec import Stage
+from dcgrid.errors import UsageError, WeightsError
 from dcgrid.grid.modes import Mode
 from dcgrid.models.base import Backbone
 from dcgrid.models.loading import (
@@ -25,6 +26,7 @@ from dcgrid.models.loading import (
     weight_digests,
     weight_files,
 )
+from dcgrid.pipelines.adapter_facts import use_adapter
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.lora import LoraChoice, lora_part, parse_lora
 from dcgrid.pipelines.progress import Progress
@@ -140,6 +142,8 @@ def load_model(
     dtype: torch.dtype,
     progress: Progress,
     offload: str = "none",
+    *,
+    stage: Stage = "fill",
 ) -> LoadedModel:
     """Load the model and put LoRAs and the adapter on it: into the weights where they may change.
 
@@ -150,11 +154,12 @@ def load_model(
         dtype: Number format.
         progress: Told of the stage.
         offload: Where a checkout's weights are meanwhile; as planned, not as asked.
+        stage: Which stage's adapter fills the grid.
 
     Raises:
         UsageError: A LoRA of another program cannot be put beside the weights.
         WeightsError: Weights are missing, damaged or of the wrong shape.
-        AdapterError: The adapter or a LoRA is damaged, for another model or another mode.
+        AdapterError: The adapter or a LoRA is damaged, or for another model, mode or stage.
         NetworkError: A download failed or the network is off.
     """
     path, loras = adapter_file(job, mode), lora_files(job)
@@ -173,11 +178,7 @@ def load_model(
     folded = _put_loras(backbone, loras, base_sha256, job.model, progress)
     if path is not None:
         report = _put_adapter(backbone, path, base_sha256)
-        if report.spec.mode != mode:
-            raise AdapterError(
-                f"adapter {path} fills grids of mode {report.spec.mode}, this one is {mode}",
-                hint="leave out --adapter for the model's own",
-            )
+        check_use(report.spec, path, stage, mode)
         progress.note(
             f"Adapter {path.name}: {report.matched} of {report.total} layers matched, "
             f"mean update {report.mean_delta:.2g}."
@@ -330,5 +331,5 @@ def _put_adapter(backbone: Backbone, path: Path, base_sha256: str) -> LoadReport
         from dcgrid.adapters.files import load_adapter
 
         report = load_adapter(backbone.network, path, base=name, base_hash=base_sha256)
-    backbone.use_given(clean=report.spec.given == "clean", first=report.spec.given_first)
+    use_adapter(backbone, report.spec)
     return report

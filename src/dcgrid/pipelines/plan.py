@@ -83,6 +83,8 @@ class RunPlan:
     """Number format."""
     remark: str = ""
     """What to expect of a model without adapter; empty: it has one."""
+    adapter_notes: tuple[str, ...] = ()
+    """Numbers of its adapter that are not the model's, and what overrides them."""
 
     @property
     def grids(self) -> tuple[ResolvedGrid, ...]:
@@ -105,6 +107,7 @@ class RunPlan:
             f"Model: {self.spec.name} on {self.device}, {self.dtype}, "
             f"{memory_words(self.need)}{free}.",
             *lora_lines(self.prepared.job.loras),
+            *self.adapter_notes,
             f"Result: {width * factor}x{height * factor}, "
             f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
         ]
@@ -152,7 +155,7 @@ class RunPlan:
             "available_bytes": self.available_bytes,
             "downloads": dict(self.downloads),
             "outputs": [str(path) for path in self.prepared.outputs.all()],
-            "notes": self.clip_lines(),
+            "notes": [*self.clip_lines(), *self.adapter_notes],
         }
 
 
@@ -190,10 +193,12 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
         DeviceError: The device is not on this machine.
         InputVideoError: An input is not a video, or starts after its end.
         LayoutError: The cells do not divide into tokens.
+        AdapterError: The adapter is damaged, or of another stage or mode.
     """
     # Torch comes in here and not with the module, so that a misspelt effect is told at once.
     from dcgrid.grid.layout import cell_token_shape
     from dcgrid.models.loading import model_spec
+    from dcgrid.pipelines.adapter_facts import adapter_lines, planned_adapter
     from dcgrid.pipelines.models import adapter_reference, bare_base_line, check_loras
     from dcgrid.pipelines.request import settle_grid
     from dcgrid.runtime import device as runtime
@@ -201,6 +206,8 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     job = prepared.job
     spec = model_spec(job.model)
     grid = settle_grid(prepared.grid, spec)
+    reference = adapter_reference(job, grid.mode)
+    adapter = planned_adapter(reference, grid.mode)
     device = runtime.choose_device(job.device)
     dtype = runtime.choose_dtype(job.dtype, device)
     clips, asked_s = plan_clips(job, spec)
@@ -218,10 +225,11 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
         tokens=tokens * grid.rows * grid.cols,
         need=need,
         available_bytes=runtime.available_memory_bytes(device),
-        downloads=find_downloads(job, [adapter_reference(job, grid.mode)]),
+        downloads=find_downloads(job, [reference]),
         device=str(device),
         dtype=runtime.dtype_name(dtype),
         remark=bare_base_line(job, grid.mode),
+        adapter_notes=tuple(adapter_lines(spec, [adapter] if adapter else [], [grid], job.loras)),
     )
 
 

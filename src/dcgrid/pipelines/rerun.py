@@ -4,10 +4,10 @@ Text and sampler values come from the manifest, so a recipe that has changed sin
 input and weights must be what they were.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dcgrid import hub
 from dcgrid.errors import InputVideoError, UsageError
@@ -16,6 +16,7 @@ from dcgrid.pipelines.lora import lora_part
 from dcgrid.pipelines.manifest import Manifest, RunManifest, StoryManifest, read_manifest
 from dcgrid.pipelines.outputs import name_outputs
 from dcgrid.pipelines.plan import PixelKey, PreparedRun, count_tries
+from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.story_plan import PreparedStory
 
 AnyJob = TypeVar("AnyJob", bound=GridJob)
@@ -70,7 +71,7 @@ def _prepare_run(
     rerun: RerunJob, manifest: RunManifest, sources: Sequence[Path], digests: tuple[str, ...]
 ) -> PreparedRun:
     job = _job_again(manifest.job, rerun, manifest, sources)
-    grid, model = manifest.grid, manifest.model
+    grid, model = _as_sampled(manifest.grid, manifest.sampler), manifest.model
     return PreparedRun(
         job=job,
         grid=grid,
@@ -93,7 +94,7 @@ def _prepare_story(
     names = [name for grid in manifest.grids for name in grid.names]
     return PreparedStory(
         job=job,
-        grids=manifest.grids,
+        grids=tuple(map(_as_sampled, manifest.grids, manifest.samplers)),
         outputs=name_outputs(job, names, [1] * len(names), TAG),
         expected_frames=_frames(manifest),
         expected_reel=manifest.reel_sha256,
@@ -102,6 +103,18 @@ def _prepare_story(
         threads=manifest.machine["threads"],
         inputs_sha256=digests,
     )
+
+
+def _as_sampled(grid: ResolvedGrid, sampler: Mapping[str, Any]) -> ResolvedGrid:
+    """Return a grid that is sampled at the noise scale of the first run.
+
+    Where no recipe named one it was the model's, in versions that did not ask the adapter.
+    """
+    scale = sampler.get("noise_scale")
+    if grid.noise_scale is not None or not isinstance(scale, int | float):
+        return grid
+    first, *others = grid.edits
+    return replace(grid, edits=(replace(first, noise_scale=float(scale)), *others))
 
 
 def _lora_hashes(manifest: Manifest) -> dict[str, str]:

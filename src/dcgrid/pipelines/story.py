@@ -154,7 +154,7 @@ def _load(plan: StoryPlan, progress: Progress, team: Team) -> _Models:
         asked = job if filling else replace(job, adapter=grid_reference(job))
         wanted = adapter_reference(asked, "consistent")
         same = [model for model in models.values() if model.adapter == wanted]
-        model = same[0] if same else _loaded(asked, plan, progress, team)
+        model = same[0] if same else _loaded(asked, plan, progress, team, filling=filling)
         # A model without weight files has an adapter all the same.
         if prepared.expected_frames and not job.force:
             adapter = prepared.expected_adapters.get(model.adapter, "")
@@ -164,10 +164,20 @@ def _load(plan: StoryPlan, progress: Progress, team: Team) -> _Models:
     return models
 
 
-def _loaded(job: GridJob, plan: StoryPlan, progress: Progress, team: Team) -> LoadedModel:
+def _loaded(
+    job: GridJob, plan: StoryPlan, progress: Progress, team: Team, *, filling: bool
+) -> LoadedModel:
     device = torch.device(plan.device)
     dtype = runtime.choose_dtype(plan.dtype, device)
-    return team.load_model(job, "consistent", device, dtype, progress, plan.need.offload)
+    return team.load_model(
+        job,
+        "consistent",
+        device,
+        dtype,
+        progress,
+        plan.need.offload,
+        stage="fill" if filling else "grid",
+    )
 
 
 def _warn(plan: StoryPlan, models: _Models, progress: Progress) -> None:

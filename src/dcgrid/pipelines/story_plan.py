@@ -71,6 +71,8 @@ class StoryPlan:
     """Bytes to download by reference or name (None: unknown size)."""
     remark: str = ""
     """What to expect of a model without adapter; empty: it has one."""
+    adapter_notes: tuple[str, ...] = ()
+    """Numbers of its adapters that are not the model's, and what overrides them."""
 
     @property
     def grids(self) -> tuple[ResolvedGrid, ...]:
@@ -96,6 +98,7 @@ class StoryPlan:
             *windows,
             f"Model: {self.spec.name} on {self.device}, {self.dtype}, {memory_words(self.need)}.",
             *lora_lines(self.prepared.job.loras),
+            *self.adapter_notes,
             f"Result: {width * factor}x{height * factor}, "
             f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
             *([self.remark] if self.remark else []),
@@ -120,6 +123,7 @@ class StoryPlan:
             "device": self.device,
             "dtype": self.dtype,
             "outputs": [str(path) for path in self.prepared.outputs.all()],
+            "notes": list(self.adapter_notes),
         }
 
 
@@ -148,6 +152,7 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
         UsageError: No such model, device or dtype, or a duration or fade that cannot be.
         DeviceError: The device is not on this machine.
         InputVideoError: The clip is not a video, or starts after its end.
+        AdapterError: The adapter is damaged, or of another stage or mode.
     """
     # Torch comes in here and not with the module, so that a misspelt effect is told at once.
     from dcgrid.models.loading import model_spec
@@ -181,7 +186,25 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
         need=need,
         downloads=find_downloads(job, [adapter_reference(job, "consistent")]),
         remark=_remark(job, grids),
+        adapter_notes=_adapter_notes(job, spec, grids),
     )
+
+
+def _adapter_notes(
+    job: StoryJob, spec: "ModelSpec", grids: tuple[ResolvedGrid, ...]
+) -> tuple[str, ...]:
+    """Return what to say of the adapters of both kinds of grids.
+
+    Raises:
+        AdapterError: One is damaged, or of another stage or mode.
+    """
+    from dcgrid.pipelines.adapter_facts import adapter_lines, planned_adapter
+    from dcgrid.pipelines.models import adapter_reference, grid_reference
+
+    found = [planned_adapter(adapter_reference(job, "consistent"), "consistent")]
+    if not all(grid.given for grid in grids):
+        found.append(planned_adapter(grid_reference(job), "consistent", "grid"))
+    return tuple(adapter_lines(spec, [one for one in found if one], grids, job.loras))
 
 
 def _remark(job: StoryJob, grids: tuple[ResolvedGrid, ...]) -> str:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, distributed
 
 from dcgrid import hub
+from dcgrid.adapters.spec import Stage
 from dcgrid.errors import DcgridError, UsageError
 from dcgrid.grid.modes import Mode
 from dcgrid.models.base import CellText, Memory, TokenPlaces
@@ -94,6 +95,8 @@ class _Load:
     offload: str
     threads: int
     """CPU threads of the first one: pixels may depend on them."""
+    stage: Stage
+    """Which stage's adapter fills the grid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +142,15 @@ class _Member:
         self._groups = _groups(processes)
 
     def load(self, order: _Load, device: torch.device, progress: Progress) -> LoadedModel:
-        model = load_model(order.job, order.mode, device, order.dtype, progress, order.offload)
+        model = load_model(
+            order.job,
+            order.mode,
+            device,
+            order.dtype,
+            progress,
+            order.offload,
+            stage=order.stage,
+        )
         self.models.append(cast(WanBackbone, model.backbone))
         return model
 
@@ -230,6 +241,11 @@ class LedBackbone:
         self._own.use_given(clean=clean, first=first)
         self.spec = self._own.spec
 
+    def use_sampling(self, *, noise_scale: float, time_shift: float) -> None:
+        """Let samplers take the numbers of the adapter that was put on; they run here alone."""
+        self._own.use_sampling(noise_scale=noise_scale, time_shift=time_shift)
+        self.spec = self._own.spec
+
     def velocity(
         self,
         cells_BKCFYX: Tensor,
@@ -296,12 +312,19 @@ class Team:
         dtype: torch.dtype,
         progress: Progress,
         offload: str = "none",
+        *,
+        stage: Stage = "fill",
     ) -> LoadedModel:
         """Load a model in every process; see `pipelines.models.load_model`."""
         if self._member is None:
-            return load_model(job, mode, device, dtype, progress, offload)
+            return load_model(job, mode, device, dtype, progress, offload, stage=stage)
         order = _Load(
-            job=job, mode=mode, dtype=dtype, offload=offload, threads=torch.get_num_threads()
+            job=job,
+            mode=mode,
+            dtype=dtype,
+            offload=offload,
+            threads=torch.get_num_threads(),
+            stage=stage,
         )
         self.processes.tell(order)
         model = self._member.load(order, device, progress)

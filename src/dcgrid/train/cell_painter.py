@@ -23,7 +23,7 @@ from dcgrid.train.grids import SINGLE
 from dcgrid.train.networks import load_base
 from dcgrid.train.painting import as_read_back, draw_grid_noise, paint_cells, paint_facts
 from dcgrid.train.sampled import SampledGrid
-from dcgrid.train.sampling import CellJob
+from dcgrid.train.sampling import CellJob, sampler_numbers
 from dcgrid.train.tags import check_tags, concept_facts, load_concept_tags, unknown_notes
 
 
@@ -37,7 +37,7 @@ class CellPainter:
     """
 
     def __init__(self, job: CellJob) -> None:
-        self.job = job
+        self.job, self.numbers = job, sampler_numbers(job)
         base = load_base(job.model, job.out, job.device)
         self.dit, self.text = base.dit, base.text
         load_concept_tags(job.tokens, job.dc, self.text)
@@ -61,13 +61,13 @@ class CellPainter:
 
     def notes(self) -> tuple[str, ...]:
         """Return what a person should know of the texts, before anything is painted."""
-        return unknown_notes(self.texts.all_texts(), self.text)
+        return (*self.numbers.notes, *unknown_notes(self.texts.all_texts(), self.text))
 
     def facts(self, number: int) -> dict[str, Any]:
         """Return everything that a grid is made with; what JSON can hold."""
         texts = self._texts(number)
         facts = {
-            **paint_facts(self.job, number),
+            **paint_facts(self.job, number, self.numbers),
             "texts": texts.rows,
             "cell_texts": texts.cells,
             "concepts": texts.concepts,
@@ -92,6 +92,7 @@ class CellPainter:
             [[text] for text in facts["cell_texts"]],
             rearrange(noise_KCFYX, "b c f y x -> b 1 c f y x"),
             self.job.recipe,
+            self.numbers,
             SINGLE,
         )
         return SampledGrid(

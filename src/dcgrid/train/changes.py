@@ -1,7 +1,7 @@
 """What a recipe changed since a checkpoint was written; a resumed run does not take it silently.
 
-`optim.steps` may change, which makes a run longer or shorter, and so may the table [log] and where
-weights are (of [scale]), which do not touch what is learnt.
+`optim.steps` may change, which makes a run longer or shorter, and so may the tables [log] and
+[inference] and where weights are (of [scale]), which do not touch what is learnt.
 """
 
 import json
@@ -17,9 +17,8 @@ _DEFAULTS = {
     if isinstance(one.default, str | bool | int)
 } | {"scale.accumulate": "1", "loss.dc_strength": "0.0"}
 """Keys of a recipe that may be left out, or that earlier versions did not know, as JSON text."""
-_NO_MATTER = ("log.", "scale.checkpointing", "scale.shard")
-"""What keys begin with that may change without a word: they say where things are, not what comes
-out."""
+_NO_MATTER = ("log.", "inference.", "scale.checkpointing", "scale.shard")
+"""What keys begin with that may change without a word: nothing is trained by them."""
 SHOWN_CHANGES = 8
 """Changed keys that an error names; the rest are counted."""
 

@@ -144,6 +144,8 @@ def _spec(job: TrainJob, base: Base, concepts: list[Concept], tags: ConceptTags)
         targets=job.facts.targets.dc,
         layout="1x1",
         noise_scale=job.recipe.loss["noise_scale"],
+        inference_noise_scale=job.recipe.sampled_noise_scale,
+        inference_time_shift=job.recipe.sampled_time_shift,
         base=job.facts.name,
         base_hash=base.hash,
         recipe=f"{job.recipe.run_name}.toml",

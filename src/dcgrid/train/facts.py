@@ -60,6 +60,8 @@ class TrainFacts:
     """True: a cell reads the global text and its own clause, whatever the mode lets it read."""
     given_first: bool
     """True: given cells read given cells alone, whatever adapter is on."""
+    time_shift: float
+    """Shift of samplers' times where no adapter says another; 1 is none."""
     self_conditioning: bool
     """True: the network takes its last estimate of the clean latents."""
     targets: Targets
@@ -115,6 +117,7 @@ def _of_preset(model: str, config: NativeConfig) -> TrainFacts:
         # The paper's cells read what their mode lets them read (docs/decisions/0001).
         own_clause_only=is_native(model) and model_spec(model).own_clause_only,
         given_first=dit.given_first,
+        time_shift=model_spec(model).time_shift if is_native(model) else 1.0,
         self_conditioning=dit.self_conditioning,
         targets=Targets(
             dc=(*(f"{one}.{side}" for one in attention for side in _SIDES), "mlp_in", "mlp_out"),
@@ -136,6 +139,7 @@ def _of_checkout(model: str) -> TrainFacts:
         noise_motion=(),
         own_clause_only=spec.own_clause_only,
         given_first=False,
+        time_shift=spec.time_shift,
         self_conditioning=False,
         targets=WAN_TARGETS,
     )

@@ -23,7 +23,7 @@ from dcgrid.train.networks import load_base
 from dcgrid.train.painting import as_read_back, draw_grid_noise, paint_cells, paint_facts
 from dcgrid.train.panes import PaneSet
 from dcgrid.train.sampled import SampledGrid
-from dcgrid.train.sampling import SampleJob
+from dcgrid.train.sampling import SampleJob, sampler_numbers
 from dcgrid.train.tags import hash_tags, load_concept_tags, unknown_notes
 from dcgrid.train.world.clips import MOTIONS, chance, pick
 from dcgrid.train.world.effects import EFFECT_NAMES
@@ -35,7 +35,7 @@ class GridPainter:
     """Holds the networks and paints one grid after another."""
 
     def __init__(self, job: SampleJob) -> None:
-        self.job = job
+        self.job, self.numbers = job, sampler_numbers(job)
         self.captions = world_captions(own_clause_only=job.facts.own_clause_only)
         self.subjects = WorldStore(job.store).names["sprites"]
         base = load_base(job.model, job.out, job.device)
@@ -82,7 +82,7 @@ class GridPainter:
     def facts(self, number: int) -> dict[str, Any]:
         """Return everything that a grid is made with; what JSON can hold."""
         job, recipe = self.job, self.job.recipe
-        facts = paint_facts(job, number)
+        facts = paint_facts(job, number, self.numbers)
         facts |= {"texts": self._texts(number), "base": self.base_hash}
         # Grids without concepts say nothing of them: those of earlier runs stay what they are.
         facts |= {"adapters": self.adapter_hashes, **self.tag_facts}
@@ -92,7 +92,8 @@ class GridPainter:
 
     def notes(self) -> tuple[str, ...]:
         """Return what a person should know of the texts, before anything is painted."""
-        return () if self.concepts is None else unknown_notes(self.concepts.all_texts(), self.text)
+        texts = () if self.concepts is None else self.concepts.all_texts()
+        return (*self.numbers.notes, *unknown_notes(texts, self.text))
 
     def _texts(self, number: int) -> list[list[str]]:
         """Draw what a grid shows and return the texts of its cells."""
@@ -131,7 +132,7 @@ class GridPainter:
         noise_BKCFYX = draw_grid_noise(self.job, number)
         networks, recipe = (self.dit, self.text), self.job.recipe
         cells_BKCFYX = paint_cells(
-            networks, facts["texts"], noise_BKCFYX, recipe, GRID, self.route_KA
+            networks, facts["texts"], noise_BKCFYX, recipe, self.numbers, GRID, self.route_KA
         )
         still = noise_BKCFYX.shape[2] - len(self.dit.config.noise_motion)
         return SampledGrid(

@@ -18,10 +18,10 @@ from dcgrid.models.trunk import GridTransformer, TextReader
 from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.facts import train_facts
 from dcgrid.train.grids import GRID, token_places
-from dcgrid.train.sampling import PaintJob, PaintRecipe
+from dcgrid.train.sampling import PaintJob, PaintRecipe, SamplerNumbers
 
 
-def paint_facts(job: PaintJob, number: int) -> dict[str, Any]:
+def paint_facts(job: PaintJob, number: int, numbers: SamplerNumbers) -> dict[str, Any]:
     """Return what every painted grid says of itself: how it was sampled, not with which weights."""
     recipe = job.recipe
     return {
@@ -34,8 +34,8 @@ def paint_facts(job: PaintJob, number: int) -> dict[str, Any]:
         "seed": recipe.seed,
         "num_inference_steps": recipe.num_inference_steps,
         "guidance_scale": recipe.guidance_scale,
-        "noise_scale": recipe.noise_scale,
-        "time_shift": recipe.time_shift,
+        "noise_scale": numbers.noise_scale,
+        "time_shift": numbers.time_shift,
         "dc_strength": recipe.dc_strength,
     }
 
@@ -68,6 +68,7 @@ def paint_cells(
     rows: list[list[str]],
     noise_BKCFYX: torch.Tensor,
     recipe: PaintRecipe,
+    numbers: SamplerNumbers,
     layout: GridLayout,
     route_KA: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -77,7 +78,8 @@ def paint_cells(
         networks: Transformer with its adapters, and text encoder.
         rows: Texts that each cell reads, B * K lists.
         noise_BKCFYX: Where sampling starts.
-        recipe: Steps, guidance, noise scale and time shift.
+        recipe: Steps and guidance.
+        numbers: Noise scale and time shift.
         layout: How the K cells of a grid lie.
         route_KA: Which adapter acts on which cell, where any is routed.
 
@@ -109,8 +111,8 @@ def paint_cells(
         fill_K,
         SampleSettings(
             schedule=Schedule(
-                num_inference_steps=recipe.num_inference_steps, shift=recipe.time_shift
+                num_inference_steps=recipe.num_inference_steps, shift=numbers.time_shift
             ),
-            noise_scale=recipe.noise_scale,
+            noise_scale=numbers.noise_scale,
         ),
     )

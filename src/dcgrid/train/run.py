@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from dcgrid import hub
 from dcgrid.adapters.attach import attach_adapter, set_routed
 from dcgrid.adapters.files import load_adapter, save_adapter
-from dcgrid.adapters.reading import read_sha256
+from dcgrid.adapters.reading import check_use, read_sha256
 from dcgrid.adapters.spec import AdapterSpec, Stage
 from dcgrid.errors import OutputError, WeightsError
 from dcgrid.grid.modes import Mode
@@ -160,6 +160,8 @@ def adapter_specs(
             dropout=recipe.loss["dropout"],
             targets=facts.targets.routed if routed else facts.targets.all,
             noise_scale=recipe.loss["noise_scale"],
+            inference_noise_scale=recipe.sampled_noise_scale,
+            inference_time_shift=recipe.sampled_time_shift,
             given=cast(Literal["clean", "replace"], recipe.given),
             given_first=recipe.given_first,
             dc_strength=recipe.loss["dc_strength"],
@@ -285,7 +287,9 @@ def _run_adapters(job: TrainJob, reporter: Reporter) -> Path:
         if job.recipe.stage == "grid":  # sampled grids, of stage fill, are made with other weights
             made_with |= concept_facts(*of_concepts)
     sampled = open_grids(job.recipe, job.model, job.out, made_with)
-    specs = adapter_specs(job.recipe, job.facts, base.hash, _load_multi_dc(job, base, reporter))
+    multi_dc = _load_multi_dc(job, base, reporter)
+    dc_sha256 = read_sha256(job.out / DC_NAME) if multi_dc else ""
+    specs = adapter_specs(job.recipe, job.facts, base.hash, dc_sha256)
     for number, spec in enumerate(specs):
         attach_adapter(network, spec, seed=job.recipe.seed + number)
         if job.start is not None and not job.resume:
@@ -307,7 +311,7 @@ def _run_adapters(job: TrainJob, reporter: Reporter) -> Path:
     )
     captions = world_captions(own_clause_only=job.facts.own_clause_only)
     stage = GridStage((dit, text), pools, captions, job.recipe, trained, sampled)
-    state = _train_grids(job, stage, reporter)
+    state = _train_grids(job, stage, reporter, multi_dc)
     take_averaged(state)
     paths = [job.out / f"{spec.name}.safetensors" for spec in specs]
     if job.processes.is_first:
@@ -319,7 +323,7 @@ def _run_adapters(job: TrainJob, reporter: Reporter) -> Path:
 
 
 def _load_multi_dc(job: TrainJob, base: Base, reporter: Reporter) -> str:
-    """Put the frozen Multi-DC LoRA on the base; return its hash, or "" where the recipe has none.
+    """Put the frozen Multi-DC LoRA on the base; return its name, or "" where the recipe has none.
 
     Raises:
         AdapterError: The file is damaged, of other weights, or of another stage.
@@ -332,11 +336,14 @@ def _load_multi_dc(job: TrainJob, base: Base, reporter: Reporter) -> str:
     report = load_adapter(
         base.dit.network, path, base=job.facts.name, base_hash=base.hash, strength=strength
     )
+    check_use(report.spec, path, "dc")
     reporter.say(f"{DC_NAME} at {strength:g}: {report.matched} of {report.total} layers")
-    return read_sha256(path)
+    return report.spec.name
 
 
-def _train_grids(job: TrainJob, stage: GridStage, reporter: Reporter) -> TrainState:
+def _train_grids(
+    job: TrainJob, stage: GridStage, reporter: Reporter, multi_dc: str = ""
+) -> TrainState:
     """Run the loop of a stage that can show what it has learnt."""
     validation = None
     if reporter.paint is not None and job.recipe.log.validate_every:
@@ -347,6 +354,10 @@ def _train_grids(job: TrainJob, stage: GridStage, reporter: Reporter) -> TrainSt
             autoencoder=stage.pool.autoencoder,
             route_KA=stage.route_KA,
             given_clean=job.recipe.given == "clean",
+            noise_scale=job.recipe.sampled_noise_scale,
+            time_shift=job.recipe.sampled_time_shift,
+            multi_dc=multi_dc,
+            dc_strength=job.recipe.loss.get("dc_strength", 0.0),
         )
         validation = Validation(
             job.loop.folder,

@@ -13,7 +13,9 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from dcgrid.errors import LayoutError, RecipeError
+from dcgrid.adapters.reading import check_use, read_spec
+from dcgrid.adapters.spec import AdapterSpec
+from dcgrid.errors import AdapterError, LayoutError, RecipeError
 from dcgrid.grid.layout import cell_token_shape
 from dcgrid.grid.modes import Mode
 from dcgrid.recipes import Table, read_toml
@@ -40,10 +42,10 @@ class PaintRecipe:
     """Pixel frames of a cell."""
     sizes: tuple[tuple[int, int], ...]
     """Cell sizes (height, width) in pixels; grid after grid takes the next."""
-    noise_scale: float
-    """s, the paper's sigma."""
-    time_shift: float
-    """Shift of the sampler's times towards noise; 1: none."""
+    noise_scale: float | None
+    """s, the paper's sigma; None: what the adapter's file says."""
+    time_shift: float | None
+    """Shift of the sampler's times towards noise; None: what the adapter's file says."""
     dc_strength: float
     """Strength of the Multi-DC LoRA."""
     seed: int
@@ -125,6 +127,11 @@ class PaintJob:
         """Which of the two files of stage `dc` are needed."""
         return (self.dc, self.tokens)
 
+    @property
+    def numbered(self) -> tuple[Path, ...]:
+        """Adapters that act, whose files say how to sample; the first one decides."""
+        return (self.dc,)
+
     def command(self, stage: str) -> str:
         """Return the command that runs a stage in the same folder."""
         return f"dcgrid train --stage {stage} --model {self.model} --out {self.out}"
@@ -147,6 +154,11 @@ class SampleJob(PaintJob):
             ("grid",) if self.mode == "consistent" else ("grid-composition-a", "grid-composition-b")
         )
         return tuple(self.out / f"{part}.safetensors" for part in parts)
+
+    @property
+    def numbered(self) -> tuple[Path, ...]:
+        """The Grid LoRAs, and Multi-DC where it is not left away."""
+        return (*self.adapters, *([self.dc] if self.recipe.dc_strength else []))
 
     @property
     def wants(self) -> tuple[Path, ...]:
@@ -223,7 +235,10 @@ def _cell_keys(table: Table, shared: CellRecipe | None) -> CellRecipe:
 def _shared_keys(
     table: Table, shared: PaintRecipe | None, *, least_strength: float
 ) -> dict[str, Any]:
-    """Read the keys of `PaintRecipe`; `shared` has what is absent, without it all are needed."""
+    """Read the keys of `PaintRecipe`; `shared` has what is absent.
+
+    Without it all are needed but those that an adapter's file says.
+    """
     counts = {
         key: table.integer(key, minimum=low, maximum=high, default=getattr(shared, key, None))
         for key, low, high in (
@@ -237,13 +252,17 @@ def _shared_keys(
         key: table.number(key, minimum=low, maximum=high, default=getattr(shared, key, None))
         for key, low, high in (
             ("guidance_scale", 0.0, 100.0),
-            ("noise_scale", 1e-3, 100.0),
-            ("time_shift", 1e-3, 100.0),
             ("dc_strength", least_strength, 10.0),
         )
     }
+    told = {
+        key: table.number(key, minimum=1e-3, maximum=100.0)
+        if table.has(key)
+        else getattr(shared, key, None)
+        for key in ("noise_scale", "time_shift")
+    }
     sizes = table.sizes("sizes", default=getattr(shared, "sizes", None))
-    return {"sizes": sizes, **counts, **numbers}
+    return {"sizes": sizes, **counts, **numbers, **told}
 
 
 def _check_shapes(path: Path, recipe: PaintRecipe, model: str) -> None:
@@ -253,6 +272,60 @@ def _check_shapes(path: Path, recipe: PaintRecipe, model: str) -> None:
             cell_token_shape(recipe.frames, height, width, geometry)
         except LayoutError as error:
             raise RecipeError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerNumbers:
+    """What grids are sampled with, of what their adapters say."""
+
+    noise_scale: float
+    """s, the paper's sigma."""
+    time_shift: float
+    """Shift of the sampler's times towards noise; 1: none."""
+    notes: tuple[str, ...] = ()
+    """Where the recipe overrides an adapter or adapters disagree, a sentence each."""
+
+
+def sampler_numbers(job: PaintJob) -> SamplerNumbers:
+    """Return what a job samples with: the recipe's numbers, else the first adapter's.
+
+    Only the headers of its adapters are read; they must be there.
+
+    Raises:
+        AdapterError: One is damaged, or of another stage or mode.
+    """
+    recipe = job.recipe
+    specs = {path.name: _adapter_spec(job, path) for path in job.numbered}
+    scales = {name: spec.sampled_noise_scale for name, spec in specs.items()}
+    shifts = {
+        name: job.facts.time_shift
+        if spec.inference_time_shift is None
+        else spec.inference_time_shift
+        for name, spec in specs.items()
+    }
+    scale = next(iter(scales.values())) if recipe.noise_scale is None else recipe.noise_scale
+    shift = next(iter(shifts.values())) if recipe.time_shift is None else recipe.time_shift
+    notes = [
+        f"noise scale {scale:g}; {n} says {told:g}" for n, told in scales.items() if told != scale
+    ]
+    notes += [
+        f"time shift {shift:g}; {name} says {shifts[name]:g}"
+        for name, spec in specs.items()
+        if spec.inference_time_shift is not None and shifts[name] != shift
+    ]
+    return SamplerNumbers(noise_scale=scale, time_shift=shift, notes=tuple(notes))
+
+
+def _adapter_spec(job: PaintJob, path: Path) -> AdapterSpec:
+    """Return what the header of one of a job's adapters says, which must be of the right kind."""
+    spec = read_spec(path)
+    if spec is None:
+        raise AdapterError(f"{path} is not an adapter that dcgrid wrote", hint="train it anew")
+    if path in job.adapters:
+        check_use(spec, path, "grid", job.mode)
+    else:
+        check_use(spec, path, "dc")
+    return spec
 
 
 def missing_for_sampling(job: PaintJob) -> list[tuple[Path, str]]:

@@ -138,6 +138,16 @@ class ScaleSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceSettings:
+    """What weight files tell samplers, where it is not as in training; nothing is trained by it."""
+
+    noise_scale: float | None = None
+    """s of samplers; None: `loss.noise_scale`. Paper: sec. 8 (1.80 after training at 1.90)."""
+    time_shift: float | None = None
+    """Shift of samplers' times towards noise; None: `loss.time_shift`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRecipe:
     """Everything that a stage needs to know beside its data."""
 
@@ -165,11 +175,25 @@ class TrainRecipe:
     """How it fits into memory and over processes."""
     log: LogSettings = field(default_factory=LogSettings)
     """What is measured and kept on the way."""
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    """What samplers are told; stages base, dc, grid and fill."""
 
     @property
     def run_name(self) -> str:
         """Name of the run's folder and of what it makes: the stage, and its mode if unusual."""
         return self.stage if self.mode == "consistent" else f"{self.stage}-{self.mode}"
+
+    @property
+    def sampled_noise_scale(self) -> float:
+        """Noise scale that samplers are told."""
+        asked = self.inference.noise_scale
+        return self.loss["noise_scale"] if asked is None else asked
+
+    @property
+    def sampled_time_shift(self) -> float:
+        """Time shift that samplers are told."""
+        asked = self.inference.time_shift
+        return self.loss["time_shift"] if asked is None else asked
 
 
 def load_train_recipe(path: Path, model: str) -> TrainRecipe:
@@ -226,6 +250,7 @@ def _train_recipe(path: Path, tables: dict[str, Any]) -> TrainRecipe:
     built["optim"] = _build(path, OptimSettings, tables.get("optim"), "optim")
     built["scale"] = _build(path, ScaleSettings, tables.get("scale", {}), "scale")
     built["log"] = _build(path, LogSettings, tables.get("log", {}), "log")
+    built["inference"] = _build(path, InferenceSettings, tables.get("inference", {}), "inference")
     built["phases"] = tuple(_build(path, Phase, p, f"phases[{i}]") for i, p in enumerate(phases))
     ends = [phase.until for phase in built["phases"]]
     if ends != sorted(set(ends)) or ends[-1] != 1.0:
@@ -243,6 +268,8 @@ def _train_recipe(path: Path, tables: dict[str, Any]) -> TrainRecipe:
             f'{path}: given_first needs given = "clean": cells that change from step to step '
             "cannot be kept"
         )
+    if recipe.inference != InferenceSettings() and recipe.stage in ("autoencoder", "upsampler"):
+        raise RecipeError(f"{path}: inference is for stages base, dc, grid and fill")
     loss = _loss(path, recipe.stage, recipe.loss)
     if recipe.stage == "grid" and loss["single_share"]:
         raise RecipeError(
@@ -373,6 +400,8 @@ _ALLOWED: Mapping[str, tuple[Callable[[object], bool], str]] = MappingProxyType(
         ),
         "accumulate": (lambda v: _is_count(v, 1), "a whole number above 0"),
         "shard": (lambda v: v in ("none", "full", "hybrid"), '"none", "full" or "hybrid"'),
+        "noise_scale": (lambda v: _is_number(v, 1e-3, 100.0), "a number from 0.001 to 100"),
+        "time_shift": (lambda v: _is_number(v, 1e-3, 100.0), "a number from 0.001 to 100"),
         "eval_every": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
         "eval_grids": (lambda v: _is_count(v, 1), "a whole number above 0"),
         "validate_every": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),

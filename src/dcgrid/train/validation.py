@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from dcgrid.adapters.attach import set_strength
 from dcgrid.errors import DcgridError
 from dcgrid.flow.noise import draw_noise
 from dcgrid.models.loading import model_spec
@@ -58,6 +59,14 @@ class LiveNetworks:
     """Which adapter acts on which cell, where any is routed."""
     given_clean: bool = True
     """True: given cells enter clean at time 0; False: noised like the rest."""
+    noise_scale: float
+    """s of samplers, as the run's file will say it."""
+    time_shift: float
+    """Shift of samplers' times, likewise."""
+    multi_dc: str = ""
+    """Name of the Multi-DC LoRA that acts in training; empty: none does."""
+    dc_strength: float = 0.0
+    """Its strength in training; samplers leave it away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,11 +276,24 @@ def as_they_were(networks: LiveNetworks) -> Iterator[None]:
     parts = (networks.dit, networks.text, networks.autoencoder)
     learns = {p: p.requires_grad for part in parts for p in part.parameters()}
     try:
-        with at_rest(*parts):
+        with at_rest(*parts), _attenuated(networks):
             yield
     finally:
         for parameter, wanted in learns.items():
             parameter.requires_grad_(wanted)
+
+
+@contextmanager
+def _attenuated(networks: LiveNetworks) -> Iterator[None]:
+    """Leave the Multi-DC LoRA away, as samplers do. Paper: sec. 3.2, Table 1."""
+    if not networks.multi_dc:
+        yield
+        return
+    set_strength(networks.dit.network, networks.multi_dc, 0.0)
+    try:
+        yield
+    finally:
+        set_strength(networks.dit.network, networks.multi_dc, networks.dc_strength)
 
 
 def _frames(clip_CTHW: torch.Tensor) -> torch.Tensor:

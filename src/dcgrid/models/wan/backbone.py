@@ -62,6 +62,10 @@ class WanBackbone:
         """
         self._spec = replace(self._spec, per_cell_time=clean, given_first=first)
 
+    def use_sampling(self, *, noise_scale: float, time_shift: float) -> None:
+        """Let samplers take the numbers of the adapter that was put on; see `models.base`."""
+        self._spec = replace(self._spec, noise_scale=noise_scale, time_shift=time_shift)
+
     @property
     def network(self) -> nn.Module:
         """The network that adapters attach to."""

@@ -1,0 +1,99 @@
+"""What the files of adapters say of their training, for plans and samplers; no numbers are read."""
+
+from collections.abc import Sequence
+from shlex import quote
+
+from dcgrid import hub
+from dcgrid.adapters.reading import check_use, read_spec
+from dcgrid.adapters.spec import AdapterSpec, Stage
+from dcgrid.errors import AdapterError
+from dcgrid.grid.modes import Mode
+from dcgrid.models.base import Backbone, ModelSpec
+from dcgrid.pipelines.lora import parse_lora
+from dcgrid.pipelines.resolve import ResolvedGrid
+
+
+def planned_adapter(reference: str, mode: Mode, stage: Stage = "fill") -> AdapterSpec | None:
+    """Return what the header of an adapter says, before anything is loaded.
+
+    Args:
+        reference: Its weight reference; "none" is the bare base.
+        mode: What the grid shows.
+        stage: Which stage's adapter fills it.
+
+    Returns:
+        None: there is no adapter, or its file has to be downloaded first.
+
+    Raises:
+        AdapterError: The file is damaged, is no adapter of this program, or is one of another stage
+            or mode.
+    """
+    path = None if reference == "none" else hub.locate_weights(reference)
+    if path is None:
+        return None
+    spec = read_spec(path)
+    if spec is None:
+        raise AdapterError(
+            f"{path} is not an adapter that dcgrid wrote",
+            hint=f"a LoRA of another program goes under the adapter: --lora {quote(str(path))}",
+        )
+    check_use(spec, path, stage, mode)
+    return spec
+
+
+def use_adapter(backbone: Backbone, adapter: AdapterSpec) -> None:
+    """Let a backbone and its samplers do what an adapter that was put on was trained for."""
+    backbone.use_given(clean=adapter.given == "clean", first=adapter.given_first)
+    shift = adapter.inference_time_shift
+    backbone.use_sampling(
+        noise_scale=adapter.sampled_noise_scale,
+        time_shift=backbone.spec.time_shift if shift is None else shift,
+    )
+
+
+def adapter_lines(
+    spec: ModelSpec,
+    adapters: Sequence[AdapterSpec],
+    grids: Sequence[ResolvedGrid],
+    loras: Sequence[str],
+) -> list[str]:
+    """Return what is unusual in the numbers that grids are sampled with, a sentence a line.
+
+    Args:
+        spec: The model.
+        adapters: Those that fill the grids, the Grid-Fill adapter first.
+        grids: What is filled; recipes may override an adapter's numbers.
+        loras: The job's, as `parse_lora` reads them.
+    """
+    lines = [line for one in adapters if (line := _sampling_line(spec, one))]
+    scale = adapters[0].sampled_noise_scale if adapters else spec.noise_scale
+    owner = f"adapter {adapters[0].name}" if adapters else spec.name
+    for asked in dict.fromkeys(grid.noise_scale for grid in grids):
+        if asked is not None and asked != scale:
+            lines.append(f"Noise scale: {asked:g} from the recipe; {owner} has {scale:g}.")
+    for given_as in dict.fromkeys(grid.given_as for grid in grids):
+        if adapters and given_as not in ("trained", adapters[0].given):
+            lines.append(
+                f'Given cells: "{given_as}" from the layout; {owner} was trained with '
+                f'"{adapters[0].given}".'
+            )
+    for choice in map(parse_lora, loras):
+        path = hub.locate_weights(choice.reference)
+        lora = None if path is None else read_spec(path)
+        if lora is not None and lora.sampled_noise_scale != scale:
+            lines.append(
+                f"LoRA {lora.name} is for noise scale {lora.sampled_noise_scale:g}; {owner} has "
+                f"{scale:g}, which is used."
+            )
+    return lines
+
+
+def _sampling_line(spec: ModelSpec, adapter: AdapterSpec) -> str:
+    """Return an adapter's numbers if they are not the model's, else nothing."""
+    scale, shift = adapter.sampled_noise_scale, adapter.inference_time_shift
+    told = []
+    if not scale == adapter.noise_scale == spec.noise_scale:
+        told.append(f"noise scale {scale:g} ({adapter.noise_scale:g} in training)")
+    if shift is not None and shift != spec.time_shift:
+        told.append(f"time shift {shift:g}")
+    return f"Adapter {adapter.name}: sampled with {', '.join(told)}." if told else ""
