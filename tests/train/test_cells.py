@@ -12,6 +12,7 @@ from benchmarks.small_world import write_small_cells, write_small_recipe, write_
 from dcgrid.adapters.files import write_adapter
 from dcgrid.adapters.reading import hash_tensors, read_adapter
 from dcgrid.cli.main import main
+from dcgrid.cli.validation import paint_validation
 from dcgrid.errors import RecipeError, WeightsError
 from dcgrid.models.loading import load_text_encoder
 from dcgrid.models.weights import read_weights, save_weights
@@ -26,6 +27,7 @@ from dcgrid.train.sampling import CellJob, SampleJob, load_cell_recipe, load_sam
 from dcgrid.train.sampling_run import run_sampling
 from dcgrid.train.settings import load_train_recipe
 from dcgrid.train.tags import check_tags
+from dcgrid.train.validation import Validation
 
 QUIET = Reporter(say=lambda line: None, progress=lambda progress: None)
 
@@ -222,12 +224,30 @@ def test_grid_trains_on_made_grids_alone(job_of, out, tmp_path, monkeypatch, nam
     for pool in (PanePool, FusionPool):
         monkeypatch.setattr(pool, "draw", refuse)
     loss = {"made_share": 1.0, "dc_strength": 1.0, "caption_dropout": 0.0}
-    log = "eval_every = 2\neval_grids = 2\ntensorboard = false\n"
+    log = "eval_every = 2\neval_grids = 2\nvalidate_every = 4\ntensorboard = false\n"
     path = write_small_recipe(tmp_path, name, loss=loss, log=log)
+    said, shown = [], []
+    real_write = Validation._write
+
+    def write(validation, stem, painted):
+        shown.extend(zip(validation._grids, painted, strict=True))
+        real_write(validation, stem, painted)
+
+    monkeypatch.setattr(Validation, "_write", write)
+    reporter = Reporter(say=said.append, progress=lambda report: None, paint=paint_validation)
     job = TrainJob(
         recipe=load_train_recipe(path, "tiny"), model="tiny", out=out, store=tmp_path / "nowhere"
     )
-    written = run_stage(job, QUIET)
+    written = run_stage(job, reporter)
+    # Validation is of made grids, too: their texts, and beside what comes of them their cells.
+    assert not [line for line in said if "no validation" in line]
+    assert (job.loop.folder / "validation" / "000004.png").is_file()
+    assert len(shown) == 2
+    for grid, cells in shown:
+        assert any(made.rows == grid.rows for made in grids)
+        assert sorted(grid.truth) == [0, 1, 2, 3]
+        assert [clip.shape for clip in cells] == [grid.truth[k].shape for k in range(4)]
+        assert not any(torch.equal(clip, grid.truth[k]) for k, clip in enumerate(cells))
     assert any(t.any() for n, t in read_adapter(written)[1].items() if ".lora_B." in n)
     # Four steps, and twice nine flow times of two grids.
     assert len(batches) == 4 + 2 * 9 * 2

@@ -8,11 +8,8 @@ import torch
 
 from dcgrid.pipelines.job import ComposeJob, EditJob
 from dcgrid.pipelines.live import LiveBackbone, paint_cells
-from dcgrid.train.validation import LiveNetworks, ValidationGrid
+from dcgrid.train.validation import FROM_TEXT, LiveNetworks, ValidationGrid
 
-_FROM_TEXT: dict[str, Any] = {"num_inference_steps": 8, "guidance_scale": 3.0}
-"""How a grid is sampled that no clip is given of. Recipes of effects have values for edits, where
-one step may do; stage `sample` takes more steps than a look at a run is worth."""
 _NO_FILE = Path("validation")
 """Stands for the inputs: the clips are in memory."""
 
@@ -24,7 +21,7 @@ def paint_validation(networks: LiveNetworks, grid: ValidationGrid) -> Sequence[t
         "seed": grid.seed,
         "subject": grid.subject,
         "motion": grid.motion,
-        **({} if grid.given else _FROM_TEXT),
+        **({} if grid.given else FROM_TEXT),
     }
     job: EditJob | ComposeJob
     if grid.effects:

@@ -91,7 +91,6 @@ class CellPainter:
             (self.dit, self.text),
             [[text] for text in facts["cell_texts"]],
             rearrange(noise_KCFYX, "b c f y x -> b 1 c f y x"),
-            self.job.recipe,
             self.numbers,
             SINGLE,
         )

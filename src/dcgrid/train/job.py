@@ -6,6 +6,7 @@ run.py carries a job out; dc.py, painter.py and the plan read it, too.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,7 +18,9 @@ from dcgrid.train.facts import TrainFacts, train_facts
 from dcgrid.train.log import Progress
 from dcgrid.train.loop import LoopOptions, batches_of_step
 from dcgrid.train.settings import TrainRecipe
-from dcgrid.train.validation import Painter
+
+if TYPE_CHECKING:
+    from dcgrid.train.validation import Painter
 
 DC_NAME = "dc.safetensors"
 """File of the Multi-DC LoRA."""
@@ -91,7 +94,7 @@ class Reporter:
     """Takes a remark."""
     progress: Callable[[Progress], None]
     """Takes a report of the loop."""
-    paint: Painter | None = None
+    paint: "Painter | None" = None
     """Paints validation grids; None: there are no validation videos."""
 
 

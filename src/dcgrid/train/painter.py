@@ -130,9 +130,9 @@ class GridPainter:
         """
         facts = self.facts(number)
         noise_BKCFYX = draw_grid_noise(self.job, number)
-        networks, recipe = (self.dit, self.text), self.job.recipe
+        networks = self.dit, self.text
         cells_BKCFYX = paint_cells(
-            networks, facts["texts"], noise_BKCFYX, recipe, self.numbers, GRID, self.route_KA
+            networks, facts["texts"], noise_BKCFYX, self.numbers, GRID, self.route_KA
         )
         still = noise_BKCFYX.shape[2] - len(self.dit.config.noise_motion)
         return SampledGrid(

@@ -18,7 +18,7 @@ from dcgrid.models.trunk import GridTransformer, TextReader
 from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.facts import train_facts
 from dcgrid.train.grids import GRID, token_places
-from dcgrid.train.sampling import PaintJob, PaintRecipe, SamplerNumbers
+from dcgrid.train.sampling import PaintJob, SamplerNumbers
 
 
 def paint_facts(job: PaintJob, number: int, numbers: SamplerNumbers) -> dict[str, Any]:
@@ -48,18 +48,26 @@ def as_read_back(facts: dict[str, Any]) -> dict[str, Any]:
 
 def draw_grid_noise(job: PaintJob, number: int) -> torch.Tensor:
     """Draw the noise of a grid, BKCFYX with B = 1."""
-    recipe, facts = job.recipe, train_facts(job.model)
-    height, width = recipe.size_of(number)
+    recipe = job.recipe
+    size_THW = (recipe.frames, *recipe.size_of(number))
+    return grid_noise(job.model, size_THW, recipe.seed_of(number), job.device)
+
+
+def grid_noise(
+    model: str, size_THW: tuple[int, int, int], seed: int, device: torch.device
+) -> torch.Tensor:
+    """Draw the noise of a grid whose cells have a size in pixels, BKCFYX with B = 1."""
+    facts, (frames, height, width) = train_facts(model), size_THW
     stride_T, stride_HW = facts.geometry.stride_T, facts.geometry.stride_HW
     shape = (
         1,
         GRID.count,
         facts.latent_channels,
-        (recipe.frames - 1) // stride_T + 1,
+        (frames - 1) // stride_T + 1,
         height // stride_HW,
         width // stride_HW,
     )
-    return draw_noise(shape, recipe.seed_of(number), device=job.device, motion=facts.noise_motion)
+    return draw_noise(shape, seed, device=device, motion=facts.noise_motion)
 
 
 @torch.no_grad()
@@ -67,7 +75,6 @@ def paint_cells(
     networks: tuple[GridTransformer, TextReader],
     rows: list[list[str]],
     noise_BKCFYX: torch.Tensor,
-    recipe: PaintRecipe,
     numbers: SamplerNumbers,
     layout: GridLayout,
     route_KA: torch.Tensor | None = None,
@@ -78,8 +85,7 @@ def paint_cells(
         networks: Transformer with its adapters, and text encoder.
         rows: Texts that each cell reads, B * K lists.
         noise_BKCFYX: Where sampling starts.
-        recipe: Steps and guidance.
-        numbers: Noise scale and time shift.
+        numbers: Steps, guidance, noise scale and time shift.
         layout: How the K cells of a grid lie.
         route_KA: Which adapter acts on which cell, where any is routed.
 
@@ -105,13 +111,13 @@ def paint_cells(
     fill_K = torch.ones(cells, dtype=torch.bool)
     empty = reading([[""]] * len(rows))
     return sample(
-        with_guidance(reading(rows), empty, recipe.guidance_scale, fill_K),
+        with_guidance(reading(rows), empty, numbers.guidance_scale, fill_K),
         torch.zeros_like(noise_BKCFYX),
         noise_BKCFYX,
         fill_K,
         SampleSettings(
             schedule=Schedule(
-                num_inference_steps=recipe.num_inference_steps, shift=numbers.time_shift
+                num_inference_steps=numbers.num_inference_steps, shift=numbers.time_shift
             ),
             noise_scale=numbers.noise_scale,
         ),

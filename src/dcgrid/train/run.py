@@ -363,7 +363,7 @@ def _train_grids(
             job.loop.folder,
             job.recipe,
             networks,
-            stage.pool.world,
+            stage.pool.world if stage.sampled is None or needs_world(job.recipe) else stage.sampled,
             reporter.paint,
             reporter.say,
             job.processes,

@@ -161,6 +161,11 @@ class SampledGrids:
         drawn = [grids[pick(len(grids), generator)] for _ in range(phase.batch)]
         return [_cut(grid, phase.frames) for grid in drawn]
 
+    def first(self, phase: Phase, count: int) -> list[SampledGrid]:
+        """Return up to so many grids of one size that fit a phase, cut to its frames."""
+        grids = next(iter(self._fitting(phase).values()))
+        return [_cut(grid, phase.frames) for grid in grids[:count]]
+
     def _fitting(self, phase: Phase) -> dict[tuple[int, int], list[SampledGrid]]:
         """Return the grids that are long enough by each of the phase's sizes that has any."""
         fitting: dict[tuple[int, int], list[SampledGrid]] = {}

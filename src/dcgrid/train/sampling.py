@@ -276,8 +276,12 @@ def _check_shapes(path: Path, recipe: PaintRecipe, model: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplerNumbers:
-    """What grids are sampled with, of what their adapters say."""
+    """What grids are sampled with."""
 
+    num_inference_steps: int
+    """Steps of the sampler."""
+    guidance_scale: float
+    """Guidance against the empty text; 1: none."""
     noise_scale: float
     """s, the paper's sigma."""
     time_shift: float
@@ -287,7 +291,7 @@ class SamplerNumbers:
 
 
 def sampler_numbers(job: PaintJob) -> SamplerNumbers:
-    """Return what a job samples with: the recipe's numbers, else the first adapter's.
+    """Return what a job samples with: the recipe's numbers, else those of the first adapter.
 
     Only the headers of its adapters are read; they must be there.
 
@@ -313,7 +317,13 @@ def sampler_numbers(job: PaintJob) -> SamplerNumbers:
         for name, spec in specs.items()
         if spec.inference_time_shift is not None and shifts[name] != shift
     ]
-    return SamplerNumbers(noise_scale=scale, time_shift=shift, notes=tuple(notes))
+    return SamplerNumbers(
+        num_inference_steps=recipe.num_inference_steps,
+        guidance_scale=recipe.guidance_scale,
+        noise_scale=scale,
+        time_shift=shift,
+        notes=tuple(notes),
+    )
 
 
 def _adapter_spec(job: PaintJob, path: Path) -> AdapterSpec:

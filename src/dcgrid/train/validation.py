@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -24,6 +26,10 @@ from dcgrid.models.loading import model_spec
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.runtime.processes import ALONE, Processes
 from dcgrid.train.evaluation import at_rest
+from dcgrid.train.grids import GRID
+from dcgrid.train.painting import grid_noise, paint_cells
+from dcgrid.train.sampled import SampledGrid, SampledGrids
+from dcgrid.train.sampling import SamplerNumbers
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.world.clips import WorldClip, WorldClips, pick
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
@@ -39,6 +45,11 @@ VALIDATION_GRIDS = 2
 VALIDATION_SEED = 30_001
 """Seed of the first grid and of its noise, whatever the run's seed is."""
 _CELLS, _COLUMNS = 4, 2
+_LABEL = 60
+"""Longest label of a cell on the sheet."""
+FROM_TEXT: Mapping[str, Any] = MappingProxyType({"num_inference_steps": 8, "guidance_scale": 3.0})
+"""How a grid is sampled that no clip is given of. Recipes of effects have values for edits, where
+one step may do; stage `sample` takes more steps than a look at a run is worth."""
 _SHOWN_FRAMES = 4
 """Frames of a cell on the sheet."""
 
@@ -76,7 +87,8 @@ class ValidationGrid:
     given: tuple[torch.Tensor, ...]
     """Clips THWC of the first cells; empty: every cell is painted."""
     effects: tuple[str, ...] = ()
-    """Effects of the cells after the first; empty: the grid is a composition."""
+    """Effects of the cells after the first; empty: the grid is a composition. Beside `rows`: what
+    is said of each of the four cells."""
     subject: str
     """What the clip shows."""
     motion: str
@@ -91,10 +103,14 @@ class ValidationGrid:
     """Seed of the noise."""
     truth: Mapping[int, torch.Tensor] = field(default_factory=dict)
     """What painted cells should show, THWC by cell, as far as it is known."""
+    rows: Sequence[list[str]] = ()
+    """Texts that each cell reads, in place of all words above; none: the words say it."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What each cell shows, in a word or two."""
+        """What each cell shows, in a word or two; of texts, the beginning of each cell's own."""
+        if self.rows:
+            return tuple(text[:_LABEL] for text in self.effects)
         if self.effects:
             return (self.subject, *self.effects)
         return (f"A, {self.subject}", f"B, {self.concept}", "fusion", "fusion-2")
@@ -113,7 +129,7 @@ class Validation:
         folder: The run's folder.
         recipe: Its recipe; grids have the shape of the last phase.
         networks: What it trains, and what that stands on.
-        world: Where clips come from.
+        source: Where clips come from; or grids of stage `cells`, for a run that sees no others.
         paint: Paints a grid.
         say: Told if a picture could not be made.
         processes: Those that train together. All of them paint, for they may share the weights;
@@ -125,13 +141,13 @@ class Validation:
         folder: Path,
         recipe: TrainRecipe,
         networks: LiveNetworks,
-        world: WorldClips,
+        source: WorldClips | SampledGrids,
         paint: Painter,
         say: Callable[[str], None],
         processes: Processes = ALONE,
     ) -> None:
         self.folder, self._processes = folder / FOLDER_NAME, processes
-        self._recipe, self._networks, self._world = recipe, networks, world
+        self._recipe, self._networks, self._source = recipe, networks, source
         self._paint, self._say = paint, say
         self._grids: list[ValidationGrid] = []
 
@@ -150,9 +166,12 @@ class Validation:
         """
         try:
             if not self._grids:
-                self._grids = [self._draw(number) for number in range(VALIDATION_GRIDS)]
+                self._grids = self._drawn()
             with as_they_were(self._networks):
-                painted = [self._paint(self._networks, grid) for grid in self._grids]
+                painted = [
+                    self._from_texts(grid) if grid.rows else self._paint(self._networks, grid)
+                    for grid in self._grids
+                ]
             if self._processes.is_first:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._write(self.folder / f"{step:06d}", painted)
@@ -163,8 +182,56 @@ class Validation:
                 raise
             self._say(f"no validation video of step {step}: {type(error).__name__}: {error}")
 
+    @property
+    def _world(self) -> WorldClips:
+        """The clips of a run that sees some."""
+        if not isinstance(self._source, WorldClips):
+            raise ValueError("a run on made grids alone has no clips")
+        return self._source
+
+    def _drawn(self) -> list[ValidationGrid]:
+        """Return the grids: the same in every run of this stage, mode and shape."""
+        if isinstance(self._source, WorldClips):
+            return [self._draw(number) for number in range(VALIDATION_GRIDS)]
+        made = self._source.first(self._recipe.phases[-1], VALIDATION_GRIDS)
+        return [self._made(grid, VALIDATION_SEED + number) for number, grid in enumerate(made)]
+
+    def _made(self, grid: SampledGrid, seed: int) -> ValidationGrid:
+        """Return a grid under the texts of a made one, whose cells are the truth."""
+        phase = self._recipe.phases[-1]
+        device = next(self._networks.dit.parameters()).device
+        return ValidationGrid(
+            effects=tuple(grid.facts.get("cell_texts", ("",) * _CELLS)),
+            given=(),
+            subject="",
+            motion="",
+            size_THW=(phase.frames, *grid.size),
+            seed=seed,
+            truth=dict(enumerate(self._decoded(grid.cells_KCFYX.to(device)))),
+            rows=grid.rows,
+        )
+
+    def _from_texts(self, grid: ValidationGrid) -> list[torch.Tensor]:
+        """Paint all cells of a grid from its texts, as stage `sample` does."""
+        networks = self._networks
+        device = next(networks.dit.parameters()).device
+        numbers = SamplerNumbers(
+            noise_scale=networks.noise_scale, time_shift=networks.time_shift, **FROM_TEXT
+        )
+        noise_BKCFYX = grid_noise(networks.model, grid.size_THW, grid.seed, device)
+        route_KA = None if networks.route_KA is None else networks.route_KA.to(device)
+        pair = networks.dit, networks.text
+        made_BKCFYX = paint_cells(pair, list(grid.rows), noise_BKCFYX, numbers, GRID, route_KA)
+        return self._decoded(made_BKCFYX[0])
+
+    @torch.no_grad()
+    def _decoded(self, cells_KCFYX: torch.Tensor) -> list[torch.Tensor]:
+        """Decode cells one by one to frames THWC, uint8, on the CPU."""
+        clips = (self._networks.autoencoder.decode(cell[None]) for cell in cells_KCFYX)
+        return [_frames((clip_BCTHW[0].float() + 1) / 2) for clip_BCTHW in clips]
+
     def _draw(self, number: int) -> ValidationGrid:
-        """Draw one of the grids: the same in every run of this stage, mode and shape."""
+        """Draw one of the grids about a clip of the world."""
         generator = torch.Generator().manual_seed(VALIDATION_SEED + number)
         phase, filling = self._recipe.phases[-1], self._recipe.stage == "fill"
         named = bool(self._world.store.names["sprites"])
