@@ -174,15 +174,34 @@ def test_rain_and_snow_fall(name: str, fps: float, seed: int):
     assert best_down > 0
 
 
-def test_rain_streaks_are_thick_enough_for_a_codec():
-    """Across a streak the brightness falls slowly: half of it is left one pixel to the side."""
-    plain = torch.full((3, 4, 96, 96), 0.2)
-    grey = render_effect("rain", plain, generator=seeded(4)).mean(dim=0)
-    fine = grey - functional.avg_pool2d(grey[None], 15, 1, 7, count_include_pad=False)[0]
-    centred = fine - fine.mean()
-    beside = (centred[:, :, 1:] * centred[:, :, :-1]).mean() / (centred**2).mean()
-    assert beside > 0.5
-    assert centred.amax() > 0.15
+def test_streaks_of_rain_are_thin_and_long_at_the_size_of_a_source():
+    """Two pixels to the side of a streak little of it is left, as far along it most of it is."""
+    plain = torch.full((3, 1, 384, 384), 0.2)
+    grey = render_effect("rain", plain, generator=seeded(4), scale=4).mean(dim=0)[0]
+    fine = grey - functional.avg_pool2d(grey[None], 61, 1, 30, count_include_pad=False)[0]
+    energy = fine.square().mean()
+    beside = (fine[:, 2:] * fine[:, :-2]).mean() / energy
+    along = (fine[8:] * fine[:-8]).mean() / energy
+    assert beside < 0.4
+    assert along > 0.4
+
+
+def test_a_matte_keeps_smoke_behind_the_subject_and_lights_its_rim():
+    clip = torch.full((3, 2, 96, 96), 0.4)
+    matte = torch.zeros(2, 96, 96)
+    matte[:, 24:, 32:64] = 1
+    core = (slice(None), slice(None), slice(40, 70), slice(40, 56))
+    rim = (slice(None), slice(None), slice(24, 26), slice(36, 60))
+    for name in ("smoke", "purple-smoke"):
+        plain = render_effect(name, clip, generator=seeded(1), matte_THW=torch.zeros_like(matte))
+        kept = render_effect(name, clip, generator=seeded(1), matte_THW=matte)
+        assert torch.equal(plain[..., :30], kept[..., :30])
+        assert kept[core].std() < 0.7 * plain[core].std()
+    lit = render_effect("backlight", clip, generator=seeded(1), matte_THW=matte)
+    assert lit[rim].mean() > 1.5 * lit[core].mean()
+    assert lit[core].mean() > 0.15
+    with pytest.raises(ValueError, match="matte"):
+        render_effect("smoke", clip, generator=seeded(1), matte_THW=matte[:1])
 
 
 @pytest.mark.parametrize(("name", "channel"), [("red-light", 0), ("blue-light", 2)])

@@ -1,8 +1,9 @@
 """Ground truth of the shipped effects: what each must do to any clip, rendered.
 
 Read `render_effect`. The looks are in effects_light (tone and light, no chance in them),
-effects_weather and effects_elements (random and moving); effects_fields holds their tools.
-No mask and no depth is needed: renderers read brightness, height in the picture and local contrast.
+effects_weather, effects_smoke and effects_elements (random and moving); effects_fields holds their
+tools. No depth is needed: renderers read brightness, height in the picture and local contrast, and
+the subject's matte where it is known.
 """
 
 from collections.abc import Callable
@@ -10,11 +11,12 @@ from types import MappingProxyType
 
 import torch
 
-from dcgrid.train.world import effects_elements, effects_light, effects_weather
+from dcgrid.train.world import effects_elements, effects_light, effects_smoke, effects_weather
+from dcgrid.train.world.effects_fields import Scene
 from dcgrid.train.world.luck import Luck, draw_luck
 
-_ToneRenderer = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
-_ChanceRenderer = Callable[[torch.Tensor, Luck], torch.Tensor]
+_ToneRenderer = Callable[[Scene], torch.Tensor]
+_ChanceRenderer = Callable[[Scene, Luck], torch.Tensor]
 
 _TONE: MappingProxyType[str, _ToneRenderer] = MappingProxyType(
     {
@@ -33,8 +35,8 @@ _CHANCE: MappingProxyType[str, _ChanceRenderer] = MappingProxyType(
     {
         "rain": effects_weather.rain,
         "snow": effects_weather.snow,
-        "smoke": effects_weather.smoke,
-        "purple-smoke": effects_weather.purple_smoke,
+        "smoke": effects_smoke.smoke,
+        "purple-smoke": effects_smoke.purple_smoke,
         "water": effects_elements.water,
         "fire-glow": effects_elements.fire_glow,
         "sparks": effects_elements.sparks,
@@ -59,6 +61,7 @@ def render_effect(
     fps: float = 12.0,
     scale: float = 1.0,
     luck_MFYX: torch.Tensor | None = None,
+    matte_THW: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Render an effect onto a clip.
 
@@ -70,6 +73,8 @@ def render_effect(
         scale: Pixels of the clip for each pixel of a cell; > 0. The look is the same at any scale:
             a clip at scale 4, averaged down, shows what its averaged source does at scale 1.
         luck_MFYX: Where drops, flakes and puffs are; None: drawn with the generator.
+        matte_THW: Opacity of the subject in [0, 1], so that smoke passes behind it and light
+            falls on its rim; None: not known, smoke is before all and rims are edges of brightness.
 
     Returns:
         The clip with the effect, same shape, dtype and device, in [0, 1].
@@ -86,12 +91,20 @@ def render_effect(
     if not scale > 0:
         raise ValueError(f"scale must be above 0, got {scale}")
     work_CTHW = clip_CTHW.float().clamp(0, 1)
+    if matte_THW is not None and matte_THW.shape != clip_CTHW.shape[1:]:
+        raise ValueError(f"matte {tuple(matte_THW.shape)} is not of clip {tuple(clip_CTHW.shape)}")
     seconds_T = torch.arange(work_CTHW.shape[1], device=work_CTHW.device) / fps
+    scene = Scene(
+        clip_CTHW=work_CTHW,
+        seconds_T=seconds_T,
+        scale=scale,
+        matte_1THW=None if matte_THW is None else matte_THW[None].to(work_CTHW).clamp(0, 1),
+    )
     if name in _TONE:
-        rendered_CTHW = _TONE[name](work_CTHW, seconds_T, scale)
+        rendered_CTHW = _TONE[name](scene)
     else:
         if luck_MFYX is None:
             luck_MFYX = draw_luck(work_CTHW, seconds_T, generator, scale)
         luck = Luck(values_MFYX=luck_MFYX, seconds_T=seconds_T, like=work_CTHW, scale=scale)
-        rendered_CTHW = _CHANCE[name](work_CTHW, luck)
+        rendered_CTHW = _CHANCE[name](scene, luck)
     return rendered_CTHW.clamp(0, 1).to(clip_CTHW.dtype)

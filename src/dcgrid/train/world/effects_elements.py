@@ -1,66 +1,86 @@
 """Water, fire and sparks: random, moving, and lit as part of the scene.
 
-Every renderer takes an RGB clip of shape CTHW in [0, 1] and the luck of that clip, and returns a
-clip of the same shape, not yet clamped.
+Every renderer takes a scene and the luck of its clip, and returns a clip of the same shape, not yet
+clamped.
 """
 
 import torch
 from torch.nn import functional
 
 from dcgrid.train.world.effects_fields import (
+    Scene,
     colour,
     desaturate,
     distance,
-    enlarge,
     extent,
     heights,
     luma,
     mix,
     ramp,
     screen,
-    shrink,
+    shading,
+    soften,
     widths,
 )
 from dcgrid.train.world.luck import RISE, SMOOTH, SMOOTH_FINE, Luck, PointLook
 
-WATERLINE = 0.55
+WATERLINE = 0.58
 """Where the water begins, as a share of the height."""
-EMBERS = PointLook(share=0.027, radius=0.11, length=0.5, opacity=1.0)
-SPARKS = PointLook(share=0.055, radius=0.11, length=1.1, lean=-0.25, opacity=1.0)
+EMBERS = PointLook(
+    share=0.03, radius=0.03, length=0.35, fan=0.35, copies=2, vary=0.5, sway=0.2, tail=0.7
+)
+SPARKS = PointLook(share=0.03, radius=0.022, length=1.7, fan=0.2, jitter=0.1, vary=0.5, tail=0.97)
+FINE_SPARKS = PointLook(
+    share=0.2, radius=0.014, length=0.4, fan=0.3, copies=4, vary=0.7, tail=0.9, sway=0.2
+)
 
 
-def water(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
-    """Clear water up to about the middle: bent picture, blue-green tint, caustics, bright line."""
-    tall, wide = extent(clip_CTHW)
-    time = luck.seconds_T[:, None, None]
-    x = widths(clip_CTHW) * wide
-    wave = 0.022 * torch.sin(7 * x + 2.6 * time)
-    wave = wave + 0.012 * torch.sin(15 * x - 3.6 * time + 1.0)
-    depth = heights(clip_CTHW) * tall - (WATERLINE * tall + wave)
-    below = ramp(depth, -0.006, 0.012)
-    bent = _refract(clip_CTHW, depth, time)
-    deep = ramp(depth, 0.0, 0.5 * tall)
-    tinted = bent * colour((0.42, 0.84, 0.88), clip_CTHW)
-    tinted = mix(tinted, colour((0.02, 0.36, 0.44), clip_CTHW), 0.24 + 0.22 * deep)
-    net = caustics(luck, 0.25, 0.25) * (1 - 0.5 * deep)
+def water(scene: Scene, luck: Luck) -> torch.Tensor:
+    """Clear water up to about the middle: a dark line of surface, bent picture below, caustics."""
+    clip_CTHW = scene.clip_CTHW
+    tall, _ = extent(clip_CTHW)
+    depth = _depth(scene)
+    below = ramp(depth, -0.004, 0.006)
+    bent = _refract(scene, depth)
+    deep = ramp(depth, 0.0, 0.55 * tall)
+    murky = mix(bent, soften(bent, 20, scene.scale), 0.3 + 0.4 * deep)
+    tinted = murky * colour((0.34, 0.80, 0.84), clip_CTHW)
+    tinted = mix(tinted, colour((0.01, 0.27, 0.36), clip_CTHW), 0.20 + 0.38 * deep)
+    net = caustics(luck, 0.15, 0.2) * (1 - 0.7 * deep)
     tinted = screen(
-        tinted, net * (0.35 + 0.65 * luma(bent)) * colour((0.50, 0.70, 0.62), clip_CTHW)
+        tinted, net * (0.25 + 0.75 * luma(bent)) * colour((0.50, 0.74, 0.64), clip_CTHW)
     )
-    line = torch.exp(-0.5 * ((depth - 0.005) / 0.008) ** 2)
-    shadow = torch.exp(-0.5 * ((depth - 0.040) / 0.018) ** 2)
-    wet = mix(clip_CTHW * 0.94, tinted * (1 - 0.3 * shadow), below)
-    return mix(wet, colour((0.90, 0.99, 1.0), clip_CTHW), 0.8 * line)
+    # Seen from just above, the surface is a thick dark bow with the sky in its upper edge.
+    under = torch.exp(-0.5 * ((depth - 0.022) / 0.012) ** 2)
+    gleam = torch.exp(-0.5 * ((depth - 0.003) / 0.0045) ** 2)
+    wet = mix(clip_CTHW * 0.97, tinted * (1 - 0.55 * under), below)
+    sky = 0.55 + 0.45 * soften(clip_CTHW, 8, scene.scale)
+    lit = mix(wet, sky * colour((0.90, 0.99, 1.0), clip_CTHW), 0.85 * gleam)
+    above = ramp(depth, -0.22, 0.0) * (1 - below)
+    return screen(lit, above * net * 0.16 * luma(clip_CTHW) * colour((0.9, 1.0, 0.95), clip_CTHW))
 
 
-def _refract(clip_CTHW: torch.Tensor, depth_THW: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-    """Bend the picture below the surface: ripples sway it sideways and a little up and down."""
+def _depth(scene: Scene) -> torch.Tensor:
+    """Return how far below the waves of the surface a pixel is, in units, THW."""
+    tall, wide = extent(scene.clip_CTHW)
+    x, time = widths(scene.clip_CTHW) * wide, scene.seconds_T[:, None, None]
+    wave = 0.016 * torch.sin(5.3 * x + 2.2 * time) + 0.010 * torch.sin(11 * x - 3.1 * time + 1.0)
+    wave = wave + 0.004 * torch.sin(27 * x + 5.0 * time + 2.0)
+    return (heights(scene.clip_CTHW) - WATERLINE) * tall - wave
+
+
+def _refract(scene: Scene, depth_THW: torch.Tensor) -> torch.Tensor:
+    """Bend the picture below the surface: a step sideways, and ripples that sway it."""
+    clip_CTHW, time = scene.clip_CTHW, scene.seconds_T[:, None, None]
     tall, wide = extent(clip_CTHW)
     reach = ramp(depth_THW, 0.0, 0.10)
     x, y = widths(clip_CTHW) * wide, heights(clip_CTHW) * tall
-    shift_x = 0.022 * torch.sin(20 * y - 3.0 * time + 4 * x) * reach
+    shift_x = (0.020 * torch.sin(20 * y - 3.0 * time + 4 * x) + 0.03) * reach
+    shift_x = shift_x + 0.006 * torch.sin(43 * y + 9 * x - 4.1 * time) * reach
     shift_y = 0.012 * torch.sin(13 * x + 2.2 * time + 6 * y + 2.0) * reach
-    place_x = (x + shift_x) / wide * 2 - 1
-    place_y = (y + shift_y) / tall * 2 - 1
+    # Water magnifies what is in it, by a quarter of its depth towards the surface.
+    place_x = ((x - 0.5 * wide) * (1 - 0.10 * reach) + 0.5 * wide + shift_x) / wide * 2 - 1
+    place_y = (y + shift_y - 0.12 * depth_THW.clamp(min=0)) / tall * 2 - 1
     bent = functional.grid_sample(
         clip_CTHW.transpose(0, 1),
         torch.stack((place_x, place_y), dim=-1),
@@ -84,30 +104,39 @@ def caustics(luck: Luck, soft: float, dim: float) -> torch.Tensor:
     return (soft * ridge + (1 - soft) * ridge**3) * (dim + (1 - dim) * strength)
 
 
-def fire_glow(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
-    """Flickering firelight from below: orange near the ground, dark above, a few embers rise."""
-    time = luck.seconds_T[:, None, None]
-    flicker = 1 + 0.10 * torch.sin(9 * time) + 0.08 * torch.sin(17 * time)
-    uneven = 0.5 + 0.15 * luck.smooth(SMOOTH) + 0.07 * luck.smooth(SMOOTH_FINE)
-    height = heights(clip_CTHW)
-    glow = ramp(height + 0.35 * (uneven - 0.5), 0.05, 1.1) * flicker
-    bright = mix(luma(clip_CTHW), clip_CTHW, 0.45)
-    ambient = bright * colour((0.26, 0.17, 0.14), clip_CTHW) + 0.01
-    lit = ambient + bright * glow * colour((1.15, 0.52, 0.14), clip_CTHW)
-    flame = ramp(height + 0.4 * (uneven - 0.5), 0.72, 1.12) * flicker
-    lit = screen(lit, flame.clamp(0, 1) * colour((0.90, 0.40, 0.06), clip_CTHW))
-    embers = luck.points(RISE, EMBERS) * ramp(height, 0.1, 0.8)
-    return screen(lit, embers.clamp(max=1) * colour((1.0, 0.62, 0.20), clip_CTHW))
+def fire_glow(scene: Scene, luck: Luck) -> torch.Tensor:
+    """A fire low on the left: it flickers on what faces it, the far side is in the dark."""
+    clip_CTHW = scene.clip_CTHW
+    time = scene.seconds_T[:, None, None]
+    flicker = 1 + 0.13 * torch.sin(9 * time) + 0.10 * torch.sin(17 * time + 1) * torch.sin(5 * time)
+    uneven = 0.10 * luck.smooth(SMOOTH) + 0.07 * luck.smooth(SMOOTH_FINE)
+    away = distance(clip_CTHW, 1.05, 0.12)
+    reach = torch.exp(-((away / (1.05 + 0.10 * (flicker - 1))) ** 2)) * (1 + 0.8 * uneven)
+    facing = shading(scene, up=-0.5, left=1.0)
+    bright = mix(luma(clip_CTHW), clip_CTHW, 0.4)
+    ambient = bright * colour((0.15, 0.13, 0.17), clip_CTHW) + 0.006
+    glow = reach * flicker * (0.35 + 0.65 * facing)
+    lit = ambient + bright * glow * colour((1.75, 0.78, 0.24), clip_CTHW)
+    tongue = ramp(1.30 - away + 0.55 * uneven, 0.62, 1.35) * flicker
+    lit = screen(lit, (0.9 * tongue).clamp(0, 1) * colour((1.0, 0.44, 0.07), clip_CTHW))
+    embers = luck.points(RISE, EMBERS) * (0.25 + 0.75 * ramp(away, 1.3, 0.3))
+    halo = soften(embers[None], 40, scene.scale)
+    lit = screen(lit, (0.9 * halo).clamp(max=1) * colour((0.9, 0.32, 0.04), clip_CTHW))
+    return screen(lit, embers.clamp(max=1) * colour((1.0, 0.70, 0.26), clip_CTHW))
 
 
-def sparks(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
-    """A shower of golden sparks that flies up through a darkened scene and lights it."""
-    spill = torch.exp(-((distance(clip_CTHW, 0.8, 0.5) / 0.6) ** 2))
-    dark = desaturate(clip_CTHW, 0.3) * colour((0.36, 0.34, 0.38), clip_CTHW)
-    lit = dark + clip_CTHW * spill * colour((0.55, 0.36, 0.12), clip_CTHW)
-    near = 0.35 + 0.65 * torch.exp(-((distance(clip_CTHW, 0.8, 0.5) / 0.75) ** 2))
-    trails = luck.points(RISE, SPARKS) * near
-    glow = enlarge(shrink(trails[None], 2 * luck.scale), clip_CTHW)
-    gold = trails * colour((1.0, 0.80, 0.36), clip_CTHW)
-    gold = gold + (trails - 0.7).clamp(min=0) * colour((0.0, 0.3, 0.7), clip_CTHW)
-    return screen(lit, (gold + 0.25 * glow * colour((1.0, 0.5, 0.1), clip_CTHW)).clamp(max=1))
+def sparks(scene: Scene, luck: Luck) -> torch.Tensor:
+    """A shower of golden sparks with trails that flies up through a dark scene and lights it."""
+    clip_CTHW = scene.clip_CTHW
+    spill = torch.exp(-((distance(clip_CTHW, 0.9, 0.5) / 0.7) ** 2))
+    dark = desaturate(clip_CTHW, 0.3) * colour((0.24, 0.23, 0.28), clip_CTHW)
+    facing = shading(scene, up=-0.7, left=0.0)
+    lit = dark + clip_CTHW * spill * (0.5 + 0.5 * facing) * colour((0.75, 0.46, 0.15), clip_CTHW)
+    near = 0.30 + 0.70 * torch.exp(-((distance(clip_CTHW, 0.85, 0.5) / 0.75) ** 2))
+    large = luck.points(RISE, SPARKS) * near
+    fine = luck.points(RISE, FINE_SPARKS) * near * (0.4 + 0.6 * scene.behind)[0]
+    trails = 1.15 * large + 0.85 * fine
+    halo = soften(trails[None], 48, scene.scale)
+    lit = screen(lit, (1.1 * halo).clamp(max=1) * colour((0.85, 0.40, 0.07), clip_CTHW))
+    gold = trails.clamp(max=1) * colour((1.0, 0.82, 0.42), clip_CTHW)
+    return screen(lit, gold)

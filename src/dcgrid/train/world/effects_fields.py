@@ -7,11 +7,33 @@ neighbours first averages down to a cell, so that it finds the same at any size.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
 LUMA_WEIGHTS = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What an effect is rendered on."""
+
+    clip_CTHW: torch.Tensor
+    """RGB in [0, 1]."""
+    seconds_T: torch.Tensor
+    """Time of its frames."""
+    scale: float = 1.0
+    """Pixels of it for each pixel of a cell."""
+    matte_1THW: torch.Tensor | None = None
+    """Opacity of the subject in [0, 1]; None: not known."""
+
+    @property
+    def behind(self) -> torch.Tensor:
+        """How much of each pixel is behind the subject, 1THW; all of it where none is known."""
+        if self.matte_1THW is None:
+            return torch.ones_like(self.clip_CTHW[:1])
+        return 1 - self.matte_1THW
 
 
 def luma(clip_CTHW: torch.Tensor) -> torch.Tensor:
@@ -103,6 +125,37 @@ def soften(clip_CTHW: torch.Tensor, details: int, scale: float = 1.0) -> torch.T
     coarse = functional.interpolate(cell_CTHW, size=small, mode="area")
     coarse = functional.avg_pool2d(coarse, 3, stride=1, padding=1, count_include_pad=False)
     return enlarge(coarse, clip_CTHW)
+
+
+def shading(scene: Scene, *, up: float, left: float) -> torch.Tensor:
+    """Return how much a surface faces a light, 1THW in [0, 1], 0.5 where that is not known.
+
+    The subject is taken as a pillow that bulges out of its matte; besides, what is brighter on one
+    side than on the other bulges.
+
+    Args:
+        scene: Clip and matte.
+        up: Share of the way to the light that goes up; negative: down.
+        left: Share that goes left.
+    """
+    bulge = 0.8 * soften(luma(scene.clip_CTHW), 12, scene.scale)
+    if scene.matte_1THW is not None:
+        bulge = bulge + 1.4 * soften(scene.matte_1THW, 9, scene.scale)
+    gap = max(1, round(4 * scene.scale))
+    padded = functional.pad(bulge, (gap,) * 4, mode="replicate")
+    rows, columns = bulge.shape[-2:]
+    across = padded[..., gap : gap + rows, 2 * gap :] - padded[..., gap : gap + rows, :columns]
+    down = padded[..., 2 * gap :, gap : gap + columns] - padded[..., :rows, gap : gap + columns]
+    return torch.sigmoid(9 * (left * across + up * down))
+
+
+def mirrored(clip_CTHW: torch.Tensor, level: float) -> torch.Tensor:
+    """Turn a picture upside down about a height in it, as still water at that height shows it."""
+    rows = clip_CTHW.shape[-2]
+    source = (2 * level - heights(clip_CTHW)[:, 0]).clamp(0, 1) * rows - 0.5
+    low = source.floor().clamp(0, rows - 2).long()
+    share = (source - low).clamp(0, 1)[:, None]
+    return mix(clip_CTHW[..., low, :], clip_CTHW[..., low + 1, :], share)
 
 
 def uniform(

@@ -1,8 +1,7 @@
 """Effects of light and grade: pure functions of the pixels, smooth enough for a small network.
 
-Every renderer takes an RGB clip of shape CTHW in [0, 1], the time of its frames in seconds and how
-many times a cell's size it is, and returns a clip of the same shape, not yet clamped. Nothing here
-is random.
+Every renderer takes a scene and returns a clip of its shape, not yet clamped. Nothing here is
+random.
 """
 
 import math
@@ -11,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from dcgrid.train.world.effects_fields import (
+    Scene,
     colour,
     desaturate,
     distance,
@@ -31,16 +31,18 @@ RIM_ROWS = 64
 """Rows on which rims of light are found: a rim is then about 1.5 % of the short side wide."""
 
 
-def night(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
+def night(scene: Scene) -> torch.Tensor:
     """Moonlit night: dark, blue, highlights compressed, corners darker."""
+    clip_CTHW = scene.clip_CTHW
     grey = desaturate(clip_CTHW, 0.55)
     dim = grey**1.25 / (1 + 0.9 * grey)
     lit = dim * colour((0.40, 0.56, 0.92), clip_CTHW) + colour((0.008, 0.016, 0.045), clip_CTHW)
     return lit * vignette(clip_CTHW, 0.55)
 
 
-def violet_night(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
+def violet_night(scene: Scene) -> torch.Tensor:
     """Night under violet sky light: dark, shadows lifted to violet, pink on the right."""
+    clip_CTHW = scene.clip_CTHW
     grey = desaturate(clip_CTHW, 0.6)
     dim = grey**1.15 / (1 + 0.5 * grey)
     sky = ramp(distance(clip_CTHW, 0.1, 0.9), 1.3, 0.0)
@@ -49,8 +51,9 @@ def violet_night(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float)
     return (ambient + key * sky) * vignette(clip_CTHW, 0.45)
 
 
-def noir(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
+def noir(scene: Scene) -> torch.Tensor:
     """Film noir: black and white, strong contrast, dark corners."""
+    clip_CTHW = scene.clip_CTHW
     bright = luma(clip_CTHW)
     curve = torch.sigmoid((bright - 0.45) * 8)
     low, high = 1 / (1 + math.exp(0.45 * 8)), 1 / (1 + math.exp(-0.55 * 8))
@@ -58,13 +61,15 @@ def noir(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torc
     return (toned * vignette(clip_CTHW, 0.6)).expand_as(clip_CTHW)
 
 
-def blue_light(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
+def blue_light(scene: Scene) -> torch.Tensor:
     """Blue stage light from the left."""
+    clip_CTHW = scene.clip_CTHW
     return _stage_light(clip_CTHW, (0.10, 0.38, 1.15), (0.01, 0.015, 0.07), from_right=False)
 
 
-def red_light(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
+def red_light(scene: Scene) -> torch.Tensor:
     """Red stage light from the right."""
+    clip_CTHW = scene.clip_CTHW
     return _stage_light(clip_CTHW, (1.15, 0.14, 0.10), (0.06, 0.006, 0.012), from_right=True)
 
 
@@ -84,8 +89,9 @@ def _stage_light(
     return lit * colour(light, clip_CTHW) + hot + colour(shadow, clip_CTHW)
 
 
-def golden_hour(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
+def golden_hour(scene: Scene) -> torch.Tensor:
     """Low warm sun from the right: golden highlights, long soft gradient, brownish shadows."""
+    clip_CTHW = scene.clip_CTHW
     away = distance(clip_CTHW, 0.3, 1.05)
     sun = torch.exp(-((away / 0.75) ** 2))
     warm = desaturate(clip_CTHW, 0.25)
@@ -95,18 +101,39 @@ def golden_hour(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) 
     return screen(screen(lit, gleam), sun * colour((0.62, 0.38, 0.10), clip_CTHW))
 
 
-def backlight(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
-    """Strong warm light high behind the subject: glow, bright rims, a front in shadow, haze."""
-    away = distance(clip_CTHW, -0.04, 0.5)
-    glow = torch.exp(-((away / 0.32) ** 2))
-    halo = torch.exp(-((away / 0.85) ** 2))
-    front = clip_CTHW**1.15 * colour((0.42, 0.35, 0.32), clip_CTHW)
-    bloom = soften(luma(clip_CTHW), 12, scale) ** 1.5 * (0.15 + 0.5 * halo)
-    rim = _rims(clip_CTHW, scale) * (0.35 + 0.65 * halo)
-    lit = screen(front, rim * colour((1.0, 0.84, 0.58), clip_CTHW))
-    haze = 1 - torch.exp(-(2.6 * glow + 0.20 * halo + 0.4 * bloom))
-    lamp = 0.55 * glow**3
-    return screen(screen(lit, haze * colour((1.0, 0.86, 0.62), clip_CTHW)), lamp)
+def backlight(scene: Scene) -> torch.Tensor:
+    """A low sun behind the subject: rims along hair and shoulders, a dimmed front, warm haze."""
+    clip_CTHW = scene.clip_CTHW
+    sun = colour((1.0, 0.80, 0.50), clip_CTHW)
+    front = clip_CTHW**1.05 * colour((0.62, 0.54, 0.52), clip_CTHW)
+    if scene.matte_1THW is None:
+        # Where the subject is, is not known: the sun stands in a corner, off the middle.
+        halo = torch.exp(-((distance(clip_CTHW, 0.0, 0.92) / 0.5) ** 2))
+        bright = soften(luma(clip_CTHW), 12, scene.scale) ** 1.5
+        rim = _rims(clip_CTHW, scene.scale) * (0.45 + 0.55 * halo)
+        lit = screen(front + 0.12 * bright * sun, 0.6 * rim * sun)
+        return screen(screen(lit, 0.7 * halo * sun), 0.5 * halo**4)
+    away = distance(clip_CTHW, 0.16, 0.5)
+    halo = torch.exp(-((away / 0.75) ** 2))
+    room = clip_CTHW * colour((0.95, 0.80, 0.62), clip_CTHW)
+    room = screen(screen(room, (0.22 + 0.70 * halo) * sun), 0.45 * halo**3)
+    rim = _outline(scene) * (0.55 + 0.45 * halo)
+    wrap = soften(scene.behind, 12, scene.scale)
+    subject = screen(front, 0.16 * wrap * halo * sun)
+    subject = screen(subject, rim * colour((1.0, 0.88, 0.66), clip_CTHW))
+    return mix(subject, room, scene.behind)
+
+
+def _outline(scene: Scene) -> torch.Tensor:
+    """Return the part of the subject that light from behind and above grazes, 1THW in [0, 1]."""
+    open_1THW = soften(scene.behind, 44, scene.scale)
+    gap = max(1, round(2.5 * scene.scale))
+    rows, columns = open_1THW.shape[-2:]
+    padded = functional.pad(open_1THW, (gap, gap, gap, 0), mode="replicate")
+    above = padded[..., :rows, gap : gap + columns]
+    beside = torch.maximum(padded[..., gap:, :columns], padded[..., gap:, 2 * gap :])
+    grazed = (0.75 * above + 0.5 * beside) * (0.6 + 0.8 * luma(scene.clip_CTHW))
+    return ramp(grazed, 0.12, 0.95)
 
 
 def _rims(clip_CTHW: torch.Tensor, scale: float) -> torch.Tensor:
@@ -127,25 +154,27 @@ def _rims(clip_CTHW: torch.Tensor, scale: float) -> torch.Tensor:
     return 1 - torch.exp(-4.5 * enlarge(edge, clip_CTHW))
 
 
-def fog(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
+def fog(scene: Scene) -> torch.Tensor:
     """Pale fog: contrast and colour fade, more towards the top (far away), less at the middle."""
+    clip_CTHW = scene.clip_CTHW
     tall = extent(clip_CTHW)[0]
     near = torch.exp(-((distance(clip_CTHW, 0.6, 0.5) / (0.45 * tall)) ** 2))
     depth = 0.46 + 0.34 * ramp(heights(clip_CTHW), 1.0, 0.0) - 0.14 * near
-    veiled = mix(desaturate(clip_CTHW, 0.55), soften(clip_CTHW, 20, scale), 0.35)
+    veiled = mix(desaturate(clip_CTHW, 0.55), soften(clip_CTHW, 20, scene.scale), 0.35)
     haze = colour((0.80, 0.825, 0.84), clip_CTHW) - 0.05 * heights(clip_CTHW)
     return mix(veiled, haze, depth)
 
 
-def underwater(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor, scale: float) -> torch.Tensor:
+def underwater(scene: Scene) -> torch.Tensor:
     """The whole scene below water: red absorbed, deeper is darker, shafts of light sway."""
+    clip_CTHW = scene.clip_CTHW
     depth = heights(clip_CTHW)
-    absorbed = mix(clip_CTHW, soften(clip_CTHW, 24, scale), 0.3) * colour(
+    absorbed = mix(clip_CTHW, soften(clip_CTHW, 24, scene.scale), 0.3) * colour(
         (0.30, 0.78, 0.86), clip_CTHW
     )
     body = mix(colour((0.10, 0.62, 0.68), clip_CTHW), colour((0.0, 0.16, 0.36), clip_CTHW), depth)
-    murky = mix(absorbed * (1 - 0.35 * depth), body, 0.33 + 0.14 * depth)
-    shafts = _shafts(clip_CTHW, seconds_T) * ramp(depth, 1.0, 0.0) ** 1.2
+    murky = mix(absorbed * (1 - 0.35 * depth), body, 0.15 + 0.18 * depth)
+    shafts = _shafts(clip_CTHW, scene.seconds_T) * ramp(depth, 1.0, 0.0) ** 1.2
     return screen(murky, shafts * colour((0.22, 0.48, 0.46), clip_CTHW))
 
 

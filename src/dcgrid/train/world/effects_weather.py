@@ -1,21 +1,21 @@
-"""Rain, snow and smoke: random, moving, and lit as part of the scene.
+"""Rain and snow: in layers of depth, moving, and lit as part of the scene.
 
-Every renderer takes an RGB clip of shape CTHW in [0, 1] and the luck of that clip, and returns a
-clip of the same shape, not yet clamped.
+Every renderer takes a scene and the luck of its clip, and returns a clip of the same shape, not yet
+clamped. Near drops are few, long and blurred; far ones are many, thin and faint.
 """
 
 import torch
 from torch.nn import functional
 
 from dcgrid.train.world.effects_fields import (
+    Scene,
     colour,
     desaturate,
-    distance,
     heights,
     luma,
+    mirrored,
     mix,
     ramp,
-    screen,
     soften,
 )
 from dcgrid.train.world.luck import (
@@ -23,43 +23,66 @@ from dcgrid.train.world.luck import (
     FALL_FAST,
     FALL_SLOW,
     SMOOTH,
-    SMOOTH_FINE,
     Luck,
     PointLook,
 )
 
-# Streaks about two pixels wide in a picture of 96 rows: thinner ones do not survive a codec.
-RAIN = PointLook(share=0.055, radius=0.11, length=3.2, lean=0.09, opacity=0.6)
-FAR_FLAKES = PointLook(share=0.10, radius=0.14, opacity=0.85)
-NEAR_FLAKES = PointLook(share=0.035, radius=0.24, opacity=1.0)
+RAIN = PointLook(
+    share=0.02, radius=0.02, length=1.9, lean=0.05, fan=0.01, opacity=0.45, jitter=0.1, vary=0.4
+)
+MIDDLE_RAIN = PointLook(
+    share=0.14, radius=0.013, length=1.1, lean=0.05, fan=0.01, opacity=0.38, copies=2, vary=0.4
+)
+FAR_RAIN = PointLook(
+    share=0.4, radius=0.009, length=0.55, lean=0.05, fan=0.01, opacity=0.32, copies=5, vary=0.4
+)
+NEAR_FLAKES = PointLook(
+    share=0.022, radius=0.085, length=0.12, opacity=0.75, jitter=0.1, vary=0.45, sway=0.1
+)
+MIDDLE_FLAKES = PointLook(
+    share=0.10, radius=0.034, length=0.06, opacity=0.9, jitter=0.1, copies=2, vary=0.4, sway=0.15
+)
+FAR_FLAKES = PointLook(share=0.45, radius=0.016, opacity=0.6, copies=4, vary=0.4, sway=0.15)
+SPLASHES = 0.07
+"""Part of the places on the ground where a drop bursts within a third of a second."""
 
 
-def rain(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
-    """Rain under an overcast sky: dull cool light, wet ground, slanted falling streaks, mist."""
-    down = heights(clip_CTHW)
-    dull = desaturate(clip_CTHW, 0.5) * colour((0.56, 0.62, 0.68), clip_CTHW)
-    dull = dull + colour((0.05, 0.06, 0.075), clip_CTHW)
-    wet = ramp(down, 0.55, 1.0)
-    sheen = soften(luma(clip_CTHW), 8, luck.scale) ** 1.5
-    ground = dull * (1 - 0.28 * wet) + 0.20 * wet * sheen * colour((0.8, 0.9, 1.0), clip_CTHW)
-    mist = ramp(luck.smooth(SMOOTH), -2.0, 2.0) * ramp(down, 1.2, 0.0)
-    misty = mix(ground, colour((0.52, 0.56, 0.60), clip_CTHW), 0.35 * mist)
-    streaks = luck.points(FALL_FAST, RAIN).clamp(max=0.8)
-    return mix(misty, colour((0.86, 0.91, 0.97), clip_CTHW), streaks)
+def rain(scene: Scene, luck: Luck) -> torch.Tensor:
+    """Rain under an overcast sky: dull cool light, wet ground, streaks near and far, splashes."""
+    clip_CTHW, down = scene.clip_CTHW, heights(scene.clip_CTHW)
+    dull = desaturate(clip_CTHW, 0.45) * colour((0.60, 0.66, 0.72), clip_CTHW)
+    dull = dull + colour((0.025, 0.032, 0.042), clip_CTHW)
+    far = soften(clip_CTHW, 14, scene.scale)
+    wet = ramp(down, 0.62, 0.95) * scene.behind
+    sheen = mirrored(far, 0.66) * colour((0.62, 0.70, 0.78), clip_CTHW)
+    ground = mix(dull, 0.62 * dull + 0.62 * sheen * luma(sheen).sqrt(), 0.85 * wet)
+    mist = (0.5 + 0.5 * ramp(luck.smooth(SMOOTH), -2.0, 2.0)) * ramp(down, 1.1, 0.0)
+    mist = mist * (0.15 + 0.85 * scene.behind)
+    misty = mix(ground, colour((0.56, 0.60, 0.64), clip_CTHW), 0.26 * mist)
+    shine = 0.5 * desaturate(far, 0.7) + colour((0.40, 0.43, 0.46), clip_CTHW)
+    behind = luck.points(FALL, FAR_RAIN).clamp(max=0.8) * (0.35 + 0.65 * scene.behind)
+    before = (luck.points(FALL_FAST, MIDDLE_RAIN) + luck.points(FALL_FAST, RAIN)).clamp(max=0.85)
+    rained = mix(mix(misty, 0.9 * shine, behind), shine, before)
+    bursts = luck.bursts(FALL_FAST, SPLASHES) * ramp(down, 0.70, 0.80) * scene.behind
+    return mix(rained, 0.6 * shine + 0.35, bursts.clamp(max=0.8))
 
 
-def snow(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
-    """Snowfall at dusk: cool dim light, haze, whitened ground and tops, flakes far and near."""
-    down = heights(clip_CTHW)
-    cool = desaturate(clip_CTHW, 0.5) * colour((0.46, 0.52, 0.60), clip_CTHW)
-    cool = cool + colour((0.045, 0.055, 0.07), clip_CTHW)
-    hazy = mix(cool, colour((0.44, 0.49, 0.56), clip_CTHW), 0.12 + 0.12 * (1 - down))
-    smooth = soften(luma(clip_CTHW), 32, luck.scale)
+def snow(scene: Scene, luck: Luck) -> torch.Tensor:
+    """Snowfall on a grey day: pale haze, whitened ground and tops, flakes far and near."""
+    clip_CTHW, down = scene.clip_CTHW, heights(scene.clip_CTHW)
+    cool = desaturate(clip_CTHW, 0.5) * colour((0.60, 0.655, 0.72), clip_CTHW)
+    cool = cool + colour((0.045, 0.052, 0.065), clip_CTHW)
+    haze = (0.07 + 0.13 * (1 - down)) * (0.4 + 0.9 * scene.behind)
+    hazy = mix(cool, colour((0.62, 0.66, 0.72), clip_CTHW), haze)
+    smooth = soften(luma(clip_CTHW), 32, scene.scale)
     tops = (ramp(smooth, 0.3, 0.9) * 0.35 + _upward(smooth) * 0.6) * (0.3 + 0.7 * down)
-    cover = (tops + 0.55 * ramp(down, 0.72, 1.0) * (0.5 + 0.5 * smooth)).clamp(max=0.85)
-    white = mix(hazy, colour((0.76, 0.81, 0.89), clip_CTHW), 0.8 * cover)
-    flakes = luck.points(FALL_SLOW, FAR_FLAKES) + luck.points(FALL, NEAR_FLAKES)
-    return mix(white, colour((0.98, 0.99, 1.0), clip_CTHW), flakes.clamp(max=0.95))
+    cover = (tops + 0.62 * ramp(down, 0.72, 1.0) * (0.5 + 0.5 * smooth)).clamp(max=0.85)
+    cover = cover * (0.25 + 0.75 * scene.behind)
+    white = mix(hazy, colour((0.84, 0.88, 0.94), clip_CTHW), 0.8 * cover)
+    flake = colour((0.95, 0.97, 1.0), clip_CTHW)
+    far = luck.points(FALL_SLOW, FAR_FLAKES).clamp(max=0.85) * (0.3 + 0.7 * scene.behind)
+    near = luck.points(FALL_SLOW, MIDDLE_FLAKES) + luck.points(FALL, NEAR_FLAKES)
+    return mix(mix(white, 0.93 * flake, far), flake, near.clamp(max=0.95))
 
 
 def _upward(smooth_1THW: torch.Tensor) -> torch.Tensor:
@@ -67,36 +90,3 @@ def _upward(smooth_1THW: torch.Tensor) -> torch.Tensor:
     gap = max(1, round(min(smooth_1THW.shape[-2:]) * 0.03))
     padded = functional.pad(smooth_1THW, (0, 0, gap, 0), mode="replicate")
     return ramp(smooth_1THW - padded[..., :-gap, :], 0.02, 0.25)
-
-
-def smoke(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
-    """Warm grey smoke that rises and drifts, densest near the ground, hiding the scene softly."""
-    density, light = _puffs(clip_CTHW, luck, lowest=0.25)
-    dull = desaturate(clip_CTHW, 0.35) * colour((0.74, 0.71, 0.68), clip_CTHW)
-    body = mix(colour((0.22, 0.21, 0.205), clip_CTHW), colour((0.84, 0.81, 0.77), clip_CTHW), light)
-    return mix(dull, body, density)
-
-
-def purple_smoke(clip_CTHW: torch.Tensor, luck: Luck) -> torch.Tensor:
-    """Purple lamp from the left and violet smoke that drifts through its light."""
-    near_lamp = ramp(distance(clip_CTHW, 0.4, 0.0), 1.3, 0.0)
-    bright = mix(luma(clip_CTHW), clip_CTHW, 0.4)
-    ambient = bright * colour((0.40, 0.24, 0.52), clip_CTHW) + colour((0.03, 0.0, 0.05), clip_CTHW)
-    lit = ambient + bright * near_lamp * colour((0.75, 0.12, 0.66), clip_CTHW)
-    density, light = _puffs(clip_CTHW, luck, lowest=0.15)
-    body = mix(colour((0.22, 0.07, 0.34), clip_CTHW), colour((0.88, 0.48, 0.96), clip_CTHW), light)
-    return screen(mix(lit, body * (0.65 + 0.45 * near_lamp), 0.9 * density), 0.06 * near_lamp)
-
-
-def _puffs(
-    clip_CTHW: torch.Tensor, luck: Luck, *, lowest: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Render smoke: opacity and brightness, THW each; `lowest` is the opacity left at the top."""
-    noise = 0.5 + 0.13 * luck.smooth(SMOOTH) + 0.06 * luck.smooth(SMOOTH_FINE)
-    place = lowest + (1 - lowest) * ramp(heights(clip_CTHW), 0.05, 0.95)
-    density = 0.84 * ramp(noise + 0.22 * (place - 0.5), 0.36, 0.62) * (0.4 + 0.6 * place)
-    # Lit from above: a spot is bright where the smoke just above it is thinner.
-    gap = max(1, round(min(clip_CTHW.shape[-2:]) * 0.05))
-    above = functional.pad(noise[None], (0, 0, gap, 0), mode="replicate")[0, :, :-gap]
-    light = (0.60 + 3.0 * (noise - above) + 0.5 * (noise - 0.5)).clamp(0, 1)
-    return density, light

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 import torch
 
-from dcgrid.train.world.effects_elements import EMBERS, SPARKS, caustics
+from dcgrid.train.world.effects_elements import EMBERS, FINE_SPARKS, SPARKS, caustics
 from dcgrid.train.world.effects_fields import (
     colour,
     distance,
@@ -28,7 +28,14 @@ from dcgrid.train.world.effects_fields import (
     uniform,
     widths,
 )
-from dcgrid.train.world.effects_weather import FAR_FLAKES, NEAR_FLAKES, RAIN
+from dcgrid.train.world.effects_weather import (
+    FAR_FLAKES,
+    FAR_RAIN,
+    MIDDLE_FLAKES,
+    MIDDLE_RAIN,
+    NEAR_FLAKES,
+    RAIN,
+)
 from dcgrid.train.world.luck import (
     FALL,
     FALL_FAST,
@@ -186,7 +193,7 @@ def fuse_lit(scene_CTHW: torch.Tensor, element_CTHW: torch.Tensor) -> torch.Tens
 
 
 def _sparks(luck: Luck, generator: torch.Generator) -> torch.Tensor:
-    trails = luck.points(RISE, SPARKS)
+    trails = 1.15 * luck.points(RISE, SPARKS) + 0.85 * luck.points(RISE, FINE_SPARKS)
     white = (trails - 0.7).clamp(min=0) * colour((0.0, 0.3, 0.7), luck.like)
     return trails * colour((1.0, 0.80, 0.36), luck.like) + white
 
@@ -211,12 +218,14 @@ def _smoke(luck: Luck, generator: torch.Generator) -> torch.Tensor:
 
 
 def _snowflakes(luck: Luck, generator: torch.Generator) -> torch.Tensor:
-    flakes = luck.points(FALL_SLOW, FAR_FLAKES) + luck.points(FALL, NEAR_FLAKES)
+    flakes = luck.points(FALL_SLOW, FAR_FLAKES) + luck.points(FALL_SLOW, MIDDLE_FLAKES)
+    flakes = flakes + luck.points(FALL, NEAR_FLAKES)
     return flakes.clamp(max=0.95) * colour((0.98, 0.99, 1.0), luck.like)
 
 
 def _raindrops(luck: Luck, generator: torch.Generator) -> torch.Tensor:
-    streaks = luck.points(FALL_FAST, RAIN)
+    streaks = luck.points(FALL_FAST, RAIN) + luck.points(FALL_FAST, MIDDLE_RAIN)
+    streaks = streaks + luck.points(FALL, FAR_RAIN)
     return streaks.clamp(max=0.8) * colour((0.86, 0.91, 0.97), luck.like)
 
 

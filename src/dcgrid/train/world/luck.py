@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from dcgrid.flow.noise import draw_moving
 from dcgrid.models.native.config import MOVING_NOISE
+from dcgrid.train.world.stamps import Stamps, draw_stamps
 
 BLOCK = 8
 """Pixels a side of a block in a cell; a picture of `scale` times its size has blocks of `scale`
@@ -58,6 +59,18 @@ class PointLook:
     """Blocks to the right for each block down along the streak."""
     opacity: float = 1.0
     """Of the strongest points."""
+    copies: int = 1
+    """Points for each number over the threshold; all but the first stand anywhere in the block."""
+    jitter: float = 0.0
+    """How far the first may stand from its place."""
+    vary: float = 0.0
+    """Largest relative change of its size."""
+    fan: float = 0.0
+    """Largest change of its lean."""
+    sway: float = 0.0
+    """How far it swings to either side as it moves."""
+    tail: float = 0.0
+    """How much of its opacity a streak loses towards its lower end, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +94,30 @@ class Luck:
     def points(self, group: int, look: PointLook) -> torch.Tensor:
         """Draw a group of points, opacity of shape THW, not clamped."""
         drawn = [self._points_of(group, look, f, frames_P) for f, frames_P in self._spans()]
+        return torch.cat(drawn)
+
+    def bursts(self, group: int, share: float) -> torch.Tensor:
+        """Draw where points end: small flat rings that open and fade in place, opacity THW."""
+        drawn = []
+        look = PointLook(share=share, radius=0.0, jitter=0.3)
+        for f, frames_P in self._spans():
+            numbers_N, x_N, y_N, weight_N = self._placed(group, look, f)
+            begin_N = STRIDE_T * f - STRIDE_T + 1 + 1.5 * chance_of(numbers_N, 6)
+            age_PN = (frames_P[:, None] - begin_N) / 2.0
+            alive_PN = ((age_PN > 0) & (age_PN < 1)).float()
+            total = torch.zeros((), device=x_N.device)
+            for side in (-1, 1):
+                stamps = Stamps(
+                    y_PN=(y_N * self.block).expand_as(age_PN),
+                    x_PN=(x_N + side * (0.03 + 0.10 * age_PN)) * self.block,
+                    weight_PN=weight_N * alive_PN * (1 - age_PN),
+                    wide_N=torch.full_like(x_N, 0.045 * self.block),
+                    half_N=torch.zeros_like(x_N),
+                    lean_N=torch.zeros_like(x_N),
+                    flat=0.4,
+                )
+                total = total + draw_stamps(stamps, *self.like.shape[-2:])
+            drawn.append(total)
         return torch.cat(drawn)
 
     def smooth(self, channel: int) -> torch.Tensor:
@@ -117,46 +154,55 @@ class Luck:
         self, group: int, look: PointLook, f: int, frames_P: torch.Tensor
     ) -> torch.Tensor:
         """Draw the points of one latent frame, opacity of shape PHW."""
+        numbers_N, x_N, y_N, weight_N = self._placed(group, look, f)
+        seconds_P1 = frames_P[:, None] / RATE
+        swing_PN = look.sway * torch.sin(2 * math.pi * (0.7 * seconds_P1 + chance_of(numbers_N, 5)))
+        size_N = 1 + look.vary * (2 * chance_of(numbers_N, 3) - 1)
+        lean_N = look.lean + look.fan * (2 * chance_of(numbers_N, 4) - 1)
+        stamps = Stamps(
+            y_PN=y_N * self.block + self._fallen(group, f, frames_P)[:, None],
+            x_PN=(x_N + swing_PN) * self.block,
+            weight_PN=weight_N.expand(len(frames_P), -1),
+            wide_N=look.radius * self.block * size_N,
+            half_N=0.5 * look.length * self.block * size_N,
+            lean_N=lean_N,
+            tail=look.tail,
+        )
+        return draw_stamps(stamps, *self.like.shape[-2:])
+
+    def _placed(
+        self, group: int, look: PointLook, f: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the points of a latent frame: number, column and row in blocks, opacity, N each.
+
+        What tells copies of a point apart is the number itself, which moves with them.
+        """
         padded = functional.pad(
-            self.values_MFYX[None, group : group + 3, f], (REACH,) * 4, "reflect"
+            self.values_MFYX[None, group : group + 3, f].float(), (REACH,) * 4, "reflect"
         )
         over_3YX = padded[0] - _threshold(look.share)
         place_N, row_N, column_N = (over_3YX > 0).nonzero(as_tuple=True)
         over_N = over_3YX[place_N, row_N, column_N]
+        numbers_N = padded[0, place_N, row_N, column_N]
         weight_N = look.opacity * (1 - 0.6 * torch.exp(-over_N / 0.3))
         places_32 = torch.tensor(PLACES, device=over_N.device)
-        x_N = (column_N - REACH + places_32[place_N, 0]) * self.block
-        y_N = (row_N - REACH + places_32[place_N, 1]) * self.block
-        y_PN = y_N + self._fallen(group, f, frames_P)[:, None]
-        return self._splat(y_PN, x_N, weight_N, look)
-
-    def _splat(
-        self, y_PN: torch.Tensor, x_N: torch.Tensor, weight_N: torch.Tensor, look: PointLook
-    ) -> torch.Tensor:
-        """Draw each point as a row of soft dots along its streak; a frame is a matrix product.
-
-        A pixel has the mean of what falls on it, so a picture of another size shows the same.
-        """
-        edges_H = torch.arange(self.like.shape[-2] + 1, device=y_PN.device)
-        edges_W = torch.arange(self.like.shape[-1] + 1, device=y_PN.device)
-        dots = max(1, math.ceil(look.length * 2))
-        step = look.length / dots
-        wide = self.block * look.radius
-        tall = self.block * max(look.radius, 0.6 * step)
-        total = torch.zeros((), device=y_PN.device)
-        for dot in range(dots):
-            along = (dot - (dots - 1) / 2) * step * self.block
-            rows_PHN = _dot_shares(edges_H[:, None] - y_PN[:, None] - along, tall, axis=1)
-            columns_NW = _dot_shares(edges_W - x_N[:, None] - look.lean * along, wide, axis=1)
-            total = total + (rows_PHN * weight_N) @ columns_NW
-        return total
+        kept = []
+        for copy in range(look.copies):
+            number_N = numbers_N + 8 * copy
+            drawn_N2 = torch.stack([chance_of(number_N, 1), chance_of(number_N, 2)], dim=-1)
+            fixed_N2 = places_32[place_N] + look.jitter * (2 * drawn_N2 - 1)
+            inside_N2 = drawn_N2 if copy else fixed_N2
+            x_N = column_N - REACH + inside_N2[:, 0]
+            y_N = row_N - REACH + inside_N2[:, 1]
+            kept.append((number_N, x_N, y_N, weight_N))
+        numbers, columns, rows, weights = zip(*kept, strict=True)
+        return torch.cat(numbers), torch.cat(columns), torch.cat(rows), torch.cat(weights)
 
 
-def _dot_shares(edges: torch.Tensor, deviation: float, axis: int) -> torch.Tensor:
-    """Return the mean of a normal curve of peak 1 between neighbouring edges along an axis."""
-    below = torch.special.erf(edges / (deviation * math.sqrt(2)))
-    shares: torch.Tensor = below.diff(dim=axis) * (deviation * math.sqrt(math.pi / 2))
-    return shares
+def chance_of(numbers_N: torch.Tensor, which: int) -> torch.Tensor:
+    """Return something in [0, 1) that differs from number to number as if drawn at random."""
+    mixed = numbers_N.double() * (1000.0 + 77.7 * which)
+    return (mixed - mixed.floor()).float()
 
 
 def _cubic_weights(places: torch.Tensor, count: int) -> torch.Tensor:
