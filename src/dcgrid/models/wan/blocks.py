@@ -207,7 +207,7 @@ def _feed(ffn: Foreign, tokens_BSD: Tensor) -> Tensor:
     usual = usual and not torch.is_autocast_enabled("cpu")
     inference = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
     fits = usual and inference and tokens_BSD.device.type == "cpu"
-    if not fits or type(widen) is not nn.Linear or not _has_onednn():
+    if not fits or type(widen) is not nn.Linear or not _has_onednn(tokens_BSD.dtype):
         return cast(Tensor, ffn(tokens_BSD))
     if widen.weight.dtype != tokens_BSD.dtype:
         return cast(Tensor, ffn(tokens_BSD))
@@ -217,8 +217,14 @@ def _feed(ffn: Foreign, tokens_BSD: Tensor) -> Tensor:
     return cast(Tensor, narrow(wide))
 
 
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def _has_onednn(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available():
+        return False
+    library = torch.ops.mkldnn
+    if not hasattr(library, "_linear_pointwise"):
+        return False
+    # Without AVX-512 it has no product of bfloat16 and raises instead of computing another way.
+    return dtype != torch.bfloat16 or bool(library._is_mkldnn_bf16_supported())
 
 
 def _out(attention: Foreign, tokens_BSD: Tensor) -> Tensor:
