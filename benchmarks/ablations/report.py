@@ -61,7 +61,7 @@ def report(work: Path) -> str:
             lines.append("|---" * (len(names) + 2) + "|")
             lines += [_variant_line(name, scores[name], names) for name in found]
             lines.append("")
-    lines.append("| question | the paper | figure | first | second | difference, by seed |")
+    lines.append("| question | claim | figure | first | second | difference, by seed |")
     lines.append("|---" * 6 + "|")
     for question in QUESTIONS:
         lines += _question_lines(question, scores)

@@ -86,7 +86,7 @@ class Question:
     asks: str
     """What is compared."""
     claim: str
-    """What the paper says."""
+    """What the paper says and where; else whose the choice is, and on which page it stands."""
     first: str
     """Name of the variant that is measured from."""
     second: str
@@ -96,25 +96,25 @@ class Question:
 QUESTIONS: tuple[Question, ...] = (
     Question(
         asks="naive LoRA and text, against routed LoRAs and visible text",
-        claim="naive finetuning leaks concepts between cells (Fig. 7)",
+        claim="naive finetuning leaks concepts, structured LoRAs with masks less (Fig. 7)",
         first="naive",
         second="routed-visible",
     ),
     Question(
         asks="the base without adapter, against routed LoRAs and visible text",
-        claim="not in the paper; says what of a leak is the base's own",
+        claim="ours; says what of a leak is the base's own",
         first="no-adapter",
         second="routed-visible",
     ),
     Question(
         asks="routing alone (text visible in both)",
-        claim="structured LoRAs mitigate leaking (Fig. 7)",
+        claim="ours to ask: the paper has it with masks only (Fig. 7)",
         first="one-lora",
         second="routed-visible",
     ),
     Question(
         asks="visible text alone (LoRAs routed in both)",
-        claim="text masks mitigate leaking (sec. 3.2, Fig. 7)",
+        claim="masked attention reduces leaking (sec. 5.2.1)",
         first="all-text",
         second="routed-visible",
     ),
@@ -138,7 +138,7 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         asks="trained without Multi-DC, against trained on it and kept at inference",
-        claim="not in the paper; says what the whole of Multi-DC does to an edit",
+        claim="ours; says what the whole of Multi-DC does to an edit",
         first="fill",
         second="multi-dc-kept",
     ),
@@ -150,13 +150,13 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         asks="tokens masked after the text encoder, against words before it",
-        claim="not in the paper (docs/decisions/0020)",
+        claim="ours: the paper does not say where it masks (docs/decisions/0020)",
         first="masking",
         second="masking-words",
     ),
     Question(
         asks="whole captions dropped 0 against 0.6",
-        claim="not in the paper; what masking was here at first",
+        claim="ours; what masking was here at first",
         first="fill",
         second="dropping",
     ),
@@ -168,25 +168,25 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         asks="given cells clean, against noised like the rest",
-        claim="given cells are clean (sec. 3.3)",
+        claim="visible cells stay fixed (sec. 3.3); clean at time 0 is our reading",
         first="fill",
         second="replaced",
     ),
     Question(
         asks="full attention, against given-first",
-        claim="not in the paper (docs/decisions/0014)",
+        claim="given-first is ours (docs/decisions/0014)",
         first="fill",
         second="given-first",
     ),
     Question(
         asks="text encoded segment by segment, against as one",
-        claim="not in the paper, which only says who reads which tokens (sec. 3.2)",
+        claim="segments of their own are ours; the paper says who reads what (sec. 3.2)",
         first="fill",
         second="joined",
     ),
     Question(
         asks="edits in place: trained on these alone, against half on moved pairs",
-        claim="not in the paper; says what moved pairs cost",
+        claim="ours; says what moved pairs cost",
         first="fill",
         second="moved",
     ),
@@ -204,7 +204,7 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(
         asks="moved pairs: trained on moved pairs, against the truth after the autoencoder",
-        claim="not in the paper; says what is left to be won",
+        claim="ours; says what is left to be won",
         first="moved-pairs",
         second="moved-ceiling",
     ),
