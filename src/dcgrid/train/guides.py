@@ -6,6 +6,8 @@ that shows something else than the edit, as the source does where a model let th
 Letters: N clips, C channels, T H W frames/height/width.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -49,54 +51,64 @@ def with_faults(truth_NCTHW: Tensor, autoencoder: VideoCodec, generator: torch.G
 
 
 def misplaced(
-    frame_CHW: Tensor, corner: tuple[int, int], side: int, generator: torch.Generator
+    frame_CHW: Tensor,
+    corner: tuple[int, int],
+    size: tuple[int, int],
+    generator: torch.Generator,
+    *,
+    part: bool | None = None,
 ) -> Tensor:
-    """Return a square of a frame that is not the one at `corner`: a guide that does not fit.
+    """Return a window of a frame that is not the one at `corner`: a guide that does not fit.
 
-    It is shifted, bent, or of somewhere else; or only a part of it is, as where one thing moves.
+    It is shifted, bent, or of somewhere else.
+
+    Args:
+        frame_CHW: The frame.
+        corner: Row and column of the window that would fit.
+        size: Its height and width.
+        generator: The only source of chance.
+        part: True: only a part of it does not fit, as where one thing moves; None: drawn.
     """
     top, left = corner
-    free = frame_CHW.shape[-2] - side, frame_CHW.shape[-1] - side
+    free = frame_CHW.shape[-2] - size[0], frame_CHW.shape[-1] - size[1]
     kind = chance(generator)
     if kind < 0.2:
-        apart_CHW = _square(
-            frame_CHW, pick(free[0] + 1, generator), pick(free[1] + 1, generator), side
-        )
-        apart_CHW = apart_CHW.flip(-1) if chance(generator) < 0.5 else apart_CHW.flip(-2)
+        place = pick(free[0] + 1, generator), pick(free[1] + 1, generator)
+        apart_CHW = _window(frame_CHW, place, size).flip(-1 if chance(generator) < 0.5 else -2)
     elif kind < 0.6:
-        reach = 4 + int(52 * chance(generator) ** 2)
-        angle = 6.2832 * chance(generator)
-        down, right = (round(float(reach * f(torch.tensor(angle)))) for f in (torch.sin, torch.cos))
-        apart_CHW = _square(
-            frame_CHW,
-            min(max(top + (down if 0 <= top + down <= free[0] else -down), 0), free[0]),
-            min(max(left + (right if 0 <= left + right <= free[1] else -right), 0), free[1]),
-            side,
-        )
+        reach, angle = 4 + 52 * chance(generator) ** 2, 2 * math.pi * chance(generator)
+        down, right = round(reach * math.sin(angle)), round(reach * math.cos(angle))
+        place = _step(top, down, free[0]), _step(left, right, free[1])
+        apart_CHW = _window(frame_CHW, place, size)
     else:
-        apart_CHW = _bent(_square(frame_CHW, top, left, side), generator)
-    if chance(generator) < 0.5:
-        own_CHW = _square(frame_CHW, top, left, side)
-        field = _smooth(torch.randn(1, 1, 4, 4, generator=generator), (side, side))[0]
+        apart_CHW = _bent(_window(frame_CHW, corner, size), generator)
+    if part or (part is None and chance(generator) < 0.5):
+        field = _smooth(torch.randn(1, 1, 4, 4, generator=generator), size)[0]
         inside = torch.sigmoid(40 * field).to(frame_CHW.device)
-        apart_CHW = torch.lerp(own_CHW, apart_CHW, inside)
+        apart_CHW = torch.lerp(_window(frame_CHW, corner, size), apart_CHW, inside)
     return apart_CHW
 
 
-def _square(frame_CHW: Tensor, top: int, left: int, side: int) -> Tensor:
-    return frame_CHW[:, top : top + side, left : left + side]
+def _step(place: int, way: int, free: int) -> int:
+    """Go so far, or back if that leads out of the frame."""
+    return min(max(place + way if 0 <= place + way <= free else place - way, 0), free)
 
 
-def _bent(square_CHW: Tensor, generator: torch.Generator) -> Tensor:
-    """Bend a picture smoothly, by up to about a tenth of its side."""
-    side = square_CHW.shape[-1]
+def _window(frame_CHW: Tensor, corner: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    return frame_CHW[:, corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]
+
+
+def _bent(window_CHW: Tensor, generator: torch.Generator) -> Tensor:
+    """Bend a picture smoothly, by up to about a tenth of its sides."""
+    height, width = window_CHW.shape[-2:]
     reach = 0.03 + 0.12 * chance(generator)
-    shift = reach * _smooth(torch.randn(1, 2, 4, 4, generator=generator), (side, side))
-    along = (torch.arange(side) + 0.5) / side * 2 - 1
-    place = torch.stack((along.expand(side, side), along[:, None].expand(side, side)), dim=-1)
-    place = (place[None] + shift.permute(0, 2, 3, 1)).to(square_CHW.device)
+    shift = reach * _smooth(torch.randn(1, 2, 4, 4, generator=generator), (height, width))
+    x_HW = ((torch.arange(width) + 0.5) / width * 2 - 1).expand(height, width)
+    y_HW = ((torch.arange(height) + 0.5) / height * 2 - 1)[:, None].expand(height, width)
+    place = torch.stack((x_HW, y_HW), dim=-1)
+    place = (place[None] + shift.permute(0, 2, 3, 1)).to(window_CHW.device)
     return F.grid_sample(
-        square_CHW[None], place, mode="bilinear", padding_mode="reflection", align_corners=False
+        window_CHW[None], place, mode="bilinear", padding_mode="reflection", align_corners=False
     )[0]
 
 

@@ -165,7 +165,7 @@ class UpsamplerStage:
             own_CHW = frame_CHW[:, large[0], large[1]]
             if apart[-1]:
                 corner = SCALE * top, SCALE * left
-                own_CHW = misplaced(frame_CHW, corner, SCALE * crop, generator)
+                own_CHW = misplaced(frame_CHW, corner, (SCALE * crop, SCALE * crop), generator)
             source.append(own_CHW)
         source_BCHW = torch.stack(source) * 2 - 1
         return Crops(
