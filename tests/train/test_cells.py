@@ -13,9 +13,10 @@ from dcgrid.adapters.files import write_adapter
 from dcgrid.adapters.reading import hash_tensors, read_adapter
 from dcgrid.cli.main import main
 from dcgrid.cli.validation import paint_validation
-from dcgrid.errors import RecipeError, WeightsError
+from dcgrid.errors import PromptError, RecipeError, WeightsError
 from dcgrid.models.loading import load_text_encoder
 from dcgrid.models.weights import read_weights, save_weights
+from dcgrid.prompts.tags import check_tags
 from dcgrid.recipes import shipped_dir
 from dcgrid.train.cell_painter import CellPainter, share_noise
 from dcgrid.train.grids import SINGLE, GridStage
@@ -26,7 +27,6 @@ from dcgrid.train.sampled import grid_files, read_grid
 from dcgrid.train.sampling import CellJob, SampleJob, load_cell_recipe, load_sample_recipe
 from dcgrid.train.sampling_run import run_sampling
 from dcgrid.train.settings import load_train_recipe
-from dcgrid.train.tags import check_tags
 from dcgrid.train.validation import Validation
 
 QUIET = Reporter(say=lambda line: None, progress=lambda progress: None)
@@ -150,9 +150,12 @@ def test_the_vector_of_a_tag_reaches_the_cells_that_name_it(job_of, out):
 def test_a_tag_is_refused_where_no_tokens_are_loaded(job_of, out):
     text = CellPainter(job_of()).texts.all_texts()[0]
     bare = load_text_encoder("tiny", out / "text.safetensors")
-    with pytest.raises(RecipeError, match="does not know"):
-        check_tags([text], bare)
-    check_tags([text], CellPainter(job_of()).text)
+    with pytest.raises(PromptError, match="no tags are loaded"):
+        check_tags([text], bare.tag_names, hint="")
+    known = CellPainter(job_of()).text.tag_names
+    check_tags([text], known, hint="")
+    with pytest.raises(PromptError, match=rf"did you mean '{known[0]}'"):
+        check_tags([f"a [{known[0][:-1]}]"], known, hint="")
 
 
 def test_a_seed_makes_the_same_file_and_the_lora_counts(job_of, out):

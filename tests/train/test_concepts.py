@@ -12,9 +12,10 @@ from dcgrid.adapters.attach import adapter_names
 from dcgrid.adapters.files import hash_tensors, load_adapter, read_adapter
 from dcgrid.cli.main import main
 from dcgrid.errors import RecipeError
-from dcgrid.models.loading import load_backbone, load_tags
+from dcgrid.models.loading import load_backbone
 from dcgrid.models.native.config import TINY
 from dcgrid.models.native.dit import DiT
+from dcgrid.models.tags import load_tags
 from dcgrid.models.weights import read_weights
 from dcgrid.train import dc
 from dcgrid.train.concepts import ConceptStage, check_recipe

@@ -128,6 +128,15 @@ LoraOption = Annotated[
         "file or hf:OWNER/REPO@REVISION/FILE; strength -4 to 4, else 1. May be repeated.",
     ),
 ]
+ConceptsOption = Annotated[
+    str,
+    typer.Option(
+        "--concepts",
+        metavar="FILE",
+        help="Tags of a trained Multi-DC LoRA, such as dc-tokens.safetensors, that prompts may "
+        "name as in a cat [Cat_identity]. Looked for beside --lora and --adapter if prompts do.",
+    ),
+]
 SeedOption = Annotated[
     int, typer.Option("--seed", help="Seed of the noise: same seed, same pixels.")
 ]

@@ -102,6 +102,16 @@ class CellText:
     """True where a token is real, False where it is padding. At least one per cell."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TagTable:
+    """Tags that prompts may name, and their embeddings; see models/tags.py. G tags."""
+
+    names: tuple[str, ...]
+    """Without brackets, all different."""
+    embeddings_GE: torch.Tensor
+    """One row a tag, float32."""
+
+
 def cell_texts(
     prompts: Sequence[Prompt], visible_BKS: Sequence[Sequence[Sequence[bool]]]
 ) -> list[list[str]]:
@@ -188,6 +198,9 @@ class Backbone(Protocol):
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         """Return the words of a text that the model never saw in training."""
+
+    def use_tags(self, tags: TagTable) -> None:
+        """Let texts name tags, in place of any that it knew; texts without them are unchanged."""
 
     def encode(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
         """Encode clips in [-1, 1] to normalised latents of shape BCFYX."""

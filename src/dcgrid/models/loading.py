@@ -24,12 +24,11 @@ from dcgrid.models.native.config import MINI, TINY, NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.quantize import Quantize
-from dcgrid.models.trunk import TextReader
 from dcgrid.models.wan.backbone import load_wan
 from dcgrid.models.wan.checkpoint import is_checkout, known_spec, read_checkout
 from dcgrid.models.wan.counts import WanSizes
 from dcgrid.models.wan.digests import part_digests
-from dcgrid.models.weights import load_weights, read_weights, save_weights
+from dcgrid.models.weights import load_weights, read_weights
 from dcgrid.runtime.offload import Offload
 
 PART_NAMES = ("autoencoder", "text", "dit")
@@ -55,9 +54,6 @@ class Placement:
     compiled: bool = False
     """True: blocks run as code of torch's compiler."""
 
-
-_TAGS = "tags"
-"""Name of the table of tags' embeddings in their file, shape tags x E."""
 
 MINI_SPEC = ModelSpec(
     name="mini",
@@ -220,6 +216,19 @@ def wan_sizes(name: str) -> WanSizes:
     return replace(WanSizes.of_checkout(folder), name=name)
 
 
+def text_width(name: str) -> int:
+    """Return the width that tags of a model have, E, without loading it.
+
+    Raises:
+        UsageError: No model has that name.
+        WeightsError: It is a folder, but no checkout that can be used.
+    """
+    if name in _NATIVE:
+        config = _NATIVE[name][1].text
+        return 0 if config is None else config.width
+    return int(wan_sizes(name).text["d_model"])
+
+
 def load_backbone(
     name: str,
     *,
@@ -310,48 +319,6 @@ def load_text_encoder(name: str, path: Path) -> TextEncoder:
     encoder = TextEncoder(config, WordTokenizer(words))
     load_weights(path, encoder)
     return encoder
-
-
-def save_tags(path: Path, encoder: TextReader, facts: Mapping[str, str]) -> None:
-    """Write the tags that an encoder knows, and their embeddings in float32.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    table_TE = torch.stack([tag_E.detach() for tag_E in encoder.tags]).float().cpu()
-    named = {**facts, "tags": list(encoder.tag_names)}
-    save_weights(path, {_TAGS: table_TE}, named, torch.float32)
-
-
-def load_tags(path: Path, encoder: TextReader) -> tuple[str, ...]:
-    """Give a text encoder the tags of a file, in place of any that it knew; they do not learn.
-
-    Returns:
-        Their names, without brackets.
-
-    Raises:
-        WeightsError: The file is missing or damaged, holds no tags, or embeddings of another width.
-    """
-    tensors, facts = read_weights(path)
-    names, table = facts.get("tags"), tensors.get(_TAGS)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        names = []
-    if table is None or table.ndim != 2 or not 0 < len(names) == len(set(names)) == len(table):
-        raise WeightsError(
-            f"{path} holds no tags", hint="stage dc writes them: dc-tokens.safetensors"
-        )
-    if table.shape[1] != encoder.tag_width:
-        raise WeightsError(
-            f"{path}: tags are {table.shape[1]} wide, the text encoder's words {encoder.tag_width}",
-            hint="train stage dc for this model, or name the model that the tags are for",
-        )
-    if not table.isfinite().all():
-        raise WeightsError(f"{path} holds tags that are not finite", hint="train stage dc again")
-    with torch.no_grad():
-        for tag_E, row_E in zip(encoder.add_tags(names), table, strict=True):
-            tag_E.copy_(row_E)
-            tag_E.requires_grad_(False)
-    return tuple(names)
 
 
 def _load_parts(name: str, config: NativeConfig, files: Mapping[str, Path]) -> NativeParts:

@@ -42,6 +42,8 @@ class GridJob:
     """Reference of a Grid-Fill adapter; "default": the model's own; "none": the bare base."""
     loras: tuple[str, ...] = ()
     """LoRAs that are folded into the base before the adapter, each FILE or FILE:STRENGTH."""
+    concepts: str = ""
+    """Reference of a file of tags that prompts may name; empty: see concepts.py."""
     seed: int = 0
     """Seed of the noise; >= 0."""
     num_inference_steps: int | None = None
@@ -116,6 +118,7 @@ class GridJob:
             model=model,
             adapter=absolute_reference(self.adapter),
             loras=absolute_loras(self.loras),
+            concepts=absolute_reference(self.concepts) if self.concepts else "",
         )
 
     @property

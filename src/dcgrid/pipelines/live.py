@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces, cell_texts
+from dcgrid.models.base import CellText, Memory, ModelSpec, TagTable, TokenPlaces, cell_texts
 from dcgrid.models.loading import model_spec
+from dcgrid.models.tags import put_tags
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.pipelines.fill import FillSettings, fill_grid
 from dcgrid.pipelines.job import GridJob
@@ -92,6 +93,10 @@ class LiveBackbone:
     def use_sampling(self, *, noise_scale: float, time_shift: float) -> None:
         """Let samplers take the numbers of the adapter that was put on; see `models.base`."""
         self._spec = replace(self._spec, noise_scale=noise_scale, time_shift=time_shift)
+
+    def use_tags(self, tags: TagTable) -> None:
+        """Let texts name tags, in place of those that the run trains with."""
+        put_tags(self._text, tags)
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         """Return the words of a text that the model never saw."""

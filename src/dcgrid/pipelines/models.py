@@ -23,9 +23,11 @@ from dcgrid.models.loading import (
     is_here,
     is_native,
     load_backbone,
+    text_width,
     weight_digests,
     weight_files,
 )
+from dcgrid.models.tags import check_width, read_tags
 from dcgrid.pipelines.adapter_facts import use_adapter
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.lora import LoraChoice, lora_part, parse_lora
@@ -60,6 +62,10 @@ class LoadedModel:
     """Hash of the adapter's file."""
     loras: tuple[LoadedLora, ...] = ()
     """What was folded into the base before it, in this order."""
+    concepts_sha256: str = ""
+    """Hash of the file of tags; empty: there is none."""
+    tags: tuple[str, ...] = ()
+    """Tags that prompts may name, without brackets."""
     processes: int = 1
     """How many compute it together."""
 
@@ -67,7 +73,8 @@ class LoadedModel:
     def made_of(self) -> Sequence[object]:
         """What decides its numbers, for JSON: hashes of all files, strengths."""
         loras = [(one.sha256, one.strength) for one in self.loras]
-        return [dict(self.weights), self.adapter_sha256, *([loras] if loras else [])]
+        more = [one for one in (loras, self.concepts_sha256) if one]
+        return [dict(self.weights), self.adapter_sha256, *more]
 
 
 def adapter_reference(job: GridJob, mode: Mode) -> str:
@@ -162,7 +169,7 @@ def load_model(
         AdapterError: The adapter or a LoRA is damaged, or for another model, mode or stage.
         NetworkError: A download failed or the network is off.
     """
-    path, loras = adapter_file(job, mode), lora_files(job)
+    path, loras, concepts = adapter_file(job, mode), lora_files(job), _concepts_file(job)
     fetch_model(job, progress)
     progress.start("loading the model", 1)
     placement = Placement(
@@ -183,13 +190,29 @@ def load_model(
             f"Adapter {path.name}: {report.matched} of {report.total} layers matched, "
             f"mean update {report.mean_delta:.2g}."
         )
+    tags = () if concepts is None else _put_tags(backbone, concepts)
     return LoadedModel(
         backbone=backbone,
         weights=weights,
         adapter=adapter_reference(job, mode),
         adapter_sha256=hub.file_sha256(path) if path is not None else "",
         loras=folded,
+        concepts_sha256="" if concepts is None else hub.file_sha256(concepts),
+        tags=tags,
     )
+
+
+def _concepts_file(job: GridJob) -> Path | None:
+    """Return the job's file of tags, downloaded if need be; None: it has none."""
+    return find_adapter(job.concepts, offline=job.offline) if job.concepts else None
+
+
+def _put_tags(backbone: Backbone, path: Path) -> tuple[str, ...]:
+    """Let the model know the tags of a file; return their names."""
+    tags = read_tags(path)
+    check_width(path, tags, text_width(backbone.spec.name))
+    backbone.use_tags(tags)
+    return tags.names
 
 
 def enter_given(backbone: Backbone, grid: ResolvedGrid) -> None:
@@ -230,7 +253,12 @@ def check_weights(model: LoadedModel, expected: Mapping[str, str]) -> None:
         WeightsError: A file is another one or was not loaded.
     """
     loras = {lora_part(number): one.sha256 for number, one in enumerate(model.loras, 1)}
-    found = {**model.weights, "adapter": model.adapter_sha256, **loras}
+    found = {
+        **model.weights,
+        "adapter": model.adapter_sha256,
+        "concepts": model.concepts_sha256,
+        **loras,
+    }
     other = [name for name, digest in expected.items() if found.get(name) != digest]
     if other:
         raise WeightsError(

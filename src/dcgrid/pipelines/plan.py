@@ -21,6 +21,7 @@ from dcgrid.pipelines.windows import Join, Window, plan_windows
 if TYPE_CHECKING:
     from dcgrid.grid.layout import LatentGeometry
     from dcgrid.models.base import ModelSpec
+    from dcgrid.pipelines.concepts import Concepts
     from dcgrid.video.clip import ClipPlan, ClipRules
 
 PixelKey = tuple[str, int, int | None]
@@ -81,6 +82,8 @@ class RunPlan:
     """Device it will run on."""
     dtype: str
     """Number format."""
+    concepts: "Concepts"
+    """The tags that its prompts may name."""
     remark: str = ""
     """What to expect of a model without adapter; empty: it has one."""
     adapter_notes: tuple[str, ...] = ()
@@ -108,6 +111,7 @@ class RunPlan:
             f"{memory_words(self.need)}{free}.",
             *lora_lines(self.prepared.job.loras),
             *self.adapter_notes,
+            *self.concepts.lines(),
             f"Result: {width * factor}x{height * factor}, "
             f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
         ]
@@ -146,6 +150,7 @@ class RunPlan:
             "num_inference_steps": grid.num_inference_steps,
             "model": self.spec.name,
             "loras": list(self.prepared.job.loras),
+            "concepts": self.concepts.as_json(),
             "device": self.device,
             "dtype": self.dtype,
             "memory_bytes": self.need.device_bytes,
@@ -199,6 +204,7 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     from dcgrid.grid.layout import cell_token_shape
     from dcgrid.models.loading import model_spec
     from dcgrid.pipelines.adapter_facts import adapter_lines, planned_adapter
+    from dcgrid.pipelines.concepts import plan_concepts
     from dcgrid.pipelines.models import adapter_reference, bare_base_line, check_loras
     from dcgrid.pipelines.request import settle_grid
     from dcgrid.runtime import device as runtime
@@ -206,8 +212,10 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     job = prepared.job
     spec = model_spec(job.model)
     grid = settle_grid(prepared.grid, spec)
-    reference = adapter_reference(job, grid.mode)
+    reference, repeats = adapter_reference(job, grid.mode), bool(prepared.expected_frames)
     adapter = planned_adapter(reference, grid.mode)
+    concepts = plan_concepts(job, [grid], [reference], repeats=repeats)
+    job = replace(job, concepts=concepts.reference)
     device = runtime.choose_device(job.device)
     dtype = runtime.choose_dtype(job.dtype, device)
     clips, asked_s = plan_clips(job, spec)
@@ -217,7 +225,7 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     need = plan_memory(job, grid_size(grid, spec, windows[0].count, size), device, dtype)
     check_loras(job, need.offload)
     return RunPlan(
-        prepared=replace(prepared, grid=grid),
+        prepared=replace(prepared, job=job, grid=grid),
         spec=spec,
         clips=clips,
         asked_s=asked_s,
@@ -228,6 +236,7 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
         downloads=find_downloads(job, [reference]),
         device=str(device),
         dtype=runtime.dtype_name(dtype),
+        concepts=concepts,
         remark=bare_base_line(job, grid.mode),
         adapter_notes=tuple(adapter_lines(spec, [adapter] if adapter else [], [grid], job.loras)),
     )
@@ -252,7 +261,8 @@ def find_downloads(job: GridJob, adapters: Sequence[str]) -> dict[str, int | Non
         for one in references:
             if one != "none":
                 require_file(one, kind=kind, hint="; --adapter none is the bare base")
-    found = {one: hub.download_bytes(one) for one in (*adapters, *loras) if one != "none"}
+    named = [*adapters, *loras, *([job.concepts] if job.concepts else [])]
+    found = {one: hub.download_bytes(one) for one in named if one != "none"}
     if not is_here(job.model):
         found[job.model] = hub.model_download(job.model).bytes_left
     return {name: size for name, size in found.items() if size != 0}

@@ -80,6 +80,7 @@ def _prepare_run(
         expected_weights={
             **model["weights"],
             "adapter": str(model.get("adapter_sha256", "")),
+            "concepts": str(model.get("concepts_sha256", "")),
             **_lora_hashes(manifest),
         },
         threads=manifest.machine["threads"],
@@ -98,7 +99,11 @@ def _prepare_story(
         outputs=name_outputs(job, names, [1] * len(names), TAG),
         expected_frames=_frames(manifest),
         expected_reel=manifest.reel_sha256,
-        expected_weights={**manifest.model["weights"], **_lora_hashes(manifest)},
+        expected_weights={
+            **manifest.model["weights"],
+            "concepts": str(manifest.model.get("concepts_sha256", "")),
+            **_lora_hashes(manifest),
+        },
         expected_adapters=manifest.model["adapters"],
         threads=manifest.machine["threads"],
         inputs_sha256=digests,

@@ -16,6 +16,7 @@ import torch
 
 from dcgrid.pipelines import facts
 from dcgrid.pipelines.candidates import Ranker
+from dcgrid.pipelines.concepts import check_named
 from dcgrid.pipelines.deliver import Candidate, choose_takes, compare_takes, write_takes
 from dcgrid.pipelines.fill import Painter
 from dcgrid.pipelines.footage import Footage, read_footage
@@ -135,6 +136,8 @@ def _load(plan: RunPlan, team: Team, progress: Progress) -> LoadedModel:
     dtype = runtime.choose_dtype(plan.dtype, device)
     with next_setting_if_full(job.model, plan.need):
         model = team.load_model(job, grid.mode, device, dtype, progress, plan.need.offload)
+    if job.concepts and not plan.prepared.expected_frames:
+        check_named(job, plan.grids, model.tags)
     enter_given(model.backbone, grid)
     return model
 
@@ -201,6 +204,7 @@ def _manifest(
             "adapter": model.adapter,
             "adapter_sha256": model.adapter_sha256,
             "loras": [asdict(one) for one in model.loras],
+            "concepts_sha256": model.concepts_sha256,
         },
         sampler=facts.sampler_facts(model.backbone.spec, grid, plan.windows),
         machine=facts.machine_facts(

@@ -25,6 +25,7 @@ import torch
 
 from dcgrid.pipelines import facts
 from dcgrid.pipelines.choose import rank_scores
+from dcgrid.pipelines.concepts import check_named
 from dcgrid.pipelines.deliver import Take, hash_pieces, other_pixels, score_cells, tell_other_pixels
 from dcgrid.pipelines.footage import Footage, read_clips
 from dcgrid.pipelines.job import GridJob
@@ -159,6 +160,8 @@ def _load(plan: StoryPlan, progress: Progress, team: Team) -> _Models:
         if prepared.expected_frames and not job.force:
             adapter = prepared.expected_adapters.get(model.adapter, "")
             check_weights(model, {**prepared.expected_weights, "adapter": adapter})
+        if job.concepts and not prepared.expected_frames:
+            check_named(job, prepared.grids, model.tags)
         enter_given(model.backbone, prepared.grids[-1])
         models[filling] = model
     return models
@@ -300,6 +303,7 @@ def _manifest(
                 absolute_reference(one.adapter): one.adapter_sha256 for one in models.values()
             },
             "loras": [asdict(one) for one in _any(models).loras],
+            "concepts_sha256": _any(models).concepts_sha256,
         },
         samplers=tuple(
             facts.sampler_facts(models[bool(one.given)].backbone.spec, one, plan.windows)

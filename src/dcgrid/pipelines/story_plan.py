@@ -30,6 +30,7 @@ from dcgrid.pipelines.windows import Window
 
 if TYPE_CHECKING:
     from dcgrid.models.base import ModelSpec
+    from dcgrid.pipelines.concepts import Concepts
     from dcgrid.video.clip import ClipPlan, ClipRules
 
 
@@ -67,6 +68,8 @@ class StoryPlan:
     """Number format."""
     need: MemoryNeed
     """The memory that it takes, and where weights are meanwhile."""
+    concepts: "Concepts"
+    """The tags that its prompts may name."""
     downloads: Mapping[str, int | None] = field(default_factory=dict)
     """Bytes to download by reference or name (None: unknown size)."""
     remark: str = ""
@@ -99,6 +102,7 @@ class StoryPlan:
             f"Model: {self.spec.name} on {self.device}, {self.dtype}, {memory_words(self.need)}.",
             *lora_lines(self.prepared.job.loras),
             *self.adapter_notes,
+            *self.concepts.lines(),
             f"Result: {width * factor}x{height * factor}, "
             f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
             *([self.remark] if self.remark else []),
@@ -120,6 +124,7 @@ class StoryPlan:
             "quantize": self.need.quantize,
             "model": self.spec.name,
             "loras": list(self.prepared.job.loras),
+            "concepts": self.concepts.as_json(),
             "device": self.device,
             "dtype": self.dtype,
             "outputs": [str(path) for path in self.prepared.outputs.all()],
@@ -156,7 +161,8 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
     """
     # Torch comes in here and not with the module, so that a misspelt effect is told at once.
     from dcgrid.models.loading import model_spec
-    from dcgrid.pipelines.models import adapter_reference, check_loras
+    from dcgrid.pipelines.concepts import plan_concepts
+    from dcgrid.pipelines.models import adapter_reference, check_loras, grid_reference
     from dcgrid.pipelines.request import settle_grid
     from dcgrid.runtime import device as runtime
     from dcgrid.video.read import plan_clip, probe
@@ -170,13 +176,18 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
     frames = clip.num_frames if clip else _frames_of_text(rules, job.duration_s)
     check_fade(job, frames, spec)
     grids = tuple(settle_grid(grid, spec) for grid in prepared.grids)
+    adapters, repeats = [adapter_reference(job, "consistent")], bool(prepared.expected_frames)
+    if not all(grid.given for grid in grids):
+        adapters.append(grid_reference(job))
+    concepts = plan_concepts(job, grids, adapters, repeats=repeats)
+    job = replace(job, concepts=concepts.reference)
     dtype = runtime.choose_dtype(job.dtype, device)
     windows, size = windows_of(spec, frames), clip.cell_size if clip else rules.cell_sizes[0]
     largest = grid_size(grids[0], spec, windows[0].count, size)
     need = plan_memory(job, largest, device, dtype)
     check_loras(job, need.offload)
     return StoryPlan(
-        prepared=replace(prepared, grids=grids),
+        prepared=replace(prepared, job=job, grids=grids),
         spec=spec,
         clip=clip,
         windows=windows,
@@ -184,6 +195,7 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
         device=str(device),
         dtype=runtime.dtype_name(dtype),
         need=need,
+        concepts=concepts,
         downloads=find_downloads(job, [adapter_reference(job, "consistent")]),
         remark=_remark(job, grids),
         adapter_notes=_adapter_notes(job, spec, grids),

@@ -224,6 +224,7 @@ class LedBackbone:
         self.encode, self.decode = self._own.encode, self._own.decode
         self.encode_text, self.upsample = self._own.encode_text, self._own.upsample
         self.unknown_words, self.folds = self._own.unknown_words, self._own.folds
+        self.use_tags = self._own.use_tags
 
     @property
     def attention(self) -> str:

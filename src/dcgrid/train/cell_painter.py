@@ -17,6 +17,7 @@ import torch
 from einops import rearrange
 
 from dcgrid.adapters.files import load_adapter
+from dcgrid.prompts.tags import check_tags
 from dcgrid.train.concept_texts import ConceptTexts, GridTexts
 from dcgrid.train.data.record import chosen_concepts, read_record
 from dcgrid.train.grids import SINGLE
@@ -24,7 +25,7 @@ from dcgrid.train.networks import load_base
 from dcgrid.train.painting import as_read_back, draw_grid_noise, paint_cells, paint_facts
 from dcgrid.train.sampled import SampledGrid
 from dcgrid.train.sampling import CellJob, sampler_numbers
-from dcgrid.train.tags import check_tags, concept_facts, load_concept_tags, unknown_notes
+from dcgrid.train.tags import concept_facts, load_concept_tags, unknown_notes
 
 
 class CellPainter:
@@ -47,7 +48,7 @@ class CellPainter:
             job.recipe.places,
             own_clause_only=job.facts.own_clause_only,
         )
-        check_tags(self.texts.all_texts(), self.text)
+        check_tags(self.texts.all_texts(), self.text.tag_names, hint="load its tokens first")
         load_adapter(
             self.dit.network,
             job.dc,

@@ -12,7 +12,7 @@ import torch
 from dcgrid.adapters.attach import attach_adapter
 from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.spec import AdapterSpec
-from dcgrid.models.loading import save_tags
+from dcgrid.models.tags import TOKENS_NAME, save_tags
 from dcgrid.models.trunk import TextReader
 from dcgrid.train.checkpoint import TrainState
 from dcgrid.train.concepts import ConceptData, ConceptStage, ConceptTags, check_recipe, tags_of
@@ -36,9 +36,6 @@ from dcgrid.train.priors import make_priors
 from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.store import WorldStore
 from dcgrid.video.clip import ClipRules
-
-TOKENS_NAME = "dc-tokens.safetensors"
-"""File of the tags' embeddings, beside the adapter."""
 
 
 def check_concepts(job: TrainJob) -> list[Concept] | None:

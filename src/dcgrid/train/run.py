@@ -24,6 +24,7 @@ from dcgrid.models.loading import is_here
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
+from dcgrid.models.tags import TOKENS_NAME
 from dcgrid.models.trunk import VideoCodec
 from dcgrid.models.upsampler import GuidedUpsampler
 from dcgrid.models.wan.trunk import WanTransformer
@@ -32,7 +33,7 @@ from dcgrid.runtime.lock import run_lock
 from dcgrid.train.captions import captions_of, world_captions
 from dcgrid.train.checkpoint import TrainState, remove_leftovers
 from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
-from dcgrid.train.dc import TOKENS_NAME, check_concepts, run_concepts
+from dcgrid.train.dc import check_concepts, run_concepts
 from dcgrid.train.edit_maker import EditMaker
 from dcgrid.train.facts import TrainFacts, preset_of
 from dcgrid.train.grids import GridStage
@@ -139,7 +140,11 @@ def missing_parts(job: TrainJob) -> list[tuple[str, Path]]:
 
 
 def adapter_specs(
-    recipe: TrainRecipe, facts: TrainFacts, base_hash: str, dc_sha256: str = ""
+    recipe: TrainRecipe,
+    facts: TrainFacts,
+    base_hash: str,
+    dc_sha256: str = "",
+    tags: tuple[str, ...] = (),
 ) -> tuple[AdapterSpec, ...]:
     """Return the adapters that stage grid or fill trains on a base and, maybe, a Multi-DC LoRA.
 
@@ -169,6 +174,7 @@ def adapter_specs(
             base=facts.name,
             base_hash=base_hash,
             recipe=f"{recipe.run_name}.toml",
+            tokens=tuple(f"[{tag}]" for tag in tags),
         )
         for part in (("-a", "-b") if routed else ("",))
     )
@@ -279,17 +285,17 @@ def _run_adapters(job: TrainJob, reporter: Reporter) -> Path:
     """Train the LoRAs of stage grid or fill on the frozen base. Paper: sec. 3.2, 3.3."""
     base = load_base(job.model, job.out, job.device, job.dtype)
     dit, text, network = base.dit, base.text, base.dit.network
-    made_with = {"base": base.hash}
+    made_with, tags = {"base": base.hash}, tuple[str, ...]()
     if names_tags(job.recipe):
         of_concepts = job.out / TOKENS_NAME, job.out / DC_NAME
-        load_concept_tags(*of_concepts, text)
+        tags = load_concept_tags(*of_concepts, text)
         text.to(job.device)
         if job.recipe.stage == "grid":  # sampled grids, of stage fill, are made with other weights
             made_with |= concept_facts(*of_concepts)
     sampled = open_grids(job.recipe, job.model, job.out, made_with)
     multi_dc = _load_multi_dc(job, base, reporter)
     dc_sha256 = read_sha256(job.out / DC_NAME) if multi_dc else ""
-    specs = adapter_specs(job.recipe, job.facts, base.hash, dc_sha256)
+    specs = adapter_specs(job.recipe, job.facts, base.hash, dc_sha256, tags)
     for number, spec in enumerate(specs):
         attach_adapter(network, spec, seed=job.recipe.seed + number)
         if job.start is not None and not job.resume:

@@ -18,8 +18,8 @@ from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.errors import AdapterError, LayoutError, RecipeError
 from dcgrid.grid.layout import cell_token_shape
 from dcgrid.grid.modes import Mode
+from dcgrid.models.tags import TOKENS_NAME
 from dcgrid.recipes import Table, read_toml
-from dcgrid.train.dc import TOKENS_NAME
 from dcgrid.train.facts import TrainFacts, table_names, train_facts
 from dcgrid.train.job import DC_NAME
 from dcgrid.train.sampled import grids_folder

@@ -1,22 +1,18 @@
-"""Give a text encoder the tags of the Multi-DC LoRA, and see that texts name no others.
+"""Give a text encoder the tags of the Multi-DC LoRA of a run.
 
 Paper: sec. 3.1 (unique tokens)
 """
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from dcgrid.adapters.reading import hash_tensors, read_adapter
-from dcgrid.errors import RecipeError, WeightsError
-from dcgrid.models.loading import load_tags
+from dcgrid.errors import WeightsError
+from dcgrid.models.tags import load_tags
 from dcgrid.models.trunk import TextReader
 from dcgrid.models.weights import read_weights
-from dcgrid.prompts.source import nearest
 from dcgrid.train.settings import TrainRecipe
-
-_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 
 
 def names_tags(recipe: TrainRecipe) -> bool:
@@ -68,23 +64,6 @@ def concept_facts(tokens: Path, adapter: Path) -> dict[str, Any]:
     if adapter.is_file():
         facts["adapters"] = [hash_tensors(read_adapter(adapter)[1])]
     return facts
-
-
-def check_tags(texts: Iterable[str], text: TextReader) -> None:
-    """See that every name in brackets is a tag that a text encoder knows.
-
-    Raises:
-        RecipeError: One is not: it would be read as words that the model never saw.
-    """
-    known = text.tag_names
-    for one in texts:
-        for name in _BRACKETS.findall(one):
-            if name not in known:
-                raise RecipeError(
-                    f"{one[:120]!r} names [{name[:80]}], a tag that Multi-DC does not know"
-                    f"{nearest(name, known)}",
-                    hint=f"it knows {', '.join(known)}" if known else "load its tokens first",
-                )
 
 
 def unknown_notes(texts: Iterable[str], text: TextReader) -> tuple[str, ...]:

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from dcgrid.errors import WeightsError
-from dcgrid.models.loading import load_tags, save_tags
 from dcgrid.models.native.config import TextConfig
 from dcgrid.models.native.text import UNKNOWN, TextEncoder, WordTokenizer
+from dcgrid.models.tags import load_tags, save_tags
 from dcgrid.models.weights import save_weights
 
 WORDS = ("a", "cat", "identity", "left", "top", "walk")

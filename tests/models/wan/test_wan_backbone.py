@@ -11,10 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dcgrid.errors import PromptError, WeightsError
+from dcgrid.models.base import TagTable
+from dcgrid.models.tags import put_tags
 from dcgrid.models.text_masking import TokenMasking, kept_tokens
 from dcgrid.models.wan.backbone import WanBackbone, load_wan
 from dcgrid.models.wan.checkpoint import is_checkout, read_checkout
 from dcgrid.models.wan.text import clean_text
+from dcgrid.models.wan.trunk import load_trunk
+from dcgrid.prompts.segments import Prompt, Segment
 from dcgrid.runtime.offload import Offload
 from tests.wan_checkout import our_frames, pipeline_frames
 
@@ -256,3 +260,26 @@ def test_a_config_of_another_width_is_told(
     path.write_text(json.dumps({**config, key: 2 * config[key]}))
     with pytest.raises(WeightsError):
         load_wan(folder, device="cpu", dtype=torch.float32, offload=offload)
+
+
+@pytest.mark.parametrize("offload", ["none", "model", "disk"])
+def test_tags_are_read_as_training_reads_them(wan_folder: Path, offload: Offload) -> None:
+    backbone = load_wan(wan_folder, device="cpu", dtype=torch.float32, offload=offload)
+    text = "a [Rex] runs"
+    segments = (Segment(start=0, end=len(text), cell=None),)
+    prompt = Prompt(text=text, segments=segments)
+    plain = backbone.encode_text([prompt], [[[True]]]).tokens_BKLE
+    reader = load_trunk(wan_folder, device=torch.device("cpu"), dtype=torch.float32)[1]
+    row_E = torch.randn(1, reader.tag_width, generator=torch.Generator().manual_seed(0))
+    tags = TagTable(names=("Rex",), embeddings_GE=row_E)
+    put_tags(reader, tags)
+    backbone.use_tags(tags)
+    found = backbone.encode_text([prompt], [[[True]]]).tokens_BKLE
+    expected = reader.read_rows([[text]], cells=1).tokens_BKLE
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(found, plain)
+    other = Prompt(text="a dog", segments=(Segment(start=0, end=5, cell=None),))
+    bare = backbone.parts.segments
+    with backbone.parts.residence.on("text"):
+        same = bare.encode_rows([["a dog"]], cells=1).tokens_BKLE
+    assert torch.equal(backbone.encode_text([other], [[[True]]]).tokens_BKLE, same)

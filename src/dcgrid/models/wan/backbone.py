@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dcgrid.models.attention_choice import AttentionChoice, AttentionName
-from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces, cell_texts
+from dcgrid.models.base import CellText, Memory, ModelSpec, TagTable, TokenPlaces, cell_texts
 from dcgrid.models.quantize import Quantize
+from dcgrid.models.tags import put_tags
 from dcgrid.models.wan.checkpoint import read_checkout
 from dcgrid.models.wan.compiled import CompiledBlock
 from dcgrid.models.wan.context import Options
@@ -21,6 +22,7 @@ from dcgrid.models.wan.latents import LatentScale, decode_clips, encode_clips
 from dcgrid.models.wan.parallel import TokenSplit
 from dcgrid.models.wan.parts import WanParts, load_parts
 from dcgrid.models.wan.transformer import predict_velocity
+from dcgrid.models.wan.trunk import WanText
 from dcgrid.prompts.segments import Prompt
 from dcgrid.runtime.offload import Offload
 
@@ -45,6 +47,7 @@ class WanBackbone:
         self._attention = AttentionChoice(name=attention)
         self._options = Options(fused=self.folds, skip_given=True, attend=self._attention)
         self._compiled: CompiledBlock | None = None
+        self._tagged: WanText | None = None
         if parts.offload == "none" and parts.quantize == "none":
             lay_side_by_side(parts.transformer.blocks)
 
@@ -150,7 +153,14 @@ class WanBackbone:
         """
         rows = cell_texts(prompts, visible_BKS)
         with self.parts.residence.on("text"):
+            if self._tagged is not None:
+                return self._tagged.read_rows(rows, cells=len(visible_BKS[0]))
             return self.parts.segments.encode_rows(rows, cells=len(visible_BKS[0]))
+
+    def use_tags(self, tags: TagTable) -> None:
+        """Let texts name tags: embeddings of UMT5's input, which stays as it is."""
+        self._tagged = WanText(self.parts.segments)
+        put_tags(self._tagged, tags)
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         """Return no word: UMT5 knows pieces of words, and so all words."""

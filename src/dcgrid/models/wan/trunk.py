@@ -124,6 +124,8 @@ class WanText(TextReader):
         if len(set(tags)) != len(tags):
             raise ValueError(f"tags stand twice: {tags}")
         device = next(self.encoder.parameters()).device
+        # Weights that are read from disk at every visit have no device in between.
+        device = torch.device("cpu") if device.type == "meta" else device
         self._names = tuple(tags)
         self.tags = nn.ParameterList(
             nn.Parameter(torch.zeros(self.tag_width, device=device)) for _ in tags
@@ -163,7 +165,7 @@ class WanText(TextReader):
         for match in named:
             pieces.append(self._words(words, text[end : match.start()]))
             tag_E = self.tags[self._names.index(match.group(1))]
-            pieces.append(tag_E[None].to(words.weight.dtype))
+            pieces.append(tag_E[None].to(words.weight))
             end = match.end()
         pieces.append(self._words(words, text[end:]))
         pieces.append(words(torch.tensor([self.segments.end_token], device=words.weight.device)))
