@@ -89,7 +89,7 @@ TINY_SPEC = replace(
     MINI_SPEC,
     name="tiny",
     latent_channels=TINY.dit.latent_channels,
-    text_limit=16,
+    text_limit=64,
     cell_pitch=None,
     noise_motion=TINY.dit.noise_motion,
     offset_tokens=False,

@@ -137,6 +137,11 @@ class GridJob:
         raise NotImplementedError
 
     @property
+    def typed(self) -> tuple[tuple[str, str], ...]:
+        """The user's words with the option, or scene, that they were given in."""
+        raise NotImplementedError
+
+    @property
     def slots(self) -> Mapping[str, str]:
         """The user's words by the slot of the layout that they fill; "" where none were given."""
         raise NotImplementedError
@@ -197,6 +202,11 @@ class EditJob(GridJob):
         return " ".join((self.prompt, self.subject, self.motion))
 
     @property
+    def typed(self) -> tuple[tuple[str, str], ...]:
+        """Prompt, subject and motion."""
+        return (("--prompt", self.prompt), ("--subject", self.subject), ("--motion", self.motion))
+
+    @property
     def slots(self) -> Mapping[str, str]:
         """Subject and motion."""
         return {"subject": self.subject, "motion": self.motion}
@@ -248,6 +258,17 @@ class ComposeJob(GridJob):
     def words(self) -> str:
         """All free text of the user."""
         return " ".join((*self.prompts, *self.slots.values()))
+
+    @property
+    def typed(self) -> tuple[tuple[str, str], ...]:
+        """Prompts, subject and concept with their motions."""
+        return (
+            *(("--prompt", text) for text in self.prompts),
+            ("--subject", self.subject),
+            ("--motion", self.motion),
+            ("--concept", self.concept),
+            ("--concept-motion", self.concept_motion),
+        )
 
     @property
     def slots(self) -> Mapping[str, str]:

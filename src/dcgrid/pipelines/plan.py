@@ -88,6 +88,8 @@ class RunPlan:
     """What to expect of a model without adapter; empty: it has one."""
     adapter_notes: tuple[str, ...] = ()
     """Numbers of its adapter that are not the model's, and what overrides them."""
+    uncounted: str = ""
+    """What is said of texts that cannot be counted before a download; empty: all were."""
 
     @property
     def grids(self) -> tuple[ResolvedGrid, ...]:
@@ -112,6 +114,7 @@ class RunPlan:
             *lora_lines(self.prepared.job.loras),
             *self.adapter_notes,
             *self.concepts.lines(),
+            *([self.uncounted] if self.uncounted else []),
             f"Result: {width * factor}x{height * factor}, "
             f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
         ]
@@ -205,6 +208,7 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     from dcgrid.models.loading import model_spec
     from dcgrid.pipelines.adapter_facts import adapter_lines, planned_adapter
     from dcgrid.pipelines.concepts import plan_concepts
+    from dcgrid.pipelines.lengths import check_lengths
     from dcgrid.pipelines.models import adapter_reference, bare_base_line, check_loras
     from dcgrid.pipelines.request import settle_grid
     from dcgrid.runtime import device as runtime
@@ -216,6 +220,7 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     adapter = planned_adapter(reference, grid.mode)
     concepts = plan_concepts(job, [grid], [reference], repeats=repeats)
     job = replace(job, concepts=concepts.reference)
+    uncounted = "" if repeats else check_lengths(job, [grid], spec, concepts.names)
     device = runtime.choose_device(job.device)
     dtype = runtime.choose_dtype(job.dtype, device)
     clips, asked_s = plan_clips(job, spec)
@@ -239,6 +244,7 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
         concepts=concepts,
         remark=bare_base_line(job, grid.mode),
         adapter_notes=tuple(adapter_lines(spec, [adapter] if adapter else [], [grid], job.loras)),
+        uncounted=uncounted,
     )
 
 

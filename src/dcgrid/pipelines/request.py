@@ -76,6 +76,21 @@ class GridRequest:
         )
 
 
+def visible_rows(grid: ResolvedGrid, spec: ModelSpec) -> tuple[tuple[bool, ...], ...]:
+    """Return visible_KS of a resolved grid's text; see `GridRequest.visible_rows`."""
+    layout = GridLayout(rows=grid.rows, cols=grid.cols)
+    return visible_segments(
+        grid.prompt, layout, _routing(grid), own_clause_only=spec.own_clause_only
+    )
+
+
+def _routing(grid: ResolvedGrid) -> Routing:
+    """Return which cells of a resolved grid are sources."""
+    if grid.mode != "composition":
+        return Routing()
+    return Routing(mode="composition", sources=(grid.given[0], grid.given[1]))
+
+
 def settle_grid(grid: ResolvedGrid, spec: ModelSpec) -> ResolvedGrid:
     """Return the grid with the model's sampler values where nobody named any."""
     usual = spec.filling if grid.given else spec.from_text
@@ -98,14 +113,11 @@ def grid_request(
     """
     grid = settle_grid(grid, spec)
     painted = {c: i for c, i in enumerate(grid.edit_of_cell) if i is not None}
-    routing = Routing()
-    if grid.mode == "composition":
-        routing = Routing(mode="composition", sources=(grid.given[0], grid.given[1]))
     return GridRequest(
         layout=GridLayout(rows=grid.rows, cols=grid.cols),
         given=dict(zip(grid.given, given, strict=True)),
         prompt=grid.prompt,
-        routing=routing,
+        routing=_routing(grid),
         negative_prompt=grid.negative_prompt,
         negative_cells=tuple(frozenset(grid.tries[index]) for index in grid.negative_owners),
         guidance_scale={c: grid.edits[i].guidance_scale or 0.0 for c, i in painted.items()},

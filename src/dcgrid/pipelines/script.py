@@ -85,6 +85,12 @@ class StoryJob(GridJob):
         return " ".join([self.subject, self.motion, *(scene.prompt for scene in self.scenes)])
 
     @property
+    def typed(self) -> tuple[tuple[str, str], ...]:
+        """Scenes, subject and motion."""
+        scenes = ((f"scene {n}", one.prompt) for n, one in enumerate(self.scenes, start=1))
+        return (*scenes, ("--subject", self.subject), ("--motion", self.motion))
+
+    @property
     def slots(self) -> dict[str, str]:
         """Subject and motion."""
         return {"subject": self.subject, "motion": self.motion}

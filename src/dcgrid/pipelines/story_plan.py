@@ -76,6 +76,8 @@ class StoryPlan:
     """What to expect of a model without adapter; empty: it has one."""
     adapter_notes: tuple[str, ...] = ()
     """Numbers of its adapters that are not the model's, and what overrides them."""
+    uncounted: str = ""
+    """What is said of texts that cannot be counted before a download; empty: all were."""
 
     @property
     def grids(self) -> tuple[ResolvedGrid, ...]:
@@ -103,6 +105,7 @@ class StoryPlan:
             *lora_lines(self.prepared.job.loras),
             *self.adapter_notes,
             *self.concepts.lines(),
+            *([self.uncounted] if self.uncounted else []),
             f"Result: {width * factor}x{height * factor}, "
             f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
             *([self.remark] if self.remark else []),
@@ -162,6 +165,7 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
     # Torch comes in here and not with the module, so that a misspelt effect is told at once.
     from dcgrid.models.loading import model_spec
     from dcgrid.pipelines.concepts import plan_concepts
+    from dcgrid.pipelines.lengths import check_lengths
     from dcgrid.pipelines.models import adapter_reference, check_loras, grid_reference
     from dcgrid.pipelines.request import settle_grid
     from dcgrid.runtime import device as runtime
@@ -181,6 +185,7 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
         adapters.append(grid_reference(job))
     concepts = plan_concepts(job, grids, adapters, repeats=repeats)
     job = replace(job, concepts=concepts.reference)
+    uncounted = "" if repeats else check_lengths(job, grids, spec, concepts.names)
     dtype = runtime.choose_dtype(job.dtype, device)
     windows, size = windows_of(spec, frames), clip.cell_size if clip else rules.cell_sizes[0]
     largest = grid_size(grids[0], spec, windows[0].count, size)
@@ -199,6 +204,7 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
         downloads=find_downloads(job, [adapter_reference(job, "consistent")]),
         remark=_remark(job, grids),
         adapter_notes=_adapter_notes(job, spec, grids),
+        uncounted=uncounted,
     )
 
 

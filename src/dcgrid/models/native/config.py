@@ -219,7 +219,7 @@ TINY = NativeConfig(
         peer_head=True,
         place_embedding=True,
     ),
-    text=TextConfig(width=16, blocks=1, heads=2, limit=16),
+    text=TextConfig(width=16, blocks=1, heads=2, limit=64),
     upsampler_widths=(4, 6, 8),
 )
 

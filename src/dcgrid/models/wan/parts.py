@@ -86,7 +86,7 @@ def load_parts(
     device = torch.empty(0, device=device).device
     vae = load_vae(folder)
     if offload == "disk":
-        tokenizer = _tokenizer(folder)
+        tokenizer = load_tokenizer(folder)
         with _told(folder):
             return _from_disk(facts, dtype, (tokenizer, vae), device, quantize)
     transformer, segments = load_networks(folder, dtype)
@@ -118,7 +118,7 @@ def load_networks(folder: Path, dtype: torch.dtype) -> tuple[Foreign, SegmentEnc
         WeightsError: A file is damaged or does not fit, or numbers are not finite.
     """
     diffusers, transformers = _libraries()
-    tokenizer = _tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     transformer = _read(diffusers.WanTransformer3DModel, folder / "transformer", torch_dtype=dtype)
     encoder = _read(transformers.UMT5EncoderModel, folder / "text_encoder", dtype=dtype)
     for module in (transformer, encoder):
@@ -259,7 +259,13 @@ def _read(kind: Foreign, folder: Path, **options: torch.dtype) -> Foreign:
     return network
 
 
-def _tokenizer(folder: Path) -> Foreign:
+def load_tokenizer(folder: Path) -> Foreign:
+    """Read the tokenizer of a checkout.
+
+    Raises:
+        UsageError: The extra dcgrid[wan] is not installed.
+        WeightsError: It is missing or damaged.
+    """
     _, transformers = _libraries()
     path = folder / "tokenizer"
     # Of a folder that is not there transformers thinks that it is on the hub.
