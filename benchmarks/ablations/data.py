@@ -26,7 +26,7 @@ from dcgrid.train.panes import FusionPool, PanePool, PaneSet
 from dcgrid.train.settings import Phase
 from dcgrid.train.world.clips import WorldClips, chance, pick
 from dcgrid.train.world.motion import composite_sprite
-from dcgrid.train.world.moves import Move, Scene, margin_of, pair_scenes, place_subject
+from dcgrid.train.world.moves import Move, SubjectScene, margin_of, pair_scenes, place_subject
 from dcgrid.train.world.store import WorldStore
 
 FRAMES, SIDE = 9, 96
@@ -152,9 +152,9 @@ def held_out_clips(store_dir: Path, clips_dir: Path, count: int) -> list[HeldOut
 class HeldOutScene:
     """A scene to be seen from several places, and another of the same subject."""
 
-    scene: Scene
+    scene: SubjectScene
     """Of which words name the moves."""
-    pair: tuple[Scene, Scene, Move]
+    pair: tuple[SubjectScene, SubjectScene, Move]
     """Of which the move is seen on the first, to be made on the second."""
 
 

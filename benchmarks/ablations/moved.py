@@ -28,7 +28,7 @@ from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import Edit, ResolvedGrid, place, slug
 from dcgrid.prompts import render_grid
 from dcgrid.recipes import load_layout
-from dcgrid.train.world.moves import ANALOGY_WORDS, MOVES, STILL, Scene
+from dcgrid.train.world.moves import ANALOGY_WORDS, MOVES, STILL, SubjectScene
 
 View = tuple[Tensor, Tensor]
 """A clip, uint8 THWC, and where its subject is, THW."""
@@ -66,7 +66,7 @@ def _edit(words: str) -> Edit:
     return Edit(name=slug(words), clause=words, negative="", guidance_scale=1.0)
 
 
-def _view(scene: Scene, words: str = "") -> View:
+def _view(scene: SubjectScene, words: str = "") -> View:
     clip_CTHW, alpha_1THW = scene.view(MOVES.get(words, STILL))
     return to_pixels(clip_CTHW), alpha_1THW[0]
 

@@ -156,19 +156,15 @@ def test_keys_of_given_cells_are_for_stage_fill(tmp_path, stage, line):
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "told"),
+    ("name", "key", "told"),
     [
-        ("fill-composition", "moved_share = 0.0", "is for mode consistent, not composition"),
-        ("fill", "single_share = 0.0", "needs loss.single_share = 0"),
+        ("fill-composition", "moved_share", "is for mode consistent, not composition"),
+        ("fill", "single_share", "must be 0 in stage fill, which has whole grids"),
+        ("grid", "single_share", "must be 0 in stage grid, which has whole grids"),
     ],
 )
-def test_moved_pairs_are_refused_where_there_are_none(recipe_of, name, old, told):
-    text = recipe_of(name).read_text()
-    assert old in text
-    path = recipe_of(name)
-    wrong = {"moved_share = 0.0": "moved_share = 0.5", "single_share = 0.0": "single_share = 0.2"}
-    text = text.replace(old, wrong[old])
-    path.write_text(text.replace("moved_share = 0.0", "moved_share = 0.5"))
+def test_shares_are_refused_where_there_is_nothing_to_share(recipe_of, name, key, told):
+    path = recipe_of(name, loss={key: 0.5})
     with pytest.raises(RecipeError, match=told):
         load_train_recipe(path, "tiny")
 

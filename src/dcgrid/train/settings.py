@@ -271,27 +271,16 @@ def _train_recipe(path: Path, tables: dict[str, Any]) -> TrainRecipe:
     if recipe.inference != InferenceSettings() and recipe.stage in ("autoencoder", "upsampler"):
         raise RecipeError(f"{path}: inference is for stages base, dc, grid and fill")
     loss = _loss(path, recipe.stage, recipe.loss)
-    if recipe.stage == "grid" and loss["single_share"]:
+    if recipe.stage in ("grid", "fill") and loss["single_share"]:
         raise RecipeError(
-            f"{path}: loss.single_share must be 0 in stage grid, which has whole grids"
+            f"{path}: loss.single_share must be 0 in stage {recipe.stage}, which has whole grids"
         )
-    if loss.get("moved_share"):
-        _check_moved(path, recipe.mode, loss)
+    if recipe.mode == "composition" and loss.get("moved_share"):
+        raise RecipeError(
+            f"{path}: loss.moved_share = {loss['moved_share']:g} is for mode consistent, not "
+            "composition, whose cells show two clips and their fusions"
+        )
     return replace(recipe, loss=loss)
-
-
-def _check_moved(path: Path, mode: str, loss: Mapping[str, float]) -> None:
-    """Refuse moved pairs where there are none: in compositions, and in single clips."""
-    if mode != "consistent":
-        raise RecipeError(
-            f"{path}: loss.moved_share = {loss['moved_share']:g} is for mode consistent, "
-            f"not {mode}, whose cells show two clips and their fusions"
-        )
-    if loss["single_share"]:
-        raise RecipeError(
-            f"{path}: loss.moved_share = {loss['moved_share']:g} needs loss.single_share = 0: "
-            "a single clip has no other place to go"
-        )
 
 
 def _build(path: Path, kind: type[_Settings], table: object, place: str) -> _Settings:

@@ -13,7 +13,7 @@ from dcgrid.train.world.moves import (
     STEP,
     STILL,
     Move,
-    Scene,
+    SubjectScene,
     draw_analogy,
     draw_scene,
     margin_of,
@@ -44,7 +44,9 @@ def square_scene(side=12.0):
         x_T=nowhere, y_T=nowhere, height_T=torch.full((frames,), side), angle_T=nowhere
     )
     sprite = PlacedSprite(frames_TCHW=torch.ones(frames, 4, 16, 16), path=path, shadow=0.0)
-    return Scene(ground_CTHW=ground, sprite=sprite, size=SIZE, subject="square", motion="move")
+    return SubjectScene(
+        ground_CTHW=ground, sprite=sprite, size=SIZE, subject="square", motion="move"
+    )
 
 
 def middle_and_area(alpha_1THW):

@@ -71,7 +71,7 @@ MOVES: Mapping[str, Move] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class SubjectScene:
     """A subject over a ground, to be seen after any move."""
 
     ground_CTHW: torch.Tensor
@@ -125,7 +125,7 @@ def _way(move: Move, short: int) -> tuple[float, float]:
 
 def draw_scene(
     world: WorldClips, frames: int, size: tuple[int, int], generator: torch.Generator
-) -> Scene:
+) -> SubjectScene:
     """Draw a subject over a ground, for views of `frames` frames and `size` (height, width)."""
     ground_CTHW = world.draw_ground(frames, _wide(size), generator)
     subject, sprite_TCHW = world.draw_sprite(generator)
@@ -134,7 +134,7 @@ def draw_scene(
 
 def draw_analogy(
     world: WorldClips, frames: int, size: tuple[int, int], generator: torch.Generator
-) -> tuple[Scene, Scene, Move]:
+) -> tuple[SubjectScene, SubjectScene, Move]:
     """Draw a scene, the same subject in another pose and on another ground, and a move for both."""
     grounds = [world.draw_ground(frames, _wide(size), generator) for _ in range(2)]
     subject, sprite_TCHW = world.draw_sprite(generator)
@@ -147,10 +147,10 @@ def place_subject(
     size: tuple[int, int],
     subject: str,
     generator: torch.Generator,
-) -> Scene:
-    """Put an animated subject somewhere on a ground that is wider than a view; see `Scene`."""
+) -> SubjectScene:
+    """Put an animated subject on a ground that is wider than a view; see `SubjectScene`."""
     view_CTHW = ground_CTHW[:, :, : size[0], : size[1]]
-    return Scene(
+    return SubjectScene(
         ground_CTHW=ground_CTHW,
         sprite=draw_sprite(view_CTHW, sprite_TCHW, motion=_MOTION, generator=generator),
         size=size,
@@ -165,7 +165,7 @@ def pair_scenes(
     size: tuple[int, int],
     subject: str,
     generator: torch.Generator,
-) -> tuple[Scene, Scene, Move]:
+) -> tuple[SubjectScene, SubjectScene, Move]:
     """Put a subject on two grounds at the same places, in two poses; see `draw_analogy`."""
     first, second = (
         place_subject(ground_CTHW, sprite_TCHW, size, subject, generator) for ground_CTHW in grounds
@@ -179,7 +179,7 @@ def _wide(size: tuple[int, int]) -> tuple[int, int]:
     return size[0] + 2 * margin, size[1] + 2 * margin
 
 
-def _free_move(scene: Scene, generator: torch.Generator) -> Move:
+def _free_move(scene: SubjectScene, generator: torch.Generator) -> Move:
     """Draw a way of 0.2 to 0.4 short sides in any direction that leaves the subject in view."""
     for _ in range(32):
         length, angle = 0.2 + 0.2 * chance(generator), 2 * math.pi * chance(generator)
