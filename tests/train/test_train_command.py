@@ -322,14 +322,14 @@ def test_fetch_world_builds_a_store(tmp_path, capsys, monkeypatch):
             frames[0].save(target / "1f436.webp", save_all=True, append_images=frames[1:])
 
     monkeypatch.setattr(sources, "_FETCHERS", dict.fromkeys(("npm", "debian", "pypi"), fake))
-    monkeypatch.setattr(sources, "SOURCES", sources.SOURCES[1:5])
+    monkeypatch.setattr(sources, "SOURCES", sources.SOURCES[1:6])
     monkeypatch.setattr(store, "SOURCES", sources.SOURCES)
     world = tmp_path / "world"
     code = main(["train", "--fetch-world", "--world", str(world), "--format", "json"])
     captured = capsys.readouterr()
     assert code == 0, captured.err
     assert json.loads(captured.out) == {
-        "world": str(world), "photos": 2, "sprites": 1, "footage": 0
+        "world": str(world), "photos": 2, "sprites": 1, "footage": 0, "details": 0, "mattes": 0
     }  # fmt: skip
     assert store.WorldStore(world).names["sprites"] == ["dog face"]
     assert "asl_bird.mkv: not in" in captured.err

@@ -24,11 +24,17 @@ def draw_pixels(
     size = phase.sizes[pick(len(phase.sizes), generator)]
     clips = []
     for _ in range(phase.batch):
-        clip_CTHW = world.draw(phase.frames, size, generator).clip_CTHW
+        drawn = world.draw(phase.frames, size, generator)
+        clip_CTHW = drawn.clip_CTHW
         if chance(generator) < effect_share:
             name = EFFECT_NAMES[pick(len(EFFECT_NAMES), generator)]
             clip_CTHW = render_effect(
-                name, clip_CTHW, generator=generator, fps=world.rate, scale=cell_scale(clip_CTHW)
+                name,
+                clip_CTHW,
+                generator=generator,
+                fps=world.rate,
+                scale=cell_scale(clip_CTHW),
+                matte_THW=drawn.matte_THW,
             )
         clips.append(clip_CTHW)
     return torch.stack(clips) * 2 - 1

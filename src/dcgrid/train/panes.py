@@ -202,6 +202,7 @@ class PanePool:
                     fps=self.world.rate,
                     scale=scale,
                     luck_MFYX=luck_MFYX,
+                    matte_THW=drawn.matte_THW,
                 )
             )
         return PaneSet(
@@ -219,15 +220,16 @@ class PanePool:
         analogy = chance(generator) < ANALOGY_SHARE
         if analogy:
             scene, other, move = draw_analogy(self.world, frames, size, generator)
-            clips = [one.view(seen)[0] for one in (scene, other) for seen in (STILL, move)]
+            views = [one.view(seen) for one in (scene, other) for seen in (STILL, move)]
             words, names = list(ANALOGY_WORDS), [""] * len(ANALOGY_WORDS)
         else:
             scene = draw_scene(self.world, frames, size, generator)
             fitting = scene.fitting_moves()
             order = torch.randperm(len(fitting), generator=generator).tolist()
             words = ["", *(fitting[order[i % len(order)]] for i in range(PANES - 1))]
-            clips = [scene.view(MOVES.get(one, STILL))[0] for one in words]
+            views = [scene.view(MOVES.get(one, STILL)) for one in words]
             names = ["", *(self._some_effect(generator) for _ in words[1:])]
+        clips, mattes = [clip for clip, _ in views], [alpha_1THW[0] for _, alpha_1THW in views]
         seconds_T = self.world.seconds(frames)
         scale = cell_scale(clips[0])
         luck = [draw_luck(clips[0], seconds_T, generator, scale) for _ in clips]
@@ -240,6 +242,7 @@ class PanePool:
                     fps=self.world.rate,
                     scale=scale,
                     luck_MFYX=luck[i],
+                    matte_THW=mattes[i],
                 )
         return PaneSet(
             latents_VCFYX=self._encode(clips),

@@ -26,7 +26,7 @@ from dcgrid.train.edit_maker import EditMaker
 from dcgrid.train.guides import misplaced, with_faults
 from dcgrid.train.looks import random_look
 from dcgrid.train.settings import Phase, TrainRecipe
-from dcgrid.train.world.clips import WorldClips, chance, pick
+from dcgrid.train.world.clips import WorldClip, WorldClips, chance, pick
 from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
 
 SCALE = 4
@@ -222,12 +222,12 @@ class UpsamplerStage:
                 names = names[:EDITS]
             made = self.maker.edit(_averaged(source_CTHW), names, drawn, generator)
             truth = [
-                self._rendered(name, source_CTHW, luck_MFYX, generator)
+                self._rendered(name, drawn, luck_MFYX, generator)
                 for name, luck_MFYX in zip(names, made.luck, strict=True)
             ]
             generated_NCTHW = made.clips_NCTHW
         else:
-            truth = [self._rendered(name, source_CTHW, None, generator) for name in names]
+            truth = [self._rendered(name, drawn, None, generator) for name in names]
             if chance(generator) < self.recipe.loss["look_share"]:
                 truth[0] = random_look(source_CTHW, generator)
             generated_NCTHW = with_faults(
@@ -243,17 +243,18 @@ class UpsamplerStage:
     def _rendered(
         self,
         name: str,
-        clip_CTHW: Tensor,
+        drawn: WorldClip,
         luck_MFYX: Tensor | None,
         generator: torch.Generator,
     ) -> Tensor:
         return render_effect(
             name,
-            clip_CTHW,
+            drawn.clip_CTHW,
             generator=generator,
             fps=self.world.rate,
             scale=float(SCALE),
             luck_MFYX=luck_MFYX,
+            matte_THW=drawn.matte_THW,
         )
 
 

@@ -257,6 +257,7 @@ class Validation:
                     fps=self._world.rate,
                     scale=cell_scale(drawn.clip_CTHW),
                     luck_MFYX=luck,
+                    matte_THW=drawn.matte_THW,
                 )
                 truth[cell] = _frames(made)
         return ValidationGrid(

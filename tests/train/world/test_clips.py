@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from dcgrid.train.world import clips as clips_module
 from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.store import WorldStore
 
@@ -35,3 +37,30 @@ def test_the_usual_rate_changes_nothing(tiny_store):
         for rate in ({}, {"rate": 12.0})
     ]
     assert torch.equal(drawn[0].clip_CTHW, drawn[1].clip_CTHW)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_matte_is_cut_and_turned_as_its_footage_is(tiny_store, tmp_path, monkeypatch, seed):
+    """With the red of the footage as its matte, the clip's red is the clip's matte."""
+    monkeypatch.setattr(clips_module, "_color_jitter", lambda clip_CTHW, generator: clip_CTHW)
+    for path in tiny_store.glob("*.safetensors"):
+        (tmp_path / path.name).symlink_to(path)
+    video_CTHW = WorldStore(tiny_store).get("footage", "walk.mp4")
+    save_file({"walk.mp4": video_CTHW[0].clone()}, tmp_path / "mattes.safetensors")
+    drawn = WorldClips(WorldStore(tmp_path), mix={"footage": 1.0}).draw(
+        9, (32, 32), torch.Generator().manual_seed(seed)
+    )
+    assert torch.equal(drawn.matte_THW, drawn.clip_CTHW[0])
+    bare = WorldClips(WorldStore(tiny_store), mix={"footage": 1.0}).draw(
+        9, (32, 32), torch.Generator().manual_seed(seed)
+    )
+    assert bare.matte_THW is None
+    assert torch.equal(bare.clip_CTHW, drawn.clip_CTHW)
+
+
+def test_the_matte_of_a_sprite_is_where_it_hides_the_background(tiny_store):
+    world = WorldClips(WorldStore(tiny_store))
+    drawn = world.draw_subject(5, (64, 64), torch.Generator().manual_seed(1))
+    assert drawn.matte_THW.shape == (5, 64, 64)
+    assert 0.05 < drawn.matte_THW.mean() < 0.9
+    assert drawn.matte_THW.max() == 1

@@ -31,6 +31,8 @@ class WorldClip:
     """What is in it, e.g. "dog face"; "scene" without a subject."""
     motion: str
     """What it does, in a word."""
+    matte_THW: torch.Tensor | None = None
+    """Opacity of the subject in [0, 1]; None: not known."""
 
 
 def chance(generator: torch.Generator) -> float:
@@ -73,8 +75,9 @@ class WorldClips:
         weights = torch.tensor([self.mix[k] for k in kinds])
         kind = kinds[int(torch.multinomial(weights, 1, generator=generator))]
         if kind == "footage":
+            clip_CTHW, matte_THW = self._filmed(frames, size, generator)
             return WorldClip(
-                clip_CTHW=self._footage(frames, size, generator), subject="scene", motion="motion"
+                clip_CTHW=clip_CTHW, subject="scene", motion="motion", matte_THW=matte_THW
             )
         if kind == "photo":
             return WorldClip(
@@ -111,8 +114,16 @@ class WorldClips:
     def _footage(
         self, frames: int, size: tuple[int, int], generator: torch.Generator
     ) -> torch.Tensor:
-        """Crop real footage in space and time; short ones run forth and back."""
-        _, video_CTHW = self._get("footage", generator)
+        return self._filmed(frames, size, generator)[0]
+
+    def _filmed(
+        self, frames: int, size: tuple[int, int], generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Crop real footage and its matte in space and time; short ones run forth and back."""
+        name, video_CTHW = self._get("footage", generator)
+        if name in self.store.names["mattes"]:
+            matte_THW = self.store.get("mattes", name).to(self.device)
+            video_CTHW = torch.cat([video_CTHW, matte_THW[None]])
         count = int(video_CTHW.shape[1] * self.rate / RATE)
         there_and_back = list(range(count)) + list(range(count - 2, 0, -1)) or [0]
         start = pick(max(count - frames, 0) + 1, generator)
@@ -123,7 +134,8 @@ class WorldClips:
         cropped = _random_crop(video_CTHW[:, order], size, generator)
         if chance(generator) < 0.5:
             cropped = cropped.flip(-1)
-        return _color_jitter(cropped, generator)
+        matte = cropped[3] if len(cropped) > 3 else None
+        return _color_jitter(cropped[:3], generator), matte
 
     def _stored(self, frame: int) -> int:
         """Return the stored frame that is on at a frame of the clip."""
@@ -153,11 +165,13 @@ class WorldClips:
     def _sprite(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> WorldClip:
         background = self._ground(generator)
         subject, sprite_TCHW = self.draw_sprite(generator)
-        clip_CTHW, _ = composite_sprite(
+        clip_CTHW, alpha_1THW = composite_sprite(
             background(frames, size, generator), sprite_TCHW, generator=generator
         )
         motion = MOTIONS[pick(len(MOTIONS), generator)]
-        return WorldClip(clip_CTHW=clip_CTHW, subject=subject, motion=motion)
+        return WorldClip(
+            clip_CTHW=clip_CTHW, subject=subject, motion=motion, matte_THW=alpha_1THW[0]
+        )
 
 
 _DrawGround = Callable[[int, tuple[int, int], torch.Generator], torch.Tensor]

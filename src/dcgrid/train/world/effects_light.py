@@ -116,7 +116,7 @@ def backlight(scene: Scene) -> torch.Tensor:
     away = distance(clip_CTHW, 0.16, 0.5)
     halo = torch.exp(-((away / 0.75) ** 2))
     room = clip_CTHW * colour((0.95, 0.80, 0.62), clip_CTHW)
-    room = screen(screen(room, (0.22 + 0.70 * halo) * sun), 0.45 * halo**3)
+    room = screen(screen(room, (0.12 + 0.62 * halo) * sun), 0.35 * halo**3)
     rim = _outline(scene) * (0.55 + 0.45 * halo)
     wrap = soften(scene.behind, 12, scene.scale)
     subject = screen(front, 0.16 * wrap * halo * sun)

@@ -45,7 +45,7 @@ def purple_smoke(scene: Scene, luck: Luck) -> torch.Tensor:
     clip_CTHW = scene.clip_CTHW
     near_lamp = ramp(distance(clip_CTHW, 0.35, 0.0), 1.35, 0.0)
     bright = mix(luma(clip_CTHW), clip_CTHW, 0.35)
-    ambient = bright * colour((0.32, 0.21, 0.40), clip_CTHW) + colour((0.02, 0.0, 0.035), clip_CTHW)
+    ambient = bright * colour((0.40, 0.27, 0.48), clip_CTHW) + colour((0.02, 0.0, 0.035), clip_CTHW)
     lit = ambient + bright * near_lamp * colour((0.55, 0.20, 0.56), clip_CTHW)
     density, light = _folds(scene, luck, lowest=0.35, toward_lamp=(1, 3))
     shade, shine = colour((0.13, 0.03, 0.22), clip_CTHW), colour((0.92, 0.50, 1.0), clip_CTHW)
@@ -76,7 +76,7 @@ def _folds(
     light = (0.54 + 1.5 * (thickness - shade) + 0.9 * (thickness - 0.45)).clamp(0, 1)
     behind, before = 0.92 * density, 0.34 * density * ramp(heights(like), 0.15, 0.9)
     if scene.matte_1THW is None:
-        return 0.40 * density, light
+        return 0.37 * density, light
     return (mix(before, behind, scene.behind))[0], light
 
 

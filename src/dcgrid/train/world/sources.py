@@ -32,7 +32,7 @@ class Source:
     license: str
     """Licence of the pictures as the package states it."""
     kind: str
-    """"sprites" (animated emoji), "photos" or "panoramas"."""
+    """"sprites" (animated emoji), "photos", "panoramas" or "mattes" (a network)."""
 
 
 SOURCES = (
@@ -56,6 +56,13 @@ SOURCES = (
         version="1.7.0",
         license="CC0-1.0",
         kind="panoramas",
+    ),
+    Source(
+        registry="npm",
+        name="@mediapipe/selfie_segmentation",
+        version="0.1.1675465747",
+        license="Apache-2.0",
+        kind="mattes",
     ),
     Source(registry="npm", name="cc0-image", version="1.0.0", license="CC0-1.0", kind="photos"),
     Source(

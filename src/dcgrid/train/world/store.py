@@ -1,12 +1,13 @@
-"""The store: all pictures of the procedural world, shrunk, in four safetensors files.
+"""The store: all pictures of the procedural world, shrunk, in five safetensors files.
 
     photos.safetensors    name -> uint8 C H W, short side 512
     sprites.safetensors   name -> uint8 T 4 112 112 (RGBA, 12 fps), name as people say it
     footage.safetensors   name -> uint8 C T H W, 12 fps, short side about 176
     details.safetensors   name -> uint8 C T H W, 5 frames at 12 fps, short side about 400
+    mattes.safetensors    name in footage or details -> uint8 T H W, of clips with people
 
 Built once by `build_store`, read by `WorldStore`. Only building needs Pillow (extra `train`); the
-panoramas need OpenEXR too and are left out without it.
+panoramas need OpenEXR, the mattes ai-edge-litert, and are left out without it.
 """
 
 import base64
@@ -25,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dcgrid.errors import InputVideoError, OutputError, UsageError, WeightsError
+from dcgrid.train.world.mattes import Matting, can_run, find_network
 from dcgrid.train.world.sources import SOURCES, TRAINING_CLIPS, source_dir
 from dcgrid.video.clip import ClipRules
 from dcgrid.video.read import read_clip
@@ -37,7 +39,7 @@ DETAIL_FRAMES = 5
 """Frames of a stretch of `details`."""
 DETAIL_SOURCE = 240
 """Shortest side, as filmed, of a clip that has details to keep."""
-OPTIONAL = ("footage", "details")
+OPTIONAL = ("footage", "details", "mattes")
 """Kinds that training can do without: they need a folder of clips."""
 PANORAMA = "panorama-"
 """What the names of panoramas begin with."""
@@ -53,7 +55,7 @@ def build_store(
     Args:
         raw_dir: Folder that `fetch_sources` filled.
         clips_dir: Folder of the training clips; those that are missing are reported and left out.
-        store_dir: Folder of the four files.
+        store_dir: Folder of the five files.
         report: Told what was kept and what was left out.
 
     Raises:
@@ -67,12 +69,17 @@ def build_store(
         )
     if find_spec("OpenEXR") is None:
         report("OpenEXR is not installed: panoramas are left out (pip install OpenEXR)")
+    if not can_run():
+        report(
+            "ai-edge-litert is not installed: footage has no mattes (pip install ai-edge-litert)"
+        )
     store_dir.mkdir(parents=True, exist_ok=True)
     makers: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
         "photos": lambda: dict(_photos(raw_dir)),
         "sprites": lambda: dict(_sprites(raw_dir)),
         "footage": lambda: dict(_footage(clips_dir, report)),
         "details": lambda: dict(_details(clips_dir, report)),
+        "mattes": lambda: dict(_mattes(raw_dir, store_dir)),
     }
     for name, make in makers.items():
         path = store_dir / f"{name}.safetensors"
@@ -279,6 +286,19 @@ def _details(clips_dir: Path, report: Callable[[str], None]) -> Iterator[tuple[s
         for number, start in enumerate(sorted({0, max(last, 0) // 2, max(last, 0)})):
             stretch_CTHW = video_CTHW[:, start : start + DETAIL_FRAMES].clone()
             yield f"{name}-{number}", stretch_CTHW
+
+
+def _mattes(raw_dir: Path, store_dir: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield where people are in the clips of the store that have any."""
+    network = find_network(raw_dir)
+    if network is None or not can_run():
+        return
+    matting, store = Matting(network), WorldStore(store_dir)
+    for kind in ("footage", "details"):
+        for name in store.names[kind]:
+            matte_THW = matting(store.get(kind, name).float() / 255)
+            if matte_THW is not None:
+                yield name, (matte_THW * 255).round().to(torch.uint8).contiguous()
 
 
 def _clips(
