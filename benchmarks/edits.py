@@ -81,9 +81,18 @@ class CellSized:
         places: TokenPlaces,
         route_KA: Tensor | None = None,
         memory: Memory | None = None,
+        estimate_BKCFYX: Tensor | None = None,
     ) -> Tensor:
         """Predict the velocity, as the model does."""
-        return self._backbone.velocity(cells_BKCFYX, time_BKF, text, places, route_KA, memory)
+        return self._backbone.velocity(
+            cells_BKCFYX,
+            time_BKF,
+            text,
+            places,
+            route_KA,
+            memory,
+            estimate_BKCFYX=estimate_BKCFYX,
+        )
 
     def upsample(self, video_BCTHW: Tensor) -> Tensor:
         """Return the clips as they are."""

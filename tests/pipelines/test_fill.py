@@ -81,8 +81,10 @@ class Recorder:
         places: TokenPlaces,
         route_KA: Tensor | None = None,
         memory: Memory | None = None,
+        estimate_BKCFYX: Tensor | None = None,
     ) -> Tensor:
         assert route_KA is None
+        assert estimate_BKCFYX is None  # its spec has no self-conditioning
         self.velocity_calls.append((cells_BKCFYX.clone(), time_BKF.clone()))
         self.places = places
         target = cells_BKCFYX[:, :1] + text.tokens_BKLE[..., None, None]
@@ -152,7 +154,7 @@ def test_two_grids_of_tokens_are_averaged(given_THWC: Tensor) -> None:
 
 def test_an_offset_grid_counts_half(given_THWC: Tensor) -> None:
     class Louder(Recorder):
-        def velocity(self, cells, time, text, places, route_KA=None, memory=None):  # type: ignore[no-untyped-def]
+        def velocity(self, cells, time, text, places, **_):  # type: ignore[no-untyped-def]
             return torch.full_like(cells, 3.0 if places.margin else 1.0)
 
     backbone = Louder()
@@ -336,8 +338,8 @@ class Forgetful:
     def __getattr__(self, name: str) -> object:
         return getattr(self._backbone, name)
 
-    def velocity(self, *arguments: Any, memory: Memory | None = None) -> Tensor:
-        return self._backbone.velocity(*arguments)
+    def velocity(self, *arguments: Any, memory: Memory | None = None, **more: Any) -> Tensor:
+        return self._backbone.velocity(*arguments, **more)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -379,7 +381,7 @@ def test_given_cells_read_one_text_in_both_branches_where_they_are_read_first(
             self.spec = replace(self.spec, given_first=first)
             self.heard: list[list[float]] = []
 
-        def velocity(self, cells, time, text, places, route_KA=None, memory=None):  # type: ignore[no-untyped-def]
+        def velocity(self, cells, time, text, places, **_):  # type: ignore[no-untyped-def]
             self.heard.append(text.tokens_BKLE.flatten().tolist())
             return super().velocity(cells, time, text, places)
 

@@ -387,27 +387,40 @@ def test_a_recipe_that_cannot_be_is_refused(job_of, out, loss, told):
     assert sorted(out.iterdir()) == before
 
 
-def test_self_conditioning_hands_over_an_estimate(job_of, watched, monkeypatch):
+def test_an_estimate_reaches_the_output_of_a_training_step(job_of, watched, monkeypatch):
+    """The second call reads the data that the first one points to, and says another velocity."""
     run(job_of(loss={"prior_share": 0.0}, steps=2))
-    stage, estimates = watched["stage"], []
-    config = replace(TINY.dit, self_conditioning=True, peer_head=False)
-    knobs = {**stage.recipe.loss, "self_conditioning": 1.0}
-    recipe = replace(stage.recipe, loss=knobs)
+    stage, calls = watched["stage"], []
+    config = replace(TINY.dit, self_conditioning=True)
+    recipe = replace(stage.recipe, loss={**stage.recipe.loss, "self_conditioning": 1.0})
     check_recipe(recipe, self_conditioning=config.self_conditioning)
+    torch.manual_seed(3)
     conditioned = DiT(config)
     conditioned.latent_spread.copy_(stage.dit.latent_spread)
+    for parameter in conditioned.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
     forward = conditioned.forward
 
-    def watched_forward(*args, estimate_BKCFYX=None):
-        estimates.append(estimate_BKCFYX)
-        return forward(*args, estimate_BKCFYX=estimate_BKCFYX)
+    def watched_forward(noised, time_BKF, text, places, *, estimate_BKCFYX=None):
+        found = forward(noised, time_BKF, text, places, estimate_BKCFYX=estimate_BKCFYX)
+        calls.append((noised, time_BKF, estimate_BKCFYX, found))
+        return found
 
     monkeypatch.setattr(conditioned, "forward", watched_forward)
     stage.dit, stage.recipe, stage._learn = conditioned, recipe, lambda part: None
-    stage.loss(recipe.phases[1], torch.Generator().manual_seed(0))
-    assert [one is None for one in estimates] == [True, False]
-    assert estimates[1].any()
-    assert not estimates[1].requires_grad
+    loss, _ = stage.loss(recipe.phases[1], torch.Generator().manual_seed(0))
+    (noised, time_BKF, none, first), (again, _, estimate, second) = calls
+    assert none is None
+    assert torch.equal(noised, again)
+    data = noised - time_BKF[:, :, None, :, None, None] * first
+    assert torch.allclose(estimate, data, atol=1e-5)
+    assert not estimate.requires_grad
+    assert (second - first).abs().max() > 1e-3
+    assert loss.requires_grad
+    loss.backward()
+    inputs = conditioned.patch_in.weight.grad.chunk(2, dim=1)
+    assert all(side.any() for side in inputs)
 
 
 def test_two_concepts_can_be_learnt_by_heart(job_of, watched, monkeypatch):

@@ -13,6 +13,7 @@ from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.recipes import load_effect, load_layout
 from dcgrid.train import panes as panes_module
 from dcgrid.train.captions import Captions
+from dcgrid.train.estimates import drawn_estimate
 from dcgrid.train.grids import GRID, GridStage
 from dcgrid.train.panes import PANES, FusionPool, PanePool
 from dcgrid.train.settings import Phase, load_train_recipe
@@ -466,3 +467,43 @@ def test_both_stocks_are_remembered(stage_of):
     other.fusions.recall({})
     other.recall(kept)
     assert all(torch.equal(t, other.remember()[n]) for n, t in kept.items())
+
+
+@pytest.mark.parametrize("name", ["base", "grid", "fill"])
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_every_stage_can_read_its_estimate(stage_of, monkeypatch, name, offset):
+    knobs = {"noise_share": 0.0, "offset_share": offset}
+    stage = stage_of(name, **knobs)
+    torch.manual_seed(4)
+    stage.dit = DiT(replace(TINY.dit, self_conditioning=True))
+    for parameter in stage.dit.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    calls, real = [], stage.dit.forward
+
+    def forward(shown, time_BKF, text, places, route_KA=None, estimate_BKCFYX=None):
+        found = real(shown, time_BKF, text, places, route_KA, estimate_BKCFYX)
+        calls.append((shown, time_BKF, estimate_BKCFYX, found))
+        return found
+
+    monkeypatch.setattr(stage.dit, "forward", forward)
+    stage.loss(PHASE, seeded(11))
+    assert [call[2] for call in calls] == [None]
+    calls.clear()
+    stage.recipe = replace(stage.recipe, loss={**stage.recipe.loss, "self_conditioning": 1.0})
+    stage.loss(PHASE, seeded(11))
+    (shown, time_BKF, none, first), (_, _, estimate, second) = calls
+    assert none is None
+    time = time_BKF[:, :, None, :, None, None]
+    inner = (..., slice(1, -1), slice(1, -1)) if offset else (...,)
+    data = torch.where(time > 0, (shown - time * first)[inner], 0.0)
+    assert torch.allclose(estimate[inner], data, atol=1e-5)
+    assert (second - first).abs().max() > 1e-3
+
+
+def test_without_a_share_no_chance_is_drawn_for_estimates():
+    generator = seeded(1)
+    before = generator.get_state()
+    state = torch.zeros(1, 1, 1, 1, 2, 2), torch.ones(1, 1, 1)
+    assert drawn_estimate(lambda *_: 1 / 0, state, 0.0, generator) is None
+    assert torch.equal(generator.get_state(), before)

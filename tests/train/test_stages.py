@@ -14,11 +14,15 @@ from benchmarks.models import ModelChoice, load_choice
 from dcgrid.adapters.files import hash_tensors, load_adapter, read_adapter, write_adapter
 from dcgrid.adapters.reading import read_sha256
 from dcgrid.errors import OutputError, RecipeError, WeightsError
-from dcgrid.models.loading import load_backbone, load_text_encoder, save_tags
+from dcgrid.models import loading
+from dcgrid.models.loading import load_backbone, load_text_encoder
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import PRESETS
+from dcgrid.models.tags import save_tags
 from dcgrid.models.weights import load_weights, read_weights
 from dcgrid.runtime.lock import run_lock
+from dcgrid.train import facts as facts_module
+from dcgrid.train import networks as networks_module
 from dcgrid.train import run as stages
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.facts import train_facts
@@ -201,6 +205,29 @@ def test_base_in_memory_is_bit_identical_after_fill(run_tiny, trained, monkeypat
     assert all(torch.equal(seen["before"][n], after[n]) for n in seen["before"])
     lora = [p for n, p in seen["dit"].named_parameters() if ".lora_B." in n]
     assert any(p.any() for p in lora)
+
+
+@pytest.mark.parametrize("stage", ["base", "grid", "fill"])
+def test_a_network_without_an_input_for_estimates_refuses_them(run_tiny, trained, stage):
+    with pytest.raises(RecipeError, match="takes no earlier estimate"):
+        run_tiny(stage, trained, loss={"self_conditioning": 0.5})
+
+
+def test_weights_say_if_their_network_read_its_estimates(run_tiny, tmp_path, monkeypatch):
+    config = PRESETS["tiny"]
+    config = replace(config, dit=replace(config.dit, self_conditioning=True))
+    monkeypatch.setattr(facts_module, "PRESETS", {**PRESETS, "tiny": config})
+    monkeypatch.setattr(networks_module, "PRESETS", {**PRESETS, "tiny": config})
+    monkeypatch.setattr(loading, "_NATIVE", {"tiny": (loading.TINY_SPEC, config)})
+    for stage in ("autoencoder", "base"):
+        run_tiny(stage, tmp_path)
+    assert load_backbone("tiny", weights_dir=tmp_path).spec.self_conditioning is False
+    run_tiny("base", tmp_path, loss={"self_conditioning": 0.9})
+    assert load_backbone("tiny", weights_dir=tmp_path).spec.self_conditioning is True
+    for stage in ("fill", "grid"):
+        run_tiny(stage, tmp_path, loss={"self_conditioning": 0.9 * (stage == "grid")})
+        spec, _ = read_adapter(tmp_path / f"{stage}.safetensors")
+        assert spec.self_conditioning is (stage == "grid")
 
 
 def test_decoder_only_keeps_the_latents(run_tiny, trained):

@@ -60,6 +60,15 @@ def test_composition_has_the_numbers_of_the_paper():
     assert recipe.optim == with_steps(consistent, 3500).optim
 
 
+def test_self_conditioning_is_the_backbones_and_none_of_grid_fill():
+    """Table 5 says 0.9; section 8 disables it for Grid-Fill."""
+    for name, share in (("base", 0.9), ("dc", 0.9), ("grid", 0.9), ("fill", 0.0)):
+        for mode in ("", "-composition") if name in ("grid", "fill") else ("",):
+            path = FOLDER / f"{name}{mode}.toml"
+            assert load_train_recipe(path, "paper").loss["self_conditioning"] == share
+            assert load_train_recipe(path, "mini").loss["self_conditioning"] == 0
+
+
 @pytest.mark.parametrize("name", ["base", "grid", "grid-composition", "fill", "fill-composition"])
 def test_mini_is_sampled_as_it_was(name):
     """Whatever it is trained with: its spec says 1 and 3, as the shipped adapters were made."""

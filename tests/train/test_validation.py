@@ -15,7 +15,8 @@ from dcgrid.cli.main import main
 from dcgrid.cli.validation import paint_validation
 from dcgrid.errors import OutputError
 from dcgrid.flow.noise import draw_noise
-from dcgrid.models.loading import MINI_SPEC, load_text_encoder, save_tags
+from dcgrid.models.loading import MINI_SPEC, load_text_encoder
+from dcgrid.models.tags import save_tags
 from dcgrid.models.weights import read_weights
 from dcgrid.pipelines.live import LiveBackbone
 from dcgrid.train import run as stages
@@ -139,7 +140,9 @@ def test_cells_are_sampled_as_the_file_that_comes_out_says(run_tiny, based, monk
     keys = "[inference]\nnoise_scale = 1.8\ntime_shift = 1.5\n"
     knobs = {"noise_scale": 1.9, "dc_strength": 0.5}
     run_tiny("fill", based, log=ON, paint=paint_validation, keys=keys, loss=knobs)
-    assert [numbers for numbers, _ in seen] == 4 * [{"noise_scale": 1.8, "time_shift": 1.5}]
+    assert [numbers for numbers, _ in seen] == 4 * [
+        {"noise_scale": 1.8, "time_shift": 1.5, "self_conditioning": False}
+    ]
     assert {scale for _, scales in seen for scale in scales} == {0.0}
     assert set(strengths) == {0.5 * spec.scale}
 

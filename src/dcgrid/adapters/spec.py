@@ -50,6 +50,8 @@ class AdapterSpec:
     """s of samplers; > 0. None: as in training."""
     inference_time_shift: float | None = None
     """Shift of samplers' times towards noise; > 0. None: the model's."""
+    self_conditioning: bool = False
+    """True: it was trained on a network that read its last estimate of the clean latents."""
     given: Literal["clean", "replace"] = "clean"
     """How given cells entered in training: clean at time 0, or noised like the rest."""
     given_first: bool = False

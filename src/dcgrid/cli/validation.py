@@ -38,5 +38,9 @@ def paint_validation(networks: LiveNetworks, grid: ValidationGrid) -> Sequence[t
         networks.model, networks.dit, networks.text, networks.autoencoder, networks.route_KA
     )
     backbone.use_given(clean=networks.given_clean, first=networks.dit.given_first)
-    backbone.use_sampling(noise_scale=networks.noise_scale, time_shift=networks.time_shift)
+    backbone.use_sampling(
+        noise_scale=networks.noise_scale,
+        time_shift=networks.time_shift,
+        self_conditioning=networks.self_conditioning,
+    )
     return paint_cells(backbone, job, grid.given, grid.size_THW)

@@ -52,6 +52,8 @@ class ModelSpec:
     """s in x_t = (1-t) x0 + t s e."""
     time_shift: float
     """Shift of the sampling schedule towards noise; 1 is none."""
+    self_conditioning: bool = False
+    """True: trained (base or adapter) to read its last estimate of the clean latents."""
     text_limit: int
     """Most text tokens of one segment."""
     per_cell_time: bool
@@ -188,12 +190,15 @@ class Backbone(Protocol):
             first: They read given cells alone.
         """
 
-    def use_sampling(self, *, noise_scale: float, time_shift: float) -> None:
+    def use_sampling(
+        self, *, noise_scale: float, time_shift: float, self_conditioning: bool
+    ) -> None:
         """Let samplers take the numbers of the adapter that was put on; they read them in `spec`.
 
         Args:
             noise_scale: s in x_t = (1-t) x0 + t s e.
             time_shift: Shift of the schedule towards noise; 1 is none.
+            self_conditioning: True: it reads its last estimate of the clean latents.
         """
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
@@ -221,8 +226,11 @@ class Backbone(Protocol):
         places: TokenPlaces,
         route_KA: torch.Tensor | None = None,
         memory: Memory | None = None,
+        estimate_BKCFYX: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Predict dx/dt of every cell, shape BKCFYX, at flow times in [0, 1].
+
+        An earlier estimate of the clean latents is for models whose `spec` says self-conditioning.
 
         Where the time is 0 the velocity means nothing. A memory changes no number, unless its
         `cache_threshold` lets it.

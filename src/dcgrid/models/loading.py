@@ -277,12 +277,12 @@ def load_native(
     """Load one of the program's own models; see `load_backbone`."""
     spec, config = _NATIVE[name]
     if name == "tiny" and weights_dir is None:
-        parts = _random_parts(config)
+        parts, feeds_back = _random_parts(config), config.dit.self_conditioning
     else:
-        parts = _load_parts(name, config, weight_files(name, weights_dir))
+        parts, feeds_back = _load_parts(name, config, weight_files(name, weights_dir))
     for module in parts.modules():
         module.to(device)
-    return NativeBackbone(spec, parts, dtype)
+    return NativeBackbone(replace(spec, self_conditioning=feeds_back), parts, dtype)
 
 
 def _random_parts(config: NativeConfig) -> NativeParts:
@@ -321,12 +321,15 @@ def load_text_encoder(name: str, path: Path) -> TextEncoder:
     return encoder
 
 
-def _load_parts(name: str, config: NativeConfig, files: Mapping[str, Path]) -> NativeParts:
+def _load_parts(
+    name: str, config: NativeConfig, files: Mapping[str, Path]
+) -> tuple[NativeParts, bool]:
+    """Return the networks, and True if the transformer was trained to read its last estimate."""
     parts = NativeParts(
         autoencoder=Autoencoder(config.autoencoder),
         dit=DiT(config.dit),
         text=load_text_encoder(name, files["text"]),
     )
-    for part in ("autoencoder", "dit"):
-        load_weights(files[part], getattr(parts, part))
-    return parts
+    load_weights(files["autoencoder"], parts.autoencoder)
+    facts = load_weights(files["dit"], parts.dit)
+    return parts, config.dit.self_conditioning and facts.get("self_conditioning") == "true"

@@ -48,6 +48,7 @@ def use_adapter(backbone: Backbone, adapter: AdapterSpec) -> None:
     backbone.use_sampling(
         noise_scale=adapter.sampled_noise_scale,
         time_shift=backbone.spec.time_shift if shift is None else shift,
+        self_conditioning=adapter.self_conditioning,
     )
 
 

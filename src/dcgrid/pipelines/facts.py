@@ -95,6 +95,7 @@ def sampler_facts(
         "time_shift": settings.schedule.shift,
         "noise_scale": settings.noise_scale,
         "given": settings.given,
+        "self_conditioning": spec.self_conditioning,
         # Both 0: nothing is left out.
         "guidance_until": grid.shortcuts.guidance_until,
         "cache_threshold": grid.shortcuts.cache_threshold,

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dcgrid.flow.sampler import combine_guidance
+from dcgrid.flow.self_conditioning import self_conditioned, unconditioned
 from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
@@ -80,21 +81,35 @@ def token_grids(
 
 
 def steered(backbone: Backbone, text: CellText, grids: list[TokenGrid]) -> VelocityFn:
-    """Return the velocity under a text: the mean over the grids of tokens."""
+    """Return the velocity under a text: the mean over the grids of tokens.
+
+    A model that was trained so reads its last estimate under this text; see `self_conditioned`.
+    """
     patch = backbone.spec.patch
 
-    def velocity(cells_BKCFYX: Tensor, time_BKF: Tensor) -> Tensor:
+    def velocity(cells_BKCFYX: Tensor, time_BKF: Tensor, estimate_BKCFYX: Tensor | None) -> Tensor:
         total_BKCFYX = torch.zeros_like(cells_BKCFYX)
         for grid in grids:
             offset = grid.places.margin > 0
-            shown_BKCFYX = widen_cells(cells_BKCFYX, patch) if offset else cells_BKCFYX
+            shown_BKCFYX, read_BKCFYX = cells_BKCFYX, estimate_BKCFYX
+            if offset:
+                shown_BKCFYX = widen_cells(cells_BKCFYX, patch)
+                read_BKCFYX = (
+                    read_BKCFYX if read_BKCFYX is None else widen_cells(read_BKCFYX, patch)
+                )
             found_BKCFYX = backbone.velocity(
-                shown_BKCFYX, time_BKF, text, grid.places, memory=grid.memory
+                shown_BKCFYX,
+                time_BKF,
+                text,
+                grid.places,
+                memory=grid.memory,
+                estimate_BKCFYX=read_BKCFYX,
             )
             total_BKCFYX += narrow_cells(found_BKCFYX, patch) if offset else found_BKCFYX
         return total_BKCFYX / len(grids)
 
-    return velocity
+    feeds_back = backbone.spec.self_conditioning
+    return self_conditioned(velocity) if feeds_back else unconditioned(velocity)
 
 
 def _padded(*texts: CellText) -> tuple[list[Tensor], list[Tensor]]:
@@ -127,7 +142,7 @@ def guided_velocity(backbone: Backbone, request: GridRequest, grids: list[TokenG
     if backbone.spec.given_first:
         # What is known of given cells serves both branches, so their text is one.
         away = _with_text_of(away, text, request.given)
-    both = _both(backbone, (text, away), grids)
+    both = _both(backbone, (text, away), grids, conditional)
     masks = {
         scale: torch.tensor([scales.get(cell) == scale for cell in range(request.layout.count)])
         for scale in set(scales.values())
@@ -147,9 +162,15 @@ def guided_velocity(backbone: Backbone, request: GridRequest, grids: list[TokenG
 
 
 def _both(
-    backbone: Backbone, texts: tuple[CellText, CellText], grids: list[TokenGrid]
+    backbone: Backbone,
+    texts: tuple[CellText, CellText],
+    grids: list[TokenGrid],
+    conditional: VelocityFn,
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return the velocity under each of two texts: in two calls, or in one as a batch of two grids.
+
+    `conditional` is that under the first text; it goes on alone where guidance ends on the way, and
+    so must have seen every call. Estimates of two texts are not of one batch: two calls, then.
 
     One call is worth it where weights travel to the device for every call: they do so once then.
     Elsewhere it gains nothing on a GPU and costs a tenth on a CPU. Equal up to rounding, so which
@@ -157,10 +178,10 @@ def _both(
     """
     if isinstance(backbone, SeveralTexts):
         return _dealt(backbone, backbone.spec.patch, texts, grids)
-    if not streams_weights(backbone):
-        one, other = (steered(backbone, text, grids) for text in texts)
+    if not streams_weights(backbone) or backbone.spec.self_conditioning:
+        other = steered(backbone, texts[1], grids)
         return lambda cells_BKCFYX, time_BKF: (
-            one(cells_BKCFYX, time_BKF),
+            conditional(cells_BKCFYX, time_BKF),
             other(cells_BKCFYX, time_BKF),
         )
     tokens, valid = _padded(*texts)

@@ -90,9 +90,16 @@ class LiveBackbone:
         self._spec = replace(self._spec, per_cell_time=clean, given_first=first)
         self._dit.given_first = first
 
-    def use_sampling(self, *, noise_scale: float, time_shift: float) -> None:
+    def use_sampling(
+        self, *, noise_scale: float, time_shift: float, self_conditioning: bool
+    ) -> None:
         """Let samplers take the numbers of the adapter that was put on; see `models.base`."""
-        self._spec = replace(self._spec, noise_scale=noise_scale, time_shift=time_shift)
+        self._spec = replace(
+            self._spec,
+            noise_scale=noise_scale,
+            time_shift=time_shift,
+            self_conditioning=self_conditioning,
+        )
 
     def use_tags(self, tags: TagTable) -> None:
         """Let texts name tags, in place of those that the run trains with."""
@@ -130,12 +137,13 @@ class LiveBackbone:
         places: TokenPlaces,
         route_KA: Tensor | None = None,
         memory: Memory | None = None,
+        estimate_BKCFYX: Tensor | None = None,
     ) -> Tensor:
         """Predict dx/dt of every cell, float32, BKCFYX; without a route with the run's own."""
         route_KA = self._route_KA if route_KA is None else route_KA
         with autocast(self.device, self._dtype):
             predicted: Tensor = self._dit(
-                cells_BKCFYX, time_BKF, text, places, route_KA, memory=memory
+                cells_BKCFYX, time_BKF, text, places, route_KA, estimate_BKCFYX, memory
             )
         return predicted.float()
 

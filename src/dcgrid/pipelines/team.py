@@ -179,11 +179,15 @@ class _Member:
         kept = self.kept.setdefault(sharing, Memory())
         found = [
             backbone.velocity(
-                cells_BKCFYX, time_BKF, self.texts[text], self._known_places(), None, kept,
-                split,
+                cells_BKCFYX,
+                time_BKF,
+                self.texts[text],
+                self._known_places(),
+                memory=kept,
+                split=split,
             )
             for text in mine
-        ]  # fmt: skip
+        ]
         if branches == 2 and rank == sharing:
             distributed.send(found[0].contiguous(), 0)
         elif branches == 2 and rank == 0:
@@ -242,9 +246,13 @@ class LedBackbone:
         self._own.use_given(clean=clean, first=first)
         self.spec = self._own.spec
 
-    def use_sampling(self, *, noise_scale: float, time_shift: float) -> None:
+    def use_sampling(
+        self, *, noise_scale: float, time_shift: float, self_conditioning: bool
+    ) -> None:
         """Let samplers take the numbers of the adapter that was put on; they run here alone."""
-        self._own.use_sampling(noise_scale=noise_scale, time_shift=time_shift)
+        self._own.use_sampling(
+            noise_scale=noise_scale, time_shift=time_shift, self_conditioning=self_conditioning
+        )
         self.spec = self._own.spec
 
     def velocity(
@@ -255,14 +263,15 @@ class LedBackbone:
         places: TokenPlaces,
         route_KA: Tensor | None = None,
         memory: Memory | None = None,
+        estimate_BKCFYX: Tensor | None = None,
     ) -> Tensor:
         """Predict dx/dt of every cell, shape BKCFYX.
 
         Raises:
-            ValueError: There is a route: grids that are filled have none.
+            ValueError: There is a route, which no filled grid has, or an estimate.
         """
-        if route_KA is not None:
-            raise ValueError("processes that paint together know no routed adapters")
+        if route_KA is not None or estimate_BKCFYX is not None:
+            raise ValueError("processes that paint together know no routes and no estimates")
         return self.velocities(cells_BKCFYX, time_BKF, [text], places, memory)[0]
 
     def velocities(

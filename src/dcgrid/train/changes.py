@@ -15,7 +15,7 @@ _DEFAULTS = {
     one.name: json.dumps(one.default)
     for one in fields(TrainRecipe)
     if isinstance(one.default, str | bool | int)
-} | {"scale.accumulate": "1", "loss.dc_strength": "0.0"}
+} | {"scale.accumulate": "1", "loss.dc_strength": "0.0", "loss.self_conditioning": "0.0"}
 """Keys of a recipe that may be left out, or that earlier versions did not know, as JSON text."""
 _NO_MATTER = ("log.", "inference.", "scale.checkpointing", "scale.shard")
 """What keys begin with that may change without a word: nothing is trained by them."""

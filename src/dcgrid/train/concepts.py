@@ -22,12 +22,13 @@ from dcgrid.adapters.routed import Part
 from dcgrid.adapters.structured import learn_part
 from dcgrid.errors import RecipeError
 from dcgrid.flow.noise import draw_moving
-from dcgrid.flow.path import data_from_velocity, flow_loss, noisy, velocity_target
+from dcgrid.flow.path import flow_loss, noisy, velocity_target
 from dcgrid.flow.schedule import TrainingTimes
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.data.manifest import Concept
 from dcgrid.train.data.material import Example
+from dcgrid.train.estimates import check_self_conditioning, drawn_estimate
 from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
 from dcgrid.train.grids import SINGLE, masking_of, token_places
 from dcgrid.train.settings import Phase, TrainRecipe
@@ -56,12 +57,7 @@ def check_recipe(recipe: TrainRecipe, *, self_conditioning: bool) -> None:
         wrong.append("noise_scale and time_shift must be above 0")
     if wrong:
         raise RecipeError(f"stage dc: loss.{wrong[0]}", hint="compare recipes/train/dc.toml")
-    if knobs["self_conditioning"] and not self_conditioning:
-        raise RecipeError(
-            f"stage dc: loss.self_conditioning = {knobs['self_conditioning']:g}, but this network "
-            "takes no earlier estimate",
-            hint="set it to 0 in the model's own table, as [mini.loss] does",
-        )
+    check_self_conditioning(recipe, network=self_conditioning)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,17 +248,19 @@ class ConceptStage:
         Without a generator never: an eval loss draws no chance.
         """
         places = token_places(noised, SINGLE, self.dit)
-        share = self.recipe.loss["self_conditioning"]
-        estimate = None
+        share = 0.0 if generator is None else self.recipe.loss["self_conditioning"]
         device = noised.device
         with autocast(device, choose_dtype(self.recipe.precision, device)):
             masking = None if generator is None else masking_of(self.recipe, generator)
             text = self.text.read_rows(rows, 1, masking)
-            if generator is not None and share and chance(generator) < share:
-                with torch.no_grad():
-                    first = self.dit(noised, time_BKF, text, places).float()
-                estimate = data_from_velocity(noised, first, time_BKF)
-            velocity: torch.Tensor = self.dit(
-                noised, time_BKF, text, places, estimate_BKCFYX=estimate
-            )
-        return velocity.float()
+
+            def velocity(
+                noised: torch.Tensor, time_BKF: torch.Tensor, estimate: torch.Tensor | None
+            ) -> torch.Tensor:
+                found: torch.Tensor = self.dit(
+                    noised, time_BKF, text, places, estimate_BKCFYX=estimate
+                )
+                return found.float()
+
+            estimate = drawn_estimate(velocity, (noised, time_BKF), share, generator)
+            return velocity(noised, time_BKF, estimate)

@@ -143,6 +143,7 @@ def _spec(job: TrainJob, base: Base, concepts: list[Concept], tags: ConceptTags)
         noise_scale=job.recipe.loss["noise_scale"],
         inference_noise_scale=job.recipe.sampled_noise_scale,
         inference_time_shift=job.recipe.sampled_time_shift,
+        self_conditioning=job.recipe.self_conditioned,
         base=job.facts.name,
         base_hash=base.hash,
         recipe=f"{job.recipe.run_name}.toml",

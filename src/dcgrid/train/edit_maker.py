@@ -16,6 +16,7 @@ from dcgrid.adapters.files import load_adapter
 from dcgrid.flow.noise import draw_moving
 from dcgrid.flow.sampler import SampleSettings, VelocityFn, sample
 from dcgrid.flow.schedule import Schedule
+from dcgrid.flow.self_conditioning import self_conditioned, unconditioned
 from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
 from dcgrid.models.loading import model_spec
 from dcgrid.models.trunk import VideoCodec
@@ -60,12 +61,13 @@ class EditMaker:
         self.dit.to(job.device).eval().requires_grad_(False)
         self.autoencoder, self.captions = autoencoder, captions
         self.spec, self.dtype = model_spec(job.model), job.dtype
+        self.feeds_back = report.spec.self_conditioning
         self.settings = SampleSettings(
             schedule=Schedule(
                 num_inference_steps=self.spec.filling.num_inference_steps,
-                shift=self.spec.time_shift,
+                shift=report.spec.inference_time_shift or self.spec.time_shift,
             ),
-            noise_scale=report.spec.noise_scale,
+            noise_scale=report.spec.sampled_noise_scale,
             given=report.spec.given,
         )
 
@@ -124,14 +126,19 @@ class EditMaker:
         with autocast(device, self.dtype):
             text = self.text.read_rows(rows, GRID.count)
 
-        def velocity(cells_BKCFYX: Tensor, time_BKF: Tensor) -> Tensor:
+        def velocity(
+            cells_BKCFYX: Tensor, time_BKF: Tensor, estimate_BKCFYX: Tensor | None
+        ) -> Tensor:
             found = []
             for offset in (False, True) if self.spec.offset_tokens else (False,):
-                shown = widen_cells(cells_BKCFYX, patch) if offset else cells_BKCFYX
+                shown, read = cells_BKCFYX, estimate_BKCFYX
+                if offset:
+                    shown = widen_cells(shown, patch)
+                    read = None if read is None else widen_cells(read, patch)
                 places = token_places(shown, GRID, self.dit, MARGIN if offset else 0.0)
                 with autocast(shown.device, self.dtype):
-                    one = self.dit(shown, time_BKF, text, places, None).float()
+                    one = self.dit(shown, time_BKF, text, places, None, read).float()
                 found.append(narrow_cells(one, patch) if offset else one)
             return torch.stack(found).mean(0)
 
-        return velocity
+        return self_conditioned(velocity) if self.feeds_back else unconditioned(velocity)

@@ -29,6 +29,7 @@ from dcgrid.models.text_masking import TokenMasking
 from dcgrid.models.trunk import GridTransformer, TextReader
 from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.captions import Captions
+from dcgrid.train.estimates import drawn_estimate
 from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
 from dcgrid.train.panes import FusionPool, PanePool, PaneSet
 from dcgrid.train.sampled import SampledGrid, SampledGrids, needs_world, painted_share
@@ -104,8 +105,9 @@ class GridStage:
         time_BKF = self._spread(self._times(batch, generator).to(device), batch.fill_BKF)
         noise = self._noise(batch, generator)
         offset = chance(generator) < knobs["offset_share"]
+        masking = masking_of(self.recipe, generator)
         velocity = self._velocity(
-            batch, noise, time_BKF, offset=offset, masking=masking_of(self.recipe, generator)
+            batch, noise, time_BKF, offset=offset, masking=masking, generator=generator
         )
         target = velocity_target(batch.cells_BKCFYX, noise, knobs["noise_scale"])
         root_C = self._channel_weights().sqrt().reshape(-1, 1, 1, 1)
@@ -169,16 +171,32 @@ class GridStage:
         *,
         offset: bool,
         masking: TokenMasking | None = None,
+        generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Predict the velocity of a batch, on the grid of tokens that is set off or the plain."""
+        """Predict the velocity of a batch, on the grid of tokens that is set off or the plain.
+
+        With a generator from an earlier estimate, too, as often as the recipe says.
+        """
         noised = noisy(batch.cells_BKCFYX, noise, time_BKF, self.recipe.loss["noise_scale"])
         patch, device = self.dit.config.patch, noised.device
+        share = 0.0 if generator is None else self.recipe.loss["self_conditioning"]
         shown = widen_cells(noised, patch) if offset else noised
         places = token_places(shown, batch.layout, self.dit, MARGIN if offset else 0.0)
         with autocast(device, choose_dtype(self.recipe.precision, device)):
             text = self.text.read_rows(batch.rows, batch.layout.count, masking)
-            velocity = self.dit(shown, time_BKF, text, places, self._route_on(device)).float()
-        return narrow_cells(velocity, patch) if offset else velocity
+
+            def velocity(
+                noised: torch.Tensor, time_BKF: torch.Tensor, estimate: torch.Tensor | None
+            ) -> torch.Tensor:
+                if estimate is not None and offset:
+                    estimate = widen_cells(estimate, patch)
+                shown = widen_cells(noised, patch) if offset else noised
+                route_KA = self._route_on(device)
+                found = self.dit(shown, time_BKF, text, places, route_KA, estimate).float()
+                return narrow_cells(found, patch) if offset else found
+
+            estimate = drawn_estimate(velocity, (noised, time_BKF), share, generator)
+            return velocity(noised, time_BKF, estimate)
 
     def _route_on(self, device: torch.device) -> torch.Tensor | None:
         """Return which adapter acts on which cell, where any is routed."""

@@ -13,6 +13,7 @@ import torch
 from dcgrid.flow.noise import draw_noise
 from dcgrid.flow.sampler import SampleSettings, VelocityFn, sample, with_guidance
 from dcgrid.flow.schedule import Schedule
+from dcgrid.flow.self_conditioning import self_conditioned, unconditioned
 from dcgrid.grid.layout import GridLayout
 from dcgrid.models.trunk import GridTransformer, TextReader
 from dcgrid.runtime.device import autocast, choose_dtype
@@ -36,6 +37,8 @@ def paint_facts(job: PaintJob, number: int, numbers: SamplerNumbers) -> dict[str
         "guidance_scale": recipe.guidance_scale,
         "noise_scale": numbers.noise_scale,
         "time_shift": numbers.time_shift,
+        # Grids of networks that take no estimate say nothing of it: they stay what they are.
+        **({"self_conditioning": True} if numbers.self_conditioning else {}),
         "dc_strength": recipe.dc_strength,
     }
 
@@ -101,12 +104,19 @@ def paint_cells(
         with autocast(device, precision):
             text = encoder.read_rows(rows, cells)
 
-        def velocity(cells_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> torch.Tensor:
+        def velocity(
+            cells_BKCFYX: torch.Tensor,
+            time_BKF: torch.Tensor,
+            estimate_BKCFYX: torch.Tensor | None,
+        ) -> torch.Tensor:
             with autocast(device, precision):
-                predicted: torch.Tensor = dit(cells_BKCFYX, time_BKF, text, places, route_KA)
+                predicted: torch.Tensor = dit(
+                    cells_BKCFYX, time_BKF, text, places, route_KA, estimate_BKCFYX
+                )
             return predicted.float()
 
-        return velocity
+        feeds_back = numbers.self_conditioning
+        return self_conditioned(velocity) if feeds_back else unconditioned(velocity)
 
     fill_K = torch.ones(cells, dtype=torch.bool)
     empty = reading([[""]] * len(rows))

@@ -25,6 +25,7 @@ from dcgrid.train.captions import captions_of
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.codec import trained_names
 from dcgrid.train.dc import count_tags
+from dcgrid.train.estimates import check_self_conditioning
 from dcgrid.train.facts import preset_of
 from dcgrid.train.job import TrainJob, check_processes
 from dcgrid.train.keeping import read_step
@@ -134,6 +135,7 @@ def plan_stage(job: TrainJob) -> TrainPlan:
         WeightsError: The folder's checkpoint is damaged.
     """
     check_processes(job)
+    check_self_conditioning(job.recipe, network=job.facts.self_conditioning)
     check_shapes(job)
     with torch.device("meta"):
         trained, frozen = _parameters(job)

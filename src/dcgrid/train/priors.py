@@ -16,6 +16,7 @@ from dcgrid.adapters.reading import hash_tensors
 from dcgrid.flow.noise import draw_noise
 from dcgrid.flow.sampler import SampleSettings, sample
 from dcgrid.flow.schedule import Schedule
+from dcgrid.flow.self_conditioning import self_conditioned, unconditioned
 from dcgrid.models.trunk import GridTransformer, TextReader
 from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.data.cache import TensorCache
@@ -68,6 +69,7 @@ def make_priors(
                 "noise_scale": recipe.loss["noise_scale"],
                 "precision": recipe.precision,
                 "base": base,
+                **({"self_conditioning": True} if recipe.self_conditioned else {}),
             }
 
             def make(
@@ -103,9 +105,15 @@ def _sampled(
     )
     places = token_places(blank_BKCFYX, SINGLE, dit)
 
-    def velocity(cells_BKCFYX: torch.Tensor, time_BKF: torch.Tensor) -> torch.Tensor:
-        predicted: torch.Tensor = dit(cells_BKCFYX, time_BKF, text, places)
+    def velocity(
+        cells_BKCFYX: torch.Tensor, time_BKF: torch.Tensor, estimate: torch.Tensor | None
+    ) -> torch.Tensor:
+        predicted: torch.Tensor = dit(
+            cells_BKCFYX, time_BKF, text, places, estimate_BKCFYX=estimate
+        )
         return predicted.float()
+
+    wrap = self_conditioned if recipe.self_conditioned else unconditioned
 
     settings = SampleSettings(
         schedule=Schedule(num_inference_steps=PRIOR_STEPS, shift=recipe.loss["time_shift"]),
@@ -115,4 +123,4 @@ def _sampled(
     with torch.no_grad(), at_rest(dit, encoder), autocast(device, precision):
         text = encoder.read_rows([[prompt]], cells=1)
         fill_K = torch.ones(1, dtype=torch.bool)
-        return sample(velocity, blank_BKCFYX, noise_BKCFYX, fill_K, settings)[0]
+        return sample(wrap(velocity), blank_BKCFYX, noise_BKCFYX, fill_K, settings)[0]

@@ -35,6 +35,7 @@ from dcgrid.train.checkpoint import TrainState, remove_leftovers
 from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
 from dcgrid.train.dc import check_concepts, run_concepts
 from dcgrid.train.edit_maker import EditMaker
+from dcgrid.train.estimates import check_self_conditioning
 from dcgrid.train.facts import TrainFacts, preset_of
 from dcgrid.train.grids import GridStage
 from dcgrid.train.job import (
@@ -79,6 +80,7 @@ def run_stage(job: TrainJob, reporter: Reporter) -> Path:
             hint=f"dcgrid train --stage {stage} --model {job.model} --out {job.out}",
         )
     check_processes(job)
+    check_self_conditioning(job.recipe, network=job.facts.self_conditioning)
     if job.recipe.stage == "dc":
         check_concepts(job)
     torch.manual_seed(job.recipe.seed)
@@ -167,6 +169,7 @@ def adapter_specs(
             noise_scale=recipe.loss["noise_scale"],
             inference_noise_scale=recipe.sampled_noise_scale,
             inference_time_shift=recipe.sampled_time_shift,
+            self_conditioning=recipe.self_conditioned,
             given=cast(Literal["clean", "replace"], recipe.given),
             given_first=recipe.given_first,
             dc_strength=recipe.loss["dc_strength"],
@@ -269,6 +272,7 @@ def _run_base(job: TrainJob, reporter: Reporter) -> Path:
     stage = GridStage((dit, text), pools, captions, job.recipe, trained)
     state = _train_grids(job, stage, reporter)
     final, facts = averaged(state), facts_of(job, state)
+    facts["self_conditioning"] = str(job.recipe.self_conditioned).lower()
     fixed = {f"dit.{n}": t for n, t in dit.named_buffers()}
     for part, extra in (("text", {"vocabulary": list(words)}), ("dit", {})):
         tensors = {
@@ -362,6 +366,7 @@ def _train_grids(
             given_clean=job.recipe.given == "clean",
             noise_scale=job.recipe.sampled_noise_scale,
             time_shift=job.recipe.sampled_time_shift,
+            self_conditioning=job.recipe.self_conditioned,
             multi_dc=multi_dc,
             dc_strength=job.recipe.loss.get("dc_strength", 0.0),
         )

@@ -286,6 +286,8 @@ class SamplerNumbers:
     """s, the paper's sigma."""
     time_shift: float
     """Shift of the sampler's times towards noise; 1: none."""
+    self_conditioning: bool = False
+    """True: the network reads its last estimate of the clean latents."""
     notes: tuple[str, ...] = ()
     """Where the recipe overrides an adapter or adapters disagree, a sentence each."""
 
@@ -322,6 +324,7 @@ def sampler_numbers(job: PaintJob) -> SamplerNumbers:
         guidance_scale=recipe.guidance_scale,
         noise_scale=scale,
         time_shift=shift,
+        self_conditioning=next(iter(specs.values())).self_conditioning,
         notes=tuple(notes),
     )
 

@@ -33,8 +33,8 @@ MAX_BYTES = 256 * 1024
 
 _PIXEL_KEYS = ("squared", "absolute", "differences", "effect_share")
 _GRID_KEYS = (
-    "noise_scale", "time_shift", "noise_share", "text_masking", "caption_dropout", "single_share",
-    "fresh", "pixel_weight", "offset_share", "fusion_share",
+    "noise_scale", "time_shift", "self_conditioning", "noise_share", "text_masking",
+    "caption_dropout", "single_share", "fresh", "pixel_weight", "offset_share", "fusion_share",
 )  # fmt: skip
 _CONCEPT_KEYS = (
     "noise_scale", "time_shift", "text_masking", "caption_dropout", "self_conditioning",
@@ -188,6 +188,11 @@ class TrainRecipe:
         """Noise scale that samplers are told."""
         asked = self.inference.noise_scale
         return self.loss["noise_scale"] if asked is None else asked
+
+    @property
+    def self_conditioned(self) -> bool:
+        """True: samplers feed estimates back, as in training."""
+        return self.loss.get("self_conditioning", 0.0) > 0
 
     @property
     def sampled_time_shift(self) -> float:

@@ -45,7 +45,7 @@ VALIDATION_GRIDS = 2
 VALIDATION_SEED = 30_001
 """Seed of the first grid and of its noise, whatever the run's seed is."""
 _CELLS, _COLUMNS = 4, 2
-_LABEL = 60
+_LABEL = 48
 """Longest label of a cell on the sheet."""
 FROM_TEXT: Mapping[str, Any] = MappingProxyType({"num_inference_steps": 8, "guidance_scale": 3.0})
 """How a grid is sampled that no clip is given of. Recipes of effects have values for edits, where
@@ -74,6 +74,8 @@ class LiveNetworks:
     """s of samplers, as the run's file will say it."""
     time_shift: float
     """Shift of samplers' times, likewise."""
+    self_conditioning: bool = False
+    """True: the network reads its last estimate, as in training."""
     multi_dc: str = ""
     """Name of the Multi-DC LoRA that acts in training; empty: none does."""
     dc_strength: float = 0.0
@@ -108,9 +110,9 @@ class ValidationGrid:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What each cell shows, in a word or two; of texts, the beginning of each cell's own."""
+        """What each cell shows, in a word or two; of texts, where cells differ: the end."""
         if self.rows:
-            return tuple(text[:_LABEL] for text in self.effects)
+            return tuple(text[-_LABEL:] for text in self.effects)
         if self.effects:
             return (self.subject, *self.effects)
         return (f"A, {self.subject}", f"B, {self.concept}", "fusion", "fusion-2")
@@ -216,7 +218,10 @@ class Validation:
         networks = self._networks
         device = next(networks.dit.parameters()).device
         numbers = SamplerNumbers(
-            noise_scale=networks.noise_scale, time_shift=networks.time_shift, **FROM_TEXT
+            noise_scale=networks.noise_scale,
+            time_shift=networks.time_shift,
+            self_conditioning=networks.self_conditioning,
+            **FROM_TEXT,
         )
         noise_BKCFYX = grid_noise(networks.model, grid.size_THW, grid.seed, device)
         route_KA = None if networks.route_KA is None else networks.route_KA.to(device)

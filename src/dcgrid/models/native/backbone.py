@@ -62,9 +62,16 @@ class NativeBackbone:
         self._spec = replace(self._spec, per_cell_time=clean, given_first=first)
         self.parts.dit.given_first = first
 
-    def use_sampling(self, *, noise_scale: float, time_shift: float) -> None:
+    def use_sampling(
+        self, *, noise_scale: float, time_shift: float, self_conditioning: bool
+    ) -> None:
         """Let samplers take the numbers of the adapter that was put on; see `models.base`."""
-        self._spec = replace(self._spec, noise_scale=noise_scale, time_shift=time_shift)
+        self._spec = replace(
+            self._spec,
+            noise_scale=noise_scale,
+            time_shift=time_shift,
+            self_conditioning=self_conditioning,
+        )
 
     @property
     def network(self) -> nn.Module:
@@ -141,11 +148,12 @@ class NativeBackbone:
         places: TokenPlaces,
         route_KA: torch.Tensor | None = None,
         memory: Memory | None = None,
+        estimate_BKCFYX: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Predict dx/dt of every cell, float32, BKCFYX."""
         with self._precision():
             predicted: torch.Tensor = self.parts.dit(
-                cells_BKCFYX, time_BKF, text, places, route_KA, memory=memory
+                cells_BKCFYX, time_BKF, text, places, route_KA, estimate_BKCFYX, memory
             )
         return predicted.float()
 

@@ -216,10 +216,10 @@ class DiT(GridTransformer):
         inputs = cells_BKCFYX
         if self.config.prediction == "mixture":
             inputs = linear_guess(cells_BKCFYX, time_BKF, self.latent_spread)
+        patches_BSD = read_BSD = self._to_tokens(inputs)
         if call.estimate_BKCFYX is not None:
-            inputs = torch.cat([cells_BKCFYX, call.estimate_BKCFYX], dim=2)
-        patches_BSD = self._to_tokens(inputs)
-        tokens_BSD = self.patch_in(patches_BSD)
+            read_BSD = torch.cat([patches_BSD, self._to_tokens(call.estimate_BKCFYX)], dim=2)
+        tokens_BSD = self.patch_in(read_BSD)
         context = self._context(call)
         if self.noise_in is not None:
             tokens_BSD = tokens_BSD + self.noise_in(context.luck_BSD)

@@ -65,9 +65,16 @@ class WanBackbone:
         """
         self._spec = replace(self._spec, per_cell_time=clean, given_first=first)
 
-    def use_sampling(self, *, noise_scale: float, time_shift: float) -> None:
+    def use_sampling(
+        self, *, noise_scale: float, time_shift: float, self_conditioning: bool
+    ) -> None:
         """Let samplers take the numbers of the adapter that was put on; see `models.base`."""
-        self._spec = replace(self._spec, noise_scale=noise_scale, time_shift=time_shift)
+        self._spec = replace(
+            self._spec,
+            noise_scale=noise_scale,
+            time_shift=time_shift,
+            self_conditioning=self_conditioning,
+        )
 
     @property
     def network(self) -> nn.Module:
@@ -176,9 +183,16 @@ class WanBackbone:
         places: TokenPlaces,
         route_KA: Tensor | None = None,
         memory: Memory | None = None,
+        estimate_BKCFYX: Tensor | None = None,
         split: TokenSplit | None = None,
     ) -> Tensor:
-        """Predict dx/dt of every cell, float32, BKCFYX; `split`: together with other processes."""
+        """Predict dx/dt of every cell, float32, BKCFYX; `split`: together with other processes.
+
+        Raises:
+            ValueError: There is an estimate, for which Wan has no input.
+        """
+        if estimate_BKCFYX is not None:
+            raise ValueError("Wan takes no earlier estimate of the clean latents")
         with self.parts.residence.on("transformer"):
             return predict_velocity(
                 self.parts.transformer,
