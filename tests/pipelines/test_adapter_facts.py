@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from dcgrid.adapters.attach import attach_adapter
 from dcgrid.adapters.files import adapter_tensors, write_adapter
-from dcgrid.adapters.reading import hash_tensors
+from dcgrid.adapters.reading import hash_tensors, read_sha256
 from dcgrid.adapters.spec import AdapterSpec, spec_from_json
 from dcgrid.cli.main import main
 from dcgrid.errors import AdapterError
@@ -193,3 +193,22 @@ def test_a_run_of_before_adapters_said_their_numbers_is_repeated_as_it_was(
     prepared, _ = prepare_rerun(RerunJob(manifest=path))
     again = run(prepared)
     assert again.same_pixels is True
+
+
+def test_plans_say_what_becomes_of_the_multi_dc_lora(clip: Path, make: Maker) -> None:
+    """Left away by default (Table 1); kept where --lora names it, which then acts."""
+    dc = make("dc", stage="dc", layout="1x1")
+    facts = {"dc_strength": 1.0, "dc_sha256": read_sha256(dc)}
+    fill = str(make("paper", **facts))
+    (line,) = [one for one in plan_lines(clip, adapter=fill) if "Multi-DC" in one]
+    assert line.startswith("Multi-DC: left away; adapter paper was trained on it at 1.")
+    assert line.endswith(f"--lora {dc}:1")
+    (kept,) = [
+        one for one in plan_lines(clip, adapter=fill, loras=(f"{dc}:0.5",)) if "Multi-DC" in one
+    ]
+    assert kept == "Multi-DC: kept at 0.5; adapter paper was trained on it at 1."
+    other = str(make("other", stage="dc", rank=2, alpha=1.0))
+    assert any("another one" in one for one in plan_lines(clip, adapter=fill, loras=(other,)))
+    assert not [one for one in plan_lines(clip, adapter=str(make("b"))) if "Multi-DC" in one]
+    without = hashes(run(job(clip, adapter=fill, force=True)))
+    assert hashes(run(job(clip, adapter=fill, loras=(f"{dc}:0.5",), force=True))) != without

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from shlex import quote
 
 from dcgrid import hub
-from dcgrid.adapters.reading import check_use, read_spec
+from dcgrid.adapters.reading import check_use, read_sha256, read_spec
 from dcgrid.adapters.spec import AdapterSpec, Stage
 from dcgrid.errors import AdapterError
 from dcgrid.grid.modes import Mode
@@ -87,6 +87,34 @@ def adapter_lines(
                 f"{scale:g}, which is used."
             )
     return lines
+
+
+def multi_dc_lines(reference: str, adapter: AdapterSpec | None, loras: Sequence[str]) -> list[str]:
+    """Return what becomes of the Multi-DC LoRA that an adapter was trained on; empty: on none.
+
+    It is left away unless a `--lora` names it, at the strength that stands there.
+
+    Args:
+        reference: The adapter's weight reference; its Multi-DC LoRA may stand beside it.
+        adapter: What the adapter's header says.
+        loras: The job's, as `parse_lora` reads them.
+
+    Paper: sec. 3.2, Table 1
+    """
+    if adapter is None or not adapter.dc_strength:
+        return []
+    trained = f"adapter {adapter.name} was trained on it at {adapter.dc_strength:g}"
+    for choice in map(parse_lora, loras):
+        path = hub.locate_weights(choice.reference)
+        lora = None if path is None else read_spec(path)
+        if path is not None and lora is not None and lora.stage == "dc":
+            other = "" if read_sha256(path) == adapter.dc_sha256 else "; this is another one"
+            return [f"Multi-DC: kept at {choice.strength:g}; {trained}{other}."]
+    own = hub.locate_weights(reference)
+    beside = None if own is None else own.parent / "dc.safetensors"
+    known = beside is not None and beside.is_file() and read_sha256(beside) == adapter.dc_sha256
+    file = quote(str(beside)) if known else "FILE"
+    return [f"Multi-DC: left away; {trained}. To keep it: --lora {file}:{adapter.dc_strength:g}"]
 
 
 def _sampling_line(spec: ModelSpec, adapter: AdapterSpec) -> str:

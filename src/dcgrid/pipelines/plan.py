@@ -206,7 +206,7 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     # Torch comes in here and not with the module, so that a misspelt effect is told at once.
     from dcgrid.grid.layout import cell_token_shape
     from dcgrid.models.loading import model_spec
-    from dcgrid.pipelines.adapter_facts import adapter_lines, planned_adapter
+    from dcgrid.pipelines.adapter_facts import adapter_lines, multi_dc_lines, planned_adapter
     from dcgrid.pipelines.concepts import plan_concepts
     from dcgrid.pipelines.lengths import check_lengths
     from dcgrid.pipelines.models import adapter_reference, bare_base_line, check_loras
@@ -243,7 +243,10 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
         dtype=runtime.dtype_name(dtype),
         concepts=concepts,
         remark=bare_base_line(job, grid.mode),
-        adapter_notes=tuple(adapter_lines(spec, [adapter] if adapter else [], [grid], job.loras)),
+        adapter_notes=(
+            *adapter_lines(spec, [adapter] if adapter else [], [grid], job.loras),
+            *multi_dc_lines(reference, adapter, job.loras),
+        ),
         uncounted=uncounted,
     )
 

@@ -216,13 +216,15 @@ def _adapter_notes(
     Raises:
         AdapterError: One is damaged, or of another stage or mode.
     """
-    from dcgrid.pipelines.adapter_facts import adapter_lines, planned_adapter
+    from dcgrid.pipelines.adapter_facts import adapter_lines, multi_dc_lines, planned_adapter
     from dcgrid.pipelines.models import adapter_reference, grid_reference
 
-    found = [planned_adapter(adapter_reference(job, "consistent"), "consistent")]
+    reference = adapter_reference(job, "consistent")
+    found = [planned_adapter(reference, "consistent")]
     if not all(grid.given for grid in grids):
         found.append(planned_adapter(grid_reference(job), "consistent", "grid"))
-    return tuple(adapter_lines(spec, [one for one in found if one], grids, job.loras))
+    lines = adapter_lines(spec, [one for one in found if one], grids, job.loras)
+    return (*lines, *multi_dc_lines(reference, found[0], job.loras))
 
 
 def _remark(job: StoryJob, grids: tuple[ResolvedGrid, ...]) -> str:
