@@ -123,7 +123,7 @@ def test_paper_can_be_planned(tmp_path, capsys):
             "--mode is for stages grid and fill, not base",
         ),
         (["--stage", "base", "--start-from", "ed", "--resume"], 2, "--start-from is for a new run"),
-        (["--stage", "upsampler", "--start-from", "ed"], 2, "--start-from is for a new run"),
+        (["--stage", "dc", "--start-from", "ed"], 2, "--start-from is for a new run"),
         (
             ["--stage", "autoencoder", "--start-from", "ed", "--decoder-only"],
             2,

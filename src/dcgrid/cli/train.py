@@ -211,11 +211,9 @@ def train(
         if stage is not Stage.DC and (concepts is not None or cache_only):
             option = "--cache-only" if concepts is None else "--concepts"
             raise UsageError(f"{option} is for stage dc, not {stage}")
-        if start_from is not None and (
-            decoder_only or resume or stage in (Stage.UPSAMPLER, Stage.DC)
-        ):
+        if start_from is not None and (decoder_only or resume or stage is Stage.DC):
             raise UsageError(
-                "--start-from is for a new run of stage autoencoder, base, grid or fill",
+                "--start-from is for a new run of any stage but dc",
                 hint="leave it out: --resume and --decoder-only go on from --out anyway",
             )
         if accept_changes and not resume:

@@ -33,7 +33,7 @@ SCALE = 4
 """Rows and columns of the truth for each of the cell's."""
 CROP = 48
 """Side of a crop, in pixels of the cell; smaller in a cell that is."""
-STOCK = 64
+STOCK = 48
 """Edited clips kept, from which crops are cut; the oldest leaves first."""
 STOCK_LEAST = 8
 """Clips that there must be before any serves again."""
