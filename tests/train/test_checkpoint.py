@@ -1,6 +1,7 @@
 """Checkpoints: round trip, damage, full disks, kills."""
 
 import contextlib
+import errno
 import importlib.util
 import os
 import random
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import dcgrid
 from dcgrid.errors import OutputError, WeightsError
@@ -25,6 +26,7 @@ from dcgrid.train.checkpoint import (
 )
 from dcgrid.train.keeping import read_step
 from dcgrid.train.loop import LoopOptions, train
+from dcgrid.train.state_file import write_tensors
 
 TOY = Path(__file__).with_name("toy.py")
 _FILE = importlib.util.spec_from_file_location("toy", TOY)
@@ -167,16 +169,37 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     state = trained(tmp_path)
     good = (tmp_path / STATE_NAME).read_bytes()
 
-    def full(tensors, path, metadata):
-        Path(path).write_bytes(b"half of it")
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
+    def full(path, tensors, metadata, *, writes):
+        path.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
     with pytest.raises(OutputError, match="No space left") as caught:
         save_state(tmp_path, state, {})
     assert "--resume" in caught.value.hint
     assert (tmp_path / STATE_NAME).read_bytes() == good
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log.jsonl", STATE_NAME]
+
+
+def test_a_file_of_ours_is_what_safetensors_reads(tmp_path):
+    tensors = {
+        "odd": torch.arange(3, dtype=torch.uint8),
+        "wide": torch.randn(2, 3, dtype=torch.float64),
+        "half": torch.randn(5, 3).bfloat16().T,
+        "one": torch.tensor(2.5),
+        "none": torch.zeros(0, 4),
+        "yes": torch.tensor([True, False]),
+    }
+    write_tensors(tmp_path / "a.safetensors", tensors, {"step": "3", "sign": "\N{SNOWMAN}"})
+    read = load_file(tmp_path / "a.safetensors")
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert read[name].dtype == tensor.dtype
+        assert torch.equal(read[name], tensor)
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        assert file.metadata() == {"step": "3", "sign": "\N{SNOWMAN}"}
+    write_tensors(tmp_path / "not", tensors, {}, writes=False)
+    assert not (tmp_path / "not").exists()
 
 
 def test_folder_that_cannot_be_written(tmp_path):

@@ -73,13 +73,13 @@ def words(tmp_path_factory, wan_folder, tiny_store):
     return make
 
 
-def weights_of(out: Path) -> dict[str, torch.Tensor]:
-    tensors = load_file(out / "fill" / STATE_NAME)
+def weights_of(out: Path, stage: str = "fill") -> dict[str, torch.Tensor]:
+    tensors = load_file(out / stage / STATE_NAME)
     return {n: t for n, t in tensors.items() if n.startswith(("model.", "ema."))}
 
 
-def losses_of(out: Path) -> list[dict[str, float]]:
-    lines = map(json.loads, (out / "fill" / "log.jsonl").read_text().splitlines())
+def losses_of(out: Path, stage: str = "fill") -> list[dict[str, float]]:
+    lines = map(json.loads, (out / stage / "log.jsonl").read_text().splitlines())
     return [{k: v for k, v in line.items() if k != "s_per_step"} for line in lines]
 
 
@@ -88,9 +88,9 @@ def largest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> flo
     return max(float((one[n] - other[n]).abs().max()) for n in one)
 
 
-def assert_same_run(out: Path, alone: Path) -> None:
-    assert largest(weights_of(out), weights_of(alone)) < WEIGHT_BOUND
-    found, expected = losses_of(out), losses_of(alone)
+def assert_same_run(out: Path, alone: Path, stage: str = "fill") -> None:
+    assert largest(weights_of(out, stage), weights_of(alone, stage)) < WEIGHT_BOUND
+    found, expected = losses_of(out, stage), losses_of(alone, stage)
     assert [line.keys() for line in found] == [line.keys() for line in expected]
     for line, known in zip(found, expected, strict=True):
         assert line == pytest.approx(known, abs=LOSS_BOUND, rel=1e-4)
@@ -176,8 +176,8 @@ sys.exit(main())
 """
 
 
-def step_of(out: Path) -> int:
-    with safe_open(out / "fill" / STATE_NAME, "pt") as file:
+def step_of(out: Path, stage: str = "fill") -> int:
+    with safe_open(out / stage / STATE_NAME, "pt") as file:
         return int(file.metadata()["step"])
 
 
@@ -203,8 +203,8 @@ def test_stages_of_one_process_say_so(tmp_path, wan_folder, stage):
 class Started:
     """A long run in the background, and the processes that torchrun made."""
 
-    def __init__(self, processes: int, line: list[object], out: Path) -> None:
-        self.out = out
+    def __init__(self, processes: int, line: list[object], out: Path, stage: str = "fill") -> None:
+        self.out, self.stage = out, stage
         self.run = subprocess.Popen(
             torchrun_words(processes, "-m", "dcgrid", *line),
             env=child_env(),
@@ -216,7 +216,7 @@ class Started:
     def until_steps_are_taken(self) -> None:
         """Wait for the eval loss of step 2."""
         until = time.monotonic() + 120
-        log = self.out / "fill" / "log.jsonl"
+        log = self.out / self.stage / "log.jsonl"
         while not (log.exists() and log.read_text().strip()):
             assert self.run.poll() is None, self.run.communicate()
             assert time.monotonic() < until

@@ -32,7 +32,20 @@ def test_base_has_the_numbers_of_the_paper():
     frames = [phase.frames for phase in recipe.phases]
     assert (frames[0], frames[-1]) == (17, 121)
     assert frames == sorted(frames)
-    assert recipe.phases[-1].sizes == ((576, 1024), (1024, 576))
+    wide, tall, square = (9, 16), (16, 9), (1, 1)
+    for phase in recipe.phases:
+        for sizes, shapes in (
+            (phase.sizes, (wide, tall)),
+            (phase.image_sizes, (wide, tall, square)),
+        ):
+            sides = {tuple(side * long // max(shape) for side in shape)
+                     for shape in shapes for long in (512, 1024)}  # fmt: skip
+            assert set(sizes) == sides
+        # Images of a batch have about the tokens of its clips.
+        assert phase.image_batch == phase.batch * ((phase.frames - 1) // 8 + 1)
+        assert 0 < phase.image_share < 1
+    assert (recipe.scale.shard, recipe.scale.accumulate) == ("full", 256)
+    assert recipe.loss["single_share"] == 1.0
 
 
 def test_fill_has_the_numbers_of_the_paper():
@@ -93,7 +106,7 @@ def test_a_model_overrides_single_keys_only():
     recipe = load_train_recipe(FOLDER / "base.toml", "mini")
     assert recipe.optim.learning_rate == shared["mini"]["optim"]["learning_rate"]
     assert recipe.optim.betas == tuple(shared["optim"]["betas"])
-    assert recipe.loss["single_share"] == shared["loss"]["single_share"]
+    assert recipe.loss["noise_scale"] == shared["loss"]["noise_scale"]
     assert recipe.loss["time_shift"] == shared["mini"]["loss"]["time_shift"]
 
 
@@ -229,5 +242,5 @@ def test_learning_rate_of_the_paper_is_constant_after_warm_up():
 def test_phases_follow_one_another():
     recipe = with_steps(load_train_recipe(FOLDER / "base.toml", "paper"), 100)
     frames = [phase_at(recipe, step).frames for step in range(100)]
-    assert frames == [17] * 40 + [65] * 30 + [121] * 30
+    assert frames == [17] * 40 + [33] * 20 + [65] * 20 + [121] * 20
     assert phase_at(recipe, 100).frames == 121

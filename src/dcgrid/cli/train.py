@@ -174,6 +174,7 @@ def train(
     if fetch_world == (stage is not None):
         hint = "dcgrid train --fetch-world, then dcgrid train --stage autoencoder"
         raise UsageError("give either --stage or --fetch-world", hint=hint)
+    model, out = _trained_folder(model, out)
     with Output(format_=format_, quiet=quiet) as output:
         if stage is None:
             _fetch_world(store, clips, output)
@@ -240,6 +241,27 @@ def train(
             if not processes.is_first:
                 output.mute()
             _carry_out(job, output, threads=threads, dry_run=dry_run, force=force)
+
+
+def _trained_folder(model: str, out: Path | None) -> tuple[str, Path | None]:
+    """Return preset and `--out` of a run; `--model FOLDER` goes on in a folder trained earlier.
+
+    Raises:
+        UsageError: `--out` is another folder.
+        WeightsError: The folder's config.json is damaged.
+    """
+    from dcgrid.models.native.config import PRESETS
+    from dcgrid.models.native.folder import is_native_folder, read_native_folder
+
+    folder = Path(model).expanduser()
+    if model in PRESETS or not is_native_folder(folder):
+        return model, out
+    if out is not None and out.resolve() != folder.resolve():
+        raise UsageError(
+            f"--model {model} is trained in its own folder, not in --out {out}",
+            hint=f"leave out --out, or copy {model} first",
+        )
+    return read_native_folder(folder).preset, folder
 
 
 def _runs_folder(model: str) -> Path:

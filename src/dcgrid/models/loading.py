@@ -1,8 +1,9 @@
 """Makes backbones from names. Read `load_backbone`.
 
-Weights of `mini` are inside the package; `tiny` has seeded random weights and is for tests;
-`paper` can be built (its weights were never published) on the meta device to count it. Any other
-model is a Wan checkout: one of the hub's by its name, or a folder in the layout of diffusers.
+Weights of `mini` are inside the package; `tiny` has seeded random weights and is for tests; those
+of `paper` were never published and those of `paper-small` are not shipped, so both are trained
+first, and the folder of what was trained is the model's name. Any other model is a Wan checkout:
+one of the hub's by its name, or a folder in the layout of diffusers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,10 @@ from dcgrid.models.attention_choice import AttentionName
 from dcgrid.models.base import Backbone, ModelSpec, SamplerDefaults
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.backbone import NativeBackbone, NativeParts
-from dcgrid.models.native.config import MINI, TINY, NativeConfig
+from dcgrid.models.native.config import MINI, PAPER, PAPER_SMALL, TINY, NativeConfig
 from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.folder import is_native_folder, read_native_folder
+from dcgrid.models.native.t5 import T5TextEncoder, load_t5
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.quantize import Quantize
 from dcgrid.models.wan.backbone import load_wan
@@ -98,30 +101,122 @@ TINY_SPEC = replace(
     max_frames=9,
     cell_sizes=((32, 48), (48, 32), (32, 32)),
 )
-_NATIVE: Mapping[str, tuple[ModelSpec, NativeConfig]] = MappingProxyType(
-    {"mini": (MINI_SPEC, MINI), "tiny": (TINY_SPEC, TINY)}
+PAPER_SPEC = ModelSpec(
+    name="paper",
+    stride_T=8,
+    stride_HW=16,
+    latent_channels=PAPER.dit.latent_channels,
+    patch=PAPER.dit.patch,
+    fps=24.0,
+    default_frames=121,
+    max_frames=121,
+    # Four of them are 1024x576 or 576x1024 with 9,216 tokens, what the base is trained on.
+    cell_sizes=((288, 512), (512, 288), (512, 512)),
+    noise_scale=1.0,
+    time_shift=1.0,
+    text_limit=256,
+    per_cell_time=False,
+    given_first=PAPER.dit.given_first,
+    own_clause_only=False,
+    negative_text=False,
+    cell_pitch=None,
+    noise_motion=PAPER.dit.noise_motion,
+    offset_tokens=False,
+    carried_frames=9,
+    blended_frames=8,
+    paints_from_text=True,
+    # Guidance of sec. 8 (4 to 5); the steps are ours.
+    filling=SamplerDefaults(guidance_scale=4.5, num_inference_steps=40),
+    from_text=SamplerDefaults(guidance_scale=4.5, num_inference_steps=40),
+    upsample=1,
+    license="LicenseRef-of-whoever-trained-it",
 )
+PAPER_SMALL_SPEC = replace(
+    PAPER_SPEC,
+    name="paper-small",
+    default_frames=17,
+    max_frames=33,
+    cell_sizes=((96, 160), (160, 96), (128, 128)),
+    paints_from_text=False,
+)
+_NATIVE: Mapping[str, tuple[ModelSpec, NativeConfig]] = MappingProxyType(
+    {
+        "mini": (MINI_SPEC, MINI),
+        "tiny": (TINY_SPEC, TINY),
+        "paper": (PAPER_SPEC, PAPER),
+        "paper-small": (PAPER_SMALL_SPEC, PAPER_SMALL),
+    }
+)
+_WITH_WEIGHTS = ("mini", "tiny")
+"""Presets that can be loaded by their name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Native:
+    """A native model, found by its name or folder."""
+
+    spec: ModelSpec
+    config: NativeConfig
+    folder: Path | None
+    """Where its weight files are; None: random weights, for tests."""
+    text_encoder: str = ""
+    """T5 folder or repository; empty: the text encoder is one of the weight files."""
+
+
+def _find_native(name: str) -> _Native:
+    """Return one of the program's own models: of the package, or trained into a folder.
+
+    Raises:
+        UsageError: It is a preset whose weights have to be trained first.
+        WeightsError: The folder's config.json is damaged.
+    """
+    if name in _WITH_WEIGHTS:
+        spec, config = _NATIVE[name]
+        folder = None if name == "tiny" else weights_folder(name)
+        return _Native(spec=spec, config=config, folder=folder)
+    if name in _NATIVE:
+        raise UsageError(
+            f"{name} has no weights of its own: it is a preset to train",
+            hint=f"train its stages (docs/models/paper.md), then use --model runs/{name}",
+        )
+    found = read_native_folder(Path(name).expanduser())
+    return _Native(
+        spec=_NATIVE[found.preset][0],
+        config=found.config,
+        folder=found.path,
+        text_encoder=found.text_encoder,
+    )
 
 
 def list_models() -> tuple[ModelSpec, ...]:
-    """Return the facts of the program's own models."""
-    return tuple(spec for spec, _ in _NATIVE.values())
+    """Return the facts of the program's own models that have weights."""
+    return tuple(_NATIVE[name][0] for name in _WITH_WEIGHTS)
 
 
 def is_native(name: str) -> bool:
-    """Return True if a name means one of the program's own models."""
-    return name in _NATIVE
+    """Return True if a name means one of the program's own models, or the folder of one."""
+    return name in _NATIVE or is_native_folder(Path(name).expanduser())
+
+
+def training_spec(name: str) -> ModelSpec:
+    """Return the facts of a model to train, or to train on; a preset needs no weights for that.
+
+    Raises:
+        UsageError: No model has that name.
+        WeightsError: It is a folder, but nothing that can be used.
+    """
+    return _NATIVE[name][0] if name in _NATIVE else model_spec(name)
 
 
 def model_spec(name: str) -> ModelSpec:
     """Return the facts of one model, without loading it.
 
     Raises:
-        UsageError: No model has that name.
-        WeightsError: It is a folder, but no checkout that can be used.
+        UsageError: No model has that name, or it is a preset without weights.
+        WeightsError: It is a folder, but nothing that can be used.
     """
-    if name in _NATIVE:
-        return _NATIVE[name][0]
+    if is_native(name):
+        return _find_native(name).spec
     if name not in hub.MODELS:
         return read_checkout(checkout_folder(name)).spec
     source, folder = hub.MODELS[name], hub.locate_model(name)
@@ -153,9 +248,9 @@ def checkout_folder(name: str) -> Path:
         return folder
     if folder.is_dir():
         raise WeightsError(
-            f"{folder} is no model: it has no model_index.json",
+            f"{folder} is no model: it has no model_index.json, and no config.json of dcgrid train",
             hint="name a folder in the layout of diffusers, such as a copy of "
-            "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+            "Wan-AI/Wan2.2-TI2V-5B-Diffusers, or one that dcgrid train made",
         )
     known = [*_NATIVE, *hub.MODELS]
     near = get_close_matches(name, known, n=1)
@@ -166,20 +261,26 @@ def checkout_folder(name: str) -> Path:
 
 
 def weights_folder(name: str) -> Path:
-    """Return the folder inside the package where a model's weights are."""
+    """Return the folder where a native model's weights are: inside the package, or its own."""
+    if name not in _NATIVE and is_native(name):
+        return Path(name).expanduser()
     return Path(__file__).parent / "weights" / name
 
 
 def weight_files(name: str, weights_dir: Path | None = None) -> dict[str, Path]:
     """Return the weight files of a native model by part, adapters included.
 
-    Empty for `tiny`, and for checkouts, whose parts have several files each.
+    Of a model that was trained into a folder, those that are there. Empty for `tiny`, and for
+    checkouts, whose parts have several files each.
     """
     if weights_dir is None and (name == "tiny" or not is_native(name)):
         return {}
     folder = weights_dir or weights_folder(name)
     parts = (*PART_NAMES, *EARLIER_NAMES, *ADAPTER_NAMES.values())
-    return {part: folder / f"{part}.safetensors" for part in parts}
+    files = {part: folder / f"{part}.safetensors" for part in parts}
+    if weights_dir is not None or name in _NATIVE:
+        return files
+    return {part: path for part, path in files.items() if path.is_file()}
 
 
 def weight_digests(
@@ -223,9 +324,9 @@ def text_width(name: str) -> int:
         UsageError: No model has that name.
         WeightsError: It is a folder, but no checkout that can be used.
     """
-    if name in _NATIVE:
-        config = _NATIVE[name][1].text
-        return 0 if config is None else config.width
+    if is_native(name):
+        config = _find_native(name).config
+        return config.dit.text_width if config.text is None else config.text.width
     return int(wan_sizes(name).text["d_model"])
 
 
@@ -275,14 +376,15 @@ def load_native(
     weights_dir: Path | None = None,
 ) -> NativeBackbone:
     """Load one of the program's own models; see `load_backbone`."""
-    spec, config = _NATIVE[name]
-    if name == "tiny" and weights_dir is None:
-        parts, feeds_back = _random_parts(config), config.dit.self_conditioning
+    native = _find_native(name)
+    folder, feeds_back = weights_dir or native.folder, native.config.dit.self_conditioning
+    if folder is None:
+        parts = _random_parts(native.config)
     else:
-        parts, feeds_back = _load_parts(name, config, weight_files(name, weights_dir))
+        parts, feeds_back = _load_parts(native, folder)
     for module in parts.modules():
         module.to(device)
-    return NativeBackbone(replace(spec, self_conditioning=feeds_back), parts, dtype)
+    return NativeBackbone(replace(native.spec, self_conditioning=feeds_back), parts, dtype)
 
 
 def _random_parts(config: NativeConfig) -> NativeParts:
@@ -305,13 +407,40 @@ def _random_parts(config: NativeConfig) -> NativeParts:
     return parts
 
 
+def load_t5_for(config: NativeConfig, source: str, limit: int) -> T5TextEncoder:
+    """Load the T5 that a native model reads its text with.
+
+    Args:
+        config: Sizes of the model.
+        source: T5 folder or `hf:OWNER/REPO[@REVISION]`, which is downloaded if it is not here.
+        limit: Most tokens of one segment.
+
+    Raises:
+        UsageError: transformers is not installed.
+        WeightsError: It is missing or damaged, or its embeddings have another width.
+        NetworkError: A download failed, or would be needed and is forbidden.
+    """
+    encoder = load_t5(source, limit=limit, offline=hub.is_offline())
+    if encoder.width != config.dit.text_width:
+        raise WeightsError(
+            f"the T5 in {source} has embeddings of {encoder.width} channels, the transformer reads "
+            f"{config.dit.text_width}",
+            hint="name another T5 in the recipe's text_encoder",
+        )
+    return encoder
+
+
 def load_text_encoder(name: str, path: Path) -> TextEncoder:
-    """Load the text encoder of a native model; its vocabulary is in the weight file.
+    """Load the text encoder of a preset; its vocabulary is in the weight file.
 
     Raises:
         WeightsError: The file is missing, damaged or of another shape.
     """
-    config = _NATIVE[name][1].text
+    return _own_text(_NATIVE[name][1], path)
+
+
+def _own_text(native: NativeConfig, path: Path) -> TextEncoder:
+    config = native.text
     _, facts = read_weights(path)
     words = facts.get("vocabulary")
     if config is None or not isinstance(words, list) or not all(isinstance(w, str) for w in words):
@@ -321,14 +450,19 @@ def load_text_encoder(name: str, path: Path) -> TextEncoder:
     return encoder
 
 
-def _load_parts(
-    name: str, config: NativeConfig, files: Mapping[str, Path]
-) -> tuple[NativeParts, bool]:
+def _load_parts(native: _Native, folder: Path) -> tuple[NativeParts, bool]:
     """Return the networks, and True if the transformer was trained to read its last estimate."""
+    config = native.config
+    files = {part: folder / f"{part}.safetensors" for part in PART_NAMES}
+    text = (
+        load_t5_for(config, native.text_encoder, native.spec.text_limit)
+        if native.text_encoder
+        else _own_text(config, files["text"])
+    )
     parts = NativeParts(
         autoencoder=Autoencoder(config.autoencoder),
         dit=DiT(config.dit),
-        text=load_text_encoder(name, files["text"]),
+        text=text,
     )
     load_weights(files["autoencoder"], parts.autoencoder)
     facts = load_weights(files["dit"], parts.dit)

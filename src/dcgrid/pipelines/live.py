@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dcgrid.models.base import CellText, Memory, ModelSpec, TagTable, TokenPlaces, cell_texts
-from dcgrid.models.loading import model_spec
+from dcgrid.models.loading import training_spec
 from dcgrid.models.tags import put_tags
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.pipelines.fill import FillSettings, fill_grid
@@ -49,7 +49,7 @@ class LiveBackbone:
         self._dit, self._text, self._codec = dit, text, codec
         for network in (dit, text, codec):
             network.eval().requires_grad_(False)
-        self._spec = replace(model_spec(model), upsample=1)
+        self._spec = replace(training_spec(model), upsample=1)
         self._usual_first = self._spec.given_first
         self._dtype = choose_dtype("auto", self.device)
         self._route_KA = None if route_KA is None else route_KA.to(self.device)

@@ -103,7 +103,8 @@ def plan_memory(
 
     if is_native(job.model):
         _refuse_settings(job)
-        return MemoryNeed(device_bytes=native_bytes(size.frames, size.height, size.width))
+        pixels = native_bytes(size.frames, size.height, size.width)
+        return MemoryNeed(device_bytes=pixels + trained_bytes(job.model))
     on_cpu = device.type == "cpu"
     sizes = wan_sizes(job.model)
     asked = MemoryJob(
@@ -162,6 +163,21 @@ def native_bytes(frames: int, height: int, width: int) -> int:
         Bytes; measured with `mini` on a CPU, within about a third there, rougher elsewhere.
     """
     return _BASE_BYTES + frames * height * width * _BYTES_PER_PIXEL
+
+
+def trained_bytes(model: str) -> int:
+    """Return what the weights of a model that was trained into a folder take, in float32.
+
+    Those of the package are among what `native_bytes` has measured: 0.
+    """
+    from dcgrid.models.loading import PART_NAMES, weight_files
+    from dcgrid.models.native.config import PRESETS
+
+    if model in PRESETS:
+        return 0
+    files = weight_files(model)
+    # Stored in half of that, unless a recipe says otherwise.
+    return sum(2 * files[part].stat().st_size for part in PART_NAMES if part in files)
 
 
 @contextmanager

@@ -21,12 +21,12 @@ from dcgrid.models.loading import (
     GRID_NAME,
     Placement,
     is_here,
-    is_native,
     load_backbone,
     text_width,
     weight_digests,
     weight_files,
 )
+from dcgrid.models.native.config import PRESETS
 from dcgrid.models.tags import check_width, read_tags
 from dcgrid.pipelines.adapter_facts import use_adapter
 from dcgrid.pipelines.job import GridJob
@@ -81,8 +81,8 @@ def adapter_reference(job: GridJob, mode: Mode) -> str:
     """Return the weight reference of the adapter that a job means; "none" for the bare base."""
     if job.adapter != "default":
         return job.adapter
-    if weight_files(job.model):
-        return f"package:{job.model}/{ADAPTER_NAMES[mode]}.safetensors"
+    if (trained := trained_file(job.model, ADAPTER_NAMES[mode])) is not None:
+        return trained
     # The model for tests has none, and a checkout only if somebody has published one.
     published = hub.default_adapter(job.model, mode)
     return "none" if published is None else published.reference
@@ -90,7 +90,7 @@ def adapter_reference(job: GridJob, mode: Mode) -> str:
 
 def bare_base_line(job: GridJob, mode: Mode) -> str:
     """Return what to expect of a grid that no adapter fills; empty if one does."""
-    if is_native(job.model) or adapter_reference(job, mode) != "none" or job.tag:
+    if job.model in PRESETS or adapter_reference(job, mode) != "none" or job.tag:
         return ""
     published = "asked for" if job.adapter == "none" else f"published for {job.model}"
     return (
@@ -124,9 +124,20 @@ def grid_reference(job: GridJob) -> str:
 
     With `adapter` "none" the bare base is wanted here, too.
     """
-    if job.adapter == "none" or GRID_NAME not in weight_files(job.model):
+    if job.adapter == "none":
         return "none"
-    return f"package:{job.model}/{GRID_NAME}.safetensors"
+    return trained_file(job.model, GRID_NAME) or "none"
+
+
+def trained_file(model: str, part: str) -> str | None:
+    """Return the reference of a native model's adapter file: in the package, or where it is.
+
+    None: the model has none.
+    """
+    path = weight_files(model).get(part)
+    if path is None:
+        return None
+    return f"package:{model}/{path.name}" if model in PRESETS else str(path)
 
 
 def adapter_file(job: GridJob, mode: Mode) -> Path | None:

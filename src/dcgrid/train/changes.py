@@ -5,7 +5,7 @@
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields
 
 from dcgrid.errors import RecipeError
@@ -17,6 +17,8 @@ _DEFAULTS = {
     if isinstance(one.default, str | bool | int)
 } | {"scale.accumulate": "1", "loss.dc_strength": "0.0", "loss.self_conditioning": "0.0"}
 """Keys of a recipe that may be left out, or that earlier versions did not know, as JSON text."""
+_PHASE_DEFAULTS = {".image_share": "0.0", ".image_sizes": "[]", ".image_batch": "1"}
+"""The same for the keys of a phase, by the ends of their names."""
 _NO_MATTER = ("log.", "inference.", "scale.checkpointing", "scale.shard")
 """What keys begin with that may change without a word: nothing is trained by them."""
 SHOWN_CHANGES = 8
@@ -66,11 +68,22 @@ def changed_keys(earlier: Mapping[str, str], now: Mapping[str, str]) -> dict[str
     was, is_ = _flat(earlier), _flat(now)
     if "stage" in was:
         # A checkpoint from before a key was known went by what is its default now.
-        was = {key: text for key, text in _DEFAULTS.items() if key in is_} | was
+        known = _DEFAULTS | _defaults_of_phases(is_)
+        was = {key: text for key, text in known.items() if key in is_} | was
     return {
         key: f"{was.get(key, 'not there')} -> {is_.get(key, 'not there')}"
         for key in dict.fromkeys([*is_, *was])
         if was.get(key) != is_.get(key) and not key.startswith(_NO_MATTER)
+    }
+
+
+def _defaults_of_phases(keys: Iterable[str]) -> dict[str, str]:
+    """Return what a phase's keys mean where they are left out, by dotted key."""
+    return {
+        key: default
+        for key in keys
+        for end, default in _PHASE_DEFAULTS.items()
+        if key.startswith("phases[") and key.endswith(end)
     }
 
 

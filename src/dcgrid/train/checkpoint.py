@@ -1,7 +1,8 @@
 """Training state on disk: weights, averaged weights, optimiser moments, random state, step.
 
 One safetensors file a checkpoint, written under another name and renamed, so that a kill at any
-moment leaves the last good one. No pickle is written or read.
+moment leaves the last good one. No pickle is written or read. Weights that processes hold in pieces
+are gathered into the same file, one tensor at a time, so any number of processes goes on from it.
 """
 
 import json
@@ -13,9 +14,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from dcgrid.errors import OutputError, WeightsError
+from dcgrid.train.pieces import own, put
+from dcgrid.train.state_file import write_tensors
 
 STATE_NAME = "state.safetensors"
 
@@ -46,8 +48,16 @@ class TrainState:
     """Takes back what `remember` returned."""
 
 
-def save_state(folder: Path, state: TrainState, facts: Mapping[str, str]) -> None:
+def save_state(
+    folder: Path, state: TrainState, facts: Mapping[str, str], *, writes: bool = True
+) -> None:
     """Write the state to `folder/state.safetensors`, all or nothing.
+
+    Args:
+        folder: The run's folder.
+        state: What to write.
+        facts: What the file says of the run.
+        writes: False: another process writes; this one sends its pieces of what is in pieces.
 
     Raises:
         OutputError: The file cannot be written, for example on a full disk; the old one stays.
@@ -62,7 +72,6 @@ def save_state(folder: Path, state: TrainState, facts: Mapping[str, str]) -> Non
     tensors["rng_torch"] = torch.get_rng_state()
     if torch.cuda.is_initialized():
         tensors["rng_cuda"] = torch.cuda.get_rng_state()
-    contiguous = {n: t.contiguous().clone() for n, t in tensors.items()}
     metadata = {
         "step": str(state.step),
         "facts": json.dumps(dict(facts)),
@@ -70,11 +79,11 @@ def save_state(folder: Path, state: TrainState, facts: Mapping[str, str]) -> Non
     }
     temporary = folder / f"{STATE_NAME}.tmp"
     try:
-        save_file(contiguous, temporary, metadata)
-        temporary.chmod(0o644)  # safetensors makes files for the owner's eyes only
-        temporary.replace(folder / STATE_NAME)
-    except (SafetensorError, OSError) as error:
-        # A full disk comes out of safetensors as an error of its own.
+        write_tensors(temporary, tensors, metadata, writes=writes)
+        if writes:
+            temporary.chmod(0o644)
+            temporary.replace(folder / STATE_NAME)
+    except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise OutputError(
@@ -99,14 +108,13 @@ def load_state(path: Path, state: TrainState) -> None:
         WeightsError: The file is missing or of another model.
         DamagedCheckpoint: It is damaged.
     """
-    tensors, metadata = _read(path)
-    _check(path, state, tensors)
-    try:
+    with _opened(path) as file:
+        metadata: Mapping[str, str] = file.metadata()
+        stored = _Stored(file)
+        _check(path, state, stored)
         step, pending = _step(metadata), _pending(metadata)
         _facts(metadata)
-        _fill(state, tensors)
-    except (KeyError, RuntimeError, TypeError, ValueError, OverflowError) as error:
-        raise _damaged(path, error) from error
+        _fill(state, stored)
     state.step = step
     # In place: the log adds to this very table.
     state.pending.clear()
@@ -142,12 +150,23 @@ def _opened(path: Path) -> Iterator[Any]:
         raise _damaged(path, error) from error
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
-    with _opened(path) as file:
-        metadata: dict[str, str] = file.metadata()
-        keys = file.keys()
-        tensors = {key: file.get_tensor(key) for key in keys}
-    return tensors, metadata
+class _Stored(Mapping[str, torch.Tensor]):
+    """The tensors of an open file, each read when it is looked at and not kept."""
+
+    def __init__(self, file: Any) -> None:  # noqa: ANN401 - safetensors has no type for it
+        self._file, self._names = file, tuple(file.keys())
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        tensor: torch.Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _step(metadata: Mapping[str, str] | None) -> int:
@@ -184,19 +203,21 @@ def _check(path: Path, state: TrainState, tensors: Mapping[str, torch.Tensor]) -
             f"{len(odd)} names do not match, first {odd[0]}",
             hint="resume with the options of the run that wrote it, or use another --out",
         )
-    moments = {n: t for n, t in tensors.items() if n.startswith("optim.")}
-    for name, tensor in moments.items():
+    for name in tensors:
+        if not name.startswith("optim."):
+            continue
         _, key, owner = name.split(".", 2) if name.count(".") > 1 else ("", "", "")
         if owner not in state.parameters:
             raise _damaged(path, f"{name} belongs to no parameter")
         if key != "step":
             expected[name] = state.parameters[owner]
-        elif tensor.numel() != 1:
+        elif tensors[name].numel() != 1:
             raise _damaged(path, f"{name} is not one number")
     for name, like in expected.items():
-        if tensors[name].shape != like.shape:
-            raise _damaged(path, f"{name} has shape {tuple(tensors[name].shape)}")
-        if not tensors[name].isfinite().all():
+        tensor = tensors[name]
+        if tensor.shape != like.shape:
+            raise _damaged(path, f"{name} has shape {tuple(tensor.shape)}")
+        if not tensor.isfinite().all():
             raise _damaged(path, f"{name} holds numbers that are not finite")
     if "rng" not in tensors:
         raise _damaged(path, "it lacks the random state")
@@ -211,29 +232,33 @@ def _fill(state: TrainState, tensors: Mapping[str, torch.Tensor]) -> None:
         torch.set_rng_state(tensors["rng_torch"])
     if "rng_cuda" in tensors and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(tensors["rng_cuda"])
-    state.recall({n.removeprefix("data."): t for n, t in tensors.items() if n.startswith("data.")})
+    state.recall({n.removeprefix("data."): tensors[n] for n in tensors if n.startswith("data.")})
     state.generator.set_state(tensors["rng"])
-    with torch.no_grad():
-        for name, parameter in state.parameters.items():
-            parameter.copy_(tensors[f"model.{name}"])
-        for name, average in state.ema.items():
-            average.copy_(tensors[f"ema.{name}"])
+    for name, parameter in state.parameters.items():
+        put(parameter, tensors[f"model.{name}"])
+    for name, average in state.ema.items():
+        put(average, tensors[f"ema.{name}"])
     moments: dict[str, dict[str, Any]] = {}
-    for full_name, tensor in tensors.items():
+    for full_name in tensors:
         if full_name.startswith("optim."):
             _, key, name = full_name.split(".", 2)
-            # The fused optimiser walks memory: moments must lie as their parameter does, which may
-            # be channels last, while files hold plain rows.
             like = state.parameters[name]
-            if key == "step":
-                laid_out = tensor.to(like.device, copy=True)
-            else:
-                laid_out = torch.zeros_like(like).copy_(tensor)
-            moments.setdefault(name, {})[key] = laid_out.reshape(
-                () if key == "step" else like.shape
-            )
+            moments.setdefault(name, {})[key] = _moment(key, tensors[full_name], like)
     for name, values in moments.items():
         state.optimizer.state[state.parameters[name]] = values
+
+
+def _moment(key: str, tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return a number of steps, or a moment that lies as its parameter does.
+
+    The fused optimiser walks memory, and a parameter may be channels last or in pieces, while files
+    hold whole tensors in plain rows.
+    """
+    if key == "step":
+        return tensor.to(own(like).device, copy=True).reshape(())
+    laid_out = torch.zeros_like(like)
+    put(laid_out, tensor.reshape(like.shape))
+    return laid_out.detach()
 
 
 def _damaged(path: Path, why: object) -> DamagedCheckpoint:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dcgrid.train.checkpoint import TrainState
+from dcgrid.train.pieces import in_pieces, own
 
 EVAL_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Flow times that a loss is measured at."""
@@ -48,15 +49,29 @@ def looking_at(state: TrainState) -> Iterator[None]:
 
 @contextmanager
 def averaged_weights(state: TrainState) -> Iterator[None]:
-    """Put the averaged weights in place of the trained ones, and these back; no copies are made."""
-    trained = {n: state.parameters[n].data for n in state.ema}
+    """Put the averaged weights in place of the trained ones, and these back.
+
+    No copies are made, but of pieces: who gathers them looks at their memory and not at the
+    parameter.
+    """
+    pieces = {
+        n: own(state.parameters[n].detach()).clone()
+        for n, average in state.ema.items()
+        if in_pieces(average)
+    }
+    trained = {n: state.parameters[n].data for n in state.ema if n not in pieces}
     try:
         for name, average in state.ema.items():
-            state.parameters[name].data = average
+            if name in pieces:
+                own(state.parameters[name].detach()).copy_(own(average))
+            else:
+                state.parameters[name].data = average
         yield
     finally:
         for name, tensor in trained.items():
             state.parameters[name].data = tensor
+        for name, piece in pieces.items():
+            own(state.parameters[name].detach()).copy_(piece)
 
 
 @contextmanager

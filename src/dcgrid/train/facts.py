@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from dcgrid.errors import UsageError
 from dcgrid.grid.layout import LatentGeometry
-from dcgrid.models.loading import is_native, model_spec
+from dcgrid.models.loading import model_spec, training_spec
 from dcgrid.models.native.config import PRESETS, NativeConfig
+from dcgrid.models.native.folder import CONFIG_NAME
 
-_PAPER_FPS = 24.0
-"""Frames per second of the paper's model, which cannot be loaded. Paper: sec. 8"""
 _SIDES = ("query", "key", "value", "out")
 _WAN_SIDES = ("to_q", "to_k", "to_v", "to_out.0")
 _WAN_FEED = ("ffn.net.0.proj", "ffn.net.2")
@@ -67,6 +66,14 @@ class TrainFacts:
     targets: Targets
     """Layers that learn."""
 
+    def file_of(self, part: str) -> str:
+        """Return the name of a part's file in the folder of a run.
+
+        A model that reads text with T5 has no weights of it there, but a note of where it is.
+        """
+        noted = part == "text" and self.native is not None and self.native.text is None
+        return CONFIG_NAME if noted else f"{part}.safetensors"
+
 
 def train_facts(model: str) -> TrainFacts:
     """Return the facts of a model.
@@ -104,25 +111,29 @@ def _of_preset(model: str, config: NativeConfig) -> TrainFacts:
     codec, dit = config.autoencoder, config.dit
     luck = ("luck",) if dit.noise_motion else ()
     attention = ("grid_attention", "text_attention")
+    spec = training_spec(model)
+    plain = (*(f"{one}.{side}" for one in attention for side in _SIDES), "mlp_in", "mlp_out")
+    more = (*_SIDES, "gate", "mlp_in", "mlp_out", "modulation", *luck)
     return TrainFacts(
         name=model,
         tables=(model,),
         native=config,
-        fps=model_spec(model).fps if is_native(model) else _PAPER_FPS,
+        fps=spec.fps,
         geometry=LatentGeometry(
             stride_T=codec.total_stride_T, stride_HW=codec.total_stride_HW, patch=dit.patch
         ),
         latent_channels=codec.latent_channels,
         noise_motion=dit.noise_motion,
         # The paper's cells read what their mode lets them read (docs/decisions/0001).
-        own_clause_only=is_native(model) and model_spec(model).own_clause_only,
+        own_clause_only=spec.own_clause_only,
         given_first=dit.given_first,
-        time_shift=model_spec(model).time_shift if is_native(model) else 1.0,
+        time_shift=spec.time_shift,
         self_conditioning=dit.self_conditioning,
         targets=Targets(
-            dc=(*(f"{one}.{side}" for one in attention for side in _SIDES), "mlp_in", "mlp_out"),
+            dc=plain,
             routed=tuple(f"{one}.query" for one in attention),
-            all=(*_SIDES, "gate", "mlp_in", "mlp_out", "modulation", *luck),
+            # The paper's network has no layers but those of attention, MLP and modulation.
+            all=more if dit.peer_head else plain,
         ),
     )
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dcgrid.errors import UsageError
+from dcgrid.errors import RecipeError, UsageError
+from dcgrid.models.native.folder import is_native_folder, read_native_folder
 from dcgrid.runtime.device import choose_dtype
 from dcgrid.runtime.processes import ALONE, Processes
 from dcgrid.train.checkpoint import TrainState
@@ -53,7 +54,7 @@ class TrainJob:
     concepts: Path | None = None
     """Stage `dc`: manifest or folder of clips; None: concepts of the procedural world."""
     processes: Processes = ALONE
-    """Those that train together; more than one in stages grid and fill."""
+    """Those that train together; more than one in stages base, grid and fill."""
     cache_only: bool = False
     """Stage `dc`: make what it learns from and stop."""
 
@@ -78,6 +79,23 @@ class TrainJob:
             accept_changes=self.accept_changes,
             processes=self.processes,
         )
+
+    @property
+    def text_encoder(self) -> str:
+        """The T5 that reads the text, a folder by its full path or `hf:OWNER/REPO[@REVISION]`.
+
+        Stage `base` has it from its recipe, later stages from the folder. Empty: the model has an
+        encoder of its own, or stage `base` is still to come.
+        """
+        native = self.facts.native
+        if native is None or native.text is not None:
+            return ""
+        if self.recipe.stage != "base":
+            return read_native_folder(self.out).text_encoder if is_native_folder(self.out) else ""
+        named = self.recipe.text_encoder
+        if not named or named.startswith("hf:"):
+            return named
+        return str(Path(named).expanduser().resolve())
 
     @property
     def stored_as(self) -> torch.dtype:
@@ -118,10 +136,17 @@ def check_processes(job: TrainJob) -> None:
     count, scale = job.processes.count, job.recipe.scale
     if count == 1:
         return
-    if job.recipe.stage not in ("grid", "fill"):
+    if job.recipe.stage not in ("base", "grid", "fill"):
         raise UsageError(
             f"stage {job.recipe.stage} runs in one process, not in {count}",
-            hint="start it without torchrun; stages grid and fill take as many as there are",
+            hint="start it without torchrun; stages base, grid and fill take as many as there are",
+        )
+    native = job.facts.native
+    if job.recipe.stage == "base" and native is not None and native.text and scale.shard != "none":
+        raise UsageError(
+            f'{job.model} trains a text encoder of its own, which shard = "{scale.shard}" cannot '
+            "cut up",
+            hint='use shard = "none": it is small',
         )
     batches = batches_of_step(job.recipe, job.processes)
     # Pieces of weights are gathered by all at once, so all must call the network as often.
@@ -136,6 +161,29 @@ def check_processes(job: TrainJob) -> None:
             f"{count} processes are not as many on every machine, "
             f"{job.processes.local_count} on this one",
             hint='start as many on each, or use shard = "full"',
+        )
+
+
+def check_text_encoder(job: TrainJob) -> None:
+    """Check that stage `base` names a T5 where the model reads text with one, and only there.
+
+    Raises:
+        RecipeError: It does not.
+    """
+    native = job.facts.native
+    if job.recipe.stage != "base" or native is None:
+        return
+    if native.text is None and not job.recipe.text_encoder:
+        raise RecipeError(
+            f"{job.model} reads text with T5, but the recipe names none",
+            hint='text_encoder = "hf:OWNER/REPO" or a folder with config.json, tokenizer.json and '
+            f"model.safetensors, {native.dit.text_width} channels wide",
+        )
+    if native.text is not None and job.recipe.text_encoder:
+        raise RecipeError(
+            f"{job.model} trains a text encoder of its own: text_encoder = "
+            f"{job.recipe.text_encoder!r} would not be read",
+            hint="leave it out, or train a model that reads text with T5, such as paper-small",
         )
 
 

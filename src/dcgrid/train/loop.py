@@ -30,6 +30,7 @@ from dcgrid.train.keeping import (
     load_newest,
 )
 from dcgrid.train.log import Progress, RunLog, open_board
+from dcgrid.train.pieces import clip_gradients, own, whole_ones
 from dcgrid.train.settings import OptimSettings, Phase, TrainRecipe
 
 
@@ -135,7 +136,7 @@ def train(
     processes.wait()  # until all have read what there was
     if processes.is_first:
         _tidy(options, state.step, validation)
-    processes.send_first([p.detach() for p in state.parameters.values()])
+    processes.send_first([p.detach() for p in whole_ones(state.parameters.values())])
     with ExitStack() as open_log:
         log = None
         if processes.is_first:
@@ -187,15 +188,17 @@ def _run(stage: Stage, recipe: TrainRecipe, options: LoopOptions, watch: _Watch)
             except KeyboardInterrupt:
                 interrupts.pending = True  # the step is whole: save as for any interrupt
             keep = kept.keep_last > 0 and state.step % kept.keep_every == 0
-            due = keep or time.monotonic() - saved_s > options.save_every_s
-            if due and processes.is_first:
-                save_state(options.folder, state, facts)
+            late = time.monotonic() - saved_s > options.save_every_s
+            signs = processes.gather((interrupts.pending, late))
+            # All save at once, for each may have a piece of the weights; the first one's clock says
+            # when. An interrupt is saved by the last lines.
+            if keep or signs[0][1]:
+                save_state(options.folder, state, facts, writes=processes.is_first)
                 saved_s = time.monotonic()
             if keep and processes.is_first:
                 keep_state(options.folder, state.step, kept.keep_last)
-            interrupts.pending = processes.any(interrupts.pending)
-        if processes.is_first:
-            save_state(options.folder, state, facts)
+            interrupts.pending = any(pending for pending, _ in signs)
+        save_state(options.folder, state, facts, writes=processes.is_first)
         processes.wait()
 
 
@@ -284,14 +287,14 @@ def _step(
         group["lr"] = group["pace"] * learning_rate(recipe.optim, state.step)
     state.optimizer.zero_grad(set_to_none=True)
     value, figures = _gradients(stage, recipe, state, processes)
-    norm = torch.nn.utils.clip_grad_norm_(state.parameters.values(), recipe.optim.clip_norm)
+    norm = clip_gradients(list(state.parameters.values()), recipe.optim.clip_norm)
     # A finite loss can have an infinite gradient: stepping would spoil the weights, and the next
     # checkpoint with them.
-    _require_finite("gradient's norm", float(norm), state.step)
+    _require_finite("gradient's norm", norm, state.step)
     state.optimizer.step()
     state.step += 1
     _average(state, recipe.optim.ema_decay)
-    return {"loss": value, "grad_norm": float(norm), **figures}
+    return {"loss": value, "grad_norm": norm, **figures}
 
 
 def _gradients(
@@ -306,7 +309,7 @@ def _gradients(
     count = batches_of_step(recipe, processes)
     phase = phase_at(recipe, state.step)
     if count == 1:
-        loss, figures = stage.loss(phase, state.generator)
+        loss, figures = stage.loss(phase.of_batch(state.step), state.generator)
         value = float(loss.detach())
         _require_finite("loss", value, state.step)
         loss.backward()
@@ -315,7 +318,8 @@ def _gradients(
     for number in processes.share(count):
         seed = _batch_seed(recipe.seed, state.step, number)
         torch.manual_seed(seed)  # dropout draws from it
-        loss, figures = stage.loss(phase, torch.Generator().manual_seed(seed))
+        shown = phase.of_batch(state.step * count + number)
+        loss, figures = stage.loss(shown, torch.Generator().manual_seed(seed))
         left = stage.leave_out() if isinstance(stage, LeavesData) else {}
         found.append(({"loss": float(loss.detach()), **figures}, left))
         (loss / count).backward()
@@ -325,7 +329,8 @@ def _gradients(
         stage.take_in([left for _, left in batches])
     means = _means([figures for figures, _ in batches])
     _require_finite("loss", means["loss"], state.step)
-    processes.sum_gradients(list(state.parameters.values()))
+    # Those of weights in pieces are added up by then, in the backward pass.
+    processes.sum_gradients(whole_ones(state.parameters.values()))
     return means.pop("loss"), means
 
 
@@ -357,5 +362,7 @@ def _average(state: TrainState, decay: float) -> None:
     # A young average must forget the random start faster than an old one.
     weight = 1.0 - min(decay, (1 + state.step) / (10 + state.step))
     torch._foreach_lerp_(
-        list(state.ema.values()), [p.detach() for p in state.parameters.values()], weight
+        [own(average) for average in state.ema.values()],
+        [own(p.detach()) for p in state.parameters.values()],
+        weight,
     )

@@ -9,12 +9,16 @@ from dcgrid.adapters.reading import hash_tensors
 from dcgrid.models.loading import (
     checkout_folder,
     is_native,
+    load_t5_for,
     load_text_encoder,
+    training_spec,
     weight_digests,
 )
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import PRESETS
 from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.folder import read_native_folder
+from dcgrid.models.native.t5 import T5TextEncoder
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.models.wan.trunk import load_codec, load_trunk
 from dcgrid.models.weights import load_weights
@@ -59,13 +63,33 @@ def load_base(
 
 
 def _load_native(model: str, folder: Path, device: torch.device) -> Base:
-    text = load_text_encoder(model, folder / "text.safetensors")
-    dit = DiT(PRESETS[model].dit)
+    config = PRESETS[model]
+    text: TextReader
+    if config.text is None:
+        text = load_trained_t5(model, read_native_folder(folder).text_encoder)
+    else:
+        text = load_text_encoder(model, folder / "text.safetensors")
+    dit = DiT(config.dit)
     load_weights(folder / "dit.safetensors", dit)
     base_hash = hash_tensors(dit.state_dict())
     for network in (text, dit):
         network.to(device).eval().requires_grad_(False)
     return Base(dit=dit, text=text, hash=base_hash)
+
+
+def load_trained_t5(model: str, source: str) -> T5TextEncoder:
+    """Load the T5 that a preset reads its text with, frozen.
+
+    Args:
+        model: The preset.
+        source: T5 folder or `hf:OWNER/REPO[@REVISION]`, which is downloaded if it is not here.
+
+    Raises:
+        UsageError: transformers is not installed.
+        WeightsError: It is missing or damaged, or its embeddings have another width.
+        NetworkError: A download failed, or would be needed and is forbidden.
+    """
+    return load_t5_for(PRESETS[model], source, training_spec(model).text_limit)
 
 
 def load_autoencoder(

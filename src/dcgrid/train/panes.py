@@ -31,6 +31,8 @@ ANALOGY_SHARE = 0.25
 """Share of the moved sets whose fourth pane follows from the others; in the rest words say it."""
 MOVED_EFFECT_SHARE = 1 / 3
 """Share of the panes that words move which are under an effect, too."""
+ENCODED_PIXELS = 8_000_000
+"""Most pixels of all frames that are encoded at once; a clip of 121 x 576 x 1024 has 71 million."""
 DRAWN_EFFECTS = (*EFFECT_NAMES, "rain", "snow", "snow", "sparks")
 """What effects are drawn from: those with small drops, learned last, stand more than once."""
 
@@ -264,7 +266,9 @@ class PanePool:
     def _encode(self, clips: Sequence[torch.Tensor]) -> torch.Tensor:
         video_VCTHW = torch.stack(list(clips)) * 2 - 1
         with autocast(video_VCTHW.device, torch.bfloat16):
-            return self.autoencoder.encode(video_VCTHW).float()
+            pixels = video_VCTHW[:, 0].numel()
+            parts = video_VCTHW.split(len(clips) if pixels <= ENCODED_PIXELS else 1)
+            return torch.cat([self.autoencoder.encode(part) for part in parts]).float()
 
 
 class FusionPool(PanePool):

@@ -7,7 +7,7 @@ Letters: F Y X latent frames/rows/columns.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,17 @@ from dcgrid.grid.layout import nearest_multiples
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import NativeConfig
 from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.t5 import count_t5, missing_t5_files
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.upsampler import GuidedUpsampler
+from dcgrid.runtime.processes import Processes
 from dcgrid.train.captions import captions_of
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.codec import trained_names
 from dcgrid.train.dc import count_tags
 from dcgrid.train.estimates import check_self_conditioning
 from dcgrid.train.facts import preset_of
-from dcgrid.train.job import TrainJob, check_processes
+from dcgrid.train.job import TrainJob, check_processes, check_text_encoder
 from dcgrid.train.keeping import read_step
 from dcgrid.train.loop import batches_of_step
 from dcgrid.train.panes import PANES, STOCK
@@ -38,11 +40,15 @@ from dcgrid.train.settings import ADAPTER_STAGES, Phase
 from dcgrid.train.upsampling import CROP_BYTES, stock_bytes
 from dcgrid.train.world.store import WorldStore
 
+CLUSTERS = (8, 64, 256)
+"""Numbers of GPUs that a plan tells the memory for; 256 are the paper's."""
 _LIBRARY_BYTES = 500_000_000
 """What Python and torch take before any network."""
 _PIXEL_VALUES = 180
 """Numbers kept for the backward pass, a pixel of a batch, by convolutional stages; counted on
 mini's autoencoder (0.95 GB of memory of its own in all with 4 clips of 17 x 96 x 96)."""
+_ENCODED_PLANES = 4
+"""Pictures of the first stage's channels that the encoder holds of a clip at once, at full size."""
 _TOKEN_WIDTHS = 60
 """Widths D that a step needs, a token and block: norms, modulation, q k v, MLP and their gradients;
 fits the 2.4 GB that mini's base takes with 4 grids of 17 x 96 x 96 cells."""
@@ -61,7 +67,9 @@ class TrainPlan:
     steps_done: int
     """Steps of the checkpoint that the run goes on from; 0 for a new one."""
     memory_bytes: int
-    """Rough peak memory."""
+    """Rough peak memory of a process."""
+    memory_of: dict[int, int]
+    """The same by how many GPUs share the weights, eight a machine; empty: none are shared."""
     disk_bytes: int
     """Disk space of a checkpoint (two while one is written), kept ones and the weight file."""
     seconds: float | None
@@ -88,10 +96,14 @@ class TrainPlan:
                     "frames": phase.frames,
                     "sizes": [list(size) for size in phase.sizes],
                     "batch": phase.batch,
+                    "image_share": phase.image_share,
+                    "image_sizes": [list(size) for size in phase.image_sizes],
+                    "image_batch": phase.image_batch,
                 }
                 for first, phase in _first_steps(self.job)
             ],
             "memory_bytes": self.memory_bytes,
+            "memory_bytes_of": {str(count): size for count, size in self.memory_of.items()},
             "disk_bytes": self.disk_bytes,
             "seconds": self.seconds,
             "device": str(self.job.device),
@@ -99,6 +111,14 @@ class TrainPlan:
             "world": str(self.job.store),
             "missing": list(self.missing),
         }
+
+    def _model_lines(self) -> list[str]:
+        """Return the size of a model that reads text with a T5, whose weights are not its own."""
+        count = self.trained.get("dit", 0) + self.frozen.get("dit", 0) + self.frozen.get("text", 0)
+        native = self.job.facts.native
+        if native is None or native.text is not None or "text" not in self.frozen:
+            return []
+        return [f"model     {count / 1e9:.2f} billion, transformer and text encoder"]
 
     def lines(self) -> list[str]:
         """Return the plan as a person reads it."""
@@ -108,6 +128,7 @@ class TrainPlan:
             f"stage     {recipe.run_name} of {self.job.model}, {where}",
             f"trained   {_counts(self.trained)}",
             f"frozen    {_counts(self.frozen)}",
+            *self._model_lines(),
             f"steps     {recipe.optim.steps}, {self.steps_done} done, {max(left, 0)} to go",
         ]
         batches, processes = batches_of_step(recipe, self.job.processes), self.job.processes.count
@@ -116,10 +137,16 @@ class TrainPlan:
         for first, phase in _first_steps(self.job):
             sizes = ", ".join(f"{height}x{width}" for height, width in phase.sizes)
             lines.append(f"phase     from step {first}: {phase.batch} x {phase.frames} x {sizes}")
+            if phase.image_share:
+                sizes = ", ".join(f"{height}x{width}" for height, width in phase.image_sizes)
+                share = f"{phase.image_share:.0%} of the batches"
+                lines.append(f"          {share}: {phase.image_batch} images of {sizes}")
+        spread = [f"{size / 1e9:.1f} GB on each of {n}" for n, size in self.memory_of.items()]
         hours = "unknown until the first steps" if self.seconds is None else _time(self.seconds)
         return [
             *lines,
             f"memory    about {self.memory_bytes / 1e9:.1f} GB",
+            *([f"          with shared weights {', '.join(spread)} GPUs"] if spread else []),
             f"disk      about {self.disk_bytes / 1e6:.0f} MB in {self.job.out}",
             f"time      {hours}",
             *(f"missing   {line}" for line in self.missing),
@@ -131,29 +158,31 @@ def plan_stage(job: TrainJob) -> TrainPlan:
 
     Raises:
         UsageError: See `check_processes`.
-        RecipeError: The recipe's shapes do not fit the model, or the concepts have problems.
+        RecipeError: The recipe's shapes do not fit the model, it names no T5 where one is needed,
+            or the concepts have problems.
         WeightsError: The folder's checkpoint is damaged.
     """
     check_processes(job)
     check_self_conditioning(job.recipe, network=job.facts.self_conditioning)
+    check_text_encoder(job)
     check_shapes(job)
     with torch.device("meta"):
         trained, frozen = _parameters(job)
     done = (read_step(job.loop.folder) or 0) if job.resume else 0
-    total, copies = sum(trained.values()), 4 if job.recipe.optim.ema_decay else 3
+    total, copies = sum(trained.values()), _copies(job)
     rate = last_rate(job.loop.folder / "log.jsonl")
     state = 4 * copies * total
+    shared = job.recipe.scale.shard != "none"
     return TrainPlan(
         job=job,
         trained=trained,
         frozen=frozen,
         steps_done=done,
-        # Weights, both moments and the average; gradients beside them.
-        memory_bytes=_LIBRARY_BYTES
-        + state
-        + 4 * total
-        + (4 * sum(frozen.values()) if job.facts.native else frozen_bytes(job))
-        + max(_working_bytes(job, phase) for phase in job.recipe.phases),
+        memory_bytes=_memory_bytes(job, trained, frozen),
+        memory_of={
+            count: _memory_bytes(_on(job, count), trained, frozen)
+            for count in (CLUSTERS if shared else ())
+        },
         disk_bytes=(2 + job.recipe.log.keep_last) * state + 2 * total,
         seconds=None if rate is None else rate * max(job.recipe.optim.steps - done, 0),
         missing=tuple(_missing(job)),
@@ -171,7 +200,7 @@ def check_shapes(job: TrainJob) -> None:
     multiple = stride_HW * max(facts.geometry.patch[1:])
     if stage == "autoencoder":
         multiple = stride_HW
-    for phase in job.recipe.phases:
+    for phase in (p for one in job.recipe.phases for p in _kinds(one)):
         if (phase.frames - 1) % stride_T:
             raise RecipeError(
                 f"phase with frames = {phase.frames}: {job.model} takes {stride_T} n + 1 frames",
@@ -189,6 +218,14 @@ def check_shapes(job: TrainJob) -> None:
                     f"multiples of {multiple}",
                     hint=f"the nearest are {fitting}",
                 )
+
+
+def _kinds(phase: Phase) -> tuple[Phase, ...]:
+    """Return a phase as its clips see it, and as its images do if it has any."""
+    if not phase.image_share:
+        return (phase,)
+    images = replace(phase, frames=1, sizes=phase.image_sizes, batch=phase.image_batch)
+    return phase, images
 
 
 def last_rate(log: Path) -> float | None:
@@ -225,6 +262,8 @@ def _parameters(job: TrainJob) -> tuple[dict[str, int], dict[str, int]]:
         return {"upsampler": _count(trained.parameters())}, frozen
     dit = DiT(config.dit)
     networks = {"dit": _count(dit.parameters()), **_text_count(job, config)}
+    if stage == "base" and config.text is None:
+        return {"dit": networks["dit"]}, {**frozen, "text": networks["text"]}
     if stage == "base":
         return networks, frozen
     if stage == "dc":
@@ -253,7 +292,8 @@ def _concept_counts(job: TrainJob, config: NativeConfig, dit: DiT) -> dict[str, 
 
 def _text_count(job: TrainJob, config: NativeConfig) -> dict[str, int]:
     if config.text is None:
-        return {}
+        source = job.text_encoder
+        return {"text": (count_t5(source) if source else None) or 0}
     try:
         names = WorldStore(job.store).names["sprites"]
     except WeightsError:
@@ -264,6 +304,40 @@ def _text_count(job: TrainJob, config: NativeConfig) -> dict[str, int]:
 
 def _count(parameters: Iterable[torch.Tensor]) -> int:
     return sum(parameter.numel() for parameter in parameters)
+
+
+def _copies(job: TrainJob) -> int:
+    """Return how often a trained number is kept: weight, both moments, and the average if any."""
+    return 4 if job.recipe.optim.ema_decay else 3
+
+
+def _on(job: TrainJob, count: int) -> TrainJob:
+    """Return a job as it would be on so many GPUs, eight a machine."""
+    return replace(job, processes=Processes(count=count, local_count=min(count, 8)))
+
+
+def _memory_bytes(job: TrainJob, trained: dict[str, int], frozen: dict[str, int]) -> int:
+    """Return roughly what a process needs at its peak.
+
+    Args:
+        job: The run.
+        trained: Parameters by part; gradients are as large as they are.
+        frozen: Those that stay as they are.
+    """
+    total = sum(trained.values())
+    state = 4 * (_copies(job) + 1) * total
+    resting = 4 * sum(frozen.values()) if job.facts.native else frozen_bytes(job)
+    scale, processes = job.recipe.scale, job.processes
+    if job.facts.native and scale.shard != "none" and processes.count > 1:
+        among = processes.count if scale.shard == "full" else processes.local_count
+        cut = trained if job.recipe.stage == "base" else frozen
+        pieces = 4 * ((_copies(job) + 1) if cut is trained else 1) * cut["dit"]
+        state, resting = state - pieces * (cut is trained), resting - pieces * (cut is frozen)
+        # Two blocks are whole at a time, in the dtype of products, and the gradient of one.
+        block = cut["dit"] // job.facts.native.dit.blocks
+        resting += pieces // among + block * (2 * job.dtype.itemsize + 4)
+    working = (_working_bytes(job, p) for phase in job.recipe.phases for p in _kinds(phase))
+    return _LIBRARY_BYTES + state + resting + max(working)
 
 
 def _working_bytes(job: TrainJob, phase: Phase) -> int:
@@ -280,13 +354,24 @@ def _working_bytes(job: TrainJob, phase: Phase) -> int:
     places = frames * height * width // geometry.stride_HW**2
     # Concepts are single cells without a stock; their own latents are few.
     cells, sets = (1, 0) if job.recipe.stage == "dc" else (4, STOCK * PANES)
+    if job.recipe.loss.get("single_share") == 1:
+        cells = 1
     tokens = cells * phase.batch * places // (geometry.patch[1] * geometry.patch[2])
     stock = sets * places * facts.latent_channels * len(phase.sizes)
     if facts.native is None:
         return 4 * stock + working_bytes(job, phase, tokens)
     config = facts.native
-    kept = tokens * config.dit.blocks * _TOKEN_WIDTHS * config.dit.width
-    return 4 * (stock + kept)
+    block = tokens * _TOKEN_WIDTHS * config.dit.width
+    kept = tokens * config.dit.blocks * config.dit.width
+    match job.recipe.scale.checkpointing:
+        case "none":
+            held = block * config.dit.blocks
+        case "attention":
+            held = 2 * kept + block
+        case _:
+            held = kept + block
+    encoding = _ENCODED_PLANES * config.autoencoder.base_channels * pixels // phase.batch
+    return 4 * (stock + max(held, encoding))
 
 
 def _missing(job: TrainJob) -> list[str]:
@@ -297,6 +382,9 @@ def _missing(job: TrainJob) -> list[str]:
     except WeightsError as error:
         lines.append(error.message)
     lines += [f"{path}, from stage {stage}" for stage, path in missing_parts(job)]
+    if source := job.text_encoder:
+        fetched = ", which will be downloaded" if source.startswith("hf:") else ""
+        lines += [f"{name} of the T5 in {source}{fetched}" for name in missing_t5_files(source)]
     if job.resume and read_step(job.loop.folder) is None:
         lines.append(f"{job.loop.folder / STATE_NAME}, to resume from")
     return lines

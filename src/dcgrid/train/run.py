@@ -5,7 +5,7 @@ Later stages read earlier parts from the same folder.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast
@@ -23,9 +23,10 @@ from dcgrid.grid.modes import Mode
 from dcgrid.models.loading import is_here
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.folder import NativeFolder, write_native_folder
+from dcgrid.models.native.t5 import fetch_t5
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.tags import TOKENS_NAME
-from dcgrid.models.trunk import VideoCodec
 from dcgrid.models.upsampler import GuidedUpsampler
 from dcgrid.models.wan.trunk import WanTransformer
 from dcgrid.models.weights import load_weights, read_weights, save_weights
@@ -48,11 +49,12 @@ from dcgrid.train.job import (
     take_averaged,
 )
 from dcgrid.train.loop import train
-from dcgrid.train.networks import Base, load_autoencoder, load_base
+from dcgrid.train.networks import Base, load_autoencoder, load_base, load_trained_t5
 from dcgrid.train.panes import FusionPool, PanePool
+from dcgrid.train.pieces import gathered
 from dcgrid.train.reader import fit_noise_reader
 from dcgrid.train.sampled import missing_grids, needs_world, open_grids
-from dcgrid.train.scale import scale_transformer
+from dcgrid.train.scale import scale_native, scale_transformer
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.start import start_adapter_from, start_from, start_text_from
 from dcgrid.train.tags import concept_facts, load_concept_tags, names_tags
@@ -100,15 +102,19 @@ def run_stage(job: TrainJob, reporter: Reporter) -> Path:
 
 
 def _fetch_base(job: TrainJob, reporter: Reporter) -> None:
-    """Download a named base that is not here; of several processes the first one does.
+    """Download a base or T5 that is not here; of several processes the first one does.
 
     Raises:
+        WeightsError: A repository does not hold what it should.
         NetworkError: The download failed or the network is off.
         OutputError: The disk is too small.
     """
+    source = job.text_encoder
+    if job.processes.is_first and source.startswith("hf:"):
+        fetch_t5(source, offline=hub.is_offline())
     if job.processes.is_first and not is_here(job.model):
-        source = hub.hub_model(job.model)
-        reporter.say(f"downloading {job.model}, {source.license}: huggingface.co/{source.repo}")
+        base = hub.hub_model(job.model)
+        reporter.say(f"downloading {job.model}, {base.license}: huggingface.co/{base.repo}")
         hub.fetch_model(job.model, offline=hub.is_offline(), report=None)
     job.processes.wait()
 
@@ -132,7 +138,7 @@ def missing_parts(job: TrainJob) -> list[tuple[str, Path]]:
     parts = parts if job.facts.native else ()  # a checkout has them all
     if job.recipe.loss.get("edit_share") and job.recipe.stage == "upsampler":
         parts = (*parts, *_EARLIER["fill"], ("fill", "fill"))
-    files = [(stage, job.out / f"{part}.safetensors") for stage, part in parts]
+    files = [(stage, job.out / job.facts.file_of(part)) for stage, part in parts]
     if job.recipe.loss.get("dc_strength", 0.0):
         files.append(("dc", job.out / DC_NAME))
     if names_tags(job.recipe):
@@ -191,7 +197,7 @@ def _run_autoencoder(job: TrainJob, reporter: Reporter) -> Path:
     """
     config = preset_of(job.model, job.recipe.stage)
     path = job.out / "autoencoder.safetensors"
-    world = WorldClips(WorldStore(job.store), job.device)
+    world = WorldClips(WorldStore(job.store), job.device, job.facts.fps)
     model = Autoencoder(config.autoencoder).to(job.device)
     if job.decoder_only or (job.resume and path.is_file()):
         load_weights(path, model)  # resumed: the checkpoint then says it exactly
@@ -229,13 +235,16 @@ def _start_autoencoder(job: TrainJob, model: Autoencoder) -> int:
     return len(tensors["latent_mean"])
 
 
-def _start_base(folder: Path, dit: DiT, text: TextEncoder, reporter: Reporter) -> bool:
+def _start_base(folder: Path, dit: DiT, text: TextReader, reporter: Reporter) -> bool:
     """Load the transformer and text encoder of an earlier edition; say if it had a noise reader.
+
+    T5 is not loaded: it is what it was.
 
     Raises:
         WeightsError: A file is missing or damaged, or does not fit.
     """
-    new = start_text_from(folder / "text.safetensors", text)
+    path = folder / "text.safetensors"
+    new = start_text_from(path, text) if isinstance(text, TextEncoder) else 0
     fresh = start_from(folder / "dit.safetensors", dit)
     reporter.say(f"started from {folder}; {fresh} tensors and {new} words are new")
     tensors, _ = read_weights(folder / "dit.safetensors")
@@ -243,18 +252,16 @@ def _start_base(folder: Path, dit: DiT, text: TextEncoder, reporter: Reporter) -
 
 
 def _run_base(job: TrainJob, reporter: Reporter) -> Path:
-    """Train transformer and text encoder together; two files."""
+    """Train the transformer, and with it the text encoder, unless that is T5; three files."""
     config = preset_of(job.model, job.recipe.stage)
-    world = WorldClips(WorldStore(job.store), job.device)
-    words = captions_of(world.store.names["sprites"])
-    if config.text is None:
-        raise WeightsError(f"{job.model} has no text encoder of its own to train")
-    text = TextEncoder(config.text, WordTokenizer(words)).to(job.device)
+    world = WorldClips(WorldStore(job.store), job.device, job.facts.fps)
+    text, words = _text_of_base(job, world.store)
     dit = DiT(config.dit).to(job.device)
     had_reader = False
     if job.start is not None and not job.resume:
         had_reader = _start_base(job.start, dit, text, reporter)
-    trained = {f"text.{n}": p for n, p in text.named_parameters()}
+    scale_native(dit, job.recipe.scale, job.processes, job.dtype)
+    trained = {f"text.{n}": p for n, p in text.named_parameters() if p.requires_grad}
     trained |= {f"dit.{n}": p for n, p in dit.named_parameters()}
     autoencoder = _native_autoencoder(job)
     if not job.resume and not had_reader:
@@ -271,10 +278,17 @@ def _run_base(job: TrainJob, reporter: Reporter) -> Path:
     captions = world_captions(own_clause_only=job.facts.own_clause_only)
     stage = GridStage((dit, text), pools, captions, job.recipe, trained)
     state = _train_grids(job, stage, reporter)
-    final, facts = averaged(state), facts_of(job, state)
-    facts["self_conditioning"] = str(job.recipe.self_conditioned).lower()
+    facts = {**facts_of(job, state), "self_conditioning": str(job.recipe.self_conditioned).lower()}
+    final = {}
+    for name, tensor in averaged(state).items():
+        whole = gathered(tensor)  # in every process, which then lets go of it
+        if job.processes.is_first:
+            final[name] = whole.cpu()
+    if not job.processes.is_first:
+        return job.out / "dit.safetensors"
     fixed = {f"dit.{n}": t for n, t in dit.named_buffers()}
-    for part, extra in (("text", {"vocabulary": list(words)}), ("dit", {})):
+    parts = {"text": {"vocabulary": list(words)}, "dit": {}} if words else {"dit": {}}
+    for part, extra in parts.items():
         tensors = {
             name.removeprefix(f"{part}."): tensor
             for name, tensor in (final | fixed).items()
@@ -282,7 +296,19 @@ def _run_base(job: TrainJob, reporter: Reporter) -> Path:
         }
         path = job.out / f"{part}.safetensors"
         save_weights(path, tensors, {**facts, **extra}, job.stored_as)
+    write_native_folder(
+        NativeFolder(path=job.out, preset=job.model, config=config, text_encoder=job.text_encoder)
+    )
     return job.out / "dit.safetensors"
+
+
+def _text_of_base(job: TrainJob, store: WorldStore) -> tuple[TextReader, Sequence[str]]:
+    """Return the text encoder of stage `base` and the vocabulary that it trains; T5 trains none."""
+    config = preset_of(job.model, job.recipe.stage)
+    if config.text is None:
+        return load_trained_t5(job.model, job.text_encoder).to(job.device), ()
+    words = captions_of(store.names["sprites"])
+    return TextEncoder(config.text, WordTokenizer(words)).to(job.device), words
 
 
 def _run_adapters(job: TrainJob, reporter: Reporter) -> Path:
@@ -311,6 +337,8 @@ def _run_adapters(job: TrainJob, reporter: Reporter) -> Path:
     dit.to(job.device).train()
     if isinstance(dit, WanTransformer):
         scale_transformer(dit, job.recipe.scale, job.processes)
+    elif isinstance(dit, DiT):
+        scale_native(dit, job.recipe.scale, job.processes, job.dtype)
     trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
     store = WorldStore(job.store) if needs_world(job.recipe) else WorldStore.empty()
     world, autoencoder = WorldClips(store, job.device, job.facts.fps), _autoencoder(job)

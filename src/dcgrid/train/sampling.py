@@ -344,8 +344,8 @@ def _adapter_spec(job: PaintJob, path: Path) -> AdapterSpec:
 def missing_for_sampling(job: PaintJob) -> list[tuple[Path, str]]:
     """Return the files that a run needs and does not find, each with the command that makes it."""
     mode = "" if job.mode == "consistent" else f" --mode {job.mode}"
-    parts = _PARTS if train_facts(job.model).native else ()  # a checkout has them all
-    wanted = [(job.out / f"{part}.safetensors", stage) for stage, part in parts]
+    parts = _PARTS if job.facts.native else ()  # a checkout has them all
+    wanted = [(job.out / job.facts.file_of(part), stage) for stage, part in parts]
     wanted += [(path, f"grid{mode}") for path in job.adapters]
     wanted += [(path, "dc") for path in job.wants]
     return [(path, job.command(stage)) for path, stage in wanted if not path.is_file()]

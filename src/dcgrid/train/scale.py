@@ -1,27 +1,30 @@
-"""Fit a checkout's training step into memory, and its frozen weights over processes.
+"""Fit a training step into memory, and the weights of a transformer over processes.
 
 Adapters are small: every process has them whole, and their gradients are added up (processes.py).
-What does not fit is the frozen base and what the backward pass needs of it:
+What does not fit is the base, frozen or trained, and what the backward pass needs of it:
 
     checkpointing   blocks are computed again in the backward pass, all of them or all but attention
     shard           each process holds a piece of every block; pieces are gathered block by block
 
-Read `scale_transformer`. Letters: S tokens, D width.
+A base that is trained so has gradients, moments and averages in pieces, too; what a loop does with
+them is in pieces.py. Read `scale_transformer` (Wan) and `scale_native`. Letters: S tokens, D width.
 """
 
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
     create_selective_checkpoint_contexts,
 )
 
+from dcgrid.models.native.dit import Again, Block, DiT
 from dcgrid.models.wan.transformer import Context, run_block
 from dcgrid.models.wan.trunk import RunBlock, WanTransformer
 from dcgrid.runtime.processes import Processes
@@ -85,17 +88,69 @@ def scale_transformer(dit: WanTransformer, settings: ScaleSettings, processes: P
     dit.run_block = _call
 
 
-def _kept_by(checkpointing: str) -> RunBlock:
-    """Return how a block is run so that the backward pass finds what it needs."""
+def scale_native(
+    dit: DiT, settings: ScaleSettings, processes: Processes, dtype: torch.dtype
+) -> None:
+    """Set a native transformer up as a recipe's [scale] says; adapters, if any, are on it already.
+
+    Parameters that train and are no adapter's are in pieces afterwards: collect them by name anew.
+
+    Args:
+        dit: Changed in place.
+        settings: The recipe's.
+        processes: Those that train together.
+        dtype: Of matrix products: what is gathered. Pieces stay float32, and so do sums of
+            gradients.
+    """
+    again = computed_again(settings.checkpointing)
+    for block in dit.blocks:
+        cast(Block, block).again = again
+    if settings.shard == "none" or processes.count == 1:
+        return
+    mesh = _mesh(settings.shard, next(dit.parameters()).device.type, processes)
+    whole = {p for name, p in dit.named_parameters() if "lora_" in name}
+    half = dtype != torch.float32
+    policy = MixedPrecisionPolicy(
+        param_dtype=dtype if half else None,
+        reduce_dtype=torch.float32 if half else None,
+        cast_forward_inputs=False,
+    )
+    for module in (*dit.blocks, dit):
+        mine = _of(module, whole)
+        shared = fully_shard(
+            module,
+            mesh=mesh,
+            reshard_after_forward=True,  # else a forward without backward leaves old weights behind
+            ignored_params=mine,
+            mp_policy=policy,
+        )
+        # Sums, not means: a step's loss is divided by its batches already.
+        shared.set_gradient_divide_factor(1.0)
+        shared.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+
+
+def computed_again(checkpointing: str) -> Again | None:
+    """Return how a block is called so that the backward pass computes it again; None: it is not."""
     if checkpointing == "none":
-        return run_block
+        return None
     kept: dict[str, Any] = {}
     if checkpointing == "attention":
         kept["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
 
+    def again(function: Callable[..., Tensor], *arguments: object) -> Tensor:
+        return cast(Tensor, checkpoint(function, *arguments, use_reentrant=False, **kept))
+
+    return again
+
+
+def _kept_by(checkpointing: str) -> RunBlock:
+    """Return how a checkout's block is run so that the backward pass finds what it needs."""
+    again = computed_again(checkpointing)
+    if again is None:
+        return run_block
+
     def run(block: nn.Module, tokens_BSD: Tensor, context: Context) -> Tensor:
-        carried = checkpoint(run_block, block, tokens_BSD, context, use_reentrant=False, **kept)
-        return cast(Tensor, carried)
+        return again(run_block, block, tokens_BSD, context)
 
     return run
 

@@ -102,7 +102,24 @@ class Phase:
     sizes: tuple[tuple[int, int], ...]
     """Cell sizes (height, width) in pixels; one is drawn for each batch."""
     batch: int
-    """Grids (or clips) a step."""
+    """Grids (or clips) of a batch."""
+    image_share: float = 0.0
+    """Stage base: share of the batches that are images, clips of one frame; the rest are clips."""
+    image_sizes: tuple[tuple[int, int], ...] = ()
+    """Their sizes; given exactly where `image_share` is above 0."""
+    image_batch: int = 1
+    """Images of a batch: as many as have about the tokens of a batch of clips."""
+
+    def of_batch(self, number: int) -> "Phase":
+        """Return the phase as the batch of this number (counted from the run's first) sees it.
+
+        Images come at even distances, and no chance is drawn for them: every process knows which
+        batches they are.
+        """
+        share = self.image_share
+        if not share or int((number + 1) * share) == int(number * share):
+            return self
+        return replace(self, frames=1, sizes=self.image_sizes, batch=self.image_batch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,16 +142,17 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleSettings:
-    """How a step is fitted into memory and spread over processes; stages dc, grid and fill."""
+    """How a step is fitted into memory and spread over processes; stages base, dc, grid, fill."""
 
     checkpointing: str = "none"
-    """What of a checkout's blocks is computed again in the backward pass: "none", "full", or all
+    """What of a transformer's blocks is computed again in the backward pass: "none", "full", or all
     but "attention", whose result is kept."""
     accumulate: int = 1
     """Batches of an optimiser step, of all processes together."""
     shard: str = "none"
-    """Where a checkout's frozen weights are when several processes train: whole in each ("none"),
-    in pieces over all ("full"), or in pieces over each machine ("hybrid")."""
+    """Where a transformer's weights, and in stage base their gradients and moments, are when
+    several processes train: whole in each ("none"), in pieces
+    over all ("full"), or in pieces over each machine ("hybrid")."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +185,8 @@ class TrainRecipe:
     """Stage fill: given cells enter "clean" at time 0, or noised like the rest ("replace")."""
     precision: str = "bf16"
     """"bf16" (autocast) or "fp32"."""
+    text_encoder: str = ""
+    """Stage base of a model that reads text with T5: its folder, or `hf:OWNER/REPO[@REVISION]`."""
     stored: str = "bf16"
     """How matrices are kept in the weight file: "bf16", "int8" (docs/decisions/0012) or "fp32"."""
     seed: int = 0
@@ -257,6 +277,13 @@ def _train_recipe(path: Path, tables: dict[str, Any]) -> TrainRecipe:
     built["log"] = _build(path, LogSettings, tables.get("log", {}), "log")
     built["inference"] = _build(path, InferenceSettings, tables.get("inference", {}), "inference")
     built["phases"] = tuple(_build(path, Phase, p, f"phases[{i}]") for i, p in enumerate(phases))
+    for i, phase in enumerate(built["phases"]):
+        if bool(phase.image_share) != bool(phase.image_sizes):
+            raise RecipeError(
+                f"{path}: phases[{i}]: image_share and image_sizes go together: give both or none"
+            )
+        if phase.image_share and tables.get("stage") != "base":
+            raise RecipeError(f"{path}: phases[{i}].image_share is for stage base")
     ends = [phase.until for phase in built["phases"]]
     if ends != sorted(set(ends)) or ends[-1] != 1.0:
         raise RecipeError(f"{path}: phases: until must rise and end at 1.0, not {ends}")
@@ -264,6 +291,10 @@ def _train_recipe(path: Path, tables: dict[str, Any]) -> TrainRecipe:
     if recipe.mode != "consistent" and recipe.stage not in ("grid", "fill"):
         raise RecipeError(
             f"{path}: mode = {recipe.mode!r} is for stages grid and fill, not {recipe.stage}"
+        )
+    if recipe.text_encoder and recipe.stage != "base":
+        raise RecipeError(
+            f"{path}: text_encoder is for stage base; {recipe.stage} takes the T5 of its folder"
         )
     if recipe.stage != "fill" and (recipe.given_first or recipe.given != "clean"):
         key = "given_first" if recipe.given_first else "given"
@@ -358,6 +389,10 @@ def _are_sizes(value: object) -> bool:
     )
 
 
+def _is_t5(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
+
+
 def _are_betas(value: object) -> bool:
     return (
         isinstance(value, tuple)
@@ -388,6 +423,10 @@ _ALLOWED: Mapping[str, tuple[Callable[[object], bool], str]] = MappingProxyType(
         "frames": (lambda v: _is_count(v, 1), "a whole number above 0"),
         "sizes": (_are_sizes, "a list of [height, width] in pixels"),
         "batch": (lambda v: _is_count(v, 1), "a whole number above 0"),
+        "image_share": (lambda v: _is_number(v, 0.0, 1.0), "a number from 0 to 1"),
+        "image_sizes": (_are_sizes, "a list of [height, width] in pixels"),
+        "image_batch": (lambda v: _is_count(v, 1), "a whole number above 0"),
+        "text_encoder": (_is_t5, "a folder or hf:OWNER/REPO[@REVISION]"),
         "checkpointing": (
             lambda v: v in ("none", "full", "attention"),
             '"none", "full" or "attention"',

@@ -22,7 +22,7 @@ import torch
 from dcgrid.adapters.attach import set_strength
 from dcgrid.errors import DcgridError
 from dcgrid.flow.noise import draw_noise
-from dcgrid.models.loading import model_spec
+from dcgrid.models.loading import training_spec
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.runtime.processes import ALONE, Processes
 from dcgrid.train.evaluation import at_rest
@@ -282,7 +282,7 @@ class Validation:
 
         Rain then falls in the truth where it should fall in the painted cell.
         """
-        spec = model_spec(self._networks.model)
+        spec = training_spec(self._networks.model)
         frames, height, width = _size(clip_CTHW)
         if not spec.noise_motion:
             scale = cell_scale(clip_CTHW)
@@ -339,7 +339,7 @@ class Validation:
             frames_per_clip=shown_frames,
             overwrite=True,
         )
-        fps = model_spec(self._networks.model).fps
+        fps = training_spec(self._networks.model).fps
         write_video(stem.with_suffix(".mp4"), torch.cat(films, dim=1), fps, overwrite=True)
 
 

@@ -10,51 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
-from tokenizers.models import Unigram
+from tokenizers import Tokenizer
 
 from dcgrid.errors import DcgridError, WeightsError
 from dcgrid.models.native.rows import encode_rows
-from dcgrid.models.native.t5 import T5TextEncoder, load_t5
+from dcgrid.models.native.t5 import T5TextEncoder, count_t5, load_t5, missing_t5_files
+from tests.t5_folder import make_t5_folder
 
-PIECES = ("▁", "▁the", "▁cat", "▁rain", "▁walk", "s", "ing", "▁in", ",", ".")
 TEXTS = ("the cat walks in rain", "", "rain", "the cat, walking.  in the rain")
-
-
-def make_folder(folder: Path) -> Path:
-    """Write a T5 encoder of a few thousand weights, laid out as hub repositories are."""
-    transformers = pytest.importorskip("transformers")
-    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    vocabulary += [(piece, -1.0 - 0.1 * i) for i, piece in enumerate(PIECES)]
-    vocabulary += [(letter, -9.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
-    tokenizer = Tokenizer(Unigram(vocabulary, unk_id=2))
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 1)]
-    )
-    tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
-    config = transformers.T5Config(
-        vocab_size=48, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4, pad_token_id=0
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        model = transformers.T5EncoderModel(config)
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.4)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "config.json").write_text(json.dumps(config.to_dict()))
-    weights = {name: t.clone() for name, t in model.state_dict().items() if "embed_to" not in name}
-    # Whole T5 checkpoints carry a decoder, which is no business of ours.
-    save_file({**weights, "decoder.final_layer_norm.weight": torch.ones(16)},
-              folder / "model.safetensors")  # fmt: skip
-    return folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("t5"))
+    return make_t5_folder(tmp_path_factory.mktemp("t5"))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +107,7 @@ def test_importing_the_module_does_not_import_transformers() -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
-    folder = make_folder(tmp_path / "t5")
+    folder = make_t5_folder(tmp_path / "t5")
     (folder / name).unlink()
     with pytest.raises(WeightsError, match=name) as caught:
         load_t5(folder)
@@ -147,7 +115,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_files_of_another_size_are_refused(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "t5")
+    folder = make_t5_folder(tmp_path / "t5")
     config = json.loads((folder / "config.json").read_text())
     for key, value in (("d_ff", 25), ("num_layers", 3), ("vocab_size", 5), ("model_type", "bert"),
                        ("d_ff", "wide"), ("d_model", -1)):  # fmt: skip
@@ -163,7 +131,7 @@ def test_files_of_another_size_are_refused(tmp_path: Path) -> None:
 
 
 def test_mutated_files_never_end_in_another_error(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "t5")
+    folder = make_t5_folder(tmp_path / "t5")
     chance = random.Random(7)
     refused = 0
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
@@ -181,3 +149,43 @@ def test_mutated_files_never_end_in_another_error(tmp_path: Path) -> None:
                 refused += 1
         (folder / name).write_bytes(whole)
     assert refused > 18
+
+
+def test_tags_are_read_in_place_of_text_and_learn(folder: Path) -> None:
+    encoder = load_t5(folder)
+    plain_NLE, _ = encoder(["the [x] cat", "rain"])
+    cat_E, _ = encoder.add_tags(["cat", "unused"])
+    with torch.no_grad():
+        cat_E.normal_()
+    tagged_NLE, valid_NL = encoder(["the [cat] cat", "rain"])
+    # "the", the tag, "cat", end: one token where brackets were not known letter by letter.
+    assert valid_NL.sum(1).tolist() == [4, 2]
+    assert plain_NLE.shape[1] > 4
+    torch.testing.assert_close(tagged_NLE[1, :2], plain_NLE[1, :2], rtol=1e-5, atol=1e-5)
+    tagged_NLE[0].square().sum().backward()
+    first, second = encoder.tags
+    assert first.grad is not None
+    assert first.grad.abs().sum() > 0
+    assert second.grad is None or not second.grad.any()
+    assert not any(p.requires_grad for p in encoder.model.parameters())
+    assert encoder.tag_names == ("cat", "unused")
+    with pytest.raises(ValueError, match="twice"):
+        encoder.add_tags(["a", "a"])
+
+
+def test_a_tag_equals_the_piece_whose_embedding_it_has(folder: Path) -> None:
+    encoder = load_t5(folder)
+    expected_NLE, _ = encoder(["the cat in rain"])
+    (tag_E,) = encoder.add_tags(["pet"])
+    index = next(t.index for t in encoder.tokens("cat") if t.end > t.start)
+    with torch.no_grad():
+        tag_E.copy_(encoder.model.get_input_embeddings().weight[index])
+    found_NLE, _ = encoder(["the [pet] in rain"])
+    torch.testing.assert_close(found_NLE, expected_NLE, rtol=1e-5, atol=1e-5)
+
+
+def test_a_plan_counts_what_is_loaded(folder: Path, encoder: T5TextEncoder) -> None:
+    assert count_t5(str(folder)) == sum(p.numel() for p in encoder.model.parameters())
+    assert count_t5("hf:nobody/none") is None
+    assert missing_t5_files(str(folder)) == ()
+    assert len(missing_t5_files("hf:nobody/none")) == 3

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dcgrid.errors import WeightsError
 from dcgrid.models.base import CellText, Memory, ModelSpec, TagTable, TokenPlaces, cell_texts
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
@@ -18,7 +17,6 @@ from dcgrid.models.native.rows import encode_rows
 from dcgrid.models.native.t5 import T5TextEncoder
 from dcgrid.models.native.text import TextEncoder
 from dcgrid.models.tags import put_tags
-from dcgrid.models.trunk import TextReader
 from dcgrid.prompts.segments import Prompt
 from dcgrid.runtime.device import autocast
 
@@ -124,15 +122,7 @@ class NativeBackbone:
         return encode_rows(self.parts.text, rows, cells=len(visible_BKS[0]))
 
     def use_tags(self, tags: TagTable) -> None:
-        """Let texts name tags; see `Backbone.use_tags`.
-
-        Raises:
-            WeightsError: The text side knows no tags.
-        """
-        if not isinstance(self.parts.text, TextReader):
-            raise WeightsError(
-                f"the text side of {self._spec.name} knows no tags", hint="leave out --concepts"
-            )
+        """Let texts name tags; see `Backbone.use_tags`."""
         put_tags(self.parts.text, tags)
 
     def unknown_words(self, text: str) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""Sizes of the native models, and the three presets: paper, mini, tiny.
+"""Sizes of the native models, and the presets: paper, paper-small, mini, tiny.
 
-Numbers of `PAPER` come from Tables 4 and 5. `MINI` is the embedded model. `TINY` has random weights
-and exists for fast tests only.
+Numbers of `PAPER` come from Tables 4 and 5; `PAPER_SMALL` is the same network in every kind of
+layer, narrow enough to train on a CPU. `MINI` is the embedded model. `TINY` has random weights and
+exists for fast tests only.
 """
 
 from dataclasses import dataclass
@@ -161,6 +162,28 @@ PAPER = NativeConfig(
     text=None,
 )
 
+PAPER_SMALL = NativeConfig(
+    autoencoder=AutoencoderConfig(
+        base_channels=8,
+        multipliers=(1, 2, 4, 8, 8),
+        encoder_blocks=(1, 1, 1, 1, 1),
+        decoder_blocks=(1, 1, 1, 1, 1),
+        stride_T=(1, 2, 2, 2, 1),
+        stride_HW=(2, 2, 2, 2, 1),
+        latent_channels=32,
+    ),
+    dit=DiTConfig(
+        latent_channels=32,
+        width=128,
+        blocks=6,
+        heads=4,
+        text_width=512,  # t5-small's, as 1024 is t5-large's
+        window=128,
+        self_conditioning=True,
+    ),
+    text=None,
+)
+
 MINI = NativeConfig(
     autoencoder=AutoencoderConfig(
         base_channels=64,
@@ -223,4 +246,4 @@ TINY = NativeConfig(
     upsampler_widths=(4, 6, 8),
 )
 
-PRESETS = {"paper": PAPER, "mini": MINI, "tiny": TINY}
+PRESETS = {"paper": PAPER, "paper-small": PAPER_SMALL, "mini": MINI, "tiny": TINY}

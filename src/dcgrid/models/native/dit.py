@@ -10,6 +10,7 @@ Paper: sec. 8, Table 5.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -43,9 +44,15 @@ from dcgrid.models.native.signals import (
 )
 from dcgrid.models.trunk import GridTransformer
 
+Again = Callable[..., torch.Tensor]
+"""Calls a function with arguments, and once more in the backward pass in place of keeping all."""
+
 
 class Block(nn.Module):
-    """Self-attention, text attention and MLP, modulated by flow time (AdaLN-zero)."""
+    """Self-attention, text attention and MLP, modulated by flow time (AdaLN-zero).
+
+    `again`, if set, computes the block a second time in the backward pass (train/scale.py).
+    """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -59,9 +66,15 @@ class Block(nn.Module):
         self.text_attention = TextAttention(config)
         self.mlp_in = nn.Linear(width, config.mlp_ratio * width)
         self.mlp_out = nn.Linear(config.mlp_ratio * width, width)
+        self.again: Again | None = None
 
     def forward(self, tokens_BSD: torch.Tensor, context: Context) -> torch.Tensor:
         """Return tokens of the same shape."""
+        if self.again is None or not torch.is_grad_enabled():
+            return self._compute(tokens_BSD, context)
+        return self.again(self._compute, tokens_BSD, context)
+
+    def _compute(self, tokens_BSD: torch.Tensor, context: Context) -> torch.Tensor:
         index_BKF = context.condition_index_BKF
         modulation = self.modulation(F.silu(context.condition_UD))
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation.chunk(6, dim=-1)

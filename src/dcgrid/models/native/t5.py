@@ -4,28 +4,41 @@ Letters: N segments, L text tokens, E text width.
 
 A folder holds `config.json`, `tokenizer.json` and `model.safetensors`, as the hub's T5 repositories
 do (for example google-t5/t5-large, whose E is the 1024 of Table 5). transformers is imported when
-such a folder is loaded and not before. Read `T5TextEncoder`; `load_t5` makes one.
+such a folder is loaded and not before. Tags such as [Cat_identity] are embeddings of its input that
+stage dc trains through the frozen encoder. Read `T5TextEncoder`; `load_t5` makes one.
 
 Paper: sec. 8 (T5, context channels 1024)
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from dcgrid.errors import WeightsError
-from dcgrid.hub import fetch_weights
-from dcgrid.models.native.text import TextToken
+from dcgrid.errors import UsageError, WeightsError
+from dcgrid.hub import fetch_weights, locate_weights
+from dcgrid.models.base import CellText
+from dcgrid.models.native.rows import encode_rows
+from dcgrid.models.native.text import TAG, TextToken
+from dcgrid.models.text_masking import TokenMasking
+from dcgrid.models.trunk import TextReader
 from dcgrid.models.weights import read_weights
 
 FILE_NAMES = ("config.json", "tokenizer.json", "model.safetensors")
 """What a T5 folder or repository has to hold."""
 _HINT = "name a T5 folder or repository with config.json, tokenizer.json and model.safetensors"
 _EMBEDDING, _TIED = "shared.weight", "encoder.embed_tokens.weight"
+
+
+_PUBLISHED = {
+    "hf:google-t5/t5-small": {"d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
+    "hf:google-t5/t5-large": {"d_model": 1024, "d_ff": 4096, "num_layers": 24, "num_heads": 16},
+}
+"""Sizes of repositories that a plan can count before they are downloaded."""
 
 
 class T5Tokenizer:
@@ -80,8 +93,11 @@ def _token(text: str, index: int, span: tuple[int, int]) -> TextToken:
     return TextToken(index=index, start=start, end=end)
 
 
-class T5TextEncoder(nn.Module):
+class T5TextEncoder(TextReader):
     """Encodes segments with T5; same interface as `text.TextEncoder`.
+
+    `tags` holds one embedding a tag, shape E, read in place of the embedding of a piece of text;
+    empty until `add_tags`.
 
     Args:
         model: A `transformers.T5EncoderModel`.
@@ -94,14 +110,54 @@ class T5TextEncoder(nn.Module):
         super().__init__()
         self.model: Any = model
         self.tokenizer = tokenizer
+        self.tags = nn.ParameterList()
+        self._names: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
         """E, channels of a text token."""
         return int(self.model.config.d_model)
 
+    @property
+    def tag_width(self) -> int:
+        """E of the tags' embeddings."""
+        return self.width
+
+    @property
+    def tag_names(self) -> tuple[str, ...]:
+        """Names of the tags, without brackets."""
+        return self._names
+
+    def add_tags(self, tags: Sequence[str]) -> list[nn.Parameter]:
+        """Let the encoder know tags, in place of any that it knew; all start at zero.
+
+        Raises:
+            ValueError: A name stands twice.
+
+        Paper: sec. 3.1 (unique tokens)
+        """
+        if len(set(tags)) != len(tags):
+            raise ValueError(f"tags stand twice: {tags}")
+        self._names = tuple(tags)
+        zero_E = self._words.weight.new_zeros(self.width)
+        self.tags = nn.ParameterList(nn.Parameter(zero_E.clone()) for _ in tags)
+        return list(self.tags)
+
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Return the pieces of a text that T5 cannot spell, each once, in order."""
+        return self.tokenizer.unknown_words(text)
+
+    def read_rows(
+        self,
+        rows: Sequence[Sequence[str]],
+        cells: int,
+        masking: TokenMasking | None = None,
+    ) -> CellText:
+        """Encode the segments that each cell reads, each on its own, and pad; see `encode_rows`."""
+        return encode_rows(self, rows, cells, masking)
+
     def tokens(self, text: str) -> tuple[TextToken, ...]:
-        """Return the tokens of one text; see `T5Tokenizer.tokens`."""
+        """Return the tokens of one text; see `T5Tokenizer.tokens`. A tag is not known here."""
         return self.tokenizer.tokens(text)
 
     def forward(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,19 +169,101 @@ class T5TextEncoder(nn.Module):
         Returns:
             Embeddings of shape NLE and valid_NL, True where a token is real.
         """
-        rows = [[token.index for token in self.tokens(text)] for text in texts]
+        rows = [self._ids(text) for text in texts]
         longest = max(len(row) for row in rows)
         pad = int(self.model.config.pad_token_id)
-        padded = [row + [pad] * (longest - len(row)) for row in rows]
-        device = self.model.get_input_embeddings().weight.device
+        device = self._words.weight.device
+        index_NL = torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)
         # Not from the ids: a text may hold the pad token's own id.
         valid = [[i < len(row) for i in range(longest)] for row in rows]
         valid_NL = torch.tensor(valid, device=device)
-        encoded = self.model(
-            input_ids=torch.tensor(padded, device=device), attention_mask=valid_NL.long()
-        )
+        encoded = self.model(inputs_embeds=self._embed(index_NL), attention_mask=valid_NL.long())
         encoded_NLE: torch.Tensor = encoded.last_hidden_state
         return encoded_NLE, valid_NL
+
+    @property
+    def _words(self) -> nn.Embedding:
+        words: nn.Embedding = self.model.get_input_embeddings()
+        return words
+
+    def _ids(self, text: str) -> list[int]:
+        """Return the ids of one text; those of tags follow the rows of T5's own table."""
+        ids, end = [], 0
+        for match in TAG.finditer(text):
+            if match.group(1) in self._names:
+                ids += self._pieces(text[end : match.start()])
+                ids.append(self._words.num_embeddings + self._names.index(match.group(1)))
+                end = match.end()
+        if not ids:
+            return [token.index for token in self.tokens(text)]
+        *_, last = self.tokens("")
+        return [*(ids + self._pieces(text[end:]))[: self.tokenizer.limit - 1], last.index]
+
+    def _pieces(self, text: str) -> list[int]:
+        """Return the ids of a part of a text, without the end token."""
+        return [token.index for token in self.tokens(text)[:-1]]
+
+    def _embed(self, index_NL: torch.Tensor) -> torch.Tensor:
+        """Look up pieces of words and tags, shape NLE."""
+        if not (index_NL >= self._words.num_embeddings).any():
+            # Without its table in the graph, a tag gets no gradient from texts that do not name it.
+            words_NLE: torch.Tensor = self._words(index_NL)
+            return words_NLE
+        table = torch.cat([self._words.weight, torch.stack(list(self.tags))])
+        return torch.nn.functional.embedding(index_NL, table)
+
+
+def missing_t5_files(source: str) -> tuple[str, ...]:
+    """Return which files of a T5 folder, or cached repository, are not on this machine."""
+    if source.startswith("hf:"):
+        return tuple(n for n in FILE_NAMES if locate_weights(f"{source}/{n}") is None)
+    return tuple(name for name in FILE_NAMES if not (Path(source) / name).is_file())
+
+
+def count_t5(source: str) -> int | None:
+    """Return how many numbers a T5 encoder has; None where its sizes are not on this machine.
+
+    Raises:
+        WeightsError: Its config.json is damaged.
+    """
+    path = Path(source) / "config.json"
+    if source.startswith("hf:"):
+        path = locate_weights(f"{source}/config.json") or path
+    if path.is_file():
+        config = _read_config(path)
+    elif source in _PUBLISHED:
+        config = {"vocab_size": 32128, "d_kv": 64, **_PUBLISHED[source]}
+    else:
+        return None
+    try:
+        return _numbers(config)
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{path} does not say its sizes: {error}", hint=_HINT) from error
+
+
+def _numbers(config: Mapping[str, Any]) -> int:
+    """Count a T5 encoder from its sizes: embeddings, then attention, MLP and two norms a layer."""
+    width, heads = config["d_model"], config["num_heads"]
+    gated = str(config.get("feed_forward_proj", "relu")).startswith("gated")
+    attention = 4 * width * config["d_kv"] * heads
+    layer = attention + (3 if gated else 2) * width * config["d_ff"] + 2 * width
+    positions = config.get("relative_attention_num_buckets", 32) * heads
+    return int(config["vocab_size"] * width + config["num_layers"] * layer + positions + width)
+
+
+def fetch_t5(source: str, *, offline: bool = False) -> Path:
+    """Return the cache's folder of a T5 repository, downloaded if it is not here.
+
+    Args:
+        source: `hf:OWNER/REPO[@REVISION]`.
+        offline: True: nothing is downloaded.
+
+    Raises:
+        WeightsError: A file is missing there.
+        NetworkError: A download failed, or would be needed and is forbidden.
+    """
+    files = [fetch_weights(f"{source}/{name}", offline=offline) for name in FILE_NAMES]
+    return files[0].parent
 
 
 def load_t5(source: Path | str, *, limit: int = 256, offline: bool = False) -> T5TextEncoder:
@@ -137,19 +275,21 @@ def load_t5(source: Path | str, *, limit: int = 256, offline: bool = False) -> T
         offline: True: nothing is downloaded.
 
     Raises:
+        UsageError: transformers is not installed.
         WeightsError: A file is missing or damaged, or does not hold a T5 encoder.
         NetworkError: A download failed, or would be needed and is forbidden.
 
     Paper: sec. 8 (T5)
     """
     if isinstance(source, str) and source.startswith("hf:"):
-        files = [fetch_weights(f"{source}/{name}", offline=offline) for name in FILE_NAMES]
-        folder = files[0].parent
+        folder = fetch_t5(source, offline=offline)
     else:
         folder = Path(source)
     for name in FILE_NAMES:
         if not (folder / name).is_file():
             raise WeightsError(f"no T5 in {folder}: {name} is missing", hint=_HINT)
+    if find_spec("transformers") is None:
+        raise UsageError("a T5 text encoder needs transformers", hint="pip install 'dcgrid[wan]'")
     model = _load_model(folder)
     return T5TextEncoder(model, _load_tokenizer(folder, model.config.vocab_size, limit))
 

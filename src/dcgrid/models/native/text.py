@@ -31,7 +31,7 @@ RESERVED = 3
 """Rows of the embedding table before those of words."""
 _WORD = re.compile(r"[^\W_]+")
 """Letters and digits of any script, so that a word in another one is unknown and not silence."""
-_TAG = re.compile(r"\[([^\[\]]+)\]")
+TAG = re.compile(r"\[([^\[\]]+)\]")
 """What may be a tag; it is one only if the name is known."""
 _ENDINGS = ("s", "es", "ed", "ing", "ly", "y", "er")
 
@@ -70,7 +70,7 @@ class WordTokenizer:
         """Return the text's tokens in order; a text without words gives one EMPTY token."""
         found: list[TextToken] = []
         end = 0
-        for match in _TAG.finditer(text):
+        for match in TAG.finditer(text):
             if (index := self._tag_index.get(match.group(1))) is not None:
                 found += self._words(text, end, match.start())
                 found.append(TextToken(index=index, start=match.start(), end=match.end()))
