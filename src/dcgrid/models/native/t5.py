@@ -27,6 +27,7 @@ from dcgrid.models.native.text import TAG, TextToken
 from dcgrid.models.text_masking import TokenMasking
 from dcgrid.models.trunk import TextReader
 from dcgrid.models.weights import read_weights
+from dcgrid.runtime.install import install_hint
 
 FILE_NAMES = ("config.json", "tokenizer.json", "model.safetensors")
 """What a T5 folder or repository has to hold."""
@@ -289,7 +290,7 @@ def load_t5(source: Path | str, *, limit: int = 256, offline: bool = False) -> T
         if not (folder / name).is_file():
             raise WeightsError(f"no T5 in {folder}: {name} is missing", hint=_HINT)
     if find_spec("transformers") is None:
-        raise UsageError("a T5 text encoder needs transformers", hint="pip install 'dcgrid[wan]'")
+        raise UsageError("a T5 text encoder needs transformers", hint=install_hint("wan"))
     model = _load_model(folder)
     return T5TextEncoder(model, _load_tokenizer(folder, model.config.vocab_size, limit))
 
