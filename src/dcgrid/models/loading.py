@@ -317,6 +317,16 @@ def wan_sizes(name: str) -> WanSizes:
     return replace(WanSizes.of_checkout(folder), name=name)
 
 
+def text_encoder_of(name: str) -> str:
+    """Return the T5 that a model of ours reads text with; empty: it has an encoder of its own.
+
+    Raises:
+        UsageError: It is a preset without weights.
+        WeightsError: The folder's config.json is damaged.
+    """
+    return _find_native(name).text_encoder
+
+
 def text_width(name: str) -> int:
     """Return the width that tags of a model have, E, without loading it.
 

@@ -9,7 +9,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dcgrid.models.loading import checkout_folder, is_here, is_native
+from dcgrid.models.loading import checkout_folder, is_here, is_native, text_encoder_of
+from dcgrid.models.native.t5 import missing_t5_files, t5_counter
 from dcgrid.models.native.text import WordTokenizer
 from dcgrid.models.wan.parts import Foreign, load_tokenizer
 from dcgrid.models.wan.text import clean_text
@@ -43,6 +44,8 @@ def text_counter(model: str, tags: Sequence[str] = ()) -> TextCounter | None:
         UsageError: No model has that name, or an extra is not installed.
         WeightsError: A checkout has no tokenizer, or a damaged one.
     """
+    if is_native(model) and (source := text_encoder_of(model)):
+        return None if missing_t5_files(source) else _t5_counter(source, tags)
     if is_native(model):
         words = WordTokenizer((), tags)
 
@@ -68,6 +71,23 @@ def text_counter(model: str, tags: Sequence[str] = ()) -> TextCounter | None:
         of_words=pieces,
         most=_most_pieces,
         whole_cell=True,
+    )
+
+
+def _t5_counter(source: str, tags: Sequence[str]) -> TextCounter:
+    """Return how the texts of a model are counted that reads them with T5."""
+    counts: list[Count] = []
+
+    def pieces(text: str) -> int:
+        if not counts:
+            counts.append(t5_counter(source, tags))
+        return counts[0](text)
+
+    return TextCounter(
+        of_segment=lambda text: pieces(text) + 1,
+        of_words=pieces,
+        most=lambda text: len(unicodedata.normalize("NFKC", text).encode()) + 2,
+        whole_cell=False,
     )
 
 

@@ -27,6 +27,7 @@ from dcgrid.models.native.folder import NativeFolder, write_native_folder
 from dcgrid.models.native.t5 import fetch_t5
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.tags import TOKENS_NAME
+from dcgrid.models.trunk import TextReader, VideoCodec
 from dcgrid.models.upsampler import GuidedUpsampler
 from dcgrid.models.wan.trunk import WanTransformer
 from dcgrid.models.weights import load_weights, read_weights, save_weights

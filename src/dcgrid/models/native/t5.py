@@ -11,7 +11,8 @@ Paper: sec. 8 (T5, context channels 1024)
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,26 @@ def load_t5(source: Path | str, *, limit: int = 256, offline: bool = False) -> T
         raise UsageError("a T5 text encoder needs transformers", hint=install_hint("wan"))
     model = _load_model(folder)
     return T5TextEncoder(model, _load_tokenizer(folder, model.config.vocab_size, limit))
+
+
+def t5_counter(source: str, tags: Sequence[str] = ()) -> Callable[[str], int]:
+    """Return what counts the pieces of a text, without an end, as a T5 that is here cuts them.
+
+    Args:
+        source: T5 folder or cached `hf:OWNER/REPO[@REVISION]`.
+        tags: Tags that texts may name, one token each.
+
+    Raises:
+        WeightsError: A file is missing or damaged.
+    """
+    folder = fetch_t5(source, offline=True) if source.startswith("hf:") else Path(source)
+    tokenizer = _load_tokenizer(folder, _read_config(folder / "config.json")["vocab_size"], 10**6)
+
+    def count(text: str) -> int:
+        parts = re.split("|".join(re.escape(f"[{tag}]") for tag in tags), text) if tags else [text]
+        return sum(len(tokenizer.tokens(part)) - 1 for part in parts) + len(parts) - 1
+
+    return count
 
 
 def _load_tokenizer(folder: Path, rows: int, limit: int) -> T5Tokenizer:
