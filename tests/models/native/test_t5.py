@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from dcgrid.errors import DcgridError, WeightsError
 from dcgrid.models.native.rows import encode_rows
-from dcgrid.models.native.t5 import T5TextEncoder, count_t5, load_t5, missing_t5_files
+from dcgrid.models.native.t5 import T5TextEncoder, count_t5, load_t5, missing_t5_files, t5_counter
 from tests.t5_folder import make_t5_folder
 
 TEXTS = ("the cat walks in rain", "", "rain", "the cat, walking.  in the rain")
@@ -187,5 +187,8 @@ def test_a_tag_equals_the_piece_whose_embedding_it_has(folder: Path) -> None:
 def test_a_plan_counts_what_is_loaded(folder: Path, encoder: T5TextEncoder) -> None:
     assert count_t5(str(folder)) == sum(p.numel() for p in encoder.model.parameters())
     assert count_t5("hf:nobody/none") is None
+    count = t5_counter(str(folder), ("pet",))
+    assert count("the cat in rain") == len(encoder.tokens("the cat in rain")) - 1
+    assert count("the [pet] in rain") == count("the cat in rain")
     assert missing_t5_files(str(folder)) == ()
     assert len(missing_t5_files("hf:nobody/none")) == 3

@@ -202,8 +202,11 @@ class T5TextEncoder(TextReader):
         return [*(ids + self._pieces(text[end:]))[: self.tokenizer.limit - 1], last.index]
 
     def _pieces(self, text: str) -> list[int]:
-        """Return the ids of a part of a text, without the end token."""
-        return [token.index for token in self.tokens(text)[:-1]]
+        """Return the ids of a part of a text, without the end token.
+
+        White space at its ends is what stood around a tag, and no piece of its own.
+        """
+        return [token.index for token in self.tokens(text.strip())[:-1]]
 
     def _embed(self, index_NL: torch.Tensor) -> torch.Tensor:
         """Look up pieces of words and tags, shape NLE."""
@@ -311,6 +314,8 @@ def t5_counter(source: str, tags: Sequence[str] = ()) -> Callable[[str], int]:
 
     def count(text: str) -> int:
         parts = re.split("|".join(re.escape(f"[{tag}]") for tag in tags), text) if tags else [text]
+        if len(parts) > 1:
+            parts = [part.strip() for part in parts]
         return sum(len(tokenizer.tokens(part)) - 1 for part in parts) + len(parts) - 1
 
     return count
@@ -349,6 +354,7 @@ def _load_model(folder: Path) -> Any:  # noqa: ANN401
         raise WeightsError(f"{folder / 'config.json'} is no T5: {error}", hint=_HINT) from error
     tensors = _encoder_tensors(folder / "model.safetensors", model)
     model.load_state_dict(tensors, assign=True)
+    model.encoder.embed_tokens.weight = model.shared.weight  # one table, not two alike
     return model.eval().requires_grad_(False)
 
 
