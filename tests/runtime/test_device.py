@@ -54,6 +54,18 @@ def test_auto_dtype_follows_the_cpu(
     assert runtime.choose_dtype("auto", CPU) == expected
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [({"avx2": True}, torch.float32), ({"avx512_bf16": True}, torch.bfloat16)],
+)
+def test_a_training_runs_in_bf16_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert runtime.training_dtype("bf16", CPU) is dtype
+    assert runtime.training_dtype("fp32", CPU) is torch.float32
+
+
 def test_named_dtypes() -> None:
     assert runtime.choose_dtype("fp32", CPU) == torch.float32
     assert runtime.choose_dtype("bf16", CPU) == torch.bfloat16

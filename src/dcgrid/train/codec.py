@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from dcgrid.models.native.autoencoder import Autoencoder
-from dcgrid.runtime.device import autocast, choose_dtype
+from dcgrid.runtime.device import autocast, training_dtype
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import WorldClips, chance, pick
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
@@ -96,7 +96,7 @@ class AutoencoderStage:
         """Squared and absolute error, error of the differences in space and time, and KL."""
         weights = self.recipe.loss
         video = draw_pixels(self.world, phase, weights["effect_share"], generator)
-        with autocast(video.device, choose_dtype(self.recipe.precision, video.device)):
+        with autocast(video.device, training_dtype(self.recipe.precision, video.device)):
             mean, log_variance = self.model.moments(video)
             noise = torch.randn(mean.shape, generator=generator).to(mean.device)
             # Besides the posterior's own noise, some in proportion to each channel's scale: the

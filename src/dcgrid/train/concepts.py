@@ -25,7 +25,7 @@ from dcgrid.flow.noise import draw_moving
 from dcgrid.flow.path import flow_loss, noisy, velocity_target
 from dcgrid.flow.schedule import TrainingTimes
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
-from dcgrid.runtime.device import autocast, choose_dtype
+from dcgrid.runtime.device import autocast, training_dtype
 from dcgrid.train.data.manifest import Concept
 from dcgrid.train.data.material import Example
 from dcgrid.train.estimates import check_self_conditioning, drawn_estimate
@@ -250,7 +250,7 @@ class ConceptStage:
         places = token_places(noised, SINGLE, self.dit)
         share = 0.0 if generator is None else self.recipe.loss["self_conditioning"]
         device = noised.device
-        with autocast(device, choose_dtype(self.recipe.precision, device)):
+        with autocast(device, training_dtype(self.recipe.precision, device)):
             masking = None if generator is None else masking_of(self.recipe, generator)
             text = self.text.read_rows(rows, 1, masking)
 

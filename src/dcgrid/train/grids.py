@@ -27,7 +27,7 @@ from dcgrid.grid.routing import route_matrix
 from dcgrid.models.base import TokenPlaces
 from dcgrid.models.text_masking import TokenMasking
 from dcgrid.models.trunk import GridTransformer, TextReader
-from dcgrid.runtime.device import autocast, choose_dtype
+from dcgrid.runtime.device import autocast, training_dtype
 from dcgrid.train.captions import Captions
 from dcgrid.train.estimates import drawn_estimate
 from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
@@ -182,7 +182,7 @@ class GridStage:
         share = 0.0 if generator is None else self.recipe.loss["self_conditioning"]
         shown = widen_cells(noised, patch) if offset else noised
         places = token_places(shown, batch.layout, self.dit, MARGIN if offset else 0.0)
-        with autocast(device, choose_dtype(self.recipe.precision, device)):
+        with autocast(device, training_dtype(self.recipe.precision, device)):
             text = self.text.read_rows(batch.rows, batch.layout.count, masking)
 
             def velocity(

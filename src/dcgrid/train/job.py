@@ -12,7 +12,7 @@ import torch
 
 from dcgrid.errors import RecipeError, UsageError
 from dcgrid.models.native.folder import is_native_folder, read_native_folder
-from dcgrid.runtime.device import choose_dtype
+from dcgrid.runtime.device import training_dtype
 from dcgrid.runtime.processes import ALONE, Processes
 from dcgrid.train.checkpoint import TrainState
 from dcgrid.train.facts import TrainFacts, train_facts
@@ -66,7 +66,7 @@ class TrainJob:
     @property
     def dtype(self) -> torch.dtype:
         """Number format of products, and of a checkout's weights."""
-        return choose_dtype(self.recipe.precision, self.device)
+        return training_dtype(self.recipe.precision, self.device)
 
     @property
     def loop(self) -> LoopOptions:

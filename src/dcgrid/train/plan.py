@@ -22,6 +22,7 @@ from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.t5 import count_t5, missing_t5_files
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.upsampler import GuidedUpsampler
+from dcgrid.runtime.device import dtype_name
 from dcgrid.runtime.processes import Processes
 from dcgrid.train.captions import captions_of
 from dcgrid.train.checkpoint import STATE_NAME
@@ -123,7 +124,7 @@ class TrainPlan:
     def lines(self) -> list[str]:
         """Return the plan as a person reads it."""
         recipe, left = self.job.recipe, self.job.recipe.optim.steps - self.steps_done
-        where = f"{recipe.precision} on {self.job.device}"
+        where = f"{dtype_name(self.job.dtype)} on {self.job.device}"
         lines = [
             f"stage     {recipe.run_name} of {self.job.model}, {where}",
             f"trained   {_counts(self.trained)}",

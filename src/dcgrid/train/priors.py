@@ -18,7 +18,7 @@ from dcgrid.flow.sampler import SampleSettings, sample
 from dcgrid.flow.schedule import Schedule
 from dcgrid.flow.self_conditioning import self_conditioned, unconditioned
 from dcgrid.models.trunk import GridTransformer, TextReader
-from dcgrid.runtime.device import autocast, choose_dtype
+from dcgrid.runtime.device import autocast, training_dtype
 from dcgrid.train.data.cache import TensorCache
 from dcgrid.train.data.manifest import Concept
 from dcgrid.train.data.material import Example
@@ -119,7 +119,7 @@ def _sampled(
         schedule=Schedule(num_inference_steps=PRIOR_STEPS, shift=recipe.loss["time_shift"]),
         noise_scale=recipe.loss["noise_scale"],
     )
-    precision = choose_dtype(recipe.precision, device)
+    precision = training_dtype(recipe.precision, device)
     with torch.no_grad(), at_rest(dit, encoder), autocast(device, precision):
         text = encoder.read_rows([[prompt]], cells=1)
         fill_K = torch.ones(1, dtype=torch.bool)
