@@ -65,7 +65,7 @@ class Coefficients:
     """Coefficients of the colour transform: `TERMS` for each of red, green and blue."""
     overlay_TCHW: Tensor
     """Opacity, and three colours that are multiplied by it already; `OVERLAY_SCALE` times the
-    size."""
+    size, float16: it is by far the largest."""
     motion_TCHW: Tensor
     """How far what the overlay shows moves to the next frame, in pixels of the cell: right, down;
     one less than there are frames."""
@@ -177,7 +177,7 @@ class GuidedUpsampler(nn.Module):
             generated_TCHW: Frames of the generated cell, of the same shape.
 
         Returns:
-            What `apply` needs, float32, on the network's device.
+            What `apply` needs, on the network's device; 220 bytes for each pixel of a frame.
 
         Raises:
             ValueError: The shapes differ or are none of clips.
@@ -199,7 +199,7 @@ class GuidedUpsampler(nn.Module):
             shown_1CHW = transform_colors(transform_1CHW, given_1CHW)
             extras.append(small_1CHW[:, 1:] - small_1CHW[:, :1] * shown_1CHW)
             transforms.append(transform_1CHW)
-            overlays.append(overlay_1CHW)
+            overlays.append(overlay_1CHW.half())
         motion = [find_motion(one, other) for one, other in pairwise(extras)]
         nothing_TCHW = torch.zeros(0, 2, *given_TCHW.shape[-2:], device=device)
         return Coefficients(
@@ -328,11 +328,12 @@ def _between(coefficients: Coefficients, position: float) -> tuple[Tensor, Tenso
     first = min(int(position), max(last - 1, 0))
     share = position - first
     if share == 0:
-        return coefficients.transform_TCHW[first, None], coefficients.overlay_TCHW[first, None]
+        overlay_1CHW = coefficients.overlay_TCHW[first, None].float()
+        return coefficients.transform_TCHW[first, None], overlay_1CHW
     pair_2CHW = coefficients.transform_TCHW[first : first + 2]
     transform_1CHW = torch.lerp(pair_2CHW[:1], pair_2CHW[1:], share)
     nearest = first + round(share)
-    overlay_1CHW = coefficients.overlay_TCHW[nearest, None]
+    overlay_1CHW = coefficients.overlay_TCHW[nearest, None].float()
     if nearest != position:
         way_1CHW = coefficients.motion_TCHW[first, None] * (first + share - nearest)
         overlay_1CHW = _moved(overlay_1CHW, way_1CHW)
