@@ -13,7 +13,7 @@ from torch import Tensor
 from dcgrid.errors import InputVideoError, UsageError
 from dcgrid.models.base import ModelSpec
 from dcgrid.pipelines.job import check_input
-from dcgrid.pipelines.plan import clip_rules
+from dcgrid.pipelines.plan import one_pass_rules
 from dcgrid.train.world.sources import TRAINING_CLIPS
 from dcgrid.video.read import decode_all, read_clip
 
@@ -82,7 +82,7 @@ def read_frames(path: Path) -> Tensor:
 
 
 def read_bench_clip(path: Path, spec: ModelSpec, duration_s: float | None = None) -> BenchClip:
-    """Read a clip as `dcgrid edit` does: same frames, same size.
+    """Read a clip at the size of a cell, cropped to it.
 
     Args:
         path: The video file.
@@ -92,7 +92,7 @@ def read_bench_clip(path: Path, spec: ModelSpec, duration_s: float | None = None
     Raises:
         InputVideoError: Not a readable video.
     """
-    clip, _ = read_clip(path, clip_rules(spec), duration_s=duration_s)
+    clip, _ = read_clip(path, one_pass_rules(spec), duration_s=duration_s)
     return BenchClip(path=path, frames_THWC=clip.frames_THWC)
 
 

@@ -18,7 +18,6 @@ import torch
 
 from benchmarks import options as shared
 from benchmarks.clips import BenchClip, find_clips, read_bench_clip
-from benchmarks.edits import CellSized
 from benchmarks.elements import draw_like, to_pixels, to_unit, words_of
 from benchmarks.figures import compare
 from benchmarks.models import load_choice
@@ -123,7 +122,7 @@ def _run(options: argparse.Namespace) -> None:
     per_clip = shared.positive(options.per_clip, "--per-clip")
     paths = find_clips(options.clips, options.clips_dir, allow_seen=False)
     choice = shared.model_choice(options)
-    backbone = CellSized(load_choice(choice, mode="composition"))
+    backbone = load_choice(choice, mode="composition")
     device, _ = choice.place()
     scores = []
     for number, path in enumerate(paths):

@@ -4,22 +4,20 @@ Letters: T frames, H W height/width, C the 3 colours; B C T H W as in dcgrid/mod
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dcgrid.flow.noise import draw_noise
-from dcgrid.models.base import Backbone, CellText, Memory, ModelSpec, TokenPlaces
-from dcgrid.models.native.backbone import NativeBackbone
+from dcgrid.models.base import Backbone, ModelSpec
 from dcgrid.pipelines.choose import rank_tries
 from dcgrid.pipelines.fill import FillSettings, fill_grid
 from dcgrid.pipelines.job import MAX_EDITS, EditJob
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve_edits
-from dcgrid.prompts.segments import Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,64 +37,10 @@ class MadeEdit:
     """One edit, and the chance that it was made with."""
 
     frames_THWC: Tensor
-    """The clip that `dcgrid edit` would deliver, uint8."""
+    """What the model makes in the cell that `dcgrid edit` would take, uint8."""
     luck_MFYX: Tensor | None
     """The moving noise of its cell, from which an effect may be rendered; None: all noise is
     white."""
-
-
-class CellSized:
-    """A backbone whose results stay at the size of a cell: `upsample` does nothing.
-
-    Truth is rendered on the clip that the model was given, so the edit must have its size.
-    """
-
-    def __init__(self, backbone: NativeBackbone) -> None:
-        self._backbone = backbone
-
-    @property
-    def spec(self) -> ModelSpec:
-        """Facts about the model, with no upsampler."""
-        return replace(self._backbone.spec, upsample=1)
-
-    def encode(self, video_BCTHW: Tensor) -> Tensor:
-        """Encode, as the model does."""
-        return self._backbone.encode(video_BCTHW)
-
-    def decode(self, latents_BCFYX: Tensor) -> Tensor:
-        """Decode, as the model does."""
-        return self._backbone.decode(latents_BCFYX)
-
-    def encode_text(
-        self, prompts: Sequence[Prompt], visible_BKS: Sequence[Sequence[Sequence[bool]]]
-    ) -> CellText:
-        """Encode text, as the model does."""
-        return self._backbone.encode_text(prompts, visible_BKS)
-
-    def velocity(
-        self,
-        cells_BKCFYX: Tensor,
-        time_BKF: Tensor,
-        text: CellText,
-        places: TokenPlaces,
-        route_KA: Tensor | None = None,
-        memory: Memory | None = None,
-        estimate_BKCFYX: Tensor | None = None,
-    ) -> Tensor:
-        """Predict the velocity, as the model does."""
-        return self._backbone.velocity(
-            cells_BKCFYX,
-            time_BKF,
-            text,
-            places,
-            route_KA,
-            memory,
-            estimate_BKCFYX=estimate_BKCFYX,
-        )
-
-    def upsample(self, video_BCTHW: Tensor) -> Tensor:
-        """Return the clips as they are."""
-        return video_BCTHW
 
 
 def group_effects(effects: Sequence[str]) -> list[tuple[str, ...]]:
@@ -122,7 +66,7 @@ def edit_clip(
     """Edit a clip, a grid for every three effects; where a grid tries one twice, the best is taken.
 
     Args:
-        backbone: The model, adapter and all; wrap it in `CellSized` to leave out the upsampler.
+        backbone: The model, adapter and all.
         given_THWC: The clip, uint8, at the model's size.
         effects: Names of effects.
         settings: Seed and sampler.
@@ -130,7 +74,7 @@ def edit_clip(
         progress: Told of stages and steps.
 
     Returns:
-        For each effect what `dcgrid edit` would deliver.
+        For each effect what the model makes, at the size of a cell.
     """
     edits: dict[str, MadeEdit] = {}
     for names in group_effects(effects):

@@ -28,6 +28,7 @@ from benchmarks.progress import Silent
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.plan import RunPlan, plan_run, prepare_run
 from dcgrid.pipelines.run import carry_out
+from dcgrid.video.frames import CellFrames
 from dcgrid.video.read import decode_all
 from dcgrid.video.write import write_video
 
@@ -98,8 +99,8 @@ def _run(options: argparse.Namespace) -> None:
         out = options.keep or Path(folder)
         long = _lengthened(options.clip, options.seconds, Path(folder) / options.clip.name)
         job = EditJob(
-            input=long, effects=tuple(options.effects), whole=True, seed=options.seed, out=out,
-            contact_sheet=False, force=True,
+            input=long, effects=tuple(options.effects), seed=options.seed, out=out,
+            contact_sheet=False, force=True, fps="model", upsample="none",
         )  # fmt: skip
         plan = plan_run(prepare_run(job))
         result = carry_out(plan, Silent())
@@ -139,9 +140,9 @@ def _differences(frames_THWC: Tensor) -> list[float]:
 
 def _read(path: Path, plan: RunPlan) -> Tensor:
     """Read what the model was given."""
-    from dcgrid.video.read import read_window
-
-    return read_window(path, plan.clips[0], 0, plan.clips[0].num_frames)
+    rows, cols = plan.clips[0].picture
+    count = plan.clips[0].num_frames - plan.clips[0].held_frames
+    return CellFrames(path, plan.clips[0]).stretch(0, count)[:, rows, cols]
 
 
 def _lengthened(path: Path, seconds: float, target: Path) -> Path:

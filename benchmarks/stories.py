@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.clips import read_frames
 from benchmarks.progress import Silent
 from dcgrid.models.loading import model_spec
-from dcgrid.pipelines.plan import clip_rules
+from dcgrid.pipelines.plan import one_pass_rules
 from dcgrid.pipelines.script import Scene, StoryJob
 from dcgrid.pipelines.story import tell_story
 from dcgrid.pipelines.story_plan import plan_story, prepare_story
@@ -27,6 +27,7 @@ def tell_scenes(clip: Path, effects: Sequence[str], seed: int, model: str = "min
         DcgridError: As the command.
     """
     with tempfile.TemporaryDirectory() as folder:
+        spec = model_spec(model)
         job = StoryJob(
             name="tale",
             folder=Path(folder),
@@ -35,6 +36,9 @@ def tell_scenes(clip: Path, effects: Sequence[str], seed: int, model: str = "min
             seed=seed,
             model=model,
             contact_sheet=False,
+            duration_s=spec.default_frames / spec.fps,
+            fps="model",
+            upsample="none",
         )
         result = tell_story(plan_story(prepare_story(job)), Silent())
         return [read_frames(file) for file in result.files[: len(effects)]]
@@ -42,4 +46,4 @@ def tell_scenes(clip: Path, effects: Sequence[str], seed: int, model: str = "min
 
 def given_clip(path: Path, model: str = "mini") -> Clip:
     """Read a clip as the model is given it: its usual length, the size of a cell."""
-    return read_clip(path, clip_rules(model_spec(model)))[0]
+    return read_clip(path, one_pass_rules(model_spec(model)))[0]

@@ -22,7 +22,7 @@ from benchmarks.ablations.data import HeldOutClip, HeldOutScene, mean_figures, r
 from benchmarks.ablations.moved import score_moves
 from benchmarks.ablations.training import MODEL, Networks, shown_rows
 from benchmarks.ablations.variants import FEW, MANY, Variant
-from benchmarks.edits import CellSized, cell_luck
+from benchmarks.edits import cell_luck
 from benchmarks.elements import to_pixels, to_unit
 from benchmarks.progress import Silent
 from benchmarks.truth.measure import render_truth
@@ -61,12 +61,12 @@ class Inputs:
     """Of noise."""
 
 
-class Reader(CellSized):
+class Reader(NativeBackbone):
     """A backbone that encodes text as a variant has it."""
 
     def __init__(self, backbone: NativeBackbone, variant: Variant) -> None:
-        super().__init__(backbone)
-        self._text, self._variant = backbone.parts.text, variant
+        super().__init__(backbone.spec, backbone.parts, backbone.dtype)
+        self._variant = variant
 
     def encode_text(
         self, prompts: Sequence[Prompt], visible_BKS: Sequence[Sequence[Sequence[bool]]]
@@ -75,7 +75,7 @@ class Reader(CellSized):
         if not self._variant.joined:
             return super().encode_text(prompts, visible_BKS)
         rows = [[" ".join(row)] for row in cell_texts(prompts, visible_BKS)]
-        return encode_rows(self._text, rows, cells=len(visible_BKS[0]))
+        return encode_rows(self.parts.text, rows, cells=len(visible_BKS[0]))
 
 
 def measure(variant: Variant, networks: Networks, inputs: Inputs) -> dict[str, float]:
@@ -90,7 +90,7 @@ def measure(variant: Variant, networks: Networks, inputs: Inputs) -> dict[str, f
 
 
 def backbone_of(networks: Networks, variant: Variant) -> NativeBackbone:
-    """Return the networks behind the protocol, one grid of tokens, nothing enlarged."""
+    """Return the networks behind the protocol, one grid of tokens."""
     spec = replace(model_spec(MODEL), offset_tokens=False, noise_scale=variant.inference_noise)
     parts = NativeParts(
         autoencoder=networks.autoencoder,

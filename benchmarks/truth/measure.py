@@ -22,7 +22,7 @@ from einops import rearrange
 from torch import Tensor
 
 from benchmarks.clips import BenchClip
-from benchmarks.edits import CellSized, EditSettings, MadeEdit, edit_clip
+from benchmarks.edits import EditSettings, MadeEdit, edit_clip
 from benchmarks.figures import Figures, compare, mean_figures
 from benchmarks.models import codec_pass
 from dcgrid.models.native.backbone import NativeBackbone
@@ -125,7 +125,7 @@ def measure_clip(
     made = {
         name: [
             edit_clip(
-                CellSized(backbone),
+                backbone,
                 given_THWC,
                 effects,
                 replace(settings, seed=settings.seed + turn),

@@ -7,7 +7,6 @@ import torch
 
 from benchmarks.clips import BenchClip
 from benchmarks.compose import FusionScore, report, score_fusions
-from benchmarks.edits import CellSized
 from benchmarks.seams import score_seams
 from dcgrid.models.loading import load_backbone
 from dcgrid.pipelines.fill import FilledCell
@@ -31,13 +30,12 @@ def test_a_perfect_fusion_has_no_error_and_the_inputs_have_theirs(tmp_path, monk
         made = [fuse(*sources) for fuse in (fuse_around, fuse_lit)]
         frames = [(one * 255).round().byte().permute(1, 2, 3, 0) for one in made]
         return [
-            FilledCell(cell=cell, frames_THWC=one, small_THWC=one)
-            for cell, one in zip((2, 3), frames, strict=True)
+            FilledCell(cell=cell, frames_THWC=one) for cell, one in zip((2, 3), frames, strict=True)
         ]
 
     monkeypatch.setattr("benchmarks.compose.fill_grid", perfect)
     clip = BenchClip(path=tmp_path / "a.mp4", frames_THWC=scene())
-    backbone = CellSized(load_backbone("tiny"))
+    backbone = load_backbone("tiny")
     around, lit = score_fusions(backbone, clip, "sparks", 3, CPU)
     assert around.fused_db == lit.fused_db == 100.0
     truth = fuse_lit(*seen["given"]) * 255
@@ -48,7 +46,7 @@ def test_a_perfect_fusion_has_no_error_and_the_inputs_have_theirs(tmp_path, monk
 
 def test_tiny_is_scored_by_the_real_sampler(tmp_path):
     clip = BenchClip(path=tmp_path / "a.mp4", frames_THWC=scene())
-    scores = score_fusions(CellSized(load_backbone("tiny")), clip, "fire", 0, CPU)
+    scores = score_fusions(load_backbone("tiny"), clip, "fire", 0, CPU)
     assert [score.fusion for score in scores] == ["fuse_around", "fuse_lit"]
     assert all(0 < score.fused_db < 40 for score in scores)
 
@@ -67,7 +65,7 @@ def test_the_report_names_the_lowest_gain():
 @pytest.fixture
 def long_plan(tmp_path):
     clip = moving_square(tmp_path / "long.mp4", 60)
-    return plan_run(prepare_run(job(clip, whole=True)))
+    return plan_run(prepare_run(job(clip)))
 
 
 def test_a_jump_where_windows_meet_is_seen_and_one_elsewhere_is_not_a_seam(long_plan):

@@ -55,7 +55,6 @@ def edited(adapter: str, clip_THWC: Tensor, effect: str = "night") -> Tensor:
     """Return the clip under an effect, at cell size."""
     job = EditJob(input=Path(), effects=(effect,), adapter=adapter)
     backbone = load_model(job, "consistent", CPU, torch.float32, Silent()).backbone
-    backbone.upsample = lambda video_BCTHW: video_BCTHW  # type: ignore[method-assign]
     grid = resolve_edits(job)
     request = grid_request(grid, backbone.spec, [clip_THWC])
     cells = fill_grid(backbone, request, FillSettings(seed=0, device=CPU), Silent())
@@ -111,7 +110,6 @@ def test_a_fusion_is_nearer_to_the_truth_than_either_clip() -> None:
     fire_THWC = (drawn_CTHW * 255).round().byte().permute(1, 2, 3, 0)
     job = ComposeJob(first=Path(), second=Path(), concept="a fire")
     backbone = load_model(job, "composition", CPU, torch.float32, Silent()).backbone
-    backbone.upsample = lambda video_BCTHW: video_BCTHW  # type: ignore[method-assign]
     request = grid_request(resolve_fusions(job), backbone.spec, [scene_THWC, fire_THWC])
     fusions = fill_grid(backbone, request, FillSettings(seed=0, device=CPU), Silent())
     for one, fuse in zip(fusions, (fuse_around, fuse_lit), strict=True):

@@ -40,7 +40,6 @@ class Recorder:
             TINY_SPEC,
             own_clause_only=own_clause_only,
             negative_text=negative_text,
-            upsample=1,
         )
         self.read: list[list[str]] = []
         self.velocity_calls: list[tuple[Tensor, Tensor]] = []
@@ -55,9 +54,6 @@ class Recorder:
         self.decoded.append(latents_BCFYX)
         video = latents_BCFYX[:, :3].repeat_interleave(8, 3).repeat_interleave(8, 4)
         return torch.cat([video[:, :, :1], video[:, :, 1:].repeat_interleave(4, 2)], dim=2)
-
-    def upsample(self, video_BCTHW: Tensor) -> Tensor:
-        return video_BCTHW
 
     def encode_text(
         self, prompts: Sequence[Prompt], visible_BKS: Sequence[Sequence[Sequence[bool]]]
@@ -309,9 +305,9 @@ def test_a_later_window_begins_with_the_frames_it_is_given(given_THWC: Tensor) -
             clean = backbone.encode(to_model_range(head_THWC))
             assert torch.equal(cells_BKCFYX[:, cell, :, :2], clean)
     for one in filled:
-        apart = one.small_THWC[:5].float() - heads[one.cell].float()
+        apart = one.frames_THWC[:5].float() - heads[one.cell].float()
         assert apart.abs().max() <= 1
-        assert one.small_THWC.shape == long_THWC.shape
+        assert one.frames_THWC.shape == long_THWC.shape
     noise = draw_noise((1, 4, 4, 3, 4, 6), 1, span=(4, 12))
     assert torch.equal(backbone.velocity_calls[0][0][:, 1:, :, 2], noise[:, 1:, :, 2])
 
@@ -360,7 +356,7 @@ def test_what_is_kept_from_step_to_step_changes_no_pixel(
         for one in (backbone, Forgetful(backbone))
     )
     for one, other in zip(kept, plain, strict=True):
-        difference = (one.small_THWC.int() - other.small_THWC.int()).abs().max()
+        difference = (one.frames_THWC.int() - other.frames_THWC.int()).abs().max()
         assert difference <= 1  # sums in another order
     # Three steps, two branches, two grids of tokens; all of each grid is computed once.
     ours, all_of_it = calls[:12], calls[12:]

@@ -62,7 +62,7 @@ def test_cells_are_those_of_the_command_before_its_upsampler(job, given):
     backbone = load_backbone("tiny", dtype=choose_dtype("auto", torch.device("cpu")))
     request = grid_request(resolve(job), MINI_SPEC, clips(given))
     settings = FillSettings(seed=job.seed, device=torch.device("cpu"))
-    wanted = {one.cell: one.small_THWC for one in fill_grid(backbone, request, settings, Silent())}
+    wanted = {one.cell: one.frames_THWC for one in fill_grid(backbone, request, settings, Silent())}
     cells = paint_cells(live(), job, clips(given), SIZE)
     assert len(cells) == 4
     for cell, clip in enumerate(cells):

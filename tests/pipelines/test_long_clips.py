@@ -38,7 +38,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def whole(path: Path, **values: object) -> object:
-    return job(path, whole=True, keep="all", **values)
+    return job(path, keep="all", **values)
 
 
 def test_a_long_clip_is_painted_to_its_end(long_clip: Path) -> None:
@@ -75,7 +75,7 @@ def test_each_window_goes_on_from_what_the_one_before_painted(
     assert firsts == [0, 1, 2, 3, 4, 5]
     for before, request in zip(painted, requests[1:], strict=False):
         for one in before:
-            assert torch.equal(request.continuation.heads[one.cell], one.small_THWC[-5:])
+            assert torch.equal(request.continuation.heads[one.cell], one.frames_THWC[-5:])
     # The given clip is read on where it was left, with the frames that windows share.
     for one, other in itertools.pairwise(requests):
         assert torch.equal(one.given[0][4:], other.given[0][: len(one.given[0]) - 4])
@@ -150,11 +150,7 @@ def test_a_damaged_part_is_refused_and_named(tmp_path: Path) -> None:
     windows = plan_windows(13, 9, Join(head=5, blend=0), 4)
     painted = Painted(windows, [1], tmp_path)
     filled = [
-        FilledCell(
-            cell=1,
-            frames_THWC=torch.full((9, 64, 96, 3), 7, dtype=torch.uint8),
-            small_THWC=torch.full((9, 32, 48, 3), 9, dtype=torch.uint8),
-        )
+        FilledCell(cell=1, frames_THWC=torch.full((9, 32, 48, 3), 9, dtype=torch.uint8)),
     ]
     for window in windows:
         assert not painted.has(window)
@@ -185,7 +181,7 @@ def test_what_both_windows_paint_is_mixed_step_by_step(tmp_path: Path) -> None:
     def filled(window: Window, level: int) -> list[FilledCell]:
         frames = torch.full((window.count, 16, 16, 3), level, dtype=torch.uint8)
         frames[:, 0, 0, 0] = torch.arange(window.first, window.first + window.count)
-        return [FilledCell(cell=1, frames_THWC=frames, small_THWC=frames)]
+        return [FilledCell(cell=1, frames_THWC=frames)]
 
     for window, level in zip(windows, (100, 200), strict=True):
         painted.put(window, filled(window, level))

@@ -75,10 +75,10 @@ def test_from_text_alone_all_cells_are_carried_from_window_to_window(
     assert [request.continuation.first for request in first] == [0, 1, 2, 3, 4]
     for before, request in zip(made, first[1:], strict=False):
         for one in before:
-            assert torch.equal(request.continuation.heads[one.cell], one.small_THWC[-5:])
+            assert torch.equal(request.continuation.heads[one.cell], one.frames_THWC[-5:])
     # The second grid goes on from the whole last scene of the first: the frames of its windows
-    # that were delivered, before they were enlarged.
-    last = [made[0][3].small_THWC, *(window[3].small_THWC[5:] for window in made[1:5])]
+    # that count, at the size of a cell.
+    last = [made[0][3].frames_THWC, *(window[3].frames_THWC[5:] for window in made[1:5])]
     last_THWC = torch.cat(last)
     for number, request in enumerate(second):
         assert torch.equal(request.given[0], last_THWC[4 * number :][:9])
@@ -182,14 +182,12 @@ def test_any_stretch_of_a_painted_clip_is_that_of_the_whole(tmp_path: Path, on_d
         return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
 
     for window in windows:
-        small, large = noise(window.index, 16), noise(window.index, 32)
-        painted.put(window, [FilledCell(cell=1, frames_THWC=large, small_THWC=small)])
-    for small in (True, False):
-        clip = PaintedClip(painted, 1, small=small)
-        whole_THWC = torch.cat(list(clip.pieces()))
-        assert len(whole_THWC) == len(clip) == 41
-        # Windows end at 13, 21 and 29.
-        for start, stop in itertools.combinations((0, 1, 12, 13, 14, 20, 21, 30, 40, 41), 2):
-            assert torch.equal(clip[start:stop], whole_THWC[start:stop])
+        painted.put(window, [FilledCell(cell=1, frames_THWC=noise(window.index, 16))])
+    clip = PaintedClip(painted, 1)
+    whole_THWC = torch.cat(list(clip.pieces()))
+    assert len(whole_THWC) == len(clip) == 41
+    # Windows end at 13, 21 and 29.
+    for start, stop in itertools.combinations((0, 1, 12, 13, 14, 20, 21, 30, 40, 41), 2):
+        assert torch.equal(clip[start:stop], whole_THWC[start:stop])
     with pytest.raises(ValueError, match="no frames"):
         clip[41:50]

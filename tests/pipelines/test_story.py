@@ -89,7 +89,7 @@ def test_from_text_alone_later_grids_go_on_from_the_last_scene(
     result = tell(job, progress)
     assert any("too small to make a character" in line for line in progress.warnings)
     assert [sorted(request.given) for request in requests] == [[], [0]]
-    assert torch.equal(requests[1].given[0], made[0][3].small_THWC)
+    assert torch.equal(requests[1].given[0], made[0][3].frames_THWC)
     assert len(decoded(result.files[0])) == 5
     # Nothing was given to the first grid, so there is nothing to score its scenes by.
     scores = [one.structure is None for one in result.manifest.outputs]
@@ -113,7 +113,7 @@ def test_a_story_is_the_same_again_and_another_with_another_seed(
 def test_the_manifest_has_what_made_it(tmp_path: Path, clip: Path) -> None:
     result = tell(story_job(tmp_path, "rain", "in a garden", source=clip))
     values = json.loads(result.files[-1].read_text())
-    assert values["format"] == "dcgrid-story-2"
+    assert values["format"] == "dcgrid-story-3"
     assert [one["path"] for one in values["outputs"]] == [path.name for path in result.files[:2]]
     assert values["inputs_sha256"] == [hashlib.sha256(clip.read_bytes()).hexdigest()]
     for one, path in zip(values["outputs"], result.files, strict=False):

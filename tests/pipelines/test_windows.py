@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from dcgrid.pipelines.windows import Join, plan_windows, sheet_frames
+from dcgrid.pipelines.windows import Join, plan_windows
 
 
 @pytest.mark.parametrize("stride", [4, 8])
@@ -49,9 +49,3 @@ def test_windows_that_paint_nothing_new_are_refused() -> None:
     for head, blend in ((5, 0), (5, 16)):
         with pytest.raises(ValueError, match="nothing new"):
             plan_windows(41, 5 if not blend else 33, Join(head=head, blend=blend), 4)
-
-
-def test_frames_of_a_sheet_go_from_end_to_end() -> None:
-    windows = plan_windows(61, 33, Join(head=5, blend=8), 4)
-    assert sheet_frames(windows, 4) == [0, 20, 40, 60]
-    assert sheet_frames(plan_windows(1, 33, Join(head=5, blend=8), 4), 4) == [0]

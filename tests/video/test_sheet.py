@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dcgrid.errors import OutputError
-from dcgrid.video.font import text_pixels
-from dcgrid.video.sheet import contact_sheet, tile_grid, write_contact_sheet, write_png
+from dcgrid.video.sheet import contact_sheet, sheet_size, tile_grid, write_contact_sheet, write_png
+from dcgrid.video.text import text_pixels, text_width
 
 
 def test_png_is_exact(tmp_path: Path) -> None:
@@ -36,7 +36,8 @@ def test_every_picture_is_on_the_sheet_and_labels_are_drawn() -> None:
     for value in (200, 203, 205, 208):  # 4 frames, evenly spaced, first and last among them
         assert (plain_HWC == value).all(-1).sum() == 30 * 140
     named_HWC = contact_sheet([frames, [clip_THWC]], ["rain", "night"], ["given"])
-    ink = sum(int(text_pixels(text).sum()) for text in ("rain", "night", "given"))
+    ink = sum(int((text_pixels(text, 12) == 255).sum()) for text in ("rain", "night", "given"))
+    assert ink > 20
     assert (named_HWC == 235).all(-1).sum() == ink
     assert named_HWC.shape[0] > plain_HWC.shape[0]
     assert named_HWC.shape[1] == plain_HWC.shape[1]
@@ -50,13 +51,20 @@ def test_sheet_file(tmp_path: Path) -> None:
         contact_sheet([[], []])
 
 
-def test_letters_differ_and_unknown_ones_are_boxes() -> None:
-    signs = string.ascii_uppercase + string.digits + ".,:;-_+=/\\()[]<>!?'\"#%&*@|~ "
-    drawn = {sign: text_pixels(sign).numpy().tobytes() for sign in signs}
+def test_letters_differ_and_are_as_wide_as_told() -> None:
+    signs = string.ascii_letters + string.digits + ".,:;-_+=/()[]<>!?#%&*@"
+    drawn = {sign: text_pixels(sign, 16).numpy().tobytes() for sign in signs}
     assert len(set(drawn.values())) == len(signs)
-    assert text_pixels("ab").equal(text_pixels("AB"))
-    assert text_pixels("\u00e9").equal(text_pixels("\u4e2d"))
-    assert text_pixels("x" * 7).shape == (7, 42)
+    for text in ("rain", "a label", "W" * 7):
+        assert text_pixels(text, 20).shape[1] == text_width(text, 20)
+    assert text_pixels("a", 20).shape[0] == text_pixels("Wjg", 20).shape[0]
+
+
+@pytest.mark.parametrize("size", [(720, 1280), (1920, 1080), (96, 160), (8, 8), (100, 4000)])
+def test_pictures_of_results_are_at_least_320_wide(size: tuple[int, int]) -> None:
+    height, width = sheet_size(size)
+    assert 320 <= width <= 640
+    assert abs(height / width - size[0] / size[1]) < 1 / width
 
 
 def test_grid_puts_cells_row_by_row() -> None:

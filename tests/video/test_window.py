@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from dcgrid.errors import InputVideoError, UsageError
-from dcgrid.video import read as read_module
+from dcgrid.video import frames as frames_module
 from dcgrid.video.clip import ClipPlan, ClipRules
 from dcgrid.video.decode import DecodeTally
-from dcgrid.video.read import measure_plan, plan_clip, probe, read_clip, read_window
+from dcgrid.video.frames import CellFrames
+from dcgrid.video.read import measure_plan, plan_clip, probe, read_clip
 from dcgrid.video.write import write_video
 
 _SPEC = importlib.util.spec_from_file_location(
@@ -21,6 +22,9 @@ oracle = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(oracle)
 
 SHORT = ClipRules(fps=12, stride=4, max_frames=33, cell_sizes=((24, 40), (40, 24)))
+KEEP = ClipRules(
+    fps=12, stride=4, max_frames=33, longest=401, cell_sizes=((24, 40),), keeps_all=True
+)
 LONG = ClipRules(fps=12, stride=4, max_frames=33, longest=401, cell_sizes=((24, 40), (40, 24)))
 CLIPS = (
     "phone_white_dog_1080p_vfr.mp4",
@@ -33,6 +37,10 @@ CLIPS = (
     "edge_torchcodec_h265_10bits.mp4",
     "edge_mediabunny_rotate-buck-bunny.mp4",
 )
+
+
+def read_window(path: Path, plan: ClipPlan, first: int, count: int) -> torch.Tensor:
+    return CellFrames(path, plan).stretch(first, count)
 
 
 def noise_film(path: Path, frames: int, fps: float = 12) -> Path:
@@ -89,6 +97,42 @@ def test_held_frames_are_held_in_windows(tmp_path: Path) -> None:
             assert window_THWC.equal(clip.frames_THWC[first : first + count])
 
 
+def test_stretches_that_go_forwards_are_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = noise_film(tmp_path / "a.mp4", 90, 30)
+    clip, plan = read_clip(path, KEEP)
+    starts = []
+    decode = frames_module.decode_frames
+    monkeypatch.setattr(
+        frames_module,
+        "decode_frames",
+        lambda *args, **kwargs: starts.append(kwargs["start_s"]) or decode(*args, **kwargs),
+    )
+    frames = CellFrames(path, plan)
+    for first in range(0, plan.num_frames - 9, 5):
+        assert frames.stretch(first, 9).equal(clip.frames_THWC[first : first + 9])
+    assert starts == [0.0]
+    assert frames.stretch(20, 4).equal(clip.frames_THWC[20:24])
+    assert starts == [0.0, pytest.approx(20 / 12 - 1)]
+
+
+def test_of_a_clip_that_is_kept_nothing_is_lost(tmp_path: Path) -> None:
+    path = noise_film(tmp_path / "a.mp4", 50, 25)  # 2 s of 80x80
+    clip, plan = read_clip(path, KEEP)
+    assert (plan.num_frames, plan.held_frames) == (25, 1)
+    assert (plan.duration_s, plan.to_end, plan.scaled_size) == (2.0, True, (24, 24))
+    rows, cols = plan.picture
+    assert (rows, cols) == (slice(0, 24), slice(8, 32))
+    # Beside the picture is its mirror image.
+    assert clip.frames_THWC[:, :, 7].equal(clip.frames_THWC[:, :, 9])
+    assert clip.frames_THWC[:, :, 32].equal(clip.frames_THWC[:, :, 30])
+    assert clip.frames_THWC[24].equal(clip.frames_THWC[23])
+    part = plan_clip(probe(path), KEEP, 0.5, 1.0)
+    assert (part.num_frames, part.held_frames, part.to_end) == (13, 0, False)
+    assert plan_clip(probe(path), KEEP, 0.53).start_s == 0.52  # where a frame begins
+
+
 def test_a_late_window_is_not_decoded_from_the_top(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,7 +146,7 @@ def test_a_late_window_is_not_decoded_from_the_top(
         tallies.append(DecodeTally())
         return tallies[-1]
 
-    monkeypatch.setattr(read_module, "DecodeTally", keep_tally)
+    monkeypatch.setattr(frames_module, "DecodeTally", keep_tally)
     assert len(read_window(path, plan, 560, 8)) == 8
     (tally,) = tallies
     assert tally.frames < 300

@@ -19,7 +19,7 @@ import torch
 
 from dcgrid.errors import OutputError
 from dcgrid.video import write as write_module
-from dcgrid.video.clip import ClipRules, SoundSource
+from dcgrid.video.clip import ClipRules, Picture, SoundSource
 from dcgrid.video.read import probe, read_clip
 from dcgrid.video.write import write_pieces, write_video
 
@@ -230,11 +230,11 @@ except OutputError as error:
 
 
 def test_lost_writes_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def encode_half(part: Path, frames: Iterator[torch.Tensor], *rest: object) -> tuple[int, int]:
-        return encode(part, itertools.islice(frames, 4), *rest)
+    def lose_half(container: object, packets: list[object], durations: object) -> None:
+        mux(container, packets[::2], durations)  # type: ignore[arg-type]
 
-    encode = write_module._encode
-    monkeypatch.setattr(write_module, "_encode", encode_half)
+    mux = write_module._mux
+    monkeypatch.setattr(write_module, "_mux", lose_half)
     with pytest.raises(OutputError) as caught:
         write_video(tmp_path / "o.mp4", ramp(), 12)
     assert isinstance(caught.value.__cause__, OSError)
@@ -245,10 +245,10 @@ def test_lost_writes_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     convert = write_module._to_yuv
 
-    def stop(frame_HWC: torch.Tensor, index: int, rate: Fraction) -> av.VideoFrame:
-        if index == 5:
+    def stop(picture: Picture, tick: Fraction) -> av.VideoFrame:
+        if picture.time > 0.4:
             raise KeyboardInterrupt
-        return convert(frame_HWC, index, rate)
+        return convert(picture, tick)
 
     monkeypatch.setattr(write_module, "_to_yuv", stop)
     with pytest.raises(KeyboardInterrupt):

@@ -86,7 +86,6 @@ def _models() -> list[dict[str, Any]]:
                 "frames": spec.default_frames,
                 "fps": spec.fps,
                 "cell_sizes": [list(pair) for pair in spec.cell_sizes],
-                "upsample": spec.upsample,
             }
         )
     return rows

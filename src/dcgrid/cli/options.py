@@ -26,6 +26,14 @@ class Rate(StrEnum):
     SOURCE = "source"
 
 
+class Upsample(StrEnum):
+    """How results get the size of the input."""
+
+    GUIDED = "guided"
+    PLAIN = "plain"
+    NONE = "none"
+
+
 class Offload(StrEnum):
     """Where a checkout's weights are while they are not needed."""
 
@@ -157,7 +165,8 @@ SizeOption = Annotated[
     typer.Option(
         "--size",
         metavar="WxH",
-        help="Pixels of a cell, such as 640x352; larger ones need more memory and time.",
+        help="Pixels of a cell, such as 640x352, and not of the result: what the model works at; "
+        "larger ones need more memory and time.",
         show_default="the model's",
     ),
 ]
@@ -169,15 +178,24 @@ DurationOption = Annotated[
     float | None,
     typer.Option(
         "--duration",
-        help="Seconds to use; longer ones than the model's are painted in windows.",
-        show_default="the model's",
+        help="Seconds to use; what is longer than the model takes is painted in windows.",
+        show_default="to the end",
     ),
 ]
-WholeOption = Annotated[
-    bool, typer.Option("--whole", help="Use the video to its end, however long it is.")
-]
 FpsOption = Annotated[
-    Rate, typer.Option("--fps", help="Frame rate of the result: the model's or the input's.")
+    Rate,
+    typer.Option(
+        "--fps",
+        help="Frames of the result: each of the input's at its own time, or the model's rate.",
+    ),
+]
+UpsampleOption = Annotated[
+    Upsample,
+    typer.Option(
+        "--upsample",
+        help="How results get the size of the input: guided takes fine detail from it, plain "
+        "enlarges what the model makes, none leaves that at the size of a cell.",
+    ),
 ]
 DtypeOption = Annotated[
     Dtype, typer.Option("--dtype", help="Number format; auto is bf16 where it is fast.")

@@ -84,8 +84,6 @@ class ModelSpec:
     """For grids in which a clip is given."""
     from_text: SamplerDefaults
     """For grids in which none is."""
-    upsample: int
-    """Factor of the upsampler after decoding; 1 is none."""
     license: str
     """SPDX name of the weights' licence."""
     repo: str = ""
@@ -235,9 +233,6 @@ class Backbone(Protocol):
         Where the time is 0 the velocity means nothing. A memory changes no number, unless its
         `cache_threshold` lets it.
         """
-
-    def upsample(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
-        """Enlarge clips in [-1, 1] by `spec.upsample`."""
 
 
 def streams_weights(backbone: Backbone) -> bool:

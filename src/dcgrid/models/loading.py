@@ -85,7 +85,6 @@ MINI_SPEC = ModelSpec(
     filling=SamplerDefaults(guidance_scale=1.0, num_inference_steps=1),
     # From noise alone one step makes no picture; the weight of the text is that of sec. 8.
     from_text=SamplerDefaults(guidance_scale=4.0, num_inference_steps=24),
-    upsample=2,
     license="Apache-2.0",
 )
 TINY_SPEC = replace(

@@ -9,29 +9,29 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from dcgrid import __version__, hub
 from dcgrid.errors import DeviceError
+from dcgrid.models.base import ModelSpec
 from dcgrid.pipelines.candidates import Measure, Ranker, Try, rank_by_measures, why_first
 from dcgrid.pipelines.choose import TryScore, mean_score, rank_scores, score_try
 from dcgrid.pipelines.footage import Footage, clip_fps
+from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.manifest import OutputRecord
 from dcgrid.pipelines.outputs import StagedFiles
 from dcgrid.pipelines.paint import GivenClip
 from dcgrid.pipelines.painted import Painted
 from dcgrid.pipelines.plan import PixelKey, RunPlan
 from dcgrid.pipelines.progress import Progress
-from dcgrid.pipelines.windows import sheet_frames
-from dcgrid.video.resample import resample_pieces, resampled_count
-from dcgrid.video.sheet import tile_grid, write_contact_sheet
-from dcgrid.video.write import write_pieces
+from dcgrid.pipelines.upsampling import Shown, resized, upsampled, upsampler_for
+from dcgrid.video.clip import ClipPlan, Picture
+from dcgrid.video.frames import clock_tick
+from dcgrid.video.sheet import sheet_size, tile_grid, write_contact_sheet
+from dcgrid.video.write import Timing, write_pictures, write_pieces
 
 Pieces = Callable[[], Iterable[Tensor]]
 """Gives a clip piece by piece, from the first on each time it is called."""
@@ -58,17 +58,20 @@ class Take:
     """What it was ranked by; empty: by `score`."""
     score: TryScore | None
     """How well it kept the clip; None: there was none."""
-    frames_sha256: str
-    """Hash of its pixels."""
 
-    def record(self, written: Path) -> OutputRecord:
-        """Return what the manifest says of it, once it is written (under a name of the moment)."""
+    def record(self, written: Path, frames_sha256: str) -> OutputRecord:
+        """Return what the manifest says of it, once it is written.
+
+        Args:
+            written: The file, under a name of the moment.
+            frames_sha256: Hash of its pixels.
+        """
         score = self.score
         return OutputRecord(
             path=self.path.name,
             edit=self.edit,
             cell=self.cell,
-            frames_sha256=self.frames_sha256,
+            frames_sha256=frames_sha256,
             file_sha256=hub.file_sha256(written),
             structure=None if score is None else round(score.structure, 6),
             flicker=None if score is None else round(score.flicker, 6),
@@ -103,7 +106,7 @@ def choose_takes(
     Where an earlier run is repeated, its takes are taken and nothing is ranked.
     """
     prepared, takes = plan.prepared, list[Take]()
-    scores = [score_cells(footage[0], one.painted) for one in candidates]
+    scores = [score_cells(footage[0], one.painted, footage[0].plan.picture) for one in candidates]
     groups = zip(prepared.grid.names, prepared.grid.tries, prepared.outputs.videos, strict=True)
     for index, (name, cells, paths) in enumerate(groups):
         tries = [
@@ -120,7 +123,6 @@ def choose_takes(
             order = rank_scores([one.score for one in tries])
             tries = [tries[place] for place, _ in order]
         for path, one in zip(paths, tries, strict=False):
-            pieces = candidates[one.candidate].painted.pieces(one.cell)
             takes.append(
                 Take(
                     path=path,
@@ -130,7 +132,6 @@ def choose_takes(
                     candidate=one.candidate,
                     measures=one.measures,
                     score=one.score,
-                    frames_sha256=hash_pieces(pieces, plan.clips[0].num_frames),
                 )
             )
     return takes
@@ -150,11 +151,12 @@ def _ranked(
     edit = grid.edits[index]
     subject = plan.prepared.job.slots.get("subject") or "a person"
     # A clip of several windows is judged by its first one.
-    given_THWC = footage[0].frames(plan.windows[0])
+    rows, cols = footage[0].plan.picture
+    given_THWC = footage[0].frames(plan.windows[0])[:, rows, cols]
     progress.start(f"ranking {edit.name}", len(tries))
     measured = []
     for done, one in enumerate(tries, start=1):
-        made_THWC = next(iter(candidates[one.candidate].painted.pieces(one.cell)))
+        made_THWC = next(iter(candidates[one.candidate].painted.pieces(one.cell)))[:, rows, cols]
         text = f"{subject} {edit.clause}"
         found = ranker.measure(given_THWC[: len(made_THWC)], made_THWC, text, spec.fps)
         measured.append(replace(one, measures=found))
@@ -164,7 +166,9 @@ def _ranked(
     return [measured[place] for place in order]
 
 
-def compare_takes(plan: RunPlan, takes: Sequence[Take], progress: Progress) -> bool | None:
+def compare_outputs(
+    plan: RunPlan, records: Sequence[OutputRecord], progress: Progress
+) -> bool | None:
     """Compare pixels with those of the run that is repeated; None if none is.
 
     Raises:
@@ -173,20 +177,20 @@ def compare_takes(plan: RunPlan, takes: Sequence[Take], progress: Progress) -> b
     expected = plan.prepared.expected_frames
     if not expected:
         return None
-    other = other_pixels(expected, takes)
+    other = other_pixels(expected, records)
     return tell_other_pixels(other, progress, force=plan.prepared.job.force)
 
 
-def other_pixels(expected: Mapping[PixelKey, str], takes: Sequence[Take]) -> list[str]:
-    """Return the names of takes whose pixels are not the expected ones, by edit, cell and seed."""
+def other_pixels(expected: Mapping[PixelKey, str], records: Sequence[OutputRecord]) -> list[str]:
+    """Return the edits whose pixels are not the expected ones, by edit, cell and seed."""
     return [
-        take.edit
-        for take in takes
-        if _expected(expected, take.edit, take.cell, take.seed) != take.frames_sha256
+        one.edit
+        for one in records
+        if _expected(expected, one.edit, one.cell, one.seed) != one.frames_sha256
     ]
 
 
-def _expected(frames: Mapping[PixelKey, str], edit: str, cell: int, seed: int) -> str | None:
+def _expected(frames: Mapping[PixelKey, str], edit: str, cell: int, seed: int | None) -> str | None:
     return frames.get((edit, cell, seed)) or frames.get((edit, cell, None))
 
 
@@ -227,20 +231,101 @@ def write_takes(
     """
     outputs, records, notes = plan.prepared.outputs, [], list[str]()
     progress.start("writing", len(outputs.all()) - 1)
-    video = _VideoWriter(plan=plan, footage=footage[0])
+    source, best = footage[0], dict[str, Watched]()
+    upsampler = upsampler_for(plan.prepared.job, source.plan, plan.device)
+    rate = clip_fps(plan) if plan.prepared.job.fps == "model" else None
     for done, take in enumerate(takes, start=1):
         part = staged.stage(take.path)
-        told = video.write(part, partial(candidates[take.candidate].painted.pieces, take.cell))
-        notes += [note for note in told if note not in notes]
-        records.append(take.record(part))
+        painted = candidates[take.candidate].painted
+
+        def made(painted: Painted = painted, cell: int = take.cell) -> Iterator[Shown]:
+            return upsampled(source, plan.windows, painted.pieces(cell), upsampler, rate)
+
+        watched = Watched(made, source.plan.duration_s)
+        report = write_pictures(
+            part,
+            watched.pictures,
+            result_timing(plan.prepared.job, source.plan, plan.spec),
+            sound=source.sound(),
+            comment=f"made by dcgrid {__version__} with the model {plan.spec.name}",
+        )
+        notes += [note for note in report.notes if note not in notes]
+        records.append(take.record(part, watched.hexdigest))
+        best.setdefault(take.edit, watched)
         progress.update(done)
     if outputs.sheet is not None:
-        _write_sheet(plan, footage, candidates, takes, staged.stage(outputs.sheet))
+        _write_sheet(plan, footage, best, staged.stage(outputs.sheet))
     if outputs.grid is not None:
-        grid_part = staged.stage(outputs.grid)
         first = candidates[takes[0].candidate].painted
-        video.write(grid_part, lambda: _grid_pieces(plan, footage, first))
+        _write_grid(plan, footage, first, staged.stage(outputs.grid))
     return records, notes
+
+
+def result_timing(job: GridJob, clip: ClipPlan, spec: ModelSpec) -> Timing:
+    """Return the rate of a result that has a source: the source's, or the model's."""
+    info = clip.info
+    if job.fps == "model":
+        return Timing.constant(spec.fps)
+    fps = info.rate or Fraction(info.fps_avg or spec.fps).limit_denominator(1001)
+    return Timing(fps=fps, tick=clock_tick(info))
+
+
+class Watched:
+    """The frames of a result, hashed and sampled as they go by to where they are written."""
+
+    def __init__(
+        self, results: Callable[[], Iterator[Shown]], span_s: float, picks: int = SHEET_FRAMES
+    ) -> None:
+        self._results, self._span_s, self._picks = results, span_s, picks
+        self._digest = hashlib.sha256()
+        self._picked: list[Shown] = []
+
+    def pictures(self) -> Iterator[Picture]:
+        """Yield the frames; each time it is called for, anew."""
+        self._digest, self._picked = hashlib.sha256(), []
+        shown = None
+        for shown in self._results():
+            frame_HWC = shown.result.rgb_HWC
+            if not self._picked:
+                self._digest.update(f"{tuple(frame_HWC.shape)}".encode())
+            self._digest.update(frame_HWC.contiguous().numpy().data)
+            due_s = len(self._picked) * self._span_s / (self._picks - 1)
+            if len(self._picked) < self._picks - 1 and shown.result.time >= due_s - 1e-6:
+                self._picked.append(_for_sheet(shown))
+            yield shown.result
+        if shown is not None and shown.result.time > self._picked[-1].result.time:
+            self._picked.append(_for_sheet(shown))
+
+    @property
+    def hexdigest(self) -> str:
+        """The SHA-256 of the size and of the pixels of all frames."""
+        return self._digest.hexdigest()
+
+    @property
+    def sources(self) -> list[Tensor]:
+        """Evenly spaced frames of the source, HWC, at the size of a picture on a sheet."""
+        return [one.source.rgb_HWC for one in self._picked]
+
+    @property
+    def results(self) -> list[Tensor]:
+        """The frames of the result beside them."""
+        return [one.result.rgb_HWC for one in self._picked]
+
+    @property
+    def times_s(self) -> list[float]:
+        """When they are on display."""
+        return [float(one.result.time) for one in self._picked]
+
+
+def _for_sheet(shown: Shown) -> Shown:
+    """Return small copies of frames, so that large ones are let go."""
+    found = []
+    for one in (shown.source, shown.result):
+        height, width = one.rgb_HWC.shape[:2]
+        small_HWC = resized(one.rgb_HWC[None], sheet_size((height, width)))[0]
+        found.append(replace(one, rgb_HWC=small_HWC))
+    source, result = found
+    return Shown(source=source, result=result)
 
 
 class HashedPieces:
@@ -268,88 +353,62 @@ class HashedPieces:
         return self._digest.hexdigest()
 
 
-def hash_pieces(pieces: Iterable[Tensor], num_frames: int) -> str:
-    """Return the SHA-256 of a clip's shape and pixels, as `HashedPieces` does."""
-    hashed = HashedPieces(lambda: pieces, num_frames)
-    for _ in hashed():
-        pass
-    return hashed.hexdigest
+def score_cells(
+    given: GivenClip, painted: Painted, picture: tuple[slice, slice] = (slice(None), slice(None))
+) -> dict[int, TryScore]:
+    """Score every cell in one pass: a long clip is decoded anew each time it is gone through.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _VideoWriter:
-    """Writes cells at the wanted rate, with the sound of the first input."""
-
-    plan: RunPlan
-    footage: Footage
-
-    def write(self, path: Path, pieces: Pieces) -> tuple[str, ...]:
-        """Write a video; return what was changed or left out."""
-        count, fps = self.footage.plan.num_frames, clip_fps(self.plan)
-        wanted = self._wanted_fps()
-        report = write_pieces(
-            path,
-            pieces if wanted == fps else lambda: resample_pieces(pieces(), count, fps, wanted),
-            wanted,
-            num_frames=resampled_count(count, fps, wanted),
-            sound=self.footage.sound(),
-            comment=f"made by dcgrid {__version__} with the model {self.plan.spec.name}",
-        )
-        return report.notes
-
-    def _wanted_fps(self) -> Fraction:
-        """Return the model's rate, or the source's where that is asked for and known."""
-        source_fps = self.footage.plan.info.fps_avg
-        if self.plan.prepared.job.fps == "model" or not source_fps:
-            return clip_fps(self.plan)
-        return Fraction(source_fps).limit_denominator(1001)
-
-
-def score_cells(given: GivenClip, painted: Painted) -> dict[int, TryScore]:
-    """Score every cell in one pass: a long clip is decoded anew each time it is gone through."""
+    Args:
+        given: The clip that cells are compared with.
+        painted: The cells.
+        picture: Rows and columns of a cell that are not padding.
+    """
+    rows, cols = picture
     scores: dict[int, list[TryScore]] = {cell: [] for cell in painted.cells}
     streams = [painted.pieces(cell) for cell in painted.cells]
     for window, *made in zip(painted.windows, *streams, strict=True):
-        given_THWC = given.frames(window)[window.fresh]
+        given_THWC = given.frames(window)[window.fresh, rows, cols]
         for cell, made_THWC in zip(painted.cells, made, strict=True):
-            scores[cell].append(score_try(given_THWC, made_THWC))
+            scores[cell].append(score_try(given_THWC, made_THWC[:, rows, cols]))
     return {cell: mean_score(pieces) for cell, pieces in scores.items()}
 
 
 def _write_sheet(
-    plan: RunPlan,
-    footage: Sequence[Footage],
-    candidates: Sequence[Candidate],
-    takes: Sequence[Take],
-    path: Path,
+    plan: RunPlan, footage: Sequence[Footage], best: Mapping[str, Watched], path: Path
 ) -> None:
     """Write frames of the inputs and of each edit's best try."""
-    grid, wanted = plan.prepared.grid, sheet_frames(plan.windows, SHEET_FRAMES)
-    best = {take.edit: take for take in reversed(takes)}
-    made = [
-        picked(candidates[best[name].candidate].painted.pieces(best[name].cell), wanted)
-        for name in grid.names
-    ]
-    size = (made[0].shape[1], made[0].shape[2])
-    given = [enlarged(picked(one.pieces(plan.windows), wanted), size) for one in footage]
-    labels = [grid.labels[cell] for cell in grid.given] + list(grid.names)
-    write_contact_sheet(
-        path, [[row] for row in (*given, *made)], labels, frames_per_clip=len(wanted)
-    )
-
-
-def _grid_pieces(plan: RunPlan, footage: Sequence[Footage], painted: Painted) -> Iterator[Tensor]:
-    """Yield the whole grid, the inputs enlarged to the size of the painted cells."""
     grid = plan.prepared.grid
-    streams = {cell: painted.pieces(cell) for cell in painted.cells}
-    streams |= {
-        cell: one.pieces(plan.windows) for cell, one in zip(grid.given, footage, strict=True)
-    }
-    ordered = [streams[cell] for cell in sorted(streams)]
-    size_of = painted.cells[0]
-    for pieces in zip(*ordered, strict=True):
-        size = tuple(pieces[size_of].shape[1:3])
-        yield tile_grid([enlarged(one, (size[0], size[1])) for one in pieces], grid.rows, grid.cols)
+    rows = [best[name].results for name in grid.names]
+    first = best[grid.names[0]]
+    fps, last = plan.spec.fps, plan.clips[0].num_frames - 1
+    wanted = [min(round(time_s * fps), last) for time_s in first.times_s]
+    size = tuple(first.sources[0].shape[:2])
+    others = [
+        list(resized(picked(one.pieces(plan.windows), wanted), (size[0], size[1])))
+        for one in footage[1:]
+    ]
+    labels = [grid.labels[cell] for cell in grid.given] + list(grid.names)
+    write_contact_sheet(path, [first.sources, *others, *rows], labels)
+
+
+def _write_grid(plan: RunPlan, footage: Sequence[Footage], painted: Painted, path: Path) -> None:
+    """Write all cells as the model has them: its size, its rate; what is held is left out."""
+    grid, clip = plan.prepared.grid, plan.clips[0]
+    count = clip.num_frames - clip.held_frames
+
+    def pieces() -> Iterator[Tensor]:
+        streams = {cell: painted.pieces(cell) for cell in painted.cells}
+        streams |= {
+            cell: one.pieces(plan.windows) for cell, one in zip(grid.given, footage, strict=True)
+        }
+        ordered, left = [streams[cell] for cell in sorted(streams)], count
+        for cells in zip(*ordered, strict=True):
+            tiled_THWC = tile_grid(cells, grid.rows, grid.cols)[:left]
+            left -= len(tiled_THWC)
+            if len(tiled_THWC):
+                yield tiled_THWC
+
+    write_pieces(path, pieces, clip_fps(plan), num_frames=count, sound=footage[0].sound())
 
 
 def picked(pieces: Iterable[Tensor], wanted: Sequence[int]) -> Tensor:
@@ -360,12 +419,3 @@ def picked(pieces: Iterable[Tensor], wanted: Sequence[int]) -> Tensor:
         frames += [piece_THWC[n] for n in inside]
         first += len(piece_THWC)
     return torch.stack(frames)
-
-
-def enlarged(frames_THWC: Tensor, size: tuple[int, int]) -> Tensor:
-    """Enlarge frames to a height and width, for pictures only."""
-    if tuple(frames_THWC.shape[1:3]) == size:
-        return frames_THWC
-    video_TCHW = rearrange(frames_THWC, "t h w c -> t c h w").float()
-    larger_TCHW = F.interpolate(video_TCHW, size, mode="bicubic", antialias=True)
-    return rearrange(larger_TCHW.round().clamp(0, 255).to(torch.uint8), "t c h w -> t h w c")

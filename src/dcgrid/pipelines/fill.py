@@ -3,7 +3,7 @@
 Letters: B batch (1 here), K cells, N filled cells, S text segments, C channels, T H W pixel
 frames/height/width, F Y X latent frames/rows/columns; THWC is a clip as uint8.
 
-    clips -> encode -> [given | noise noise noise] -> sample -> decode, upsample -> clips
+    clips -> encode -> [given | noise noise noise] -> sample -> decode -> clips
 
 Every pipeline ends here; run.py is the one to read before.
 """
@@ -34,9 +34,7 @@ class FilledCell:
     cell: int
     """Index of the cell, row-major."""
     frames_THWC: Tensor
-    """Its clip after upsampling, uint8, on the CPU."""
-    small_THWC: Tensor
-    """Its clip before upsampling: what a next window would go on from."""
+    """Its clip at the size of a cell, uint8, on the CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +64,7 @@ def fill_grid(
         progress: Told of stages and steps.
 
     Returns:
-        The painted cells in order, each decoded and upsampled on its own.
+        The painted cells in order, each decoded on its own.
 
     Raises:
         LayoutError: The layout does not fit the text or the given cells.
@@ -179,16 +177,11 @@ def _decode(
 def decode_cells(
     backbone: Backbone, cells: Sequence[tuple[int, Tensor]], progress: Progress
 ) -> list[FilledCell]:
-    """Decode and upsample cells, each given with its latents BCFYX, one after another."""
+    """Decode cells, each given with its latents BCFYX, one after another."""
     progress.start("decoding", len(cells))
     results: list[FilledCell] = []
     for cell, latents_BCFYX in cells:
         video_BCTHW = backbone.decode(latents_BCFYX)
-        large_BCTHW = backbone.upsample(video_BCTHW)
-        results.append(
-            FilledCell(
-                cell=cell, frames_THWC=to_frames(large_BCTHW), small_THWC=to_frames(video_BCTHW)
-            )
-        )
+        results.append(FilledCell(cell=cell, frames_THWC=to_frames(video_BCTHW)))
         progress.update(len(results))
     return results

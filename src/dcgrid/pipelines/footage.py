@@ -15,11 +15,16 @@ from dcgrid.models.base import ModelSpec
 from dcgrid.pipelines.plan import RunPlan, clip_rules, windows_of
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.windows import Window
-from dcgrid.video.clip import ClipPlan, ClipRules, SoundSource
-from dcgrid.video.read import measure_plan, read_clip, read_window
+from dcgrid.video.clip import ClipPlan, ClipRules, Picture, SoundSource
+from dcgrid.video.frames import CellFrames, source_frames
+from dcgrid.video.read import measure_plan, read_clip
 
 Asked = tuple[float | None, float | None]
 """Start and duration that were asked of a clip, in seconds; None: its first frame, the usual."""
+
+
+IN_MEMORY = 257
+"""Most frames of a clip that is held in memory at the size of a cell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,24 +36,39 @@ class Footage:
     plan: ClipPlan
     """What of it is used."""
     whole_THWC: torch.Tensor | None
-    """All its frames, uint8; None: they are read when they are needed."""
+    """All its frames at the size of a cell, uint8; None: they are read when they are needed."""
+    stream: CellFrames
+    """Reads them."""
     sha256: str = ""
     """Hash of the file."""
 
     def frames(self, window: Window) -> torch.Tensor:
-        """Return the frames of a window, THWC, uint8.
+        """Return the frames of a window at the size of a cell, THWC, uint8.
+
+        A clip that ends before the window does is shown forwards and backwards in turn.
 
         Raises:
-            InputVideoError: The video ends or breaks before the window does.
+            InputVideoError: The video breaks before its plan ends.
         """
+        wanted = range(window.first, window.first + window.count)
+        at_T = torch.tensor([_turned(number, self.plan.num_frames) for number in wanted])
+        first, last = int(at_T.min()), int(at_T.max())
         if self.whole_THWC is not None:
-            return self.whole_THWC[window.first : window.first + window.count]
-        return read_window(self.path, self.plan, window.first, window.count)
+            return self.whole_THWC[at_T]
+        return self.stream.stretch(first, last + 1 - first)[at_T - first]
 
     def pieces(self, windows: Sequence[Window]) -> Iterator[torch.Tensor]:
         """Yield all frames in order, those of a window at a time."""
         for window in windows:
             yield self.frames(window)[window.fresh]
+
+    def pictures(self) -> Iterator[Picture]:
+        """Yield the frames of the source at its own size, each with its own time.
+
+        Raises:
+            InputVideoError: The video cannot be read.
+        """
+        return source_frames(self.path, self.plan)
 
     def sound(self) -> SoundSource | None:
         """Return the sound that goes with the frames; None: the source is silent."""
@@ -84,45 +104,45 @@ def read_clips(
     progress: Progress,
     known_sha256: Sequence[str] = (),
 ) -> tuple[Footage, ...]:
-    """Read clips that were planned: short ones now, those of several windows later.
+    """Read clips that were planned: short ones now, long ones when they are needed.
 
     Args:
         spec: The model.
-        clips: A plan a clip, all of one length.
+        clips: A plan a clip; the first decides how long the result is.
         asked_s: Start and duration that were asked of each.
         progress: Told of frames, and of what differs from the plans.
         known_sha256: Hashes of the files, if they were needed before.
 
-    Returns:
-        The clips, cut to the length of the shortest.
-
     Raises:
         InputVideoError: A clip cannot be decoded.
     """
-    read = _measured if len(windows_of(spec, clips[0].num_frames)) > 1 else _read
-    found = [read(spec, clip, asked, progress) for clip, asked in zip(clips, asked_s, strict=True)]
-    count = min(one.plan.num_frames for one in found)
-    # Where frames were read, their plan has told it.
-    if read is _measured and count < clips[0].num_frames:
-        progress.note(f"The video is shorter than it says: {count} frames are used.")
-    digests = known_sha256 or [hub.file_sha256(one.path) for one in found]
-    return tuple(
-        replace(_shortened(one, count), sha256=digest)
-        for one, digest in zip(found, digests, strict=True)
-    )
+    digests = known_sha256 or [hub.file_sha256(clip.info.path) for clip in clips]
+    found = []
+    for clip, asked, digest in zip(clips, asked_s, digests, strict=True):
+        known = clip.info.num_frames is not None or not clip.to_end
+        read = _read if known and clip.num_frames <= IN_MEMORY else _measured
+        found.append(replace(read(spec, clip, asked, progress), sha256=digest))
+    return tuple(found)
 
 
 def clip_fps(plan: RunPlan) -> Fraction:
     """Return the model's frame rate as a fraction."""
-    return Fraction(plan.spec.fps).limit_denominator(100_000)
+    return model_rate(plan.spec)
+
+
+def model_rate(spec: ModelSpec) -> Fraction:
+    """Return a model's frame rate as a fraction."""
+    return Fraction(spec.fps).limit_denominator(100_000)
 
 
 def _measured(spec: ModelSpec, clip: ClipPlan, asked_s: Asked, progress: Progress) -> Footage:
-    """Find out how long a clip truly is, where the file only declares it; keep no frame."""
-    if clip.info.num_frames is None or clip.is_guess:
-        progress.start("measuring the clip")
-        clip = measure_plan(clip.info, _rules(spec, clip), *asked_s)
-    return Footage(path=clip.info.path, plan=clip, whole_THWC=None)
+    """Find out how long a clip truly is; keep no frame."""
+    progress.start("measuring the clip")
+    done = measure_plan(clip.info, _rules(spec, clip), *asked_s)
+    if done.num_frames < clip.num_frames and not clip.is_guess:
+        progress.note(f"The video is shorter than it says: it ends at {done.duration_s:.2f} s.")
+    path = clip.info.path
+    return Footage(path=path, plan=done, whole_THWC=None, stream=CellFrames(path, done))
 
 
 def _read(spec: ModelSpec, planned: ClipPlan, asked_s: Asked, progress: Progress) -> Footage:
@@ -139,21 +159,16 @@ def _read(spec: ModelSpec, planned: ClipPlan, asked_s: Asked, progress: Progress
     for line in done.lines():
         if line not in planned.lines():
             progress.note(line)
-    return Footage(path=path, plan=done, whole_THWC=clip.frames_THWC)
+    stream = CellFrames(path, done)
+    return Footage(path=path, plan=done, whole_THWC=clip.frames_THWC, stream=stream)
 
 
 def _rules(spec: ModelSpec, clip: ClipPlan) -> ClipRules:
     """Return the model's rules for a clip whose size is settled."""
-    return replace(clip_rules(spec), cell_sizes=(clip.cell_size,))
+    return replace(clip_rules(spec), cell_sizes=(clip.cell_size,), keeps_all=clip.keeps_all)
 
 
-def _shortened(footage: Footage, count: int) -> Footage:
-    """Return footage cut to fewer frames."""
-    plan = footage.plan
-    if count == plan.num_frames:
-        return footage
-    held = max(0, plan.held_frames - (plan.num_frames - count))
-    used_s = min(plan.duration_s, count / plan.fps)
-    short = replace(plan, num_frames=count, held_frames=held, duration_s=used_s)
-    whole_THWC = None if footage.whole_THWC is None else footage.whole_THWC[:count]
-    return replace(footage, plan=short, whole_THWC=whole_THWC)
+def _turned(number: int, count: int) -> int:
+    """Return which of `count` frames is shown at a place, forwards and backwards in turn."""
+    place = number % max(1, 2 * count - 2)
+    return min(place, 2 * count - 2 - place) if count > 1 else 0

@@ -4,7 +4,6 @@
 resolve.py turns a job into cells, text and sampler values.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,9 @@ from dcgrid.pipelines.lora import absolute_loras, absolute_reference, parse_lora
 
 Keep = Literal["best", "all"]
 """Which of several tries at one edit are written."""
+
+Upsample = Literal["guided", "plain", "none"]
+"""How cells become the size of the input."""
 
 MAX_EDITS = 3
 """Most edits of one run: the cells of a 2x2 grid that are left beside the given one."""
@@ -79,11 +81,12 @@ class GridJob:
     start_s: float | None = None
     """Where in the (first) input to start, in seconds; None: at its first frame."""
     duration_s: float | None = None
-    """Seconds to use; None: the model's usual length."""
-    whole: bool = False
-    """True: use the input to its end, however long it is."""
-    fps: Literal["model", "source"] = "model"
-    """Frame rate of the result: the model's, or resampled to the input's."""
+    """Seconds to use; None: the input to its end; without one, the model's usual length."""
+    fps: Literal["model", "source"] = "source"
+    """Frames of the result: each of the input's at its own time, or the model's rate."""
+    upsample: Upsample = "guided"
+    """How cells become the size of the input: with its detail, or enlarged as they are; "none":
+    they stay as the model makes them."""
     force: bool = False
     """True: existing results are replaced."""
     offline: bool = False
@@ -125,11 +128,6 @@ class GridJob:
     def starts_s(self) -> tuple[float | None, ...]:
         """Where each of them starts."""
         return (self.start_s,)
-
-    @property
-    def asked_s(self) -> float | None:
-        """Seconds asked of the (first) input: infinite for all of it, None for the model's."""
-        return math.inf if self.whole else self.duration_s
 
     @property
     def words(self) -> str:
@@ -314,8 +312,6 @@ def check_numbers(job: GridJob) -> None:
     Raises:
         UsageError: They do not.
     """
-    if job.whole and job.duration_s is not None:
-        raise UsageError("--whole and --duration contradict each other", hint="leave out one")
     for text in job.loras:
         parse_lora(text)
     check_candidates(job.candidates, job.rank, job.seed)

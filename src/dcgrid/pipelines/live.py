@@ -23,7 +23,7 @@ from dcgrid.runtime.device import autocast, choose_dtype
 
 
 class LiveBackbone:
-    """A training run's networks as a `Backbone`: adapters are attached, nothing is upsampled.
+    """A training run's networks as a `Backbone`: adapters are attached.
 
     Making one lays the networks to rest and freezes them, as for any backbone; whoever goes on to
     train them puts that back.
@@ -49,7 +49,7 @@ class LiveBackbone:
         self._dit, self._text, self._codec = dit, text, codec
         for network in (dit, text, codec):
             network.eval().requires_grad_(False)
-        self._spec = replace(training_spec(model), upsample=1)
+        self._spec = training_spec(model)
         self._usual_first = self._spec.given_first
         self._dtype = choose_dtype("auto", self.device)
         self._route_KA = None if route_KA is None else route_KA.to(self.device)
@@ -146,10 +146,6 @@ class LiveBackbone:
                 cells_BKCFYX, time_BKF, text, places, route_KA, estimate_BKCFYX, memory
             )
         return predicted.float()
-
-    def upsample(self, video_BCTHW: Tensor) -> Tensor:
-        """Return clips as they are."""
-        return video_BCTHW
 
 
 def paint_cells(

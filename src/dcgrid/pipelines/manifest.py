@@ -17,10 +17,13 @@ from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.script import MAX_SCENES, StoryJob
 from dcgrid.pipelines.typed import typed
 
-FORMAT = "dcgrid-run-2"
-STORY_FORMAT = "dcgrid-story-2"
+FORMAT = "dcgrid-run-3"
+STORY_FORMAT = "dcgrid-story-3"
 # What an earlier dcgrid wrote and this one cannot repeat, with what to do instead.
+_SMALL = "its results had the model's size and rate; repeat it with the version that it names"
 _EARLIER = {
+    "dcgrid-run-2": _SMALL,
+    "dcgrid-story-2": _SMALL,
     "dcgrid-run-1": "repeat it with the version that it names, or make the edit anew",
     "dcgrid-story-1": "it has no hashes of pixels; run `dcgrid story` again with the same scenes "
     "and --seed, and the new manifest can be repeated",
@@ -190,6 +193,7 @@ def _wrong_facts(manifest: Manifest) -> list[str]:
     checks = {
         "job.seed": 0 <= job.seed < 2**63,
         "inputs_sha256": len(manifest.inputs_sha256) == len(job.inputs),
+        "job.upsample": job.upsample in ("guided", "plain", "none"),
         "job.cell_size": job.cell_size is None or len(job.cell_size) == 2,
         "machine.threads": isinstance(machine.get("threads"), int)
         and 1 <= machine["threads"] <= 4096,

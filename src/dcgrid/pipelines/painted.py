@@ -58,7 +58,6 @@ class Painted:
             if self._folder is None:
                 self._kept[window.index, one.cell] = one
                 continue
-            write_part(self._small(window.index, one.cell), one.small_THWC, overwrite=True)
             write_part(self._part(window.index, one.cell), one.frames_THWC, overwrite=True)
 
     def heads(self, window: Window) -> Mapping[int, torch.Tensor]:
@@ -68,60 +67,49 @@ class Painted:
         before = self.windows[window.index - 1]
         start = window.first - before.first
         return {
-            cell: self._frames(before, cell, small=True)[start : start + window.head]
-            for cell in self.cells
+            cell: self._frames(before, cell)[start : start + window.head] for cell in self.cells
         }
 
-    def pieces(self, cell: int, *, small: bool = False) -> Iterator[torch.Tensor]:
+    def pieces(self, cell: int) -> Iterator[torch.Tensor]:
         """Yield all frames of a cell in order, those of a window at a time; see `piece`."""
         held_THWC: torch.Tensor | None = None
         for window in self.windows:
-            frames_THWC = self._frames(window, cell, small=small)
+            frames_THWC = self._frames(window, cell)
             yield _joined(window, frames_THWC, held_THWC)
             held_THWC = frames_THWC[window.shown :]
 
-    def piece(self, window: Window, cell: int, *, small: bool = False) -> torch.Tensor:
+    def piece(self, window: Window, cell: int) -> torch.Tensor:
         """Return the frames of a cell that are delivered with a window, THWC.
 
         Args:
             window: One of `windows`.
             cell: A painted cell.
-            small: True: as they were before upsampling.
         """
         held_THWC = None
         if window.blend:
             before = self.windows[window.index - 1]
-            held_THWC = self._frames(before, cell, small=small)[before.shown :]
-        return _joined(window, self._frames(window, cell, small=small), held_THWC)
+            held_THWC = self._frames(before, cell)[before.shown :]
+        return _joined(window, self._frames(window, cell), held_THWC)
 
-    def _frames(self, window: Window, cell: int, *, small: bool = False) -> torch.Tensor:
+    def _frames(self, window: Window, cell: int) -> torch.Tensor:
         if self._folder is None:
-            one = self._kept[window.index, cell]
-            return one.small_THWC if small else one.frames_THWC
-        named = self._small if small else self._part
-        return read_part(named(window.index, cell))
+            return self._kept[window.index, cell].frames_THWC
+        return read_part(self._part(window.index, cell))
 
     def _paths(self, window: Window) -> list[Path]:
-        named = (self._part, self._small)
-        return [name(window.index, cell) for cell in self.cells for name in named]
+        return [self._part(window.index, cell) for cell in self.cells]
 
     def _part(self, index: int, cell: int) -> Path:
-        return self._of(f"{index:06d}.{cell}.mkv")
-
-    def _small(self, index: int, cell: int) -> Path:
-        return self._of(f"{index:06d}.{cell}.small.mkv")
-
-    def _of(self, name: str) -> Path:
         if self._folder is None:
             raise ValueError("a grid that is kept in memory has no parts")
-        return self._folder / name
+        return self._folder / f"{index:06d}.{cell}.mkv"
 
 
 class PaintedClip:
     """One painted cell as a clip that may be longer than memory: any stretch of it on demand."""
 
-    def __init__(self, painted: Painted, cell: int, *, small: bool = False) -> None:
-        self._painted, self._cell, self._small = painted, cell, small
+    def __init__(self, painted: Painted, cell: int) -> None:
+        self._painted, self._cell = painted, cell
         # Stretches are taken in order, so the piece that one ends in is where the next begins.
         self._piece = lru_cache(maxsize=1)(self._read)
 
@@ -154,10 +142,10 @@ class PaintedClip:
 
     def pieces(self) -> Iterator[torch.Tensor]:
         """Yield all frames in order, those of a window at a time."""
-        return self._painted.pieces(self._cell, small=self._small)
+        return self._painted.pieces(self._cell)
 
     def _read(self, index: int) -> torch.Tensor:
-        return self._painted.piece(self._painted.windows[index], self._cell, small=self._small)
+        return self._painted.piece(self._painted.windows[index], self._cell)
 
 
 def blend(before_THWC: torch.Tensor, after_THWC: torch.Tensor) -> torch.Tensor:

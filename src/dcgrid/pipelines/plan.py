@@ -67,7 +67,7 @@ class RunPlan:
     clips: tuple["ClipPlan", ...]
     """What of each input is used; all have as many frames of one size."""
     asked_s: tuple[float | None, ...]
-    """Seconds asked of each input; None: the model's usual length."""
+    """Seconds asked of each input; None: all of it."""
     windows: tuple[Window, ...]
     """What is painted in one go; one for a clip that the model can take whole."""
     tokens: int
@@ -100,7 +100,6 @@ class RunPlan:
         """Return the plan as sentences, one per line."""
         grid = self.prepared.grid
         height, width = self.clips[0].cell_size
-        factor = self.spec.upsample
         free = f" ({_size(self.available_bytes)} free)" if self.available_bytes else ""
         shape = (
             f"Grid: {grid.rows}x{grid.cols} cells of {width}x{height} ({', '.join(grid.labels)}), "
@@ -115,8 +114,8 @@ class RunPlan:
             *self.adapter_notes,
             *self.concepts.lines(),
             *([self.uncounted] if self.uncounted else []),
-            f"Result: {width * factor}x{height * factor}, "
-            f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
+            result_line(self.prepared.job, self.clips[0]),
+            f"Files: {', '.join(path.name for path in self.prepared.outputs.all())}.",
         ]
         if len(self.windows) > 1:
             lines.insert(lines.index(shape) + 1, windows_line(self.spec, self.windows))
@@ -129,7 +128,13 @@ class RunPlan:
             return self.clips[0].lines()
         named = zip("AB", self.clips, strict=True)
         lines = [f"{name}: {line}" for name, plan in named for line in plan.lines()]
-        return [*lines, f"Together: {self.clips[0].num_frames} frames, as the shorter of both has."]
+        first, second = self.clips
+        if second.num_frames < first.num_frames:
+            lines.append(
+                f"B is shorter: its {second.num_frames} frames are shown forwards and backwards in "
+                "turn as long as A lasts."
+            )
+        return lines
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan for programs."""
@@ -149,6 +154,8 @@ class RunPlan:
             "starts_s": [one.start_s for one in self.clips],
             "duration_s": clip.duration_s,
             "cell_size": list(clip.cell_size),
+            "result_size": list(result_size(self.prepared.job, clip)),
+            "upsample": self.prepared.job.upsample,
             "tokens": self.tokens,
             "num_inference_steps": grid.num_inference_steps,
             "model": self.spec.name,
@@ -302,7 +309,9 @@ def download_lines(downloads: Mapping[str, int | None]) -> list[str]:
 def plan_clips(
     job: GridJob, spec: "ModelSpec"
 ) -> tuple[tuple["ClipPlan", ...], tuple[float | None, ...]]:
-    """Plan what of each input is used: the size of the first, the length of the shortest.
+    """Plan what of each input is used: size and length are those of the first.
+
+    Nothing of the first is lost. The others are cropped to its cell, and used as long as it lasts.
 
     Returns:
         A plan an input, and the seconds asked of it.
@@ -311,20 +320,17 @@ def plan_clips(
         InputVideoError: An input is not a video, or starts after its end.
         UsageError: A start or the duration is out of range.
     """
+    from dcgrid.video.clip import ClipPlan
     from dcgrid.video.read import plan_clip, probe
 
     rules = clip_rules(spec, job.cell_size)
-    first = plan_clip(probe(job.inputs[0]), rules, job.starts_s[0], job.asked_s)
-    same = replace(rules, cell_sizes=(first.cell_size,))
-    plans, asked = [first], [job.asked_s]
+    first = plan_clip(probe(job.inputs[0]), rules, job.starts_s[0], job.duration_s)
+    same = replace(rules, cell_sizes=(first.cell_size,), keeps_all=False)
+    plans: list[ClipPlan] = [first]
+    asked: list[float | None] = [job.duration_s]
     for path, start_s in zip(job.inputs[1:], job.starts_s[1:], strict=True):
         asked.append(first.num_frames / rules.fps)
         plans.append(plan_clip(probe(path), same, start_s, asked[-1]))
-    frames = min(plan.num_frames for plan in plans)
-    for index, plan in enumerate(plans):
-        if plan.num_frames > frames:
-            asked[index] = frames / rules.fps
-            plans[index] = plan_clip(plan.info, same, plan.start_s, asked[index])
     return tuple(plans), tuple(asked)
 
 
@@ -373,7 +379,35 @@ def clip_rules(spec: "ModelSpec", cell_size: tuple[int, int] | None = None) -> "
         cell_sizes=(cell_size,) if cell_size else spec.cell_sizes,
         default_frames=spec.default_frames,
         longest=LONGEST_FRAMES,
+        keeps_all=True,
     )
+
+
+def one_pass_rules(spec: "ModelSpec") -> "ClipRules":
+    """Return the rules of measurements: what one pass of a model takes, cropped to a cell.
+
+    Comparisons are made at the size of a cell, where a padding would be scored with the picture.
+    """
+    return replace(clip_rules(spec), longest=None, keeps_all=False)
+
+
+def result_size(job: GridJob, clip: "ClipPlan") -> tuple[int, int]:
+    """Return height and width of a result that has a source, before sides are made even."""
+    return clip.scaled_size if job.upsample == "none" else (clip.info.height, clip.info.width)
+
+
+def result_line(job: GridJob, clip: "ClipPlan") -> str:
+    """Return what results have of their source, and what of the model, as a sentence."""
+    height, width = result_size(job, clip)
+    rate = "each frame of the input at its own time"
+    if job.fps == "model":
+        rate = f"{clip.fps:.4g} frames a second, the model's rate"
+    how = {
+        "guided": "fine detail is the input's where the model shows the same, else enlarged",
+        "plain": "enlarged by bicubic interpolation: all detail is the model's",
+        "none": "as the model makes it",
+    }
+    return f"Result: {width}x{height}, {rate}; {how[job.upsample]}."
 
 
 def geometry_of(spec: "ModelSpec") -> "LatentGeometry":

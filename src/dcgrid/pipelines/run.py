@@ -17,7 +17,7 @@ import torch
 from dcgrid.pipelines import facts
 from dcgrid.pipelines.candidates import Ranker
 from dcgrid.pipelines.concepts import check_named
-from dcgrid.pipelines.deliver import Candidate, choose_takes, compare_takes, write_takes
+from dcgrid.pipelines.deliver import Candidate, choose_takes, compare_outputs, write_takes
 from dcgrid.pipelines.fill import Painter
 from dcgrid.pipelines.footage import Footage, read_footage
 from dcgrid.pipelines.manifest import OutputRecord, RunManifest, write_manifest
@@ -115,9 +115,9 @@ def carry_out(
         watch.add("fill", time.perf_counter() - started)
         with watch.stage("choose"):
             takes = choose_takes(plan, footage, candidates, ranker, progress)
-        same_pixels = compare_takes(plan, takes, progress)
         with watch.stage("write"):
             records, notes = write_takes(plan, footage, candidates, takes, staged, progress)
+        same_pixels = compare_outputs(plan, records, progress)
         # Known only after writing, so the manifest is made now, with everything but itself.
         manifest = _manifest(plan, footage, model, watch.seconds, records)
         write_manifest(staged.stage(plan.prepared.outputs.manifest), manifest)

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 
 from dcgrid.pipelines import facts
-from dcgrid.pipelines.choose import rank_scores
+from dcgrid.pipelines.choose import TryScore, rank_scores
 from dcgrid.pipelines.concepts import check_named
-from dcgrid.pipelines.deliver import Take, hash_pieces, other_pixels, score_cells, tell_other_pixels
+from dcgrid.pipelines.deliver import Take, other_pixels, score_cells, tell_other_pixels
 from dcgrid.pipelines.footage import Footage, read_clips
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.lora import absolute_reference
@@ -119,7 +119,7 @@ def tell_story(plan: StoryPlan, progress: Progress, team: Team | None = None) ->
             scenes = _paint(plan, footage, models, folder, progress)
         with watch.stage("write"):
             written = write_story(plan, footage, scenes, staged, progress)
-        same_pixels = _compare(plan, scenes, written, progress)
+        same_pixels = _compare(plan, written, progress)
         manifest = _manifest(plan, footage, models, watch.seconds, written)
         write_manifest(staged.stage(plan.prepared.outputs.manifest), manifest)
         staged.commit()
@@ -224,6 +224,7 @@ def _paint(
     ]
     tell_what_is_there(kept, progress)
     given: GivenClip | None = footage
+    picture = (slice(None), slice(None)) if footage is None else footage.plan.picture
     for number, (grid, painted) in enumerate(zip(grids, kept, strict=True)):
         task = GridTask(
             grid=grid,
@@ -236,17 +237,21 @@ def _paint(
         )
         paint_grid(task, painted, progress)
         paths = plan.prepared.outputs.videos[len(scenes) :]
-        scenes += _taken(grid, painted, given, [path for (path,) in paths], task.seed)
+        scores = {} if given is None else score_cells(given, painted, picture)
+        scenes += _taken(grid, painted, scores, [path for (path,) in paths], task.seed)
         if footage is None:
-            given = PaintedClip(painted, scenes[-1].take.cell, small=True)
+            given = PaintedClip(painted, scenes[-1].take.cell)
     return scenes
 
 
 def _taken(
-    grid: ResolvedGrid, painted: Painted, given: GivenClip | None, paths: list[Path], seed: int
+    grid: ResolvedGrid,
+    painted: Painted,
+    scores: Mapping[int, TryScore],
+    paths: list[Path],
+    seed: int,
 ) -> list[TakenScene]:
-    """Return the best try at each scene of a grid; without a clip to compare with the first."""
-    scores = {} if given is None else score_cells(given, painted)
+    """Return the best try at each scene of a grid; without scores the first."""
     scenes = []
     # The files of later grids come after those of this one.
     for name, cells, path in zip(grid.names, grid.tries, paths, strict=False):
@@ -258,20 +263,17 @@ def _taken(
             cell=cells[best],
             seed=seed,
             score=scores.get(cells[best]),
-            frames_sha256=hash_pieces(clip.pieces(), len(clip)),
         )
         scenes.append(TakenScene(take=take, clip=clip))
     return scenes
 
 
-def _compare(
-    plan: StoryPlan, scenes: list[TakenScene], written: WrittenStory, progress: Progress
-) -> bool | None:
+def _compare(plan: StoryPlan, written: WrittenStory, progress: Progress) -> bool | None:
     """Compare pixels with those of the story that is repeated; None if none is."""
     prepared = plan.prepared
     if not prepared.expected_frames:
         return None
-    other = other_pixels(prepared.expected_frames, [scene.take for scene in scenes])
+    other = other_pixels(prepared.expected_frames, written.records)
     if prepared.expected_reel not in ("", written.reel_sha256):
         other.append("the reel")
     return tell_other_pixels(other, progress, force=prepared.job.force)

@@ -1,31 +1,35 @@
 """The files of a story: a video a scene, the reel of all, the storyboard.
 
 Everything goes through the scenes piece by piece, so that a long one is never held whole.
-
-Letters: T frames, H W height/width, C the 3 colours.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from dcgrid import __version__
-from dcgrid.pipelines.deliver import HashedPieces, Take, enlarged, picked
-from dcgrid.pipelines.footage import Footage
+from dcgrid.pipelines.deliver import HashedPieces, Take, Watched, result_timing
+from dcgrid.pipelines.footage import Footage, model_rate
 from dcgrid.pipelines.manifest import OutputRecord
 from dcgrid.pipelines.outputs import StagedFiles
 from dcgrid.pipelines.painted import PaintedClip
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.script import titles_of
 from dcgrid.pipelines.story_plan import StoryPlan
-from dcgrid.pipelines.windows import sheet_frames
+from dcgrid.pipelines.upsampling import (
+    ResultClip,
+    Shown,
+    text_size,
+    upsampled,
+    upsampler_for,
+    without_source,
+)
 from dcgrid.video.reel import reel_length, reel_pieces
 from dcgrid.video.sheet import write_contact_sheet
-from dcgrid.video.write import write_pieces
+from dcgrid.video.write import Timing, write_pictures, write_pieces
 
 TITLE_S = 1.5
 """Seconds that the reel shows a title."""
@@ -67,34 +71,71 @@ def write_story(
     Raises:
         OutputError: A file cannot be written.
     """
-    outputs = plan.prepared.outputs
-    records, notes = list[OutputRecord](), list[str]()
+    outputs, job = plan.prepared.outputs, plan.prepared.job
+    records, notes, shown = list[OutputRecord](), list[str](), list[Watched]()
+    timing, results, count = _timing(plan, footage), _scene_results(plan, footage), 0
     progress.start("writing", len(scenes) + 2)
     for done, scene in enumerate(scenes, start=1):
         part = staged.stage(scene.take.path)
-        report = write_pieces(
+        made = partial(results, scene.clip, None)
+        watched = Watched(made, _span_s(plan, footage), SHEET_FRAMES)
+        report = write_pictures(
             part,
-            scene.clip.pieces,
-            _fps(plan),
-            num_frames=len(scene.clip),
+            watched.pictures,
+            timing,
             sound=None if footage is None else footage.sound(),
             comment=_comment(plan),
         )
         notes += [note for note in report.notes if note not in notes]
-        records.append(scene.take.record(part))
+        records.append(scene.take.record(part, watched.hexdigest))
+        shown.append(watched)
+        count = math.ceil(report.duration_s * timing.fps - 1e-3)
         progress.update(done)
     reel_sha256 = ""
     if outputs.reel is not None:
-        reel_sha256 = _write_reel(plan, [one.clip for one in scenes], staged.stage(outputs.reel))
+        clips = [ResultClip(partial(results, one.clip, timing.fps), count) for one in scenes]
+        reel_sha256 = _write_reel(plan, clips, timing.fps, staged.stage(outputs.reel))
     progress.update(len(scenes) + 1)
     if outputs.sheet is not None:
-        _write_storyboard(plan, footage, scenes, staged.stage(outputs.sheet))
+        titles = titles_of(job)
+        labels = [f"{number} {title}" for number, title in enumerate(titles, start=1)]
+        rows = [one.results for one in shown]
+        if footage is not None:
+            rows.insert(0, shown[0].sources)
+            labels.insert(0, "clip")
+        write_contact_sheet(staged.stage(outputs.sheet), rows, labels)
     return WrittenStory(records=tuple(records), reel_sha256=reel_sha256, notes=tuple(notes))
 
 
-def _write_reel(plan: StoryPlan, clips: Sequence[PaintedClip], path: Path) -> str:
-    """Write the reel; return the hash of its pixels."""
-    job, fps = plan.prepared.job, _fps(plan)
+def _scene_results(
+    plan: StoryPlan, footage: Footage | None
+) -> Callable[[PaintedClip, Fraction | None], Iterator[Shown]]:
+    """Return what yields the frames of a scene, at a constant rate if one is named."""
+    job = plan.prepared.job
+    if footage is None:
+        size = plan.cell_size if job.upsample == "none" else text_size(plan.cell_size)
+        return lambda clip, _: without_source(clip.pieces(), model_rate(plan.spec), size)
+    upsampler = upsampler_for(job, footage.plan, plan.device)
+    wanted = model_rate(plan.spec) if job.fps == "model" else None
+    return lambda clip, rate: upsampled(
+        footage, plan.windows, clip.pieces(), upsampler, rate or wanted
+    )
+
+
+def _span_s(plan: StoryPlan, footage: Footage | None) -> float:
+    """Return the seconds of a scene."""
+    return plan.num_frames / plan.spec.fps if footage is None else footage.plan.duration_s
+
+
+def _timing(plan: StoryPlan, footage: Footage | None) -> Timing:
+    if footage is None:
+        return Timing.constant(plan.spec.fps)
+    return result_timing(plan.prepared.job, footage.plan, plan.spec)
+
+
+def _write_reel(plan: StoryPlan, clips: Sequence[ResultClip], fps: Fraction, path: Path) -> str:
+    """Write the reel, at one rate whatever that of the clip; return the hash of its pixels."""
+    job = plan.prepared.job
     title_s = TITLE_S if job.titles else 0
     count = reel_length([len(clip) for clip in clips], fps, job.fade_s)
     pieces = HashedPieces(
@@ -102,26 +143,6 @@ def _write_reel(plan: StoryPlan, clips: Sequence[PaintedClip], path: Path) -> st
     )
     write_pieces(path, pieces, fps, num_frames=count, comment=_comment(plan))
     return pieces.hexdigest
-
-
-def _write_storyboard(
-    plan: StoryPlan, footage: Footage | None, scenes: Sequence[TakenScene], path: Path
-) -> None:
-    """Write frames of the clip and of each scene."""
-    wanted = sheet_frames(plan.windows, SHEET_FRAMES)
-    titles = titles_of(plan.prepared.job)
-    labels = [f"{number} {title}" for number, title in enumerate(titles, start=1)]
-    rows = [torch.cat([scene.clip[n : n + 1] for n in wanted]) for scene in scenes]
-    if footage is not None:
-        height, width = rows[0].shape[1:3]
-        given_THWC = picked(footage.pieces(plan.windows), wanted)
-        rows.insert(0, enlarged(given_THWC, (height, width)))
-        labels.insert(0, "clip")
-    write_contact_sheet(path, [list(row_THWC) for row_THWC in rows], labels)
-
-
-def _fps(plan: StoryPlan) -> Fraction:
-    return Fraction(plan.spec.fps).limit_denominator(100_000)
 
 
 def _comment(plan: StoryPlan) -> str:

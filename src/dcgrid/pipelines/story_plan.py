@@ -21,6 +21,7 @@ from dcgrid.pipelines.plan import (
     download_lines,
     find_downloads,
     memory_words,
+    result_line,
     windows_line,
     windows_of,
 )
@@ -92,13 +93,13 @@ class StoryPlan:
     def lines(self) -> list[str]:
         """Return the plan as sentences, one per line."""
         height, width = self.cell_size
-        grids, factor = self.prepared.grids, self.spec.upsample
+        job, grids = self.prepared.job, self.prepared.grids
         clip = self.clip.lines() if self.clip else ["No clip: the character comes from the text."]
         seconds = self.num_frames / self.spec.fps
         windows = [windows_line(self.spec, self.windows)] if len(self.windows) > 1 else []
         return [
             *clip,
-            f"Scenes: {len(self.prepared.job.scenes)} of {seconds:.2f} s in {len(grids)} grids of "
+            f"Scenes: {len(job.scenes)} of {seconds:.2f} s in {len(grids)} grids of "
             f"{grids[0].rows}x{grids[0].cols} cells of {width}x{height}.",
             *windows,
             f"Model: {self.spec.name} on {self.device}, {self.dtype}, {memory_words(self.need)}.",
@@ -106,11 +107,19 @@ class StoryPlan:
             *self.adapter_notes,
             *self.concepts.lines(),
             *([self.uncounted] if self.uncounted else []),
-            f"Result: {width * factor}x{height * factor}, "
-            f"{', '.join(path.name for path in self.prepared.outputs.all())}.",
+            result_line(job, self.clip) if self.clip else self._text_line(),
+            f"Files: {', '.join(path.name for path in self.prepared.outputs.all())}.",
             *([self.remark] if self.remark else []),
             *download_lines(self.downloads),
         ]
+
+    def _text_line(self) -> str:
+        from dcgrid.pipelines.upsampling import text_size
+
+        height, width = self.cell_size
+        if self.prepared.job.upsample != "none":
+            height, width = text_size(self.cell_size)
+        return f"Result: {width}x{height}, {self.spec.fps:.4g} frames a second, the model's rate."
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan for programs."""

@@ -12,7 +12,6 @@ both and blended, so that no step is seen:
 Frames are counted as stride * n + 1 everywhere, as the autoencoder wants them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -94,14 +93,3 @@ def plan_windows(num_frames: int, longest: int, join: Join, stride: int) -> tupl
             )
         )
     return tuple(windows)
-
-
-def sheet_frames(windows: Sequence[Window], count: int) -> list[int]:
-    """Return evenly spaced frames of the whole clip, at most `count`, the first and last included.
-
-    >>> sheet_frames(plan_windows(9, 33, Join(head=5, blend=8), 4), 3)
-    [0, 4, 8]
-    """
-    total = windows[-1].first + windows[-1].count
-    shown = min(count, total)
-    return [round(i * (total - 1) / max(shown - 1, 1)) for i in range(shown)]

@@ -32,6 +32,10 @@ class SourceInfo:
     """Frames per second on average; 0.0 if unknown (one frame)."""
     is_vfr: bool
     """True: the time between frames varies."""
+    rate: Fraction | None = None
+    """The exact rate where all stamps lie on its grid, up to rounding; None: they do not."""
+    time_base: Fraction = Fraction(1, 90_000)
+    """The finest time that the container can say, in seconds."""
     num_frames: int | None
     """Frames in the file; None: not counted (long file)."""
     duration_s: float | None
@@ -67,6 +71,10 @@ class ClipRules:
     longest: int | None = None
     """Most frames of a clip that is processed window by window, each of at most `max_frames`; it
     counts only when a duration is asked for. None: no windows, so `max_frames`."""
+    keeps_all: bool = False
+    """True: nothing of the source is lost. All of it is used where no duration is asked for, its
+    last frame is held up to the next stride * n + 1, and its picture is padded to the cell. False:
+    frames are left out at the end, and the picture is cropped to the cell."""
 
     def __post_init__(self) -> None:
         """Refuse rules that no clip can meet."""
@@ -84,6 +92,11 @@ class ClipRules:
         """Return the largest stride * n + 1 that is at most `frames` (and `most_frames`); >= 1."""
         limit = max(1, min(frames, self.most_frames))
         return (limit - 1) // self.stride * self.stride + 1
+
+    def frames_covering(self, frames: int) -> int:
+        """Return the smallest stride * n + 1 that is at least `frames` and `least_frames`."""
+        steps = -(-(frames - 1) // self.stride)
+        return min(max(steps * self.stride + 1, self.least_frames), self.most_frames)
 
     @property
     def least_frames(self) -> int:
@@ -112,19 +125,35 @@ class ClipPlan:
     cell_size: tuple[int, int]
     """Height and width in pixels of the clip."""
     scaled_size: tuple[int, int]
-    """Height and width in pixels before the crop."""
+    """Height and width in pixels before it is cropped or padded to the cell."""
+    keeps_all: bool = False
+    """True: it was made by such rules (see `ClipRules`)."""
+    to_end: bool = False
+    """True: all of the source from `start_s` on is used, whatever `duration_s` says."""
     notes: tuple[str, ...] = ()
     """More sentences: odd things in the source, and what was done about them."""
     is_guess: bool = False
     """True: all of a source of unknown length was asked for, so it may have fewer than
     `num_frames` frames; `measure_plan` tells."""
 
+    @property
+    def picture(self) -> tuple[slice, slice]:
+        """Rows and columns of a cell that the source covers; the rest is padding."""
+        firsts = [(c - s) // 2 if s < c else 0 for c, s in zip(*self._sizes, strict=True)]
+        lengths = [min(c, s) for c, s in zip(*self._sizes, strict=True)]
+        rows, cols = (slice(a, a + n) for a, n in zip(firsts, lengths, strict=True))
+        return rows, cols
+
+    @property
+    def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        return self.cell_size, self.scaled_size
+
     def lines(self) -> list[str]:
         """Return the plan as plain sentences, one per line; nothing done is left out."""
         return [
             self._source_line(),
-            *self._time_lines(),
-            self._size_line(),
+            *(self._whole_lines() if self.keeps_all else self._time_lines()),
+            self._padding_line() if self.keeps_all else self._size_line(),
             *self.info.warnings,
             *self.notes,
         ]
@@ -141,6 +170,25 @@ class ClipPlan:
             f"Source: {info.width}x{info.height}, {rate}{varying}, {length}, {info.codec}, "
             f"{info.color}{turned}{pixels}{sound}."
         )
+
+    def _whole_lines(self) -> list[str]:
+        end_s = self.start_s + self.duration_s
+        model = f"{self.num_frames} frames at {self.fps:.4g} fps"
+        held = f", the last {self.held_frames} held" if self.held_frames else ""
+        lines = [f"Used: {self.start_s:.2f} s to {end_s:.2f} s; the model gets {model}{held}."]
+        if self.is_guess:
+            lines.append("The file does not say how long it is: it is used to its end.")
+        elif self.dropped_s and self.dropped_s > 0.5 / self.fps:
+            lines.append(f"Left out: {self.dropped_s:.2f} s after that.")
+        return lines
+
+    def _padding_line(self) -> str:
+        height, width = self.cell_size
+        tall, wide = self.scaled_size
+        line = f"Scaled for the model: {self.info.width}x{self.info.height} to {wide}x{tall}"
+        if (tall, wide) == (height, width):
+            return line + "."
+        return f"{line}, padded to {width}x{height}; the padding is cut off again."
 
     def _time_lines(self) -> list[str]:
         end_s = self.start_s + self.duration_s
@@ -181,6 +229,18 @@ class ClipPlan:
         if cut_y:
             cuts.append(f"{100 * cut_y / tall:.0f} % of the height")
         return f"{line}, cropped in the centre to {width}x{height} ({' and '.join(cuts)} is cut)."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One frame of a video at the size of a file, and when it is on display."""
+
+    rgb_HWC: torch.Tensor
+    """Upright, square pixels; RGB, uint8, shape (H, W, 3)."""
+    time: Fraction
+    """Seconds after the first one; >= 0."""
+    duration: Fraction
+    """Seconds until the next one is due; > 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -149,6 +149,13 @@ def cover_size(shown: tuple[int, int], cell: tuple[int, int]) -> tuple[int, int]
     return max(cell[0], round(shown[0] * scale)), max(cell[1], round(shown[1] * scale))
 
 
+def contained_size(shown: tuple[int, int], cell: tuple[int, int]) -> tuple[int, int]:
+    """Return the largest size (height, width), same aspect as `shown`, that fits into `cell`."""
+    scale = min(cell[0] / shown[0], cell[1] / shown[1])
+    tall, wide = max(1, round(shown[0] * scale)), max(1, round(shown[1] * scale))
+    return min(cell[0], tall), min(cell[1], wide)
+
+
 def best_cell_size(
     shown: tuple[int, int], cell_sizes: tuple[tuple[int, int], ...]
 ) -> tuple[int, int]:
@@ -231,6 +238,40 @@ def render_frame(
     stored = (scaled[1], scaled[0]) if turn.transpose else scaled
     rgb_HWC = torch.from_numpy(to_rgb(frame, stored).to_ndarray())
     return center_crop(turn.apply(rgb_HWC), cell).contiguous()
+
+
+def render_whole(frame: VideoFrame, turn: Turn, size: tuple[int, int]) -> torch.Tensor:
+    """Return a frame upright and scaled to a size, nothing cropped.
+
+    Args:
+        frame: A decoded frame, from `flatten`.
+        turn: How to turn it.
+        size: Height and width in pixels of the result.
+
+    Returns:
+        RGB, uint8, shape (H, W, 3), contiguous.
+    """
+    stored = (size[1], size[0]) if turn.transpose else size
+    rgb_HWC = torch.from_numpy(to_rgb(frame, stored).to_ndarray())
+    return turn.apply(rgb_HWC).contiguous()
+
+
+def mirror_pad(frame_HWC: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Surround a picture of shape (H, W, 3) with its mirror images up to a size.
+
+    The picture lies in the middle, where `ClipPlan.picture` says.
+    """
+    rows, cols = (
+        _mirrored(inner, outer) for inner, outer in zip(frame_HWC.shape[:2], size, strict=True)
+    )
+    return frame_HWC[rows][:, cols]
+
+
+def _mirrored(inner: int, outer: int) -> torch.Tensor:
+    """Return for each of `outer` places the one of `inner` places that is shown there."""
+    period = max(1, 2 * inner - 2)
+    at = (torch.arange(outer) - (outer - inner) // 2) % period
+    return torch.where(at < inner, at, period - at)
 
 
 def _cut_to_aspect(

@@ -91,6 +91,8 @@ def _describe(
         sar=sar,
         fps_avg=1 / mean_step if mean_step > 0 else 0.0,
         is_vfr=_is_vfr(stamps),
+        rate=_exact_rate(stream, stamps),
+        time_base=stream.time_base or Fraction(1, 90_000),
         num_frames=stamps.count if stamps.is_whole else None,
         duration_s=_duration_s(container, stream, stamps),
         has_audio=sound is not None,
@@ -137,6 +139,20 @@ def _is_vfr(stamps: _Stamps) -> bool:
     usual = statistics.median(stamps.steps_s)
     slack = max(0.1 * usual, 1.5 * stamps.tick_s)
     return any(abs(step - usual) > slack for step in stamps.steps_s)
+
+
+def _exact_rate(stream: VideoStream, stamps: _Stamps) -> Fraction | None:
+    """Return the declared rate on whose grid all stamps lie, up to rounding to the clock."""
+    times = list(itertools.accumulate(stamps.steps_s, initial=0.0))
+    for rate in (stream.guessed_rate, stream.average_rate):
+        if not rate or not 0.01 <= rate <= 1000:
+            continue
+        slack_s = min(1.01 * stamps.tick_s, float(0.25 / rate))
+        places = [round(time * rate) for time in times]
+        near = (abs(t - p / rate) <= slack_s for t, p in zip(times, places, strict=True))
+        if all(near) and all(a < b for a, b in itertools.pairwise(places)):
+            return Fraction(rate)
+    return None
 
 
 def _duration_s(container: InputContainer, stream: VideoStream, stamps: _Stamps) -> float | None:

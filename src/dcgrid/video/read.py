@@ -1,9 +1,11 @@
 """Read a clip from any video file: probe it, plan what to keep, then decode just that.
 
-`read_clip` is the whole way; decode.py has the packet loop and color.py the way of one frame.
+`read_clip` is the whole way; decode.py has the packet loop, color.py the way of one frame, and
+frames.py what reads long clips a stretch at a time.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
@@ -19,14 +21,11 @@ from dcgrid.video.decode import DecodeTally, TimedFrame, decode_frames
 from dcgrid.video.probe import probe
 from dcgrid.video.source import reading
 
-__all__ = ["decode_all", "measure_plan", "plan_clip", "probe", "read_clip", "read_window"]
+__all__ = ["decode_all", "measure_plan", "plan_clip", "probe", "read_clip"]
 
 ALPHA_NOTE = "Transparent pixels are put over black."
 # Sums of frame times carry rounding errors far below this.
 _EPSILON_S = 1e-6
-# Decoding for a window begins this long before it, so that a frame that leans on its neighbours
-# (deinterlaced, or shown before the key frame it was stored after) has them.
-_RUN_UP_S = 1.0
 
 
 def plan_clip(
@@ -41,8 +40,9 @@ def plan_clip(
         info: The source, from `probe`.
         rules: What the model asks.
         start_s: Seconds after the first frame; None: 0.
-        duration_s: Seconds to use; None: the model's default, at most what there is. Where the
-            rules allow windows (`longest`), infinity means up to the end of the source.
+        duration_s: Seconds to use; None: the model's default, at most what there is, or where the
+            rules keep all everything. Where the rules allow windows (`longest`), infinity means up
+            to the end of the source.
 
     Returns:
         The plan. Where the file lies about its length, `read_clip` and `measure_plan` return a
@@ -54,6 +54,8 @@ def plan_clip(
         InputVideoError: The start is past the end.
     """
     start = _checked_start(start_s)
+    if rules.keeps_all:
+        return _plan_all(info, rules, start, duration_s)
     asked_frames = _asked_frames(rules, duration_s)
     if info.duration_s is not None and start >= info.duration_s:
         raise _start_past_end(info.path, start, info.duration_s)
@@ -89,6 +91,11 @@ def measure_plan(
     """
     plan = plan_clip(info, rules, start_s, duration_s)
     tally = DecodeTally()
+    if rules.keeps_all:
+        frames = decode_frames(info.path, start_s=plan.start_s, tally=tally)
+        end_s = math.inf if plan.to_end else plan.start_s + plan.duration_s
+        found = sum(1 for _ in itertools.takewhile(lambda timed: timed.time_s < end_s, frames))
+        return _plan_all_found(plan, rules, duration_s, found, tally)
     found = sum(1 for _ in _wanted_frames(plan, rules, duration_s, tally))
     return _plan_found(plan, rules, duration_s, found, tally)
 
@@ -124,13 +131,14 @@ def read_clip(
     plan = plan_clip(info, rules, start_s, duration_s)
     tally = DecodeTally()
     picked = _wanted_frames(plan, rules, duration_s, tally)
-    render = _Renderer(info, plan.cell_size)
+    render = Renderer(info, cell_render(plan))
     kept: list[torch.Tensor] = []
     for timed in picked:
         kept.append(render(timed))
         if on_frame is not None and len(kept) <= plan.num_frames:
             on_frame(len(kept), plan.num_frames)
-    plan = _plan_found(plan, rules, duration_s, len(kept), tally)
+    finish = _plan_all_found if rules.keeps_all else _plan_found
+    plan = finish(plan, rules, duration_s, len(kept), tally)
     plan = dataclasses.replace(plan, notes=_notes(tally, render))
     clip = Clip(
         frames_THWC=_fit_count(kept, plan.num_frames),
@@ -142,52 +150,20 @@ def read_clip(
     return clip, plan
 
 
-def read_window(path: Path | str, plan: ClipPlan, first: int, count: int) -> torch.Tensor:
-    """Read a few frames of a planned clip, decoding from shortly before them.
-
-    Args:
-        path: The video file that the plan is for.
-        plan: From `plan_clip`, `measure_plan` or `read_clip`.
-        first: Number of the first frame wanted; the clip's first is 0.
-        count: Frames wanted; >= 1.
-
-    Returns:
-        RGB, uint8, shape (count, H, W, 3): frames `first` to `first + count` of what `read_clip`
-        gives, held ones included. (After damage in the file the pixels may differ: what a decoder
-        makes of it depends on where it began.)
-
-    Raises:
-        InputVideoError: The file cannot be read, or it ends before the window does.
-        ValueError: A window that does not lie in the clip.
-    """
-    if first < 0 or count < 1 or first + count > plan.num_frames:
-        raise ValueError(f"frames {first} to {first + count} of a clip of {plan.num_frames}")
-    # Held frames are copies of the last real one.
-    last = plan.num_frames - plan.held_frames - 1
-    begin, end = min(first, last), min(first + count - 1, last) + 1
-    tally = DecodeTally()
-    run_up_s = plan.start_s + begin / plan.fps - _RUN_UP_S
-    source = decode_frames(Path(path), start_s=max(plan.start_s, run_up_s), tally=tally)
-    picked = sample_frames(source, start_s=plan.start_s, fps=plan.fps, first=begin, count=end)
-    render = _Renderer(plan.info, plan.cell_size)
-    kept = [render(timed) for timed in picked]
-    if len(kept) < end - begin:
-        left_s = max(tally.end_s - plan.start_s, 0.0)
-        raise InputVideoError(
-            f"{path}: the video ends early, at {tally.end_s:.2f} s; {plan.num_frames} frames at "
-            f"{plan.fps:.4g} fps from {plan.start_s:.2f} s on were planned.",
-            hint=f"Ask for less: try --duration {left_s:.2f}.",
-        )
-    return _fit_count(kept, count)
-
-
 def sample_frames(
-    frames: Iterable[TimedFrame], *, start_s: float, fps: float, count: int, first: int = 0
+    frames: Iterable[TimedFrame],
+    *,
+    start_s: float,
+    fps: float,
+    count: int,
+    first: int = 0,
+    hold: bool = False,
 ) -> Iterator[TimedFrame]:
     """Pick the frame to show at each of `count` moments, 1 / fps apart.
 
     It is the nearest in time, but never shown more than half a step early, so that a slide show
-    keeps its cuts. The last frame counts until its end; after that the picking stops.
+    keeps its cuts. The last frame counts until its end; after that the picking stops, or with
+    `hold` goes on with it.
 
         source   |0      |1      |2      |3
         moments  ^    ^    ^    ^    ^    ^
@@ -199,6 +175,7 @@ def sample_frames(
         fps: Moments per second.
         count: Where to end: the moments before this number are taken.
         first: Number of the first moment to take.
+        hold: True: `count` moments are taken, however early the frames end.
 
     Yields:
         At most `count - first` frames; the same object again where a frame is repeated.
@@ -217,7 +194,7 @@ def sample_frames(
     if made == 0 and count and start_s < shown.end_s:  # however short, it is one frame
         yield shown
         made = 1
-    while made < count and start_s + (made + 0.5) / fps <= shown.end_s + _EPSILON_S:
+    while made < count and (hold or start_s + (made + 0.5) / fps <= shown.end_s + _EPSILON_S):
         yield shown
         made += 1
 
@@ -233,13 +210,30 @@ def _nearest(
     return upcoming if is_nearer else shown
 
 
-class _Renderer:
-    """Renders frames to cells; a repeated frame is rendered once."""
+Render = Callable[[VideoFrame, color.Turn], torch.Tensor]
+"""Makes a picture of an opaque frame: RGB, uint8, shape (H, W, 3)."""
 
-    def __init__(self, info: SourceInfo, cell: tuple[int, int]) -> None:
+
+def cell_render(plan: ClipPlan) -> Render:
+    """Return what renders a plan's frames at the size of a cell, cropped or padded."""
+
+    def crop(frame: VideoFrame, turn: color.Turn) -> torch.Tensor:
+        return color.render_frame(frame, plan.info.sar, turn, plan.cell_size)
+
+    def pad(frame: VideoFrame, turn: color.Turn) -> torch.Tensor:
+        picture_HWC = color.render_whole(frame, turn, plan.scaled_size)
+        return color.mirror_pad(picture_HWC, plan.cell_size)
+
+    return pad if plan.keeps_all else crop
+
+
+class Renderer:
+    """Renders frames; a repeated frame is rendered once."""
+
+    def __init__(self, info: SourceInfo, render: Render) -> None:
         self.info = info
-        self.cell = cell
         self.is_see_through = False
+        self._render = render
         self._last: TimedFrame | None = None
         self._rendered = torch.empty(0)
         self._turns: dict[int, color.Turn] = {}
@@ -250,7 +244,7 @@ class _Renderer:
             turn = self._turn(timed.frame)
             with reading(self.info.path):
                 opaque, is_see_through = color.flatten(timed.frame)
-                self._rendered = color.render_frame(opaque, self.info.sar, turn, self.cell)
+                self._rendered = self._render(opaque, turn)
             self.is_see_through |= is_see_through
             self._last = timed
         return self._rendered
@@ -270,9 +264,13 @@ def _wanted_frames(
     plan: ClipPlan, rules: ClipRules, duration_s: float | None, tally: DecodeTally
 ) -> Iterator[TimedFrame]:
     """Decode the frames that were asked for, even beyond what the source claims to have."""
-    wanted = rules.frames_within(_asked_frames(rules, duration_s))
+    wanted = plan.num_frames
+    if not rules.keeps_all:
+        wanted = rules.frames_within(_asked_frames(rules, duration_s))
     source = decode_frames(plan.info.path, start_s=plan.start_s, tally=tally)
-    return sample_frames(source, start_s=plan.start_s, fps=rules.fps, count=wanted)
+    return sample_frames(
+        source, start_s=plan.start_s, fps=rules.fps, count=wanted, hold=rules.keeps_all
+    )
 
 
 def _plan_found(
@@ -289,6 +287,71 @@ def _plan_found(
     return _plan_for(plan.info, rules, plan.start_s, found, _target_s(left_s, duration_s))
 
 
+def _plan_all(
+    info: SourceInfo, rules: ClipRules, start_s: float, duration_s: float | None
+) -> ClipPlan:
+    """Plan a clip of which nothing is lost."""
+    if duration_s is not None and not 0 < duration_s < math.inf:
+        raise _bad_duration(duration_s, rules)
+    if info.duration_s is not None and start_s >= info.duration_s:
+        raise _start_past_end(info.path, start_s, info.duration_s)
+    if info.rate is not None:  # a cut between two frames would leave a shorter one
+        start_s = math.floor(start_s * info.rate + _EPSILON_S) / float(info.rate)
+    return _plan_left(info, rules, start_s, duration_s, _left_s(info, start_s))
+
+
+def _plan_left(
+    info: SourceInfo, rules: ClipRules, start_s: float, duration_s: float | None, left_s: float
+) -> ClipPlan:
+    """Build the plan of which nothing is lost, for a source with so many seconds left."""
+    target_s = _target_s(left_s, duration_s)
+    count = rules.frames_covering(_frames_over(target_s, rules.fps))
+    shown = (info.height, info.width)
+    cell = color.best_cell_size(shown, rules.cell_sizes)
+    to_end = duration_s is None or duration_s >= left_s
+    return ClipPlan(
+        info=info,
+        fps=rules.fps,
+        num_frames=count,
+        held_frames=max(0, count - _frames_over(left_s, rules.fps)),
+        start_s=start_s,
+        duration_s=min(target_s, count / rules.fps),
+        dropped_s=None if left_s == math.inf else max(0.0, left_s - target_s),
+        cell_size=cell,
+        scaled_size=color.contained_size(shown, cell),
+        keeps_all=True,
+        to_end=to_end,
+        is_guess=to_end and left_s == math.inf,
+    )
+
+
+def _plan_all_found(
+    plan: ClipPlan, rules: ClipRules, duration_s: float | None, found: int, tally: DecodeTally
+) -> ClipPlan:
+    """Return the true plan of which nothing is lost, after decoding.
+
+    Raises:
+        InputVideoError: No frame was found: the start is past the end.
+    """
+    if not found or (tally.reached_end and tally.end_s <= plan.start_s):
+        raise _start_past_end(plan.info.path, plan.start_s, tally.end_s)
+    if not tally.reached_end:
+        return plan
+    return _plan_left(plan.info, rules, plan.start_s, duration_s, tally.end_s - plan.start_s)
+
+
+def _frames_over(seconds: float, fps: float) -> int:
+    """Return how many frames cover a time; a cap stands for "unknown, plenty"."""
+    return max(1, math.ceil(min(seconds, 1e9) * fps - _EPSILON_S))
+
+
+def _bad_duration(duration_s: float, rules: ClipRules) -> UsageError:
+    return UsageError(
+        f"--duration {duration_s}: a duration is more than 0 seconds.",
+        hint=f"Try --duration {rules.max_frames / rules.fps:.2f}.",
+    )
+
+
 def _checked_start(start_s: float | None) -> float:
     start = 0.0 if start_s is None else start_s
     if not 0 <= start < math.inf:
@@ -302,10 +365,7 @@ def _asked_frames(rules: ClipRules, duration_s: float | None) -> int:
         return min(rules.default_frames or rules.max_frames, rules.max_frames)
     is_whole = duration_s == math.inf and rules.longest is not None
     if not (0 < duration_s < math.inf or is_whole):
-        raise UsageError(
-            f"--duration {duration_s}: a duration is more than 0 seconds.",
-            hint=f"Try --duration {rules.max_frames / rules.fps:.2f}.",
-        )
+        raise _bad_duration(duration_s, rules)
     return max(1, min(_frames_in(duration_s, rules.fps), rules.most_frames))
 
 
@@ -353,7 +413,7 @@ def _plan_for(
     )
 
 
-def _notes(tally: DecodeTally, render: _Renderer) -> tuple[str, ...]:
+def _notes(tally: DecodeTally, render: Renderer) -> tuple[str, ...]:
     """Say what the decoding met."""
     notes = []
     if render.is_see_through:

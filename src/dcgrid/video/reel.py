@@ -19,14 +19,15 @@ from typing import Protocol
 
 import torch
 
-from dcgrid.video.font import ADVANCE, GLYPH_HEIGHT, text_pixels
+from dcgrid.video.text import text_pixels, text_width
 
 _INK = 240
 _EDGE = 12  # nearly black, around the ink: legible on light and on dark
 _MOST_LINES = 3
-# Letters grow with the frame: 14 pixels high at 192x320, 49 at 704x1280.
-_ROWS_PER_SCALE = 90
-_COLUMNS_PER_SCALE = 160
+# The font grows with the frame: 16 pixels high at 192x320, 58 at 704x1280.
+_ROWS_PER_PIXEL = 12
+_COLUMNS_PER_PIXEL = 20
+_LEAST_LETTERS = 9  # pixels; smaller ones cannot be read
 # Frames that are taken at a time: a few megabytes at the sizes that models paint.
 _STRETCH = 32
 
@@ -103,7 +104,7 @@ def draw_title(frames_THWC: torch.Tensor, title: str) -> torch.Tensor:
 
     Args:
         frames_THWC: RGB, uint8, shape (T, H, W, 3); left as they are.
-        title: Small letters are drawn as capitals, accents are left out.
+        title: Accents are left out.
 
     Returns:
         New frames of the same shape; the same pixels are drawn over on every frame.
@@ -111,9 +112,9 @@ def draw_title(frames_THWC: torch.Tensor, title: str) -> torch.Tensor:
     placed = _title_pixels(title, frames_THWC.shape[1], frames_THWC.shape[2])
     drawn_THWC = frames_THWC.clone()
     if placed is not None:
-        ink_HW, edge_HW = placed
-        drawn_THWC[:, edge_HW] = _EDGE
-        drawn_THWC[:, ink_HW] = _INK
+        ink_HW1, edge_HW1 = (plane_HW[..., None] for plane_HW in placed)
+        drawn = frames_THWC * (1 - edge_HW1) + _EDGE * edge_HW1
+        drawn_THWC = (drawn * (1 - ink_HW1) + _INK * ink_HW1).round().to(torch.uint8)
     return drawn_THWC
 
 
@@ -183,40 +184,43 @@ def _mix(old_THWC: torch.Tensor, new_THWC: torch.Tensor) -> torch.Tensor:
 
 
 def _title_pixels(title: str, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Return where the ink of a title and the edge around it are; None: nothing to draw.
+    """Return how much of the ink of a title, and of the edge around it, is on each pixel.
 
     Returns:
-        Two tables of booleans of shape (H, W).
+        Two tables of shares in [0, 1] of shape (H, W); None: nothing to draw.
     """
-    scale = max(1, min(height // _ROWS_PER_SCALE, width // _COLUMNS_PER_SCALE))
-    margin = 4 * scale
-    pitch = (GLYPH_HEIGHT + 3) * scale
-    per_line = (width - 2 * margin) // (ADVANCE * scale)
+    size = min(height // _ROWS_PER_PIXEL, width // _COLUMNS_PER_PIXEL)
+    size = max(_LEAST_LETTERS, size)
+    margin, by = max(3, size // 2), max(1, size // 10)
+    pitch = text_pixels("", size).shape[0]
     fitting = (height - 2 * margin) // pitch
-    if per_line < 1 or fitting < 1:
+    if fitting < 1 or width - 2 * margin < size:
         return None
-    lines = _title_lines(title, per_line, min(_MOST_LINES, fitting))
-    ink_HW = torch.zeros(height, width, dtype=torch.bool)
+    lines = _title_lines(title, width - 2 * margin, size, min(_MOST_LINES, fitting))
+    ink_HW = torch.zeros(height, width)
     for index, line in enumerate(reversed(lines)):
-        line_HW = text_pixels(line).repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+        line_HW = text_pixels(line, size).float() / 255
+        line_HW = line_HW[:, : width - 2 * margin]
         bottom = height - margin - index * pitch
         left = (width - line_HW.shape[1]) // 2
-        ink_HW[bottom - line_HW.shape[0] : bottom, left : left + line_HW.shape[1]] = line_HW
-    if not ink_HW.any():
-        return None
-    return ink_HW, _grown(ink_HW, scale)
+        ink_HW[bottom - pitch : bottom, left : left + line_HW.shape[1]] = line_HW
+    return (ink_HW, _grown(ink_HW, by)) if ink_HW.any() else None
 
 
-def _title_lines(title: str, per_line: int, most: int) -> list[str]:
-    """Break a title into at most `most` lines of `per_line` characters; dots stand for a rest."""
-    # The font has no accents: the bare letter reads better than a box.
+def _title_lines(title: str, width: int, size: int, most: int) -> list[str]:
+    """Break a title into at most `most` lines of a width; dots stand for a rest."""
+    # The font lacks many accents: the bare letter reads better than a box.
     bare = "".join(c for c in unicodedata.normalize("NFKD", title) if not unicodedata.combining(c))
-    return textwrap.wrap(bare, per_line, max_lines=most, placeholder="..."[:per_line])
+    letters = max(1, len(bare))
+    while letters > 1:
+        lines = textwrap.wrap(bare, letters, max_lines=most, placeholder="..."[:letters])
+        if all(text_width(line, size) <= width for line in lines):
+            return lines
+        letters -= 1
+    return textwrap.wrap(bare, 1, max_lines=1, placeholder=".")
 
 
 def _grown(ink_HW: torch.Tensor, by: int) -> torch.Tensor:
-    """Return the pixels at most `by` away from ink, in any direction."""
-    grown = torch.nn.functional.max_pool2d(
-        ink_HW[None, None].float(), 2 * by + 1, stride=1, padding=by
-    )
-    return grown[0, 0].bool()
+    """Return the most ink at most `by` pixels away, in any direction."""
+    grown = torch.nn.functional.max_pool2d(ink_HW[None, None], 2 * by + 1, stride=1, padding=by)
+    return grown[0, 0]

@@ -18,13 +18,29 @@ import torch
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from dcgrid.video.font import ADVANCE, GLYPH_HEIGHT, text_pixels
+from dcgrid.video.text import text_pixels, text_width
 from dcgrid.video.whole import whole_file
 
 _GAP = 4
 _PAPER = 24  # dark grey, so that dark and light frames both have an edge
 _INK = 235
+_LEAST_LETTERS = 12  # pixels; smaller ones cannot be read
 _FRAMES_OF_A_CLIP = 4
+_LEAST_WIDTH, _MOST_WIDTH, _AREA = 320, 640, 90_000
+
+
+def sheet_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width at which a picture of a size is shown on a sheet of results.
+
+    All take about the room of 400x225 pixels, and are 320 to 640 pixels wide.
+
+    >>> sheet_size((720, 1280)), sheet_size((1920, 1080)), sheet_size((96, 160))
+    ((225, 400), (569, 320), (232, 387))
+    """
+    height, width = size
+    wide = round((_AREA * width / height) ** 0.5)
+    wide = min(max(wide, _LEAST_WIDTH), _MOST_WIDTH)
+    return max(1, round(wide * height / width)), wide
 
 
 def write_png(path: Path | str, picture_HWC: torch.Tensor, *, overwrite: bool = False) -> None:
@@ -103,11 +119,11 @@ def contact_sheet(
         max((row[i].shape[1] for row in pictures if i < len(row)), default=0)
         for i in range(columns)
     ]
-    scale = max(1, min(picture.shape[1] for picture in flat) // 120)
-    bands = [_strip_of_heads(heads, widths, scale)] if heads else []
+    size = min(24, max(_LEAST_LETTERS, min(picture.shape[1] for picture in flat) // 16))
+    bands = [_strip_of_heads(heads, widths, size)] if heads else []
     for index, row in enumerate(pictures):
         if index < len(labels) and labels[index]:
-            bands.append(_strip(sum(widths) + _GAP * (columns + 1), [(_GAP, labels[index])], scale))
+            bands.append(_strip(sum(widths) + _GAP * (columns + 1), [(_GAP, labels[index])], size))
         bands.append(_row_of_pictures(row, widths))
     return torch.cat([*bands, _blank(_GAP, bands[0].shape[1])])
 
@@ -136,23 +152,30 @@ def _row_of_pictures(row: list[torch.Tensor], widths: list[int]) -> torch.Tensor
     return band_HWC
 
 
-def _strip_of_heads(heads: Sequence[str], widths: list[int], scale: int) -> torch.Tensor:
+def _strip_of_heads(heads: Sequence[str], widths: list[int], size: int) -> torch.Tensor:
     """Draw each column's head above it, cut to the column."""
     texts, left = [], _GAP
     for head, width in zip(heads, widths, strict=False):
-        texts.append((left, head[: max(1, width // (ADVANCE * scale))]))
+        texts.append((left, _cut(head, width, size)))
         left += width + _GAP
-    return _strip(sum(widths) + _GAP * (len(widths) + 1), texts, scale)
+    return _strip(sum(widths) + _GAP * (len(widths) + 1), texts, size)
 
 
-def _strip(width: int, texts: list[tuple[int, str]], scale: int) -> torch.Tensor:
+def _cut(text: str, width: int, size: int) -> str:
+    """Return as much of a text as fits into a width; at least one letter."""
+    while len(text) > 1 and text_width(text, size) > width:
+        text = text[:-1]
+    return text
+
+
+def _strip(width: int, texts: list[tuple[int, str]], size: int) -> torch.Tensor:
     """Draw texts at their left edges on a strip of paper; what does not fit is cut."""
-    strip_HWC = _blank(GLYPH_HEIGHT * scale + _GAP, width)
-    for left, text in texts:
-        ink_HW = text_pixels(text).repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-        ink_HW = ink_HW[:, : max(0, width - left)]
+    drawn = [(left, text_pixels(text, size)) for left, text in texts]
+    strip_HWC = _blank(max((ink_HW.shape[0] for _, ink_HW in drawn), default=1) + _GAP, width)
+    for left, ink_HW in drawn:
+        ink_HW = ink_HW[:, : max(0, width - left)].float() / 255
         place_HWC = strip_HWC[_GAP : _GAP + ink_HW.shape[0], left : left + ink_HW.shape[1]]
-        place_HWC[ink_HW] = _INK
+        place_HWC.copy_((_PAPER + (_INK - _PAPER) * ink_HW[..., None]).round())
     return strip_HWC
 
 

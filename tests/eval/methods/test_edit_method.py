@@ -116,19 +116,19 @@ def test_wrong_words_are_told(clip, capsys, words, message):
 @pytest.mark.parametrize("key", ["sdedit", "set-and-sequence"])
 def test_a_whole_long_clip_is_refused_before_anything_is_loaded(tmp_path, capsys, key):
     long = moving_square(tmp_path / "long.mp4", 30)
-    words = ("edit", long, "-e", "rain", *TINY, "--method", key, "--whole")
+    words = ("edit", long, "-e", "rain", *TINY, "--method", key)
     code, _, err = command(capsys, *words)
     assert code == 2
     assert "use --duration 0.75 or less" in err
     assert "loading the model" not in err
-    code, _, err = command(capsys, *words[:-1], "--duration", "0.75")
+    code, _, err = command(capsys, *words, "--duration", "0.75")
     assert code == 0, err
 
 
 @pytest.mark.parametrize("key", ["codec", "inpaint"])
 def test_methods_that_continue_take_a_whole_long_clip(tmp_path, capsys, key):
     long = moving_square(tmp_path / "long.mp4", 30)
-    words = ("edit", long, "-e", "rain", *TINY, "--method", key, "--whole")
+    words = ("edit", long, "-e", "rain", *TINY, "--method", key)
     code, _, err = command(capsys, *words)
     assert code == 0, err
 

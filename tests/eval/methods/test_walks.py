@@ -125,7 +125,7 @@ def test_sdedit_without_strength_is_the_codec_and_with_all_of_it_plain_sampling(
     assert [one.cell for one in still] == [1, 2, 3]
     for one, other in zip(still, wanted, strict=True):
         assert torch.equal(one.frames_THWC, other.frames_THWC)
-        assert torch.equal(one.small_THWC, other.small_THWC)
+        assert torch.equal(one.frames_THWC, other.frames_THWC)
 
     for cell, found in edited(clip, 1.0, Silent(), clip.edit_slope):
         slope = clip.edit_slope(cell)
@@ -188,11 +188,10 @@ def test_references_are_the_clip_and_its_codec():
     same = unedited.paint(backbone, asked, settings(), Silent())
     assert [one.cell for one in same] == [1, 2, 3]
     video_BCTHW = to_model_range(clip_THWC)
-    assert all(torch.equal(one.small_THWC, clip_THWC) for one in same)
-    assert torch.equal(same[0].frames_THWC, to_frames(backbone.upsample(video_BCTHW)))
+    assert all(torch.equal(one.frames_THWC, clip_THWC) for one in same)
     coded = codec.paint(backbone, asked, settings(), Silent())
     assert torch.equal(
-        coded[1].small_THWC, to_frames(backbone.decode(backbone.encode(video_BCTHW)))
+        coded[1].frames_THWC, to_frames(backbone.decode(backbone.encode(video_BCTHW)))
     )
 
 

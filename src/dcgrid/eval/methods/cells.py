@@ -185,7 +185,7 @@ def read_caption(backbone: Backbone, text: str) -> CellText:
 
 
 def finish(clip: Clip, cells: Iterator[tuple[int, Tensor]], progress: Progress) -> list[FilledCell]:
-    """Decode and upsample the edited latents of cells, one after the other."""
+    """Decode the edited latents of cells, one after the other."""
     edited = [(cell, latents_BKCFYX[:, 0]) for cell, latents_BKCFYX in cells]
     return decode_cells(clip.backbone, edited, progress)
 

@@ -19,20 +19,17 @@ def paint(
     """Return the encoded and decoded clip for every cell that is not given; see `fill_grid`."""
     progress.start("encoding and decoding", 1)
     clip_THWC = request.given[min(request.given)]
-    small_THWC, large_THWC = codec_pass(backbone, clip_THWC, settings.device)
+    frames_THWC = codec_pass(backbone, clip_THWC, settings.device)
     progress.update(1)
     return [
-        FilledCell(cell=cell, frames_THWC=large_THWC, small_THWC=small_THWC)
+        FilledCell(cell=cell, frames_THWC=frames_THWC)
         for cell in range(request.layout.count)
         if cell not in request.given
     ]
 
 
 @torch.inference_mode()
-def codec_pass(
-    backbone: Backbone, clip_THWC: Tensor, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return a clip after the autoencoder, THWC, uint8: at the size of a cell, and upsampled."""
+def codec_pass(backbone: Backbone, clip_THWC: Tensor, device: torch.device) -> Tensor:
+    """Return a clip after the autoencoder, THWC, uint8."""
     video_BCTHW = to_model_range(clip_THWC).to(device)
-    decoded_BCTHW = backbone.decode(backbone.encode(video_BCTHW).float())
-    return to_frames(decoded_BCTHW), to_frames(backbone.upsample(decoded_BCTHW))
+    return to_frames(backbone.decode(backbone.encode(video_BCTHW).float()))

@@ -1,7 +1,7 @@
 """The clips as they are compared: source, truth, element and mask, all at one size and rate.
 
-A result of the upsampler is compared with the source read at its size; where the truth is known,
-everything stays at the size of a cell.
+Everything stays at the size of a cell and at the model's rate: what is measured is what the model
+alone makes, before any upsampling. Clips are cropped to the cell, so that no padding is scored.
 
 Letters: T frames, H W height/width, C the 3 colours.
 """
@@ -18,7 +18,7 @@ from dcgrid.eval.suites.clips import EvalClip
 from dcgrid.eval.suites.request import FUSION_NAMES, EvalRequest
 from dcgrid.eval.suites.schema import Task
 from dcgrid.models.base import ModelSpec
-from dcgrid.pipelines.plan import clip_rules
+from dcgrid.pipelines.plan import one_pass_rules
 from dcgrid.recipes import load_effect
 from dcgrid.train.world.effects import DETERMINISTIC, render_effect
 from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
@@ -36,7 +36,7 @@ def plan_source(request: EvalRequest, spec: ModelSpec, clip: EvalClip) -> ClipPl
         InputVideoError: Not a readable video.
         UsageError: The duration is out of range.
     """
-    return plan_clip(probe(clip.path), _rules(spec), None, request.duration_s)
+    return plan_clip(probe(clip.path), one_pass_rules(spec), None, request.duration_s)
 
 
 def given_frames(request: EvalRequest, spec: ModelSpec, clip: EvalClip) -> Tensor:
@@ -45,7 +45,7 @@ def given_frames(request: EvalRequest, spec: ModelSpec, clip: EvalClip) -> Tenso
     Raises:
         InputVideoError: Not a readable video.
     """
-    return read_clip(clip.path, _rules(spec), duration_s=request.duration_s)[0].frames_THWC
+    return read_clip(clip.path, one_pass_rules(spec), duration_s=request.duration_s)[0].frames_THWC
 
 
 def source_frames(request: EvalRequest, spec: ModelSpec, clip: EvalClip) -> Tensor:
@@ -60,9 +60,7 @@ def source_frames(request: EvalRequest, spec: ModelSpec, clip: EvalClip) -> Tens
 
 def result_rules(request: EvalRequest, spec: ModelSpec, clip: EvalClip) -> ClipRules:
     """Return the rules by which clips are read at the size of the results."""
-    height, width = plan_source(request, spec, clip).cell_size
-    factor = 1 if request.keeps_cell_size else spec.upsample
-    return replace(_rules(spec), cell_sizes=((height * factor, width * factor),))
+    return replace(one_pass_rules(spec), cell_sizes=(plan_source(request, spec, clip).cell_size,))
 
 
 def read_mask(request: EvalRequest, spec: ModelSpec, clip: EvalClip, frames: int) -> Tensor | None:
@@ -151,11 +149,6 @@ def fusion_truths(given_THWC: Tensor, element_THWC: Tensor) -> dict[str, Tensor]
     """Return the known fusions of a clip and an element, THWC, uint8, by name."""
     scene_CTHW, shown_CTHW = to_unit(given_THWC), to_unit(element_THWC)
     return {name: to_pixels(fuse(scene_CTHW, shown_CTHW)) for name, fuse in _FUSIONS.items()}
-
-
-def _rules(spec: ModelSpec) -> ClipRules:
-    """Return the model's rules without windows: every method gets what one pass can take."""
-    return replace(clip_rules(spec), longest=None)
 
 
 def to_unit(clip_THWC: Tensor) -> Tensor:

@@ -57,11 +57,6 @@ class EvalRequest:
     pull: bool = False
     """True: networks of metrics that are not here are downloaded, where their licence allows it."""
 
-    @property
-    def keeps_cell_size(self) -> bool:
-        """True: results stay at the size of a cell, where their truth is known pixel by pixel."""
-        return self.suite.kind in ("truth", "compose")
-
     def job_fields(self, clip: EvalClip, seed: int) -> dict[str, Any]:
         """Return what jobs of every command are asked, by field."""
         return {

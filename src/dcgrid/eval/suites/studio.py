@@ -99,6 +99,7 @@ class Studio:
         if not method.uses_adapter:
             fields["adapter"] = "none"
         if request.suite.kind == "story":
+            fields["duration_s"] = request.duration_s or self._spec.default_frames / self._spec.fps
             scenes = tuple(Scene(effect=task.effect) for task in unit.tasks)
             story = StoryJob(
                 name="story",
@@ -106,6 +107,8 @@ class Studio:
                 source=clip.path,
                 scenes=scenes,
                 contact_sheet=False,
+                fps="model",
+                upsample="none",
                 **fields,
             )
             return story, None
@@ -168,7 +171,7 @@ class Studio:
             fps = self._spec.fps
             truths = {t.key: footage.effect_truth(t, given[0], fps) for t in unit.tasks}
         return {
-            name: codec_pass(backbone, truth_THWC, backbone.device)[0]
+            name: codec_pass(backbone, truth_THWC, backbone.device)
             for name, truth_THWC in truths.items()
         }
 
@@ -176,13 +179,12 @@ class Studio:
         self, unit: Unit, grid: ResolvedGrid, given_THWC: Tensor, filled: list[FilledCell]
     ) -> dict[str, Tensor]:
         """Return for each item what `dcgrid edit` would deliver: the best of its tries."""
-        small = self._request.keeps_cell_size
         cells = {one.cell: one for one in filled}
         made = {}
         for name, tries in zip(item_names(self._request.suite, unit), grid.tries, strict=True):
-            ranked = rank_tries(given_THWC, torch.stack([cells[cell].small_THWC for cell in tries]))
-            best = cells[tries[ranked[0][0]]]
-            made[name] = best.small_THWC if small else best.frames_THWC
+            tries_NTHWC = torch.stack([cells[cell].frames_THWC for cell in tries])
+            ranked = rank_tries(given_THWC, tries_NTHWC)
+            made[name] = cells[tries[ranked[0][0]]].frames_THWC
         return made
 
     def _tell(

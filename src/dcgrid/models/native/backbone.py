@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from dcgrid.models.base import CellText, Memory, ModelSpec, TagTable, TokenPlaces, cell_texts
@@ -146,16 +145,6 @@ class NativeBackbone:
                 cells_BKCFYX, time_BKF, text, places, route_KA, estimate_BKCFYX, memory
             )
         return predicted.float()
-
-    @torch.no_grad()
-    def upsample(self, video_BCTHW: torch.Tensor) -> torch.Tensor:
-        """Enlarge clips in [-1, 1] by `spec.upsample`, float32; bicubic."""
-        frames = video_BCTHW.float().transpose(1, 2).flatten(0, 1)
-        large = F.interpolate(
-            frames, scale_factor=self._spec.upsample, mode="bicubic", align_corners=False
-        )
-        clips: torch.Tensor = large.unflatten(0, (len(video_BCTHW), -1)).transpose(1, 2)
-        return clips.clamp(-1, 1)
 
     def _precision(self) -> torch.autocast:
         return autocast(self.device, self.dtype)

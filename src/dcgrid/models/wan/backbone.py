@@ -208,10 +208,6 @@ class WanBackbone:
                 options=replace(self._options, split=split),
             ).float()
 
-    def upsample(self, video_BCTHW: Tensor) -> Tensor:
-        """Return the clips as they are: Wan's cells are large enough."""
-        return video_BCTHW
-
 
 def load_wan(
     folder: Path,

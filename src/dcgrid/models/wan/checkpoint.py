@@ -138,7 +138,6 @@ def spec_of(
         paints_from_text=True,
         filling=_SAMPLER,
         from_text=_SAMPLER,
-        upsample=1,
         license=_LICENSE,
     )
 

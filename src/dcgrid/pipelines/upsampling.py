@@ -1,0 +1,267 @@
+"""From the frames of a cell to frames at the size and the times of the source.
+
+    source      |0   |1   |2   |3   |4   |5   |6      its own size and times
+    cell        |0       |1       |2       |3         the model's size and rate
+    result      |0   |1   |2   |3   |4   |5   |6      size and times of the source
+
+Everything goes through once, forwards; memory is that of one stretch of a cell and a source frame.
+
+Letters: T frames, H W height/width, C the 3 colours.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import chain
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from dcgrid.models.upsampler import GuidedUpsampler, load_upsampler
+from dcgrid.pipelines.footage import Footage
+from dcgrid.pipelines.job import GridJob
+from dcgrid.pipelines.plan import result_size
+from dcgrid.pipelines.windows import Window
+from dcgrid.video.clip import ClipPlan, Picture
+
+Enlarge: TypeAlias = Callable[[float, Tensor], Tensor]
+"""Makes a frame of the result, HWC, uint8: gets its place in a stretch, counted in cell frames and
+perhaps between two, and the source's frame there, HWC, uint8."""
+
+Upsampler: TypeAlias = Callable[[Tensor, Tensor], Enlarge]
+"""Prepares a stretch: gets its given and its generated frames, THWC, uint8, of the same size."""
+
+_STRETCH_PIXELS = 2_000_000
+"""Pixels of a cell that are prepared at once, over all frames of a stretch."""
+TEXT_SHORT_SIDE = 192
+"""Results without a source have a shorter side of at least so many pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A frame of a result beside the frame of the source that it shows."""
+
+    source: Picture
+    """The source's; of a result from text alone the same as the result's."""
+    result: Picture
+    """The result's."""
+
+
+def plain(size: tuple[int, int] | None = None) -> Upsampler:
+    """Return what enlarges generated frames by bicubic interpolation.
+
+    In time the nearest one is taken: a mixture of two would show moving edges twice.
+
+    Args:
+        size: Height and width of the result; None: frames stay as the model makes them.
+    """
+
+    def prepare(given_THWC: Tensor, generated_THWC: Tensor) -> Enlarge:
+        del given_THWC
+
+        @lru_cache(maxsize=1)
+        def frame(index: int) -> Tensor:
+            piece_THWC = generated_THWC[index : index + 1]
+            return (piece_THWC if size is None else resized(piece_THWC, size))[0]
+
+        return lambda place, _: frame(min(math.floor(place + 0.5), len(generated_THWC) - 1))
+
+    return prepare
+
+
+def guided(network: GuidedUpsampler, device: torch.device) -> Upsampler:
+    """Return what takes the detail of the source where both cells show the same.
+
+    Args:
+        network: From `load_upsampler`, on the device.
+        device: Where it computes.
+    """
+
+    def prepare(given_THWC: Tensor, generated_THWC: Tensor) -> Enlarge:
+        coefficients = network.analyze(_to_network(given_THWC), _to_network(generated_THWC))
+
+        def enlarge(place: float, source_HWC: Tensor) -> Tensor:
+            source_CHW = _to_network(source_HWC[None])[0].to(device)
+            made_CHW = network.apply(coefficients, place, source_CHW)
+            pixels_CHW = made_CHW.add(1).mul_(127.5).round_().to(torch.uint8)
+            return rearrange(pixels_CHW, "c h w -> h w c").contiguous().cpu()
+
+        return enlarge
+
+    return prepare
+
+
+def upsampler_for(job: GridJob, clip: ClipPlan, device: str) -> Upsampler:
+    """Return what makes results that have a source, as a job wants them; see `Upsample`.
+
+    Raises:
+        WeightsError: The upsampler's weights are damaged.
+    """
+    if job.upsample == "guided":
+        where = torch.device(device)
+        return guided(load_upsampler(device=where), where)
+    return plain(None if job.upsample == "none" else result_size(job, clip))
+
+
+def upsampled(
+    footage: Footage,
+    windows: tuple[Window, ...],
+    generated: Iterable[Tensor],
+    upsampler: Upsampler,
+    rate: Fraction | None = None,
+) -> Iterator[Shown]:
+    """Yield the frames of a result that has a source.
+
+    Args:
+        footage: The source.
+        windows: How its frames come.
+        generated: The frames of a generated cell, THWC, those of a window at a time.
+        upsampler: Makes frames of the result.
+        rate: Frames per second of the result; None: each frame of the source at its own time.
+
+    Raises:
+        InputVideoError: The source cannot be read.
+    """
+    plan = footage.plan
+    rows, cols = plan.picture
+    pairs = zip(footage.pieces(windows), generated, strict=True)
+    pieces = ((one[:, rows, cols], other[:, rows, cols]) for one, other in pairs)
+    stretches = _overlapping(_chunks(pieces))
+    first, (given_THWC, generated_THWC) = 0, next(stretches)
+    enlarge = upsampler(given_THWC, generated_THWC)
+    for source, time, duration in _due(footage.pictures(), rate):
+        place = min(float(source.time) * plan.fps, plan.num_frames - 1)
+        while place - first > len(generated_THWC) - 1:
+            first += len(generated_THWC) - 1
+            given_THWC, generated_THWC = next(stretches)
+            enlarge = upsampler(given_THWC, generated_THWC)
+        frame_HWC = enlarge(place - first, source.rgb_HWC)
+        result = Picture(rgb_HWC=frame_HWC, time=time, duration=duration)
+        yield Shown(source=source, result=result)
+
+
+def without_source(
+    generated: Iterable[Tensor], fps: Fraction, size: tuple[int, int]
+) -> Iterator[Shown]:
+    """Yield the frames of a result from text alone, at the model's rate.
+
+    Args:
+        generated: The frames of a generated cell, THWC, piece by piece.
+        fps: Their rate.
+        size: Height and width of the result.
+    """
+    count = 0
+    for piece_THWC in generated:
+        frame_of = plain(size)(piece_THWC, piece_THWC)
+        for index, frame_HWC in enumerate(piece_THWC):
+            made_HWC = frame_of(index, frame_HWC)
+            picture = Picture(rgb_HWC=made_HWC, time=count / fps, duration=1 / fps)
+            yield Shown(source=picture, result=picture)
+            count += 1
+
+
+def text_size(cell: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of a result from text alone: a multiple of the cell's."""
+    factor = max(1, -(-TEXT_SHORT_SIDE // min(cell)))
+    return cell[0] * factor, cell[1] * factor
+
+
+class ResultClip:
+    """The frames of a result, stretches of it on demand.
+
+    Stretches that go forwards are made once; one that goes back begins from the first frame.
+    """
+
+    def __init__(self, results: Callable[[], Iterator[Shown]], count: int) -> None:
+        self._results, self._count = results, count
+        self._coming: Iterator[Shown] = iter(())
+        self._at = count + 1
+        self._first_HWC: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return self._count
+
+    def __getitem__(self, stretch: slice, /) -> Tensor:
+        """Return frames THWC, uint8.
+
+        Raises:
+            ValueError: The slice has a step, or holds no frame.
+        """
+        start, stop, step = stretch.indices(self._count)
+        if step != 1 or start >= stop:
+            raise ValueError(f"no frames from {start} to {stop} in steps of {step}")
+        if stop == 1 and self._first_HWC is not None:
+            return self._first_HWC[None]
+        if start < self._at:  # also where nothing has begun
+            self._coming, self._at = self._results(), 0
+        frames = []
+        for shown in self._coming:
+            self._at += 1
+            if self._at == 1:
+                self._first_HWC = shown.result.rgb_HWC
+            if self._at > start:
+                frames.append(shown.result.rgb_HWC)
+            if self._at == stop:
+                break
+        if stop in (1, self._count):  # whoever looks at the first frame may never come back
+            self._coming, self._at = iter(()), self._count + 1
+        return torch.stack(frames)
+
+
+def resized(frames_THWC: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scale frames, uint8, to a height and width, bicubic and free of aliases."""
+    if tuple(frames_THWC.shape[1:3]) == size:
+        return frames_THWC
+    video_TCHW = rearrange(frames_THWC, "t h w c -> t c h w")
+    scaled_TCHW = F.interpolate(video_TCHW, size, mode="bicubic", antialias=True)
+    return rearrange(scaled_TCHW, "t c h w -> t h w c").contiguous()
+
+
+def _to_network(frames_THWC: Tensor) -> Tensor:
+    """Turn uint8 frames into TCHW in [-1, 1]."""
+    return rearrange(frames_THWC, "t h w c -> t c h w").float().div_(127.5).sub_(1)
+
+
+def _chunks(pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut pairs of pieces so that none has more pixels than can be prepared at once."""
+    for given_THWC, generated_THWC in pieces:
+        most = max(1, _STRETCH_PIXELS // given_THWC[0, ..., 0].numel())
+        yield from zip(given_THWC.split(most), generated_THWC.split(most), strict=True)
+
+
+def _overlapping(pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield pairs of pieces, each with the first frame of the next, where one comes."""
+    pending: tuple[Tensor, Tensor] | None = None
+    for piece in chain(pieces, (None,)):
+        if pending is not None and piece is not None:
+            given_THWC, generated_THWC = (
+                torch.cat([own, coming[:1]]) for own, coming in zip(pending, piece, strict=True)
+            )
+            yield given_THWC, generated_THWC
+        elif pending is not None:
+            yield pending
+        pending = piece
+
+
+def _due(
+    pictures: Iterable[Picture], rate: Fraction | None
+) -> Iterator[tuple[Picture, Fraction, Fraction]]:
+    """Yield pictures with their time and duration in the result.
+
+    At a rate, each moment has the picture that is on display then.
+    """
+    made = 0
+    for picture in pictures:
+        if rate is None:
+            yield picture, picture.time, picture.duration
+            continue
+        while made / rate < picture.time + picture.duration:
+            if made / rate >= picture.time:
+                yield picture, made / rate, 1 / rate
+            made += 1

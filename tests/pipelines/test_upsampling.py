@@ -1,0 +1,184 @@
+"""Results have size, frames and time stamps of their source; `tiny` makes the pictures."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from dcgrid.pipelines.footage import Footage
+from dcgrid.pipelines.plan import plan_run, prepare_run
+from dcgrid.pipelines.upsampling import ResultClip, Shown, plain, text_size, upsampled
+from dcgrid.pipelines.windows import Join, plan_windows
+from dcgrid.video.clip import ClipRules, Picture
+from dcgrid.video.frames import CellFrames
+from dcgrid.video.read import probe, read_clip
+from tests.pipelines.runs import decoded, job, moving_square, run
+
+
+def stamps(path: Path) -> list[Fraction]:
+    with av.open(str(path)) as container:
+        return [frame.pts * frame.time_base for frame in container.decode(video=0)]
+
+
+def span_s(path: Path) -> float:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return float(stream.duration * stream.time_base)
+
+
+def uneven(path: Path, times_ms: list[int], size: tuple[int, int] = (64, 96)) -> Path:
+    """Write frames at these times, the last one shown for 100 ms."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.codec_context.time_base = Fraction(1, 1000)
+        stream.width, stream.height, stream.pix_fmt = size[1], size[0], "yuv420p"
+        for index, time_ms in enumerate(times_ms):
+            picture = np.full((*size, 3), 20 + 9 * index, dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            packet.duration = packet.duration or 100
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize(("fps", "frames"), [(25, 33), (12, 9), (5, 4), (60, 40), (25, 1)])
+def test_a_result_has_the_frames_of_its_source(tmp_path: Path, fps: int, frames: int) -> None:
+    source = moving_square(tmp_path / "a.mp4", frames, size=(66, 118), fps=fps)
+    result = run(job(source, contact_sheet=False)).files[0]
+    assert decoded(result).shape == (frames, 66, 118, 3)
+    assert stamps(result) == [Fraction(n, fps) for n in range(frames)]
+    with av.open(str(result)) as container:
+        assert frames == 1 or container.streams.video[0].average_rate == fps
+
+
+def test_every_frame_of_a_varying_rate_has_its_own_time(tmp_path: Path) -> None:
+    times = [0, 40, 80, 200, 233, 266, 500, 540, 1040, 1080]
+    source = uneven(tmp_path / "a.mp4", times)
+    result = run(job(source)).files[0]
+    assert [round(1000 * stamp) for stamp in stamps(result)] == times
+    assert span_s(result) == pytest.approx(span_s(source), abs=0.002)
+
+
+def test_a_part_begins_with_the_frame_on_display(tmp_path: Path) -> None:
+    source = moving_square(tmp_path / "a.mp4", 50, fps=25)
+    result = run(job(source, start_s=0.59, duration_s=0.6)).files[0]
+    assert stamps(result) == [Fraction(n, 25) for n in range(15)]
+    varying = uneven(tmp_path / "b.mp4", [0, 40, 200, 300, 450])
+    result = run(job(varying, start_s=0.25, duration_s=0.1, force=True)).files[0]
+    # The frame of 0.2 s is on display for 50 ms more, and the next one comes in time.
+    assert [round(1000 * stamp) for stamp in stamps(result)] == [0, 50]
+
+
+def test_odd_sides_get_one_pixel_more_and_the_run_says_so(tmp_path: Path) -> None:
+    source = tmp_path / "a.gif"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("gif", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 61, 47, "rgb8"
+        for level in (40, 90, 200):
+            picture = np.full((47, 61, 3), level, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    result = run(job(source))
+    assert decoded(result.files[0]).shape == (3, 48, 62, 3)
+    assert "Padded from 61x47 to 62x48: H.264 needs even sides." in result.notes
+
+
+def test_a_cell_may_stay_as_the_model_makes_it(tmp_path: Path) -> None:
+    source = moving_square(tmp_path / "a.mp4", 25, size=(64, 120), fps=25)
+    plan = plan_run(prepare_run(job(source, upsample="none", fps="model")))
+    assert plan.as_json()["result_size"] == [26, 48]
+    assert "Result: 48x26, 12 frames a second" in "\n".join(plan.lines())
+    result = run(job(source, upsample="none", fps="model")).files[0]
+    assert decoded(result).shape == (12, 26, 48, 3)
+    assert stamps(result) == [Fraction(n, 12) for n in range(12)]
+
+
+def numbered(tmp_path: Path, frames: int, fps: int) -> Footage:
+    """A source of a size that fills cells of 32x48 but for a padding of two rows."""
+    path = moving_square(tmp_path / "a.mp4", frames, size=(56, 96), fps=fps)
+    rules = ClipRules(
+        fps=12, stride=4, max_frames=9, longest=401, cell_sizes=((32, 48),), keeps_all=True
+    )
+    clip, plan = read_clip(path, rules)
+    return Footage(path=path, plan=plan, whole_THWC=clip.frames_THWC, stream=CellFrames(path, plan))
+
+
+def test_each_source_frame_shows_the_cell_frame_nearest_in_time(tmp_path: Path) -> None:
+    footage = numbered(tmp_path, 60, 25)
+    count = footage.plan.num_frames
+    windows = plan_windows(count, 9, Join(head=5, blend=0), 4)
+    cell_THWC = torch.zeros(count, 32, 48, 3, dtype=torch.uint8)
+    cell_THWC += torch.arange(count, dtype=torch.uint8)[:, None, None, None]
+    cell_THWC[:, [0, 1, 30, 31]] = 255  # the padding must not be seen
+    pieces = [cell_THWC[one.first :][one.fresh] for one in windows]
+    shown = list(upsampled(footage, windows, pieces, plain((56, 96))))
+    assert [one.result.time for one in shown] == [Fraction(n, 25) for n in range(60)]
+    for number, one in enumerate(shown):
+        assert one.result.rgb_HWC.shape == (56, 96, 3)
+        assert one.result.rgb_HWC.unique().tolist() == [round(number * 12 / 25)]
+
+
+def test_stretches_see_places_and_their_source(tmp_path: Path) -> None:
+    """An upsampler gets given and generated frames of a stretch, and places within it."""
+    footage = numbered(tmp_path, 30, 25)
+    windows = plan_windows(footage.plan.num_frames, 9, Join(head=5, blend=0), 4)
+    begun, places = [], []
+
+    def spy(given_THWC: torch.Tensor, generated_THWC: torch.Tensor):  # type: ignore[no-untyped-def]
+        assert given_THWC.shape == generated_THWC.shape
+        assert torch.equal(given_THWC, generated_THWC)
+        begun.append(len(given_THWC))
+
+        def enlarge(place: float, source_HWC: torch.Tensor) -> torch.Tensor:
+            assert 0 <= place <= begun[-1] - 1
+            places.append(sum(length - 1 for length in begun[:-1]) + place)
+            return source_HWC
+
+        return enlarge
+
+    rows, _ = footage.plan.picture
+    assert rows == slice(2, 30)
+    shown = list(upsampled(footage, windows, footage.pieces(windows), spy))
+    assert sum(length - 1 for length in begun) == footage.plan.num_frames - 1
+    assert places == pytest.approx([n * 12 / 25 for n in range(30)])
+    assert all(torch.equal(one.result.rgb_HWC, one.source.rgb_HWC) for one in shown)
+
+
+def test_any_stretch_of_a_result_is_that_of_the_whole() -> None:
+    made: list[int] = []
+
+    def results():  # type: ignore[no-untyped-def]
+        made.append(0)
+        for number in range(20):
+            frame = torch.full((2, 2, 3), number, dtype=torch.uint8)
+            picture = Picture(rgb_HWC=frame, time=Fraction(number), duration=Fraction(1))
+            yield Shown(source=picture, result=picture)
+
+    clip = ResultClip(results, 20)
+    assert len(clip) == 20
+    assert clip[:1].unique().tolist() == [0]
+    for start in range(0, 20, 7):
+        stretch = clip[start : start + 7]
+        assert stretch[:, 0, 0, 0].tolist() == list(range(start, min(start + 7, 20)))
+    assert len(made) == 2  # once for the first frame, once for all of them
+    assert clip[5:8][:, 0, 0, 0].tolist() == [5, 6, 7]
+    with pytest.raises(ValueError, match="no frames"):
+        clip[20:22]
+
+
+def test_results_from_text_are_a_multiple_of_the_cell() -> None:
+    assert text_size((96, 160)) == (192, 320)
+    assert text_size((32, 48)) == (192, 288)
+    assert text_size((704, 1280)) == (704, 1280)
+
+
+def test_the_source_is_what_the_probe_says(tmp_path: Path) -> None:
+    info = probe(moving_square(tmp_path / "a.mp4", 30, fps=25))
+    assert info.rate == 25
+    assert probe(uneven(tmp_path / "b.mp4", [0, 40, 90, 250])).rate is None
