@@ -65,7 +65,7 @@ def test_the_report_names_the_lowest_gain():
 @pytest.fixture
 def long_plan(tmp_path):
     clip = moving_square(tmp_path / "long.mp4", 60)
-    return plan_run(prepare_run(job(clip)))
+    return plan_run(prepare_run(job(clip, duration_s=None)))
 
 
 def test_a_jump_where_windows_meet_is_seen_and_one_elsewhere_is_not_a_seam(long_plan):

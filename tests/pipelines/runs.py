@@ -42,8 +42,17 @@ class Silence:
         self.warnings.append(line)
 
 
+SHORT_S = 0.4
+"""Seconds of five frames at the rate of `tiny`: one window."""
+
+
 def job(clip: Path, **values: object) -> EditJob:
-    settings = {"effects": ("rain",), "num_inference_steps": 2, **values}
+    settings = {
+        "effects": ("rain",),
+        "num_inference_steps": 2,
+        "duration_s": SHORT_S,
+        **values,
+    }
     return EditJob(input=clip, model="tiny", dtype="fp32", **settings)  # type: ignore[arg-type]
 
 
@@ -55,7 +64,12 @@ def run(prepared: PreparedRun | GridJob, progress: Silence | None = None) -> Run
 
 def story_job(folder: Path, *scenes: str, **values: object) -> StoryJob:
     chosen = tuple(scene_of(text, None) for text in scenes)
-    settings = {"num_inference_steps": 2, "guidance_scale": 1.0, **values}
+    settings = {
+        "num_inference_steps": 2,
+        "guidance_scale": 1.0,
+        "duration_s": SHORT_S,
+        **values,
+    }
     return StoryJob(
         name="tale", folder=folder, scenes=chosen, model="tiny", dtype="fp32", **settings
     )  # type: ignore[arg-type]

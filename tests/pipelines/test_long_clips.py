@@ -38,31 +38,32 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def whole(path: Path, **values: object) -> object:
-    return job(path, keep="all", **values)
+    return job(path, duration_s=None, keep="all", **values)
 
 
 def test_a_long_clip_is_painted_to_its_end(long_clip: Path) -> None:
     progress = Silence()
     result = run(whole(long_clip, save_grid=True), progress)
     for path in (*result.files[:3], result.files[-2]):
-        assert len(decoded(path)) == 29
-    assert result.manifest.sampler["windows"] == 6
+        assert len(decoded(path)) == 30
+    assert result.manifest.sampler["windows"] == 7
     assert result.manifest.sampler["carried_frames"] == 5
-    assert ("window 6 of 6: sampling", 2) in progress.stages
+    assert ("window 7 of 7: sampling", 2) in progress.stages
     assert list((hub.cache_dir() / "runs").iterdir()) == []
 
 
-def test_without_a_duration_a_clip_is_the_models_usual_length(long_clip: Path) -> None:
-    plan = plan_run(prepare_run(job(long_clip)))
-    assert plan.clips[0].num_frames == 5
-    assert len(plan.windows) == 1
+def test_without_a_duration_all_of_a_clip_is_used(long_clip: Path) -> None:
+    plan = plan_run(prepare_run(job(long_clip, duration_s=None)))
+    # 30 frames, up to the next 4 n + 1.
+    assert (plan.clips[0].num_frames, plan.clips[0].held_frames) == (33, 3)
+    assert plan.clips[0].dropped_s == 0
 
 
 def test_memory_is_that_of_one_window(long_clip: Path) -> None:
     short = plan_run(prepare_run(job(long_clip, duration_s=0.75)))
     long = plan_run(prepare_run(whole(long_clip)))
     assert long.need == short.need
-    assert "Windows: 6 of up to 9 frames" in "\n".join(long.lines())
+    assert "Windows: 7 of up to 9 frames" in "\n".join(long.lines())
 
 
 def test_each_window_goes_on_from_what_the_one_before_painted(
@@ -72,7 +73,7 @@ def test_each_window_goes_on_from_what_the_one_before_painted(
     run(whole(long_clip))
     assert requests[0].continuation.heads == {}
     firsts = [request.continuation.first for request in requests]
-    assert firsts == [0, 1, 2, 3, 4, 5]
+    assert firsts == [0, 1, 2, 3, 4, 5, 6]
     for before, request in zip(painted, requests[1:], strict=False):
         for one in before:
             assert torch.equal(request.continuation.heads[one.cell], one.frames_THWC[-5:])
@@ -92,8 +93,8 @@ def test_a_run_that_was_killed_goes_on_with_the_windows_it_has(
     assert "What is painted so far is kept; the same command goes on with it." in progress.lines
     progress = Silence()
     again = run(whole(long_clip, force=True), progress)
-    assert "3 of 6 windows are there from an earlier run; going on." in progress.lines
-    assert len(calls) == 4 + 3
+    assert "3 of 7 windows are there from an earlier run; going on." in progress.lines
+    assert len(calls) == 4 + 4
     assert [one.frames_sha256 for one in again.manifest.outputs] == [
         one.frames_sha256 for one in untouched
     ]
@@ -116,7 +117,7 @@ def test_a_window_that_was_damaged_since_is_painted_again(
     progress = Silence()
     again = run(whole(long_clip, force=True), progress)
     assert "Damaged windows of an earlier run that are painted again: 1." in progress.lines
-    assert "5 of 6 windows are there from an earlier run; going on." in progress.lines
+    assert "6 of 7 windows are there from an earlier run; going on." in progress.lines
     assert [one.frames_sha256 for one in again.manifest.outputs] == [
         one.frames_sha256 for one in untouched
     ]
@@ -168,7 +169,7 @@ def test_a_damaged_part_is_refused_and_named(tmp_path: Path) -> None:
 def test_a_long_run_can_be_made_again(long_clip: Path) -> None:
     first = run(whole(long_clip, effects=("rain", "fog")))
     text = json.loads(first.files[-1].read_text())
-    assert text["clips"][0]["frames"] == 29
+    assert text["clips"][0]["frames"] == 33
     prepared, _ = prepare_rerun(RerunJob(manifest=first.files[-1]))
     assert run(prepared).same_pixels is True
 

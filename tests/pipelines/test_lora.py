@@ -217,13 +217,13 @@ def test_windows_painted_without_a_lora_are_not_gone_on_with(
     clip, path = moving_square(tmp_path / "long.mp4", 20), make_lora("steps", 1)
     calls = interrupt_grid(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
-        run(job(clip))
+        run(job(clip, duration_s=None))
     for lora in (str(path), f"{path}:0.5"):
         progress = Silence()
-        run(job(clip, loras=(lora,), force=True), progress)
+        run(job(clip, duration_s=None, loras=(lora,), force=True), progress)
         assert not any("from an earlier run" in line for line in progress.lines)
     progress = Silence()
-    run(job(clip, force=True), progress)
+    run(job(clip, duration_s=None, force=True), progress)
     assert any("from an earlier run" in line for line in progress.lines)
     assert len(calls) > 3
 

@@ -42,7 +42,7 @@ def test_an_edit_leaves_three_files_and_a_true_manifest(clip: Path) -> None:
     assert set(manifest["timings_s"]) == {"read", "load", "fill", "choose", "write"}
     assert result.same_pixels is None
     frames_THWC = decoded(video)
-    assert frames_THWC.shape == decoded(clip).shape
+    assert frames_THWC.shape == (manifest["clips"][0]["frames"], 64, 96, 3)
     with av.open(str(video)) as container:
         assert container.streams.audio[0].codec_context.name == "aac"
 
@@ -153,9 +153,9 @@ def test_the_best_try_is_delivered_and_all_can_be_kept(clip: Path) -> None:
 def test_the_grid_video_shows_the_clip_in_its_own_cell(clip: Path) -> None:
     run(job(clip, save_grid=True, contact_sheet=False))
     grid_THWC = decoded(clip.parent / "input.rain.grid.mp4")
-    assert grid_THWC.shape == (len(decoded(clip)), 64, 96, 3)
+    assert grid_THWC.shape == (5, 64, 96, 3)
     given_THWC = grid_THWC[:, :32, :48].float()
-    source_THWC = decoded(clip).float()
+    source_THWC = decoded(clip)[:5].float()
     small_THWC = (source_THWC[:, ::2, ::2] + source_THWC[:, 1::2, 1::2]) / 2
     # Scaled by another filter, and twice through a codec.
     assert (given_THWC - small_THWC).abs().mean() < 12
@@ -172,7 +172,7 @@ def test_either_rate_keeps_the_duration(clip: Path, tmp_path: Path, rate: str) -
             frame = av.VideoFrame.from_ndarray(frame_HWC.numpy(), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    result = run(job(fast, fps=rate))
+    result = run(job(fast, duration_s=None, fps=rate))
     with av.open(str(result.files[0])) as container:
         stream = container.streams.video[0]
         assert stream.average_rate == {"source": 30, "model": 12}[rate]

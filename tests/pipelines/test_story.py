@@ -47,7 +47,7 @@ def test_a_story_file_says_all(clip: Path) -> None:
         Scene(prompt="in a snowy street"),
     )
     assert titles_of(job) == ("It pours", "in a snowy street")
-    result = tell(replace(job, model="tiny", dtype="fp32"))
+    result = tell(replace(job, model="tiny", dtype="fp32", duration_s=0.4))
     assert [path.name for path in result.files] == [
         "tale.1-rain.mp4",
         "tale.2-in-a-snowy-street.mp4",

@@ -50,7 +50,7 @@ def uneven(path: Path, times_ms: list[int], size: tuple[int, int] = (64, 96)) ->
 @pytest.mark.parametrize(("fps", "frames"), [(25, 33), (12, 9), (5, 4), (60, 40), (25, 1)])
 def test_a_result_has_the_frames_of_its_source(tmp_path: Path, fps: int, frames: int) -> None:
     source = moving_square(tmp_path / "a.mp4", frames, size=(66, 118), fps=fps)
-    result = run(job(source, contact_sheet=False)).files[0]
+    result = run(job(source, duration_s=None, contact_sheet=False)).files[0]
     assert decoded(result).shape == (frames, 66, 118, 3)
     assert stamps(result) == [Fraction(n, fps) for n in range(frames)]
     with av.open(str(result)) as container:
@@ -60,7 +60,7 @@ def test_a_result_has_the_frames_of_its_source(tmp_path: Path, fps: int, frames:
 def test_every_frame_of_a_varying_rate_has_its_own_time(tmp_path: Path) -> None:
     times = [0, 40, 80, 200, 233, 266, 500, 540, 1040, 1080]
     source = uneven(tmp_path / "a.mp4", times)
-    result = run(job(source)).files[0]
+    result = run(job(source, duration_s=None)).files[0]
     assert [round(1000 * stamp) for stamp in stamps(result)] == times
     assert span_s(result) == pytest.approx(span_s(source), abs=0.002)
 
@@ -84,17 +84,17 @@ def test_odd_sides_get_one_pixel_more_and_the_run_says_so(tmp_path: Path) -> Non
             picture = np.full((47, 61, 3), level, dtype=np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
-    result = run(job(source))
+    result = run(job(source, duration_s=None))
     assert decoded(result.files[0]).shape == (3, 48, 62, 3)
     assert "Padded from 61x47 to 62x48: H.264 needs even sides." in result.notes
 
 
 def test_a_cell_may_stay_as_the_model_makes_it(tmp_path: Path) -> None:
     source = moving_square(tmp_path / "a.mp4", 25, size=(64, 120), fps=25)
-    plan = plan_run(prepare_run(job(source, upsample="none", fps="model")))
+    plan = plan_run(prepare_run(job(source, duration_s=None, upsample="none", fps="model")))
     assert plan.as_json()["result_size"] == [26, 48]
     assert "Result: 48x26, 12 frames a second" in "\n".join(plan.lines())
-    result = run(job(source, upsample="none", fps="model")).files[0]
+    result = run(job(source, duration_s=None, upsample="none", fps="model")).files[0]
     assert decoded(result).shape == (12, 26, 48, 3)
     assert stamps(result) == [Fraction(n, 12) for n in range(12)]
 

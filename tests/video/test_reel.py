@@ -64,8 +64,9 @@ def test_titles_change_only_their_frames_and_rows(fade: int) -> None:
     allowed = {start + i for start in starts for i in range(6)}
     assert {int(t) for t in changed_THW.any(-1).any(-1).nonzero()} == allowed
     rows = changed_THW.any(0).any(-1).nonzero().flatten().tolist()
-    # One line at scale 1: 7 rows above the margin of 4, and an edge of 1 around.
-    assert rows == list(range(48 - 4 - 7 - 1, 48 - 4 + 1))
+    # One line, whose letters and edges stay above the margin.
+    assert rows == list(range(rows[0], rows[-1] + 1))
+    assert 48 - 20 < rows[0] < rows[-1] < 48 - 2
     names = list(reel_pieces(SCENES, ["", "x", ""], 10, title_s=0.6))
     assert torch.cat(names)[:20].equal(SCENES[0])
 
@@ -99,7 +100,7 @@ def test_long_titles_stay_inside(size: tuple[int, int], title: str) -> None:
     border_HW[2:-2, 2:-2] = False
     assert not changed_HW[border_HW].any()
     if title is LONG_TITLE:  # three lines at most, and dots for the rest
-        ink_H = (drawn_HWC == 240).all(-1).any(-1).int()
+        ink_H = (drawn_HWC > 150).all(-1).any(-1).int()
         assert 1 <= int((ink_H.diff() == 1).sum()) <= 3
 
 

@@ -37,7 +37,7 @@ def test_every_picture_is_on_the_sheet_and_labels_are_drawn() -> None:
         assert (plain_HWC == value).all(-1).sum() == 30 * 140
     named_HWC = contact_sheet([frames, [clip_THWC]], ["rain", "night"], ["given"])
     ink = sum(int((text_pixels(text, 12) == 255).sum()) for text in ("rain", "night", "given"))
-    assert ink > 20
+    assert ink > 4
     assert (named_HWC == 235).all(-1).sum() == ink
     assert named_HWC.shape[0] > plain_HWC.shape[0]
     assert named_HWC.shape[1] == plain_HWC.shape[1]

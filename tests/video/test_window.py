@@ -23,7 +23,7 @@ _SPEC.loader.exec_module(oracle)
 
 SHORT = ClipRules(fps=12, stride=4, max_frames=33, cell_sizes=((24, 40), (40, 24)))
 KEEP = ClipRules(
-    fps=12, stride=4, max_frames=33, longest=401, cell_sizes=((24, 40),), keeps_all=True
+    fps=12, stride=4, max_frames=33, longest=401, cell_sizes=((40, 40),), keeps_all=True
 )
 LONG = ClipRules(fps=12, stride=4, max_frames=33, longest=401, cell_sizes=((24, 40), (40, 24)))
 CLIPS = (
@@ -118,16 +118,17 @@ def test_stretches_that_go_forwards_are_decoded_once(
 
 
 def test_of_a_clip_that_is_kept_nothing_is_lost(tmp_path: Path) -> None:
-    path = noise_film(tmp_path / "a.mp4", 50, 25)  # 2 s of 80x80
+    path = noise_film(tmp_path / "a.mp4", 50, 25)  # 2 s of 80x48
     clip, plan = read_clip(path, KEEP)
     assert (plan.num_frames, plan.held_frames) == (25, 1)
-    assert (plan.duration_s, plan.to_end, plan.scaled_size) == (2.0, True, (24, 24))
+    assert (plan.duration_s, plan.to_end, plan.scaled_size) == (2.0, True, (24, 40))
     rows, cols = plan.picture
-    assert (rows, cols) == (slice(0, 24), slice(8, 32))
-    # Beside the picture is its mirror image.
-    assert clip.frames_THWC[:, :, 7].equal(clip.frames_THWC[:, :, 9])
-    assert clip.frames_THWC[:, :, 32].equal(clip.frames_THWC[:, :, 30])
-    assert clip.frames_THWC[24].equal(clip.frames_THWC[23])
+    assert (rows, cols) == (slice(8, 32), slice(0, 40))
+    # Above and below the picture is its mirror image.
+    assert clip.frames_THWC[:, 7].equal(clip.frames_THWC[:, 9])
+    assert clip.frames_THWC[:, 32].equal(clip.frames_THWC[:, 30])
+    last, _ = read_clip(path, KEEP, start_s=1.96)
+    assert clip.frames_THWC[24].equal(last.frames_THWC[0])
     part = plan_clip(probe(path), KEEP, 0.5, 1.0)
     assert (part.num_frames, part.held_frames, part.to_end) == (13, 0, False)
     assert plan_clip(probe(path), KEEP, 0.53).start_s == 0.52  # where a frame begins

@@ -6,6 +6,7 @@
 Both go through a file once, forwards; nothing is held but what is asked for.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -36,7 +37,7 @@ class CellFrames:
 
     def __init__(self, path: Path, plan: ClipPlan) -> None:
         self._path, self._plan = path, plan
-        self._tally = DecodeTally()
+        self._tally: DecodeTally | None = None
         self._source: Iterator[torch.Tensor] | None = None
         self._kept: list[torch.Tensor] = []
         self._end = 0  # number of the frame after those kept
@@ -74,17 +75,23 @@ class CellFrames:
 
     def _decoded(self, first: int) -> Iterator[torch.Tensor]:
         """Yield the frames from one on to the end of the clip; held ones are repeated."""
-        plan, self._tally = self._plan, DecodeTally()
-        last = plan.num_frames - plan.held_frames - 1
-        run_up_s = plan.start_s + min(first, last) / plan.fps - _RUN_UP_S
+        plan = self._plan
+        tally = self._tally = DecodeTally()
+        begin = min(first, plan.num_frames - plan.held_frames - 1)
+        run_up_s = plan.start_s + begin / plan.fps - _RUN_UP_S
         picked = sample_frames(
-            decode_frames(self._path, start_s=max(plan.start_s, run_up_s), tally=self._tally),
+            decode_frames(self._path, start_s=max(plan.start_s, run_up_s), tally=tally),
             start_s=plan.start_s,
             fps=plan.fps,
-            first=first,
+            first=begin,
             count=plan.num_frames,
             hold=plan.keeps_all,
         )
+        yield from itertools.islice(self._rendered(picked), first - begin, None)
+
+    def _rendered(self, picked: Iterator[TimedFrame]) -> Iterator[torch.Tensor]:
+        """Yield frames as the model gets them, the last one again where it is held."""
+        plan = self._plan
         render = Renderer(plan.info, cell_render(plan))
         shown_HWC = None
         for timed in picked:
@@ -95,7 +102,7 @@ class CellFrames:
                 yield shown_HWC
 
     def _ends_early(self) -> InputVideoError:
-        plan, end_s = self._plan, self._tally.end_s
+        plan, end_s = self._plan, self._tally.end_s if self._tally else 0.0
         return InputVideoError(
             f"{self._path}: the video ends early, at {end_s:.2f} s; {plan.num_frames} frames at "
             f"{plan.fps:.4g} fps from {plan.start_s:.2f} s on were planned.",
