@@ -87,7 +87,7 @@ def test_sources_reach_the_model_as_they_are_and_stay(
     assert [sum(row) for row in rows] == [2, 2, 5, 5]
     assert to_model_range(request.given[1]).abs().max() <= 1
     grid_THWC = decoded(result.files[-2])
-    assert grid_THWC.shape[1:] == (128, 192, 3)
+    assert grid_THWC.shape[1:] == (64, 96, 3)
 
 
 def test_words_reach_the_cells_that_they_are_for(pair: tuple[Path, Path]) -> None:

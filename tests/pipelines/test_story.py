@@ -65,7 +65,7 @@ def test_scenes_of_the_reel_are_the_scenes(tmp_path: Path, clip: Path) -> None:
     reel = decoded(result.files[3]).float()
     assert len(reel) == sum(len(scene) for scene in scenes)
     # Both went through H.264.
-    assert (torch.cat(scenes) - reel).abs().mean() < 3
+    assert (torch.cat(scenes) - reel).abs().mean() < 4
     assert (scenes[0] - scenes[1]).abs().mean() > 3
 
 

@@ -14,6 +14,7 @@ from tests.eval.methods.test_personal import short
 from tests.pipelines.runs import moving_square
 
 TINY = ("--model", "tiny", "--dtype", "fp32", "--num-inference-steps", "2")
+SHORT = (*TINY, "--duration", "0.4")
 BASELINES = [key for key in METHODS if key != "grid"]
 
 
@@ -37,7 +38,7 @@ def pixels(result: dict) -> list[str]:
 
 @pytest.mark.parametrize("key", BASELINES)
 def test_an_edit_its_files_its_manifest_and_its_rerun(clip, capsys, key):
-    words = ("edit", clip, "-e", "rain", "-p", "at night", *TINY, "--method", key)
+    words = ("edit", clip, "-e", "rain", "-p", "at night", *SHORT, "--method", key)
     code, result, err = command(capsys, *words)
     assert code == 0, err
     assert METHODS[key].line in err
@@ -60,7 +61,7 @@ def test_an_edit_its_files_its_manifest_and_its_rerun(clip, capsys, key):
 def test_methods_paint_different_pixels(clip, capsys):
     made = {}
     for key in METHODS:
-        _, result, _ = command(capsys, "edit", clip, "-e", "rain", *TINY, "--method", key)
+        _, result, _ = command(capsys, "edit", clip, "-e", "rain", *SHORT, "--method", key)
         made[key] = pixels(result)[0]
     # `tiny` has no adapter, so with and without one are the same.
     assert made.pop("inpaint") == made["grid"]
@@ -68,7 +69,7 @@ def test_methods_paint_different_pixels(clip, capsys):
 
 
 def test_a_manifest_of_before_there_were_methods_is_read(clip, capsys):
-    code, _, _ = command(capsys, "edit", clip, "-e", "rain", *TINY)
+    code, _, _ = command(capsys, "edit", clip, "-e", "rain", *SHORT)
     path = clip.parent / "input.rain.json"
     values = json.loads(path.read_text())
     assert values["job"].pop("method") == "grid"
@@ -78,7 +79,7 @@ def test_a_manifest_of_before_there_were_methods_is_read(clip, capsys):
 
 
 def test_a_manifest_with_an_unknown_method_is_refused(clip, capsys):
-    command(capsys, "edit", clip, "-e", "rain", *TINY, "--method", "codec")
+    command(capsys, "edit", clip, "-e", "rain", *SHORT, "--method", "codec")
     path = clip.parent / "input.rain.codec.json"
     path.write_text(path.read_text().replace('"method": "codec"', '"method": "codek"'))
     code, _, err = command(capsys, "rerun", path)
@@ -87,7 +88,8 @@ def test_a_manifest_with_an_unknown_method_is_refused(clip, capsys):
 
 
 def test_a_dry_run_names_the_method_and_writes_nothing(clip, capsys):
-    words = ("edit", clip, "-e", "rain", "--model", "tiny", "--method", "dreambooth", "--dry-run")
+    words = ("edit", clip, "-e", "rain", "--model", "tiny", "--method", "dreambooth", "--dry-run",
+             "--duration", "0.4")  # fmt: skip
     code, plan, _ = command(capsys, *words)
     assert code == 0
     assert plan["method"] == "dreambooth"
@@ -107,7 +109,7 @@ def test_a_dry_run_names_the_method_and_writes_nothing(clip, capsys):
     ],
 )
 def test_wrong_words_are_told(clip, capsys, words, message):
-    code, _, err = command(capsys, "edit", clip, "-e", "rain", *TINY, *words)
+    code, _, err = command(capsys, "edit", clip, "-e", "rain", *SHORT, *words)
     assert code == 2
     assert message in err
     assert [path.name for path in clip.parent.iterdir()] == ["input.mp4"]
