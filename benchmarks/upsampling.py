@@ -28,13 +28,14 @@ from torch import Tensor
 
 from benchmarks import options as shared
 from benchmarks.clips import CLIPS_DIR
-from benchmarks.edits import CellSized, edit_clip
+from benchmarks.edits import edit_clip
 from benchmarks.models import load_choice
 from dcgrid.errors import DcgridError
 from dcgrid.eval.encoders.faces import ArcFaceReader
 from dcgrid.models.base import ModelSpec
+from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.models.upsampler import WEIGHTS, GuidedUpsampler, load_upsampler
-from dcgrid.pipelines.plan import clip_rules
+from dcgrid.pipelines.plan import one_pass_rules
 from dcgrid.pipelines.progress import Silent
 from dcgrid.train.guides import misplaced
 from dcgrid.train.world.effects import DETERMINISTIC, render_effect
@@ -105,7 +106,7 @@ def _run(options: argparse.Namespace) -> None:
     choice = shared.model_choice(options)
     bench = _Bench(options, upsampler)
     parts: dict[str, Callable[[], str]] = {
-        "effects": lambda: bench.effects(CellSized(load_choice(choice))),
+        "effects": lambda: bench.effects(load_choice(choice)),
         "apart": bench.apart,
         "motion": bench.motion,
         "speed": bench.speed,
@@ -126,7 +127,7 @@ class _Bench:
         """Read a clip at `SCALE` times the size of a cell."""
         from dcgrid.models.loading import model_spec
 
-        rules = clip_rules(spec or model_spec("mini"))
+        rules = one_pass_rules(spec or model_spec("mini"))
         sizes = tuple((SCALE * h, SCALE * w) for h, w in rules.cell_sizes)
         frames = rules.max_frames * max(1, round(fps / rules.fps))
         large = replace(rules, cell_sizes=sizes, fps=fps, max_frames=frames, default_frames=None)
@@ -149,7 +150,7 @@ class _Bench:
             "bicubic": plain.clamp(-1, 1) / 2 + 0.5,
         }
 
-    def effects(self, backbone: CellSized) -> str:
+    def effects(self, backbone: NativeBackbone) -> str:
         """Score the model's own edits, and truths at the cell's size, against the truth."""
         rows = []
         faces = _reader(self.options.faces)

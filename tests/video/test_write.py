@@ -340,7 +340,7 @@ def test_pieces_are_asked_for_again_when_the_sound_fails(
         ([ramp(5), ramp(4)], 8, "8 frames were promised"),
         ([], 1, "0 came"),
         ([], 0, "0 came"),
-        ([ramp(2), ramp(2, 48, 62)], 4, "pieces of"),
+        ([ramp(2), ramp(2, 48, 62)], 4, "frames of"),
         ([ramp(2), ramp(2).float()], 4, "uint8"),
         ([ramp(2), ramp(2)[:0]], 2, "no frame"),
     ],

@@ -127,7 +127,6 @@ PAPER_SPEC = ModelSpec(
     # Guidance of sec. 8 (4 to 5); the steps are ours.
     filling=SamplerDefaults(guidance_scale=4.5, num_inference_steps=40),
     from_text=SamplerDefaults(guidance_scale=4.5, num_inference_steps=40),
-    upsample=1,
     license="LicenseRef-of-whoever-trained-it",
 )
 PAPER_SMALL_SPEC = replace(
