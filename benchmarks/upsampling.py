@@ -5,7 +5,7 @@
     given cell -- dcgrid edit -- generated cell -- guided | bicubic ---------- result
 
 Four tables: PSNR and faces by effect; guides that show something else than the edit, on purpose;
-what happens between two frames of a cell, at higher rates; and how fast frames of 1920x1080 come.
+what happens between two frames of a cell, at higher rates; and what frames of 1920x1080 cost.
 
 Faces are found with SCRFD and embedded with ArcFace, as `dcgrid eval` does (extra `eval`); without
 the two files of ../shared/weights that part is left out.
@@ -82,7 +82,7 @@ class Row:
     identity: dict[str, float]
     """Mean cosine of ArcFace with the source's face, over frames in which both show one."""
     faces: dict[str, float]
-    """Part of the source's frames with a face that have one."""
+    """Part of the frames in which source and truth show a face that have one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -183,9 +183,10 @@ class _Bench:
                 rows.append(
                     Row(clip=name, effect=effect, psnr=scores, identity=identity, faces=share)
                 )
+                shown_scores = ", ".join(f"{way} {score:.2f}" for way, score in scores.items())
+                print(f"{name} {effect}: {shown_scores}; ID {identity}", file=sys.stderr)
                 if self.options.pictures:
                     _save(self.options.pictures, rows[-1], clip, results, shown)
-            print(name, file=sys.stderr, flush=True)
         return _effect_table(rows)
 
     def apart(self) -> str:
@@ -262,21 +263,24 @@ class _Bench:
         return figures
 
     def speed(self) -> str:
-        """Time frames of 1920x1080, and the look at a cell of 96x160 before."""
+        """Count processor time for frames of 1920x1080, and for the look at a cell of 96x160.
+
+        Time of all threads together, so that other work on the machine does not count.
+        """
         given, generated = torch.rand(2, 5, 3, 96, 160) * 2 - 1
         source = torch.rand(3, 1080, 1920) * 2 - 1
         known = self.upsampler.analyze(given, generated)
-        began = time.perf_counter()
+        began = time.process_time()
         self.upsampler.analyze(given, generated)
-        looked = (time.perf_counter() - began) / len(given)
+        looked = (time.process_time() - began) / len(given)
         times = []
         for position in (0.0, 0.4, 0.8, 1.2, 1.6, 2.0, 2.4, 2.8, 3.2, 3.6):
-            began = time.perf_counter()
+            began = time.process_time()
             self.upsampler.apply(known, position, source)
-            times.append(time.perf_counter() - began)
+            times.append(time.process_time() - began)
         return (
-            f"1920x1080: {1 / statistics.median(times):.1f} frames a second on "
-            f"{torch.get_num_threads()} threads; {1 / looked:.1f} frames of a cell a second"
+            f"processor time: {statistics.median(times):.2f} s a frame of 1920x1080, "
+            f"{looked:.2f} s a frame of a cell ({torch.get_num_threads()} threads)"
         )
 
 
@@ -288,19 +292,20 @@ class _Faces:
         self.own = [] if reader is None else reader.read(_levels(source_TCHW))
 
     def score(self, results: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, float]]:
-        """Return mean cosine and part of frames with a face; nothing where the clip has none."""
-        with_face = [t for t, one in enumerate(self.own) if len(one.boxes_N4)]
-        if self.reader is None or len(with_face) < len(self.own) / 2:
-            return {}, {}
+        """Return mean cosine and part of frames with a face, of those where the truth shows one."""
         identity, share = {}, {}
-        for way, frames_TCHW in results.items():
-            found = self.reader.read(_levels(frames_TCHW[with_face]))
+        if self.reader is None:
+            return identity, share
+        found = {way: self.reader.read(_levels(frames)) for way, frames in results.items()}
+        both = zip(self.own, found["truth"], strict=True)
+        shown = [t for t, pair in enumerate(both) if all(len(one.boxes_N4) for one in pair)]
+        for way, frames in found.items() if shown else ():
             cosines = [
-                float(F.cosine_similarity(one.embeddings_NE[0], own.embeddings_NE[0], dim=0))
-                for one, own in zip(found, (self.own[t] for t in with_face), strict=True)
-                if len(one.boxes_N4)
+                float(F.cosine_similarity(frames[t].embeddings_NE[0], own.embeddings_NE[0], dim=0))
+                for t, own in ((t, self.own[t]) for t in shown)
+                if len(frames[t].boxes_N4)
             ]
-            share[way] = len(cosines) / len(with_face)
+            share[way] = len(cosines) / len(shown)
             if cosines:
                 identity[way] = statistics.fmean(cosines)
         return identity, share

@@ -60,4 +60,6 @@ def test_wrong_guides_and_rates_and_speed(
     # An untrained one trusts every guide, so a wrong one costs.
     assert gain["nothing"] > gain["all of it"] + 1
     assert len(re.findall(r"^rain +(25|30) ", out, re.MULTILINE)) == 2
-    assert re.search(r"1920x1080: \d+\.\d frames a second on \d threads", out)
+    assert re.search(
+        r"processor time: \d+\.\d\d s a frame of 1920x1080, \d+\.\d\d s a frame of a cell", out
+    )
