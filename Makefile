@@ -27,7 +27,7 @@ TOOLS := ffmpeg:ffmpeg ffprobe:ffmpeg chromium:chromium chromedriver:chromium-dr
 APT := $(shell test "$$(id -u)" = 0 && command -v apt-get)
 REQUIRE = $(if $(APT),--require-tools)
 
-.PHONY: setup demo test test-slow tools docs bench lint format clean
+.PHONY: setup demo test test-slow tools docs truths bench lint format clean
 
 setup: $(STAMP)
 
@@ -78,6 +78,10 @@ else
 	$(BIN)/python -m benchmarks.sheets table
 	@echo "No clips at $(CLIPS): the pictures under docs/pictures stay as they are."
 endif
+
+# What every effect should look like, beside the clips as they are: pictures to look at, not kept.
+truths: $(STAMP)
+	$(BIN)/python scripts/truths.py --clips $(CLIPS) --out runs/truths
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.truth

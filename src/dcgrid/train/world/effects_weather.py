@@ -33,9 +33,7 @@ RAIN = PointLook(
 MIDDLE_RAIN = PointLook(
     share=0.14, radius=0.013, length=1.1, lean=0.05, fan=0.01, opacity=0.38, copies=2, vary=0.4
 )
-FAR_RAIN = PointLook(
-    share=0.4, radius=0.009, length=0.55, lean=0.05, fan=0.01, opacity=0.32, copies=5, vary=0.4
-)
+FAR_RAIN = PointLook(share=0.4, radius=0.009, length=0.55, opacity=0.32, copies=5, vary=0.4)
 NEAR_FLAKES = PointLook(
     share=0.022, radius=0.085, length=0.12, opacity=0.75, jitter=0.1, vary=0.45, sway=0.1
 )

@@ -43,6 +43,7 @@ def draw_stamps(stamps: Stamps, rows: int, columns: int) -> torch.Tensor:
     shift = float((stamps.lean_N.abs() * stamps.half_N).max())
     reach_x = math.ceil(3 * float(stamps.wide_N.max()) + shift) + 1
     seen_PN = (stamps.weight_PN > 1e-3) & (stamps.y_PN > -reach_y) & (stamps.y_PN < rows + reach_y)
+    seen_PN &= (stamps.x_PN > -reach_x) & (stamps.x_PN < columns + reach_x)
     frame_M, point_M = seen_PN.nonzero(as_tuple=True)
     y_M, x_M = stamps.y_PN[frame_M, point_M], stamps.x_PN[frame_M, point_M]
     top_M, left_M = y_M.floor() - reach_y, x_M.floor() - reach_x
