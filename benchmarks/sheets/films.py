@@ -21,6 +21,8 @@ from dcgrid.video.write import write_video
 
 FRAMES, MOST_BYTES = 4, 200_000
 """Frames of a clip on a sheet, and how large its file may be."""
+SECONDS = 2.75
+"""What of a pair is composed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +84,12 @@ def write_fusions(path: Path, pair: Pair, clips_dir: Path, seed: int) -> None:
             words = words_of(pair.second)
         job = ComposeJob(
             first=first, second=second, seed=seed, out=Path(folder), contact_sheet=False,
-            save_grid=True, **words,
+            save_grid=True, duration_s=SECONDS, **words,
         )  # fmt: skip
         result = carry_out(plan_run(prepare_run(job)), Silent())
         fusions = [read_frames(file) for file in result.files[:2]]
         grid_THWC = read_frames(result.files[2])
-    height, width = fusions[0].shape[1:3]
+    height, width = (side // 2 for side in grid_THWC.shape[1:3])
     rows = [grid_THWC[:, :height, :width], grid_THWC[:, :height, width:], *fusions]
     write_small(path, rows, ["A", "B", "fusion", "fusion-2"], FRAMES, MOST_BYTES)
 
