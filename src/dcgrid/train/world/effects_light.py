@@ -173,9 +173,9 @@ def underwater(scene: Scene) -> torch.Tensor:
         (0.30, 0.78, 0.86), clip_CTHW
     )
     body = mix(colour((0.10, 0.62, 0.68), clip_CTHW), colour((0.0, 0.16, 0.36), clip_CTHW), depth)
-    murky = mix(absorbed * (1 - 0.35 * depth), body, 0.15 + 0.18 * depth)
+    murky = mix(absorbed * (1 - 0.35 * depth), body, 0.08 + 0.20 * depth)
     shafts = _shafts(clip_CTHW, scene.seconds_T) * ramp(depth, 1.0, 0.0) ** 1.2
-    return screen(murky, shafts * colour((0.22, 0.48, 0.46), clip_CTHW))
+    return screen(murky, shafts * colour((0.16, 0.34, 0.33), clip_CTHW))
 
 
 def _shafts(clip_CTHW: torch.Tensor, seconds_T: torch.Tensor) -> torch.Tensor:
