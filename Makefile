@@ -17,7 +17,7 @@ CLIP := $(CACHE)/bigbuckbunny.mp4
 DEMO_OUT ?= demo
 # Real clips for pictures, benchmarks and training; not in the repository.
 CLIPS ?= ../shared/clips
-EFFECT ?= rain
+EFFECT ?= night
 # Processes that run tests, one thread each: about 1 GB of memory for each of them.
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
