@@ -227,7 +227,7 @@ def test_a_huge_picture_is_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[
     path = tmp_path / "wall.mp4"
     frames(path, 2, size=(7680, 4320))
     assert main(["edit", str(path), *EDIT]) == 0
-    assert "Scaled: 7680x4320" in capsys.readouterr().err
+    assert "Scaled for the model: 7680x4320" in capsys.readouterr().err
 
 
 BAD_MANIFESTS: dict[str, object] = {

@@ -12,6 +12,7 @@ from dcgrid.pipelines.painted import Painted, PaintedClip
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 from dcgrid.pipelines.script import read_story
 from dcgrid.pipelines.story_plan import plan_story, prepare_story
+from dcgrid.pipelines.upsampling import ResultClip
 from dcgrid.pipelines.windows import Join, plan_windows
 from tests.pipelines.runs import (
     FilledCell,
@@ -86,13 +87,13 @@ def test_from_text_alone_all_cells_are_carried_from_window_to_window(
 
 def test_memory_and_plan_are_those_of_one_window(tmp_path: Path, long_clip: Path) -> None:
     long = plan_story(prepare_story(story_job(tmp_path, "rain", source=long_clip, duration_s=2)))
-    short = plan_story(prepare_story(story_job(tmp_path, "rain", source=long_clip, duration_s=0.8)))
+    short = plan_story(prepare_story(story_job(tmp_path, "rain", source=long_clip, duration_s=0.7)))
     text = "\n".join(long.lines())
-    assert "Windows: 4 of up to 9 frames (0.75 s)" in text
+    assert "Windows: 5 of up to 9 frames (0.75 s)" in text
     assert "Windows" not in "\n".join(short.lines())
     assert long.need == short.need
-    assert long.as_json()["windows"] == 4
-    assert long.as_json()["size"][0] == 21
+    assert long.as_json()["windows"] == 5
+    assert long.as_json()["size"][0] == 25  # 24 of the clip, and one to the model's rule
 
 
 def test_no_more_than_a_window_is_painted_or_read_at_once(
@@ -100,14 +101,14 @@ def test_no_more_than_a_window_is_painted_or_read_at_once(
 ) -> None:
     requests, made = spy_on_grids(monkeypatch)
     taken: list[int] = []
-    real = PaintedClip.__getitem__
+    real = ResultClip.__getitem__
 
-    def watch(clip: PaintedClip, stretch: slice) -> torch.Tensor:
+    def watch(clip: ResultClip, stretch: slice) -> torch.Tensor:
         frames_THWC = real(clip, stretch)
         taken.append(len(frames_THWC))
         return frames_THWC
 
-    monkeypatch.setattr(PaintedClip, "__getitem__", watch)
+    monkeypatch.setattr(ResultClip, "__getitem__", watch)
     monkeypatch.setattr("dcgrid.video.reel._STRETCH", 8)
     tell(story_job(tmp_path, "rain", "fog", source=long_clip, duration_s=LONG_S, fade_s=0.25))
     assert max(len(request.given[0]) for request in requests) == 9

@@ -64,7 +64,7 @@ def watch(backbone: NativeBackbone, monkeypatch: pytest.MonkeyPatch) -> list[Cal
 
 def farthest(one: list[FilledCell], other: list[FilledCell]) -> int:
     pairs = zip(one, other, strict=True)
-    return max(int((a.small_THWC.int() - b.small_THWC.int()).abs().max()) for a, b in pairs)
+    return max(int((a.frames_THWC.int() - b.frames_THWC.int()).abs().max()) for a, b in pairs)
 
 
 def test_each_text_reads_its_own_last_estimate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def test_an_edit_and_its_rerun_have_the_same_pixels(tmp_path, clip, wan_folder, 
     assert code == 0
     assert "the bare base fills the grid, which keeps the subject less well" in err
     frames = decoded(Path(result["files"][0]))
-    assert frames.shape[1:3] == (32, 48)
+    assert frames.shape[1:3] == (64, 96)  # of the input
     manifest = next(Path(one) for one in result["files"] if one.endswith(".json"))
     values = json.loads(manifest.read_text())
     assert Path(values["job"]["model"]).is_absolute()

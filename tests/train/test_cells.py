@@ -119,7 +119,7 @@ def test_a_cell_is_painted_as_if_the_others_were_not_there(job_of):
             (painter.dit, painter.text),
             [[grid.facts["cell_texts"][cell]]],
             noise_KCFYX[None, None, cell],
-            job.recipe,
+            painter.numbers,
             SINGLE,
         )
         assert torch.allclose(alone_BKCFYX[0, 0], grid.cells_KCFYX[cell], atol=1e-4)
@@ -316,7 +316,7 @@ def test_what_is_missing_or_unknown_is_named(job_of, out):
     with pytest.raises(RecipeError, match="did you mean 'Dog_face_") as caught:
         paint(job_of(concepts=["Dog_face_1_identty"]))
     assert identity in caught.value.hint
-    with pytest.raises(RecipeError, match=r"names \[Dog_identity\], a tag that Multi-DC does not"):
+    with pytest.raises(PromptError, match=r"names \[Dog_identity\], a tag that is not known"):
         paint(job_of(places=["beside a dog [Dog_identity]"]))
     with pytest.raises(RecipeError, match="need a concept of role effect"):
         paint(job_of("composition", concepts=[identity]))

@@ -320,7 +320,7 @@ def test_given_cells_may_be_noised_like_the_rest(stage_of, monkeypatch):
     class Recorder(torch.nn.Module):
         config = TINY.dit
 
-        def forward(self, noised, time_BKF, text, places, route_KA=None):
+        def forward(self, noised, time_BKF, text, places, route_KA=None, estimate_BKCFYX=None):
             seen["noised"], seen["time"] = noised, time_BKF
             return torch.zeros_like(noised)
 
@@ -345,7 +345,7 @@ def test_given_cells_are_clean_at_time_0_and_out_of_the_loss(stage_of, monkeypat
     class Recorder(torch.nn.Module):
         config = TINY.dit
 
-        def forward(self, noised, time_BKF, text, places, route_KA=None):
+        def forward(self, noised, time_BKF, text, places, route_KA=None, estimate_BKCFYX=None):
             seen["noised"], seen["time"] = noised, time_BKF
             return noised * seen["factor_K"][None, :, None, None, None, None]
 
@@ -384,7 +384,7 @@ def test_loss_of_a_perfect_guess_is_zero(stage_of, monkeypatch):
     class Perfect(torch.nn.Module):
         config = TINY.dit
 
-        def forward(self, noised, time_BKF, text, places, route_KA=None):
+        def forward(self, noised, time_BKF, text, places, route_KA=None, estimate_BKCFYX=None):
             time = time_BKF[:, :, None, :, None, None]
             data = (noised - time * 1.5 * guess["noise"]) / (1 - time)
             return 1.5 * guess["noise"] - data
@@ -406,7 +406,7 @@ def test_offset_steps_show_wider_cells_and_score_what_lies_inside(stage_of, monk
     class Perfect(torch.nn.Module):
         config = TINY.dit
 
-        def forward(self, noised, time_BKF, text, places, route_KA=None):
+        def forward(self, noised, time_BKF, text, places, route_KA=None, estimate_BKCFYX=None):
             seen["shown"], seen["margin"] = noised.shape, places.margin
             seen["tokens"] = len(places.position_S)
             noise = F.pad(seen["noise"].flatten(0, 2), (1, 1, 1, 1), "reflect")

@@ -67,7 +67,12 @@ def test_four_stages_make_a_model_that_loads(trained):
 
 def test_no_temporary_and_no_lock_is_left(trained):
     files = {path.name for path in trained.rglob("*") if path.is_file()}
-    assert files == {*(f"{part}.safetensors" for part in PARTS), STATE_NAME, "log.jsonl"}
+    assert files == {
+        *(f"{part}.safetensors" for part in PARTS),
+        STATE_NAME,
+        "log.jsonl",
+        "config.json",
+    }
 
 
 def test_weights_are_bf16_and_latents_have_unit_power(trained, tiny_store):
@@ -218,7 +223,9 @@ def test_weights_say_if_their_network_read_its_estimates(run_tiny, tmp_path, mon
     config = replace(config, dit=replace(config.dit, self_conditioning=True))
     monkeypatch.setattr(facts_module, "PRESETS", {**PRESETS, "tiny": config})
     monkeypatch.setattr(networks_module, "PRESETS", {**PRESETS, "tiny": config})
-    monkeypatch.setattr(loading, "_NATIVE", {"tiny": (loading.TINY_SPEC, config)})
+    monkeypatch.setattr(
+        loading, "_NATIVE", {**loading._NATIVE, "tiny": (loading.TINY_SPEC, config)}
+    )
     for stage in ("autoencoder", "base"):
         run_tiny(stage, tmp_path)
     assert load_backbone("tiny", weights_dir=tmp_path).spec.self_conditioning is False

@@ -246,10 +246,12 @@ def test_the_truth_is_made_of_the_noise_that_is_painted_from(networks_of, tiny_s
     world = WorldClips(WorldStore(tiny_store))
     seen = []
 
-    def spy(name, clip_CTHW, *, generator, fps, scale, luck_MFYX):
+    def spy(name, clip_CTHW, *, generator, fps, scale, luck_MFYX, matte_THW):
         seen.append(luck_MFYX)
         assert (fps, scale) == (MINI_SPEC.fps, 1)
-        return render_effect(name, clip_CTHW, generator=generator, luck_MFYX=luck_MFYX)
+        return render_effect(
+            name, clip_CTHW, generator=generator, luck_MFYX=luck_MFYX, matte_THW=matte_THW
+        )
 
     networks = replace(networks_of, model="mini")
     validation = Validation(tiny_store, recipe, networks, world, rude_painter, print)

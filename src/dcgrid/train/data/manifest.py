@@ -227,7 +227,7 @@ def _clip_problems(place: str, concept: Concept, rules: ClipRules) -> list[str]:
         return [f"{place}: {error.message}"]
     except DcgridError as error:
         return [f"{place}: {concept.clip}: {error.message}"]
-    if plan.held_frames:
+    if round(plan.duration_s * rules.fps) < rules.least_frames:
         seconds = rules.least_frames / rules.fps
         return [f"{place}: {concept.clip} is too short: {seconds:.2f} s are needed at least"]
     return []

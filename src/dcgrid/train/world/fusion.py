@@ -226,7 +226,8 @@ def _snowflakes(luck: Luck, generator: torch.Generator) -> torch.Tensor:
 def _raindrops(luck: Luck, generator: torch.Generator) -> torch.Tensor:
     streaks = luck.points(FALL_FAST, RAIN) + luck.points(FALL_FAST, MIDDLE_RAIN)
     streaks = streaks + luck.points(FALL, FAR_RAIN)
-    return streaks.clamp(max=0.8) * colour((0.86, 0.91, 0.97), luck.like)
+    # Brighter than over a clip: nothing is behind them, and thin drops fade at the size of a cell.
+    return (1.5 * streaks).clamp(max=0.8) * colour((0.86, 0.91, 0.97), luck.like)
 
 
 def _ripples(luck: Luck, generator: torch.Generator) -> torch.Tensor:
