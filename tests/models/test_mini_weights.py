@@ -83,13 +83,12 @@ def test_the_adapter_makes_the_edit() -> None:
     assert with_adapter > 20
 
 
-@pytest.mark.parametrize(("effect", "margin"), [("rain", 0.0), ("snow", 0.1), ("sparks", 0.5)])
+@pytest.mark.xfail(
+    reason="the shipped mini generates the drops of earlier truths; it is to be trained on today's"
+)
+@pytest.mark.parametrize(("effect", "margin"), [("rain", 1.5), ("snow", 1.0), ("sparks", 1.5)])
 def test_drops_are_where_the_noise_says(effect: str, margin: float) -> None:
-    """Nearer to the effect rendered from its own noise than from any other.
-
-    By a little only: this edition generates the thick drops of the truths that it was trained on,
-    which were drawn anew since (1.0 to 1.5 dB against those).
-    """
+    """Nearer to the effect rendered from its own noise than from any other, and not by a little."""
     clip_THWC = scene()
     pixels_CTHW = clip_THWC.permute(3, 0, 1, 2).float() / 255
     motion = model_spec("mini").noise_motion
