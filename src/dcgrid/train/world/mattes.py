@@ -46,7 +46,7 @@ class Matting:
     """
 
     def __init__(self, network: Path) -> None:
-        from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-not-found]
+        from ai_edge_litert.interpreter import Interpreter
 
         self._interpreter: Any = Interpreter(str(network), num_threads=1)
         self._interpreter.allocate_tensors()
