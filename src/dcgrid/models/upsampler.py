@@ -10,15 +10,20 @@ the small pictures, the given cell and the generated one, and says two things of
 
     result = (1 - opacity) transform(source) + opacity enlarge(generated) + residual
 
+A third thing it says where the noise is known that the cell was generated from and some of it
+drifts: how much there is of the drops, flakes and sparks that the noise stands for, and in which
+colour. A cell is too small to show them (models/particles.py, docs/decisions/0024).
+
 Where the generated cell shows something else than the given one (it moves, it stands differently,
 it is new) the opacity is 1, and what is generated is enlarged without the source. The network sees
 pixels only, so it serves every model. Everything at full size is a handful of sums, so it keeps up
 with a video.
 
-Letters: T frames, C channels, H W height/width of a cell, B batch (frames of whatever clips).
+Letters: T frames, C channels, H W height/width of a cell, B batch (frames of whatever clips), N
+planes of particles.
 
 Paper: sec. 3.4 (a light-weight convolution-based upsampler; with the given clip as guide).
-Differs: docs/decisions/0021.
+Differs: docs/decisions/0021, 0024.
 """
 
 from dataclasses import dataclass
@@ -30,14 +35,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcgrid.errors import WeightsError
+from dcgrid.models.particles import FIELDS, PLANES
 from dcgrid.models.weights import load_weights, read_weights
 
 TERMS = 7
 """Terms of the colour transform, see `color_terms`."""
 OVERLAY_SCALE = 4
 """Rows and columns of the overlay for each of the cell's."""
-FEATURES = 18
-"""Channels that the network looks at, see `_features`."""
+FEATURES = 18 + FIELDS + len(PLANES)
+"""Channels that the network looks at, see `_features`; the last are what noise says."""
+FAINT = 0.02
+"""Planes of particles that are nowhere stronger than so are left away."""
 WINDOW = 7
 """Side of the windows in which a first colour transform is fitted."""
 UNCERTAIN = 1e-3
@@ -69,6 +77,11 @@ class Coefficients:
     motion_TCHW: Tensor
     """How far what the overlay shows moves to the next frame, in pixels of the cell: right, down;
     one less than there are frames."""
+    particles_TCHW: Tensor
+    """How much there is of each plane of `planes`, as opacity and three colours that are multiplied
+    by it already, at half the size."""
+    planes: tuple[int, ...]
+    """Which of `PLANES` are to be seen."""
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -133,48 +146,94 @@ class GuidedUpsampler(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(narrow, wide, 1) for wide, narrow in pairwise(widths))
         self.leave = nn.ModuleList(_Block(width) for width in widths[:-1])
         self.transform_head = nn.Conv2d(widths[1], 3 * TERMS, 3, padding=1)
+        self.particle_head = nn.Conv2d(widths[1], 4 * len(PLANES), 3, padding=1)
         shuffled = 4 * OVERLAY_SCALE**2
         self.overlay_in = nn.Conv2d(widths[0] + 9, widths[0], 3, padding=1)
         self.overlay_head = nn.Conv2d(widths[0], shuffled, 3, padding=1)
-        for head in (self.transform_head, self.overlay_head):
+        for head in (self.transform_head, self.overlay_head, self.particle_head):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
         with torch.no_grad():
             # At first the source shows through nearly everywhere.
             self.overlay_head.bias[: OVERLAY_SCALE**2] = -2.0  # type: ignore[index]
 
-    def forward(self, given_BCHW: Tensor, generated_BCHW: Tensor, source_BCHW: Tensor) -> Tensor:
+    def forward(
+        self,
+        given_BCHW: Tensor,
+        generated_BCHW: Tensor,
+        source_BCHW: Tensor,
+        noise: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Return frames at the source's size, for training: one source for each pair of cells.
 
         All in [-1, 1]; the result may leave it a little.
+
+        Args:
+            given_BCHW: Frames of given cells.
+            generated_BCHW: Frames of generated cells.
+            source_BCHW: Frames of sources.
+            noise: What is known of the noise: soft fields at the size of the cell and planes of
+                particles at `OVERLAY_SCALE` times it, BNHW each.
         """
-        transform_BCHW, overlay_BCHW = self.look(given_BCHW, generated_BCHW)
+        looked = None
+        if noise is not None:
+            looked = torch.cat((noise[0], F.avg_pool2d(noise[1], OVERLAY_SCALE)), dim=1)
+        transform_BCHW, overlay_BCHW, particles_BCHW = self.look(given_BCHW, generated_BCHW, looked)
+        if noise is not None:
+            overlay_BCHW = _with_particles(overlay_BCHW, particles_BCHW, noise[1])
         size = source_BCHW.shape[-2:]
         return _compose(_resized(transform_BCHW, size), _resized(overlay_BCHW, size), source_BCHW)
 
-    def look(self, given_BCHW: Tensor, generated_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Return transform (B 3*TERMS H W) and overlay (B 4, `OVERLAY_SCALE` times H and W)."""
+    def look(
+        self, given_BCHW: Tensor, generated_BCHW: Tensor, noise_BCHW: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what is known of an edit from its cells.
+
+        Args:
+            given_BCHW: Frames of given cells.
+            generated_BCHW: Frames of generated cells.
+            noise_BCHW: `FIELDS` soft fields and all `PLANES` at the size of the cell; None: not
+                known.
+
+        Returns:
+            Transform (B 3*TERMS H W), overlay (B 4, `OVERLAY_SCALE` times H and W) and particles
+            (B 4*N at half of H and W, rounded up).
+        """
         height, width = given_BCHW.shape[-2:]
         multiple = 2 ** (len(self.widths) - 1)
         margin = (0, -width % multiple, 0, -height % multiple)
         given_BCHW = F.pad(given_BCHW, margin, mode="replicate")
         generated_BCHW = F.pad(generated_BCHW, margin, mode="replicate")
         features_BCHW, slope_BCHW, offset_BCHW = _features(given_BCHW, generated_BCHW)
-        full_BCHW, half_BCHW = self._trunk(features_BCHW)
+        if noise_BCHW is None:
+            noise_BCHW = features_BCHW.new_zeros(
+                len(features_BCHW), FIELDS + len(PLANES), *features_BCHW.shape[-2:]
+            )
+        else:
+            noise_BCHW = F.pad(noise_BCHW, margin, mode="replicate")
+        full_BCHW, half_BCHW = self._trunk(torch.cat((features_BCHW, noise_BCHW), dim=1))
         transform_BCHW = self._transform(half_BCHW, slope_BCHW, offset_BCHW)
         shown_BCHW = transform_colors(transform_BCHW, given_BCHW)
         overlay_BCHW = self._overlay(full_BCHW, shown_BCHW, generated_BCHW)
+        particles_BCHW = self.particle_head(F.relu(half_BCHW))
         rows, columns = OVERLAY_SCALE * height, OVERLAY_SCALE * width
-        return transform_BCHW[..., :height, :width], overlay_BCHW[..., :rows, :columns]
+        return (
+            transform_BCHW[..., :height, :width],
+            overlay_BCHW[..., :rows, :columns],
+            particles_BCHW[..., : -(-height // 2), : -(-width // 2)],
+        )
 
     @torch.inference_mode()
-    def analyze(self, given_TCHW: Tensor, generated_TCHW: Tensor) -> Coefficients:
+    def analyze(
+        self, given_TCHW: Tensor, generated_TCHW: Tensor, noise_TCHW: Tensor | None = None
+    ) -> Coefficients:
         """Look at a stretch of an edit, once for all its frames.
 
         Args:
             given_TCHW: Frames of the given cell in [-1, 1], the picture only (no padding), at the
                 model's rate.
             generated_TCHW: Frames of the generated cell, of the same shape.
+            noise_TCHW: `FIELDS` soft fields and all `PLANES` of each frame; None: not known.
 
         Returns:
             What `apply` needs, on the network's device; 220 bytes for each pixel of a frame.
@@ -188,29 +247,42 @@ class GuidedUpsampler(nn.Module):
                 f"{tuple(given_TCHW.shape)} and {tuple(generated_TCHW.shape)}"
             )
         device = self.stem.weight.device
-        transforms, overlays, extras = [], [], []
-        for given_1CHW, generated_1CHW in zip(
-            given_TCHW.float().to(device).split(1),
-            generated_TCHW.float().to(device).split(1),
-            strict=True,
-        ):
-            transform_1CHW, overlay_1CHW = self.look(given_1CHW, generated_1CHW)
+        transforms, overlays, particles, extras = [], [], [], []
+        for number in range(len(given_TCHW)):
+            given_1CHW, generated_1CHW = (
+                cell_TCHW[number, None].float().to(device)
+                for cell_TCHW in (given_TCHW, generated_TCHW)
+            )
+            noise_1CHW = None if noise_TCHW is None else noise_TCHW[number, None].to(device)
+            looked = self.look(given_1CHW, generated_1CHW, noise_1CHW)
+            transform_1CHW, overlay_1CHW, particles_1CHW = looked
             small_1CHW = F.avg_pool2d(overlay_1CHW, OVERLAY_SCALE)
             shown_1CHW = transform_colors(transform_1CHW, given_1CHW)
             extras.append(small_1CHW[:, 1:] - small_1CHW[:, :1] * shown_1CHW)
             transforms.append(transform_1CHW)
             overlays.append(overlay_1CHW.half())
+            particles.append(particles_1CHW)
         motion = [find_motion(one, other) for one, other in pairwise(extras)]
         nothing_TCHW = torch.zeros(0, 2, *given_TCHW.shape[-2:], device=device)
+        by_plane_TNCHW = torch.cat(particles).unflatten(1, (len(PLANES), 4))
+        seen_N = by_plane_TNCHW.abs().amax((0, 2, 3, 4)) > FAINT
+        if noise_TCHW is None:
+            seen_N[:] = False
         return Coefficients(
             transform_TCHW=torch.cat(transforms),
             overlay_TCHW=torch.cat(overlays),
             motion_TCHW=torch.cat(motion) if motion else nothing_TCHW,
+            particles_TCHW=by_plane_TNCHW[:, seen_N].flatten(1, 2),
+            planes=tuple(seen_N.nonzero()[:, 0].tolist()),
         )
 
     @torch.inference_mode()
     def apply(  # type: ignore[override]
-        self, coefficients: Coefficients, position: float, source_CHW: Tensor
+        self,
+        coefficients: Coefficients,
+        position: float,
+        source_CHW: Tensor,
+        planes_NHW: Tensor | None = None,
     ) -> Tensor:
         """Return a frame of the edit at the source's size, in [-1, 1].
 
@@ -222,8 +294,12 @@ class GuidedUpsampler(nn.Module):
             position: Where the frame stands, in frames of the cell; outside of the stretch its
                 first or last frame holds.
             source_CHW: The source's frame in [-1, 1], of any size and about the cell's aspect.
+            planes_NHW: The particles of `coefficients.planes` at this very moment, at
+                `OVERLAY_SCALE` times the cell's size; None: none are laid over.
         """
-        transform_1CHW, overlay_1CHW = _between(coefficients, position)
+        transform_1CHW, overlay_1CHW, particles_1CHW = _between(coefficients, position)
+        if planes_NHW is not None and len(planes_NHW):
+            overlay_1CHW = _with_particles(overlay_1CHW, particles_1CHW, planes_NHW[None])
         height, width = source_CHW.shape[-2:]
         result_CHW = torch.empty_like(source_CHW, dtype=torch.float32)
         for top in range(0, height, STRIP):  # of a size that the processor's cache holds
@@ -321,23 +397,33 @@ def _strip(picture_1CHW: Tensor, rows: slice, size: tuple[int, int]) -> Tensor:
     return _resized(between_1CHW, (len(place), size[1]))
 
 
-def _between(coefficients: Coefficients, position: float) -> tuple[Tensor, Tensor]:
-    """Return transform and overlay at a place between two frames, 1CHW each."""
+def _between(coefficients: Coefficients, position: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return transform, overlay and particles at a place between two frames, 1CHW each."""
     last = len(coefficients) - 1
     position = min(max(position, 0.0), float(last))
     first = min(int(position), max(last - 1, 0))
     share = position - first
-    if share == 0:
-        overlay_1CHW = coefficients.overlay_TCHW[first, None].float()
-        return coefficients.transform_TCHW[first, None], overlay_1CHW
-    pair_2CHW = coefficients.transform_TCHW[first : first + 2]
-    transform_1CHW = torch.lerp(pair_2CHW[:1], pair_2CHW[1:], share)
+    transform_1CHW, particles_1CHW = (
+        torch.lerp(known[first, None], known[min(first + 1, last), None], share)
+        for known in (coefficients.transform_TCHW, coefficients.particles_TCHW)
+    )
     nearest = first + round(share)
     overlay_1CHW = coefficients.overlay_TCHW[nearest, None].float()
     if nearest != position:
         way_1CHW = coefficients.motion_TCHW[first, None] * (first + share - nearest)
         overlay_1CHW = _moved(overlay_1CHW, way_1CHW)
-    return transform_1CHW, overlay_1CHW
+    return transform_1CHW, overlay_1CHW, particles_1CHW
+
+
+def _with_particles(overlay_BCHW: Tensor, particles_BCHW: Tensor, planes_BNHW: Tensor) -> Tensor:
+    """Lay particles over an overlay: `particles` say how much of each plane, and its colour."""
+    size = overlay_BCHW.shape[-2:]
+    by_plane_BNCHW = _resized(particles_BCHW, size).unflatten(1, (-1, 4))
+    laid_BCHW = torch.einsum("bnhw,bnchw->bchw", planes_BNHW, by_plane_BNCHW)
+    clear_B1HW = 1 - laid_BCHW[:, :1].clamp(0, 0.95)
+    opacity_B1HW = 1 - (1 - overlay_BCHW[:, :1]) * clear_B1HW
+    colour_BCHW = overlay_BCHW[:, 1:] * clear_B1HW + laid_BCHW[:, 1:]
+    return torch.cat((opacity_B1HW, colour_BCHW), dim=1)
 
 
 def _moved(overlay_1CHW: Tensor, way_1CHW: Tensor) -> Tensor:

@@ -16,12 +16,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from dcgrid.models.native.autoencoder import Autoencoder
-from dcgrid.models.native.dit import DiT
-from dcgrid.models.native.layers import NOISE_WIDTH
-from dcgrid.train.world.effects_elements import SPARKS
-from dcgrid.train.world.effects_weather import FAR_FLAKES, NEAR_FLAKES, RAIN
-from dcgrid.train.world.luck import (
+from dcgrid.models.drift import (
     FALL,
     FALL_FAST,
     FALL_SLOW,
@@ -29,9 +24,13 @@ from dcgrid.train.world.luck import (
     RISE,
     SMOOTH,
     SMOOTH_FINE,
-    Luck,
-    draw_luck,
+    DriftingNoise,
 )
+from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.layers import NOISE_WIDTH
+from dcgrid.models.particles import FAR_FLAKES, NEAR_FLAKES, RAIN, SPARKS
+from dcgrid.train.world.luck import draw_luck
 
 _POINTS = ((FALL_FAST, RAIN), (FALL_SLOW, FAR_FLAKES), (FALL, NEAR_FLAKES), (RISE, SPARKS))
 _FRAMES, _SIDE, _CLIPS = 17, 96, 2
@@ -96,7 +95,7 @@ def _draw(
     noise, latents = [], []
     for _ in range(_CLIPS):
         values_MFYX = draw_luck(like, seconds_T, generator)
-        luck = Luck(values_MFYX=values_MFYX, seconds_T=seconds_T, like=like)
+        luck = DriftingNoise(values_MFYX=values_MFYX, seconds_T=seconds_T, like=like)
         shown = [luck.points(group, look).clamp(max=0.95) for group, look in _POINTS]
         shown += [0.3 * luck.smooth(channel) for channel in (SMOOTH, SMOOTH_FINE)]
         video_GCTHW = torch.stack(shown)[:, None].expand(-1, 3, -1, -1, -1)

@@ -43,6 +43,7 @@ _CONCEPT_KEYS = (
 _UPSAMPLER_KEYS = (
     "squared", "absolute", "differences", "tone", "fresh", "edit_share", "look_share",
     "apart_share",
+    "noise_known_share",
 )  # fmt: skip
 _FILL_KEYS = ("edit_share", "window_share", "sampled_share", "moved_share", "dc_strength")
 LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(

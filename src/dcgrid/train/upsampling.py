@@ -5,20 +5,23 @@
     given cell   -- a model's own edit, or the truth with faults -->   generated cell
 
 The network sees crops of given and generated cell and of the source, and its result is compared
-with the crop of the truth. Some guides show something else than what was edited, on purpose.
+with the crop of the truth. Some guides show something else than what was edited, on purpose; and
+not always is it told of the noise, which models that are not ours do not have.
 
-Letters: N edits of a clip, B crops, C channels, T H W frames/height/width.
+Letters: N edits of a clip, B crops, P planes of particles, C channels, T H W frames/height/width.
 
 Paper: sec. 3.4 (how its upsampler was trained is not said). Differs: docs/decisions/0021.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dcgrid.models.drift import DriftingNoise
+from dcgrid.models.particles import FIELDS, PLANES, point_planes, soft_fields
 from dcgrid.models.trunk import VideoCodec
 from dcgrid.models.upsampler import GuidedUpsampler
 from dcgrid.train.codec import error_of_differences
@@ -28,6 +31,7 @@ from dcgrid.train.looks import random_look
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import WorldClip, WorldClips, chance, pick
 from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
+from dcgrid.train.world.luck import draw_luck
 
 SCALE = 4
 """Rows and columns of the truth for each of the cell's."""
@@ -61,6 +65,10 @@ class Crops:
     """What should come out."""
     apart_B: Tensor
     """True where the guide shows something else."""
+    fields_BPHW: Tensor
+    """Soft fields of the noise, in [-4, 4]; zero where it is not known."""
+    planes_BPHW: Tensor
+    """Planes of particles at `SCALE` times the size, in [0, 1]; zero where they are not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +81,10 @@ class _Edits:
     """Its edits, rendered at full size."""
     generated_NCTHW: Tensor
     """The same at the size of a cell, as a model makes them."""
+    fields_NPTHW: Tensor
+    """Soft fields of the noise of each, at the size of a cell, 32 levels a unit around 128."""
+    planes_NPTHW: Tensor
+    """Planes of particles of the noise of each, at full size."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,7 +137,8 @@ class UpsamplerStage:
         """
         weights = self.recipe.loss
         crops = self.draw(phase, generator)
-        result = self.model(crops.given_BCHW, crops.generated_BCHW, crops.source_BCHW)
+        noise = crops.fields_BPHW, crops.planes_BPHW
+        result = self.model(crops.given_BCHW, crops.generated_BCHW, crops.source_BCHW, noise)
         error = result - crops.truth_BCHW
         coarse = F.avg_pool2d(error, SCALE)
         total = (
@@ -151,6 +164,7 @@ class UpsamplerStage:
             self._add(phase, generator)
         crop = min(CROP, *(side for kept in self._stock for side in kept.shape[1:]))
         source, generated, truth, apart = [], [], [], []
+        fields, planes = [], []
         for _ in range(phase.batch):
             edits = self._edits_of(self._stock[pick(len(self._stock), generator)])
             edit, frame = pick(EDITS, generator), pick(edits.source_CTHW.shape[1], generator)
@@ -160,6 +174,9 @@ class UpsamplerStage:
             generated.append(edits.generated_NCTHW[edit, :, frame, rows, columns])
             large = [slice(SCALE * one.start, SCALE * one.stop) for one in (rows, columns)]
             truth.append(edits.truth_NCTHW[edit, :, frame, large[0], large[1]])
+            told = float(chance(generator) < self.recipe.loss["noise_known_share"])
+            fields.append(told * (edits.fields_NPTHW[edit, :, frame, rows, columns].float() - 128))
+            planes.append(told * edits.planes_NPTHW[edit, :, frame, large[0], large[1]].float())
             apart.append(chance(generator) < self.recipe.loss["apart_share"])
             frame_CHW = edits.source_CTHW[:, frame].float() / 255
             own_CHW = frame_CHW[:, large[0], large[1]]
@@ -174,6 +191,8 @@ class UpsamplerStage:
             source_BCHW=source_BCHW,
             truth_BCHW=torch.stack(truth).float() / 127.5 - 1,
             apart_B=torch.tensor(apart),
+            fields_BPHW=torch.stack(fields) / 32,
+            planes_BPHW=torch.stack(planes) / 255,
         )
 
     def remember(self) -> dict[str, Tensor]:
@@ -221,47 +240,74 @@ class UpsamplerStage:
                 names = [one for one in (EFFECT_NAMES[i] for i in order) if one in DETERMINISTIC]
                 names = names[:EDITS]
             made = self.maker.edit(_averaged(source_CTHW), names, drawn, generator)
-            truth = [
-                self._rendered(name, drawn, luck_MFYX, generator)
-                for name, luck_MFYX in zip(names, made.luck, strict=True)
-            ]
+            luck = made.luck
+            truth = self._rendered(names, drawn, luck, generator)
             generated_NCTHW = made.clips_NCTHW
         else:
-            truth = [self._rendered(name, drawn, None, generator) for name in names]
+            seconds_T = torch.arange(frames) / self.world.rate
+            luck = tuple(draw_luck(source_CTHW, seconds_T, generator, float(SCALE)) for _ in names)
+            truth = self._rendered(names, drawn, luck, generator)
             if chance(generator) < self.recipe.loss["look_share"]:
                 truth[0] = random_look(source_CTHW, generator)
             generated_NCTHW = with_faults(
                 torch.stack([_averaged(one) for one in truth]), self.autoencoder, generator
             )
-        frames_P = torch.randperm(frames, generator=generator)[:STORED_FRAMES]
+        kept_K = torch.randperm(frames, generator=generator)[:STORED_FRAMES].sort().values
+        source_CTHW = source_CTHW[:, kept_K]
+        seconds_T = kept_K / self.world.rate
+        shown = [_noise_pictures(one, seconds_T, (height, width)) for one in luck]
+        fields, planes = zip(*shown, strict=True)
         return _Edits(
-            source_CTHW=_levels(source_CTHW[:, frames_P]),
-            truth_NCTHW=_levels(torch.stack(truth)[:, :, frames_P]),
-            generated_NCTHW=_levels(generated_NCTHW[:, :, frames_P]),
+            source_CTHW=_levels(source_CTHW),
+            truth_NCTHW=_levels(torch.stack(truth)[:, :, kept_K]),
+            generated_NCTHW=_levels(generated_NCTHW[:, :, kept_K]),
+            fields_NPTHW=_levels((torch.stack(fields) * 32 + 128) / 255),
+            planes_NPTHW=_levels(torch.stack(planes)),
         )
 
     def _rendered(
         self,
-        name: str,
+        names: Sequence[str],
         drawn: WorldClip,
-        luck_MFYX: Tensor | None,
+        luck: Sequence[Tensor | None],
         generator: torch.Generator,
-    ) -> Tensor:
-        return render_effect(
-            name,
-            drawn.clip_CTHW,
-            generator=generator,
-            fps=self.world.rate,
-            scale=float(SCALE),
-            luck_MFYX=luck_MFYX,
-            matte_THW=drawn.matte_THW,
-        )
+    ) -> list[Tensor]:
+        return [
+            render_effect(
+                name,
+                drawn.clip_CTHW,
+                generator=generator,
+                fps=self.world.rate,
+                scale=float(SCALE),
+                luck_MFYX=luck_MFYX,
+                matte_THW=drawn.matte_THW,
+            )
+            for name, luck_MFYX in zip(names, luck, strict=True)
+        ]
 
 
 def stock_bytes(size: tuple[int, int]) -> int:
     """Return the memory of a whole stock with cells of this height and width."""
-    pixels = (1 + EDITS) * SCALE**2 + EDITS
-    return STOCK * STORED_FRAMES * 3 * pixels * size[0] * size[1]
+    full = 3 * (1 + EDITS) + EDITS * len(PLANES)
+    return STOCK * STORED_FRAMES * (full * SCALE**2 + 2 * 3 * EDITS) * size[0] * size[1]
+
+
+def _noise_pictures(
+    luck_MFYX: Tensor | None, seconds_T: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Return soft fields at the size of a cell, and planes of particles at `SCALE` times it.
+
+    PTHW each; zero where no noise is known.
+    """
+    large = torch.empty(1, len(seconds_T), SCALE * size[0], SCALE * size[1])
+    small = large[..., : size[0], : size[1]]
+    if luck_MFYX is None:
+        return small.new_zeros(FIELDS, *small.shape[1:]), large.new_zeros(
+            len(PLANES), *large.shape[1:]
+        )
+    noise = DriftingNoise(values_MFYX=luck_MFYX.cpu(), seconds_T=seconds_T, like=small)
+    detailed = replace(noise, like=large, scale=float(SCALE))
+    return soft_fields(noise), point_planes(detailed)
 
 
 def _averaged(clip_CTHW: Tensor) -> Tensor:

@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from dcgrid.flow.noise import draw_moving
-from dcgrid.models.native.config import MOVING_NOISE
-from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
-from dcgrid.train.world.luck import (
+from dcgrid.models.drift import (
     BLOCK,
     FALL,
     FALL_FAST,
@@ -18,18 +16,21 @@ from dcgrid.train.world.luck import (
     RISE,
     SMOOTH,
     SMOOTH_FINE,
-    Luck,
+    DriftingNoise,
     PointLook,
-    cell_scale,
-    draw_luck,
 )
+from dcgrid.models.native.config import MOVING_NOISE
+from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
+from dcgrid.train.world.luck import cell_scale, draw_luck
 
 DOT = PointLook(share=0.1, radius=0.12)
 
 
-def make_luck(values_MFYX: torch.Tensor, frames: int, rows: int = 96, columns: int = 96) -> Luck:
+def make_luck(
+    values_MFYX: torch.Tensor, frames: int, rows: int = 96, columns: int = 96
+) -> DriftingNoise:
     seconds_T = torch.arange(frames) / 12
-    return Luck(
+    return DriftingNoise(
         values_MFYX=values_MFYX, seconds_T=seconds_T, like=torch.zeros(3, frames, rows, columns)
     )
 
@@ -105,7 +106,9 @@ def test_streaks_are_as_dense_at_the_edges_as_inside() -> None:
 
 def test_a_share_of_the_blocks_has_a_point() -> None:
     values = draw_moving((1, 60, 60), MOVING_NOISE, torch.Generator().manual_seed(0))
-    luck = Luck(values_MFYX=values, seconds_T=torch.zeros(1), like=torch.zeros(3, 1, 96, 96))
+    luck = DriftingNoise(
+        values_MFYX=values, seconds_T=torch.zeros(1), like=torch.zeros(3, 1, 96, 96)
+    )
     dots = luck.points(FALL, PointLook(share=0.1, radius=0.08))[0]
     # 3 places in each of 144 blocks; points are 0.4 to 1 strong, most in the lower half.
     weight = dots.sum() / (2 * math.pi * (0.08 * BLOCK) ** 2)
@@ -119,7 +122,10 @@ def test_larger_pictures_have_larger_blocks_of_the_same_noise() -> None:
         for like, scale in ((cell, 1.0), (large, 7.5))
     ]
     assert torch.equal(*drawn)
-    assert Luck(values_MFYX=drawn[0], seconds_T=torch.zeros(1), like=large, scale=7.5).block == 60
+    assert (
+        DriftingNoise(values_MFYX=drawn[0], seconds_T=torch.zeros(1), like=large, scale=7.5).block
+        == 60
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from torch import Tensor
 from dcgrid.errors import OutputError, UsageError
 from dcgrid.eval.suites.clips import CAPTIONS, MASKS
 from dcgrid.eval.suites.footage import to_pixels, to_unit
+from dcgrid.models.drift import RATE
 from dcgrid.train.world.clips import pick
-from dcgrid.train.world.luck import RATE
 from dcgrid.train.world.motion import camera_move, composite_sprite
 from dcgrid.train.world.store import WorldStore
 from dcgrid.video.clip import ClipRules

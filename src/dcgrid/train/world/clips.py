@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from dcgrid.train.world.luck import RATE
+from dcgrid.models.drift import RATE
 from dcgrid.train.world.motion import camera_move, composite_sprite
 from dcgrid.train.world.store import WorldStore
 

@@ -11,12 +11,13 @@ from types import MappingProxyType
 
 import torch
 
+from dcgrid.models.drift import DriftingNoise
 from dcgrid.train.world import effects_elements, effects_light, effects_smoke, effects_weather
 from dcgrid.train.world.effects_fields import Scene
-from dcgrid.train.world.luck import Luck, draw_luck
+from dcgrid.train.world.luck import draw_luck
 
 _ToneRenderer = Callable[[Scene], torch.Tensor]
-_ChanceRenderer = Callable[[Scene, Luck], torch.Tensor]
+_ChanceRenderer = Callable[[Scene, DriftingNoise], torch.Tensor]
 
 _TONE: MappingProxyType[str, _ToneRenderer] = MappingProxyType(
     {
@@ -105,6 +106,8 @@ def render_effect(
     else:
         if luck_MFYX is None:
             luck_MFYX = draw_luck(work_CTHW, seconds_T, generator, scale)
-        luck = Luck(values_MFYX=luck_MFYX, seconds_T=seconds_T, like=work_CTHW, scale=scale)
+        luck = DriftingNoise(
+            values_MFYX=luck_MFYX, seconds_T=seconds_T, like=work_CTHW, scale=scale
+        )
         rendered_CTHW = _CHANCE[name](scene, luck)
     return rendered_CTHW.clamp(0, 1).to(clip_CTHW.dtype)

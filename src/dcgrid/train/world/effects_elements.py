@@ -7,6 +7,8 @@ clamped.
 import torch
 from torch.nn import functional
 
+from dcgrid.models import particles
+from dcgrid.models.drift import SMOOTH, SMOOTH_FINE, DriftingNoise
 from dcgrid.train.world.effects_fields import (
     Scene,
     colour,
@@ -22,20 +24,12 @@ from dcgrid.train.world.effects_fields import (
     soften,
     widths,
 )
-from dcgrid.train.world.luck import RISE, SMOOTH, SMOOTH_FINE, Luck, PointLook
 
 WATERLINE = 0.58
 """Where the water begins, as a share of the height."""
-EMBERS = PointLook(
-    share=0.03, radius=0.03, length=0.35, fan=0.35, copies=2, vary=0.5, sway=0.2, tail=0.7
-)
-SPARKS = PointLook(share=0.03, radius=0.022, length=1.7, fan=0.2, jitter=0.1, vary=0.5, tail=0.97)
-FINE_SPARKS = PointLook(
-    share=0.2, radius=0.014, length=0.4, fan=0.3, copies=4, vary=0.7, tail=0.9, sway=0.2
-)
 
 
-def water(scene: Scene, luck: Luck) -> torch.Tensor:
+def water(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
     """Clear water up to about the middle: a dark line of surface, bent picture below, caustics."""
     clip_CTHW = scene.clip_CTHW
     tall, _ = extent(clip_CTHW)
@@ -91,7 +85,7 @@ def _refract(scene: Scene, depth_THW: torch.Tensor) -> torch.Tensor:
     return bent.transpose(0, 1)
 
 
-def caustics(luck: Luck, soft: float, dim: float) -> torch.Tensor:
+def caustics(luck: DriftingNoise, soft: float, dim: float) -> torch.Tensor:
     """Return a moving net of light, THW in [0, 1]: ridges of soft noise.
 
     Args:
@@ -104,7 +98,7 @@ def caustics(luck: Luck, soft: float, dim: float) -> torch.Tensor:
     return (soft * ridge + (1 - soft) * ridge**3) * (dim + (1 - dim) * strength)
 
 
-def fire_glow(scene: Scene, luck: Luck) -> torch.Tensor:
+def fire_glow(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
     """A fire low on the left: it flickers on what faces it, the far side is in the dark."""
     clip_CTHW = scene.clip_CTHW
     time = scene.seconds_T[:, None, None]
@@ -119,13 +113,13 @@ def fire_glow(scene: Scene, luck: Luck) -> torch.Tensor:
     lit = ambient + bright * glow * colour((1.75, 0.78, 0.24), clip_CTHW)
     tongue = ramp(1.30 - away + 0.55 * uneven, 0.62, 1.35) * flicker
     lit = screen(lit, (0.9 * tongue).clamp(0, 1) * colour((1.0, 0.44, 0.07), clip_CTHW))
-    embers = luck.points(RISE, EMBERS) * (0.25 + 0.75 * ramp(away, 1.3, 0.3))
+    embers = particles.embers(luck) * (0.25 + 0.75 * ramp(away, 1.3, 0.3))
     halo = soften(embers[None], 40, scene.scale)
     lit = screen(lit, (0.9 * halo).clamp(max=1) * colour((0.9, 0.32, 0.04), clip_CTHW))
     return screen(lit, embers.clamp(max=1) * colour((1.0, 0.70, 0.26), clip_CTHW))
 
 
-def sparks(scene: Scene, luck: Luck) -> torch.Tensor:
+def sparks(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
     """A shower of golden sparks with trails that flies up through a dark scene and lights it."""
     clip_CTHW = scene.clip_CTHW
     spill = torch.exp(-((distance(clip_CTHW, 0.9, 0.5) / 0.7) ** 2))
@@ -133,8 +127,8 @@ def sparks(scene: Scene, luck: Luck) -> torch.Tensor:
     facing = shading(scene, up=-0.7, left=0.0)
     lit = dark + clip_CTHW * spill * (0.5 + 0.5 * facing) * colour((0.75, 0.46, 0.15), clip_CTHW)
     near = 0.30 + 0.70 * torch.exp(-((distance(clip_CTHW, 0.85, 0.5) / 0.75) ** 2))
-    large = luck.points(RISE, SPARKS) * near
-    fine = luck.points(RISE, FINE_SPARKS) * near * (0.4 + 0.6 * scene.behind)[0]
+    large = particles.sparks(luck) * near
+    fine = particles.fine_sparks(luck) * near * (0.4 + 0.6 * scene.behind)[0]
     trails = 1.15 * large + 0.85 * fine
     halo = soften(trails[None], 48, scene.scale)
     lit = screen(lit, (1.1 * halo).clamp(max=1) * colour((0.85, 0.40, 0.07), clip_CTHW))

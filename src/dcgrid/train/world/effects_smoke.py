@@ -4,12 +4,11 @@ Its density is the luck's two smooth fields and a fixed texture that they warp a
 that nothing in it is by chance but the luck. Renderers as in effects_weather.
 """
 
-import math
-from functools import lru_cache
-
 import torch
 from torch.nn import functional
 
+from dcgrid.models.drift import DriftingNoise
+from dcgrid.models.particles import soft_fields
 from dcgrid.train.world.effects_fields import (
     Scene,
     colour,
@@ -21,17 +20,9 @@ from dcgrid.train.world.effects_fields import (
     ramp,
     screen,
 )
-from dcgrid.train.world.luck import SMOOTH, SMOOTH_FINE, Luck
-
-TEXTURE_BLOCKS = 16
-"""Blocks after which the texture repeats."""
-TEXELS = 32
-"""Its pixels a block."""
-RISE_SPEED = 3.0
-"""Blocks a second at which it rises: as the broader smooth field does."""
 
 
-def smoke(scene: Scene, luck: Luck) -> torch.Tensor:
+def smoke(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
     """Warm grey smoke that rises and drifts, densest near the ground and behind the subject."""
     clip_CTHW = scene.clip_CTHW
     density, light = _folds(scene, luck, lowest=0.3, toward_lamp=(3, 0))
@@ -40,7 +31,7 @@ def smoke(scene: Scene, luck: Luck) -> torch.Tensor:
     return mix(dull, body, density)
 
 
-def purple_smoke(scene: Scene, luck: Luck) -> torch.Tensor:
+def purple_smoke(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
     """A dark room, a purple lamp from the left, and violet smoke that folds in its light."""
     clip_CTHW = scene.clip_CTHW
     near_lamp = ramp(distance(clip_CTHW, 0.35, 0.0), 1.35, 0.0)
@@ -54,7 +45,7 @@ def purple_smoke(scene: Scene, luck: Luck) -> torch.Tensor:
 
 
 def _folds(
-    scene: Scene, luck: Luck, *, lowest: float, toward_lamp: tuple[int, int]
+    scene: Scene, luck: DriftingNoise, *, lowest: float, toward_lamp: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Render smoke: opacity and brightness, THW each.
 
@@ -65,8 +56,8 @@ def _folds(
         toward_lamp: Pixels of a cell up and to the left at which it would be in the way of light.
     """
     like = scene.clip_CTHW
-    broad, fine = luck.smooth(SMOOTH), luck.smooth(SMOOTH_FINE)
-    thickness = 0.5 + 0.11 * broad + 0.03 * fine + 0.13 * _texture_at(scene, broad, fine)
+    broad, fine, folds = soft_fields(luck)
+    thickness = 0.5 + 0.11 * broad + 0.03 * fine + 0.13 * folds
     place = lowest + (1 - lowest) * ramp(heights(like), 0.05, 0.95)
     density = ramp(thickness + 0.20 * (place - 0.5), 0.12, 0.82) * (0.45 + 0.55 * place)
     up, left = (max(1, round(pixels * scene.scale)) if pixels else 0 for pixels in toward_lamp)
@@ -78,50 +69,3 @@ def _folds(
     if scene.matte_1THW is None:
         return 0.37 * density, light
     return (mix(before, behind, scene.behind))[0], light
-
-
-def _texture_at(scene: Scene, broad: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
-    """Return the texture as the two smooth fields warp it, THW."""
-    rows, columns = scene.clip_CTHW.shape[-2:]
-    device, block = broad.device, 8 * scene.scale
-    x = (torch.arange(columns, device=device) + 0.5) / block
-    y = (torch.arange(rows, device=device)[:, None] + 0.5) / block
-    risen = RISE_SPEED * scene.seconds_T[:, None, None]
-    places = torch.stack((x + 0.6 * broad + 0.20 * fine, y + risen + 0.30 * fine), dim=-1)
-    texture = _texture(scene.scale).to(device)
-    side = texture.shape[-1] - 1
-    wrapped = torch.remainder(places, TEXTURE_BLOCKS) / TEXTURE_BLOCKS
-    found = functional.grid_sample(
-        texture.expand(len(places), 1, side + 1, side + 1),
-        wrapped * 2 - 1,
-        mode="bilinear",
-        align_corners=True,
-    )
-    return found[:, 0]
-
-
-@lru_cache(maxsize=4)
-def _texture(scale: float) -> torch.Tensor:
-    """Return folds of smoke that repeat, unit variance, averaged over pixels of this scale; YX.
-
-    The first row and column stand once more at the end, so that sampling can wrap around.
-    """
-    side = TEXTURE_BLOCKS * TEXELS
-    generator = torch.Generator().manual_seed(16)
-    waves_Y = torch.fft.fftfreq(side, 1 / TEXELS)  # per block
-    square = waves_Y[:, None] ** 2 + waves_Y**2
-    total = torch.zeros(side, side)
-    for octave in range(6):
-        around = 0.22 * 2.0**octave
-        distance_YX = square.clamp(min=1e-6).sqrt().log2() - math.log2(around)
-        white = torch.fft.fft2(torch.randn(side, side, generator=generator))
-        noise = torch.fft.ifft2(white * torch.exp(-(distance_YX**2))).real
-        noise = noise / noise.std()
-        # Puffs, with soft ridges where two layers of smoke meet.
-        total += 0.5**octave * (0.9 * noise - 0.45 * (noise**2 + 0.05).sqrt())
-    pixel = 1 / (8 * scale)
-    seen = torch.fft.fft2(total - total.mean()) * (
-        torch.sinc(waves_Y * pixel)[:, None] * torch.sinc(waves_Y * pixel)
-    )
-    texture = torch.fft.ifft2(seen).real / total.std()
-    return functional.pad(texture[None, None], (0, 1, 0, 1), mode="circular")[0, 0]

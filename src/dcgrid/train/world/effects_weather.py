@@ -7,6 +7,8 @@ clamped. Near drops are few, long and blurred; far ones are many, thin and faint
 import torch
 from torch.nn import functional
 
+from dcgrid.models import particles
+from dcgrid.models.drift import SMOOTH, DriftingNoise
 from dcgrid.train.world.effects_fields import (
     Scene,
     colour,
@@ -18,34 +20,9 @@ from dcgrid.train.world.effects_fields import (
     ramp,
     soften,
 )
-from dcgrid.train.world.luck import (
-    FALL,
-    FALL_FAST,
-    FALL_SLOW,
-    SMOOTH,
-    Luck,
-    PointLook,
-)
-
-RAIN = PointLook(
-    share=0.02, radius=0.02, length=1.9, lean=0.05, fan=0.01, opacity=0.45, jitter=0.1, vary=0.4
-)
-MIDDLE_RAIN = PointLook(
-    share=0.14, radius=0.013, length=1.1, lean=0.05, fan=0.01, opacity=0.38, copies=2, vary=0.4
-)
-FAR_RAIN = PointLook(share=0.4, radius=0.009, length=0.55, opacity=0.32, copies=5, vary=0.4)
-NEAR_FLAKES = PointLook(
-    share=0.022, radius=0.085, length=0.12, opacity=0.75, jitter=0.1, vary=0.45, sway=0.1
-)
-MIDDLE_FLAKES = PointLook(
-    share=0.10, radius=0.034, length=0.06, opacity=0.9, jitter=0.1, copies=2, vary=0.4, sway=0.15
-)
-FAR_FLAKES = PointLook(share=0.45, radius=0.016, opacity=0.6, copies=4, vary=0.4, sway=0.15)
-SPLASHES = 0.07
-"""Part of the places on the ground where a drop bursts within a third of a second."""
 
 
-def rain(scene: Scene, luck: Luck) -> torch.Tensor:
+def rain(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
     """Rain under an overcast sky: dull cool light, wet ground, streaks near and far, splashes."""
     clip_CTHW, down = scene.clip_CTHW, heights(scene.clip_CTHW)
     dull = desaturate(clip_CTHW, 0.45) * colour((0.60, 0.66, 0.72), clip_CTHW)
@@ -58,14 +35,14 @@ def rain(scene: Scene, luck: Luck) -> torch.Tensor:
     mist = mist * (0.15 + 0.85 * scene.behind)
     misty = mix(ground, colour((0.56, 0.60, 0.64), clip_CTHW), 0.26 * mist)
     shine = 0.5 * desaturate(far, 0.7) + colour((0.40, 0.43, 0.46), clip_CTHW)
-    behind = luck.points(FALL, FAR_RAIN).clamp(max=0.8) * (0.35 + 0.65 * scene.behind)
-    before = (luck.points(FALL_FAST, MIDDLE_RAIN) + luck.points(FALL_FAST, RAIN)).clamp(max=0.85)
+    behind = particles.far_rain(luck).clamp(max=0.8) * (0.35 + 0.65 * scene.behind)
+    before = particles.rain(luck).clamp(max=0.85)
     rained = mix(mix(misty, 0.9 * shine, behind), shine, before)
-    bursts = luck.bursts(FALL_FAST, SPLASHES) * ramp(down, 0.70, 0.80) * scene.behind
+    bursts = particles.splashes(luck) * ramp(down, 0.70, 0.80) * scene.behind
     return mix(rained, 0.6 * shine + 0.35, bursts.clamp(max=0.8))
 
 
-def snow(scene: Scene, luck: Luck) -> torch.Tensor:
+def snow(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
     """Snowfall on a grey day: pale haze, whitened ground and tops, flakes far and near."""
     clip_CTHW, down = scene.clip_CTHW, heights(scene.clip_CTHW)
     cool = desaturate(clip_CTHW, 0.5) * colour((0.60, 0.655, 0.72), clip_CTHW)
@@ -78,8 +55,8 @@ def snow(scene: Scene, luck: Luck) -> torch.Tensor:
     cover = cover * (0.25 + 0.75 * scene.behind)
     white = mix(hazy, colour((0.84, 0.88, 0.94), clip_CTHW), 0.8 * cover)
     flake = colour((0.95, 0.97, 1.0), clip_CTHW)
-    far = luck.points(FALL_SLOW, FAR_FLAKES).clamp(max=0.85) * (0.3 + 0.7 * scene.behind)
-    near = luck.points(FALL_SLOW, MIDDLE_FLAKES) + luck.points(FALL, NEAR_FLAKES)
+    far = particles.far_flakes(luck).clamp(max=0.85) * (0.3 + 0.7 * scene.behind)
+    near = particles.flakes(luck)
     return mix(mix(white, 0.93 * flake, far), flake, near.clamp(max=0.95))
 
 

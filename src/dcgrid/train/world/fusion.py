@@ -15,7 +15,9 @@ from types import MappingProxyType
 
 import torch
 
-from dcgrid.train.world.effects_elements import EMBERS, FINE_SPARKS, SPARKS, caustics
+from dcgrid.models import particles
+from dcgrid.models.drift import SMOOTH, SMOOTH_FINE, DriftingNoise
+from dcgrid.train.world.effects_elements import caustics
 from dcgrid.train.world.effects_fields import (
     colour,
     distance,
@@ -28,25 +30,7 @@ from dcgrid.train.world.effects_fields import (
     uniform,
     widths,
 )
-from dcgrid.train.world.effects_weather import (
-    FAR_FLAKES,
-    FAR_RAIN,
-    MIDDLE_FLAKES,
-    MIDDLE_RAIN,
-    NEAR_FLAKES,
-    RAIN,
-)
-from dcgrid.train.world.luck import (
-    FALL,
-    FALL_FAST,
-    FALL_SLOW,
-    RISE,
-    SMOOTH,
-    SMOOTH_FINE,
-    Luck,
-    cell_scale,
-    draw_luck,
-)
+from dcgrid.train.world.luck import cell_scale, draw_luck
 
 BACKDROP = 0.07
 """Brightest backdrop of an element; nearly all light in its clip is its own."""
@@ -144,7 +128,7 @@ def draw_element(
     if name not in ELEMENTS:
         raise ValueError(f"unknown element {name!r}; known: {', '.join(ELEMENTS)}")
     scale = cell_scale(like_CTHW)
-    luck = Luck(
+    luck = DriftingNoise(
         values_MFYX=draw_luck(like_CTHW, seconds_T, generator, scale),
         seconds_T=seconds_T,
         like=like_CTHW,
@@ -192,13 +176,13 @@ def fuse_lit(scene_CTHW: torch.Tensor, element_CTHW: torch.Tensor) -> torch.Tens
     return screen(lit.clamp(max=1), element_CTHW).clamp(0, 1)
 
 
-def _sparks(luck: Luck, generator: torch.Generator) -> torch.Tensor:
-    trails = 1.15 * luck.points(RISE, SPARKS) + 0.85 * luck.points(RISE, FINE_SPARKS)
+def _sparks(luck: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
+    trails = 1.15 * particles.sparks(luck) + 0.85 * particles.fine_sparks(luck)
     white = (trails - 0.7).clamp(min=0) * colour((0.0, 0.3, 0.7), luck.like)
     return trails * colour((1.0, 0.80, 0.36), luck.like) + white
 
 
-def _fire(luck: Luck, generator: torch.Generator) -> torch.Tensor:
+def _fire(luck: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
     wide = float(uniform(generator, (1,), luck.like, 0.25, 0.6))
     uneven = 0.55 * luck.smooth(SMOOTH) + 0.35 * luck.smooth(SMOOTH_FINE)
     across = ((widths(luck.like) - 0.5) / wide) ** 2
@@ -206,36 +190,34 @@ def _fire(luck: Luck, generator: torch.Generator) -> torch.Tensor:
     body = ramp(heat, 0.15, 0.85)
     flame = body * colour((1.0, 0.42, 0.06), luck.like)
     core = ramp(heat, 0.55, 1.2) * colour((0.3, 0.5, 0.35), luck.like)
-    embers = luck.points(RISE, EMBERS)
+    embers = particles.embers(luck)
     return flame + core + embers * colour((1.0, 0.62, 0.20), luck.like)
 
 
-def _smoke(luck: Luck, generator: torch.Generator) -> torch.Tensor:
+def _smoke(luck: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
     density = 0.5 + 0.16 * luck.smooth(SMOOTH) + 0.08 * luck.smooth(SMOOTH_FINE)
     thick = ramp(density + 0.25 * (heights(luck.like) - 0.5), 0.42, 0.85)
     grey = uniform(generator, (1,), luck.like, 0.55, 0.8)
     return thick * grey * colour((1.0, 0.98, 0.95), luck.like)
 
 
-def _snowflakes(luck: Luck, generator: torch.Generator) -> torch.Tensor:
-    flakes = luck.points(FALL_SLOW, FAR_FLAKES) + luck.points(FALL_SLOW, MIDDLE_FLAKES)
-    flakes = flakes + luck.points(FALL, NEAR_FLAKES)
+def _snowflakes(luck: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
+    flakes = particles.far_flakes(luck) + particles.flakes(luck)
     return flakes.clamp(max=0.95) * colour((0.98, 0.99, 1.0), luck.like)
 
 
-def _raindrops(luck: Luck, generator: torch.Generator) -> torch.Tensor:
-    streaks = luck.points(FALL_FAST, RAIN) + luck.points(FALL_FAST, MIDDLE_RAIN)
-    streaks = streaks + luck.points(FALL, FAR_RAIN)
+def _raindrops(luck: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
+    streaks = particles.rain(luck) + particles.far_rain(luck)
     # Brighter than over a clip: nothing is behind them, and thin drops fade at the size of a cell.
     return (1.5 * streaks).clamp(max=0.8) * colour((0.86, 0.91, 0.97), luck.like)
 
 
-def _ripples(luck: Luck, generator: torch.Generator) -> torch.Tensor:
+def _ripples(luck: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
     net = caustics(luck, 0.2, 0.3)
     return net * ramp(heights(luck.like), 0.1, 0.9) * colour((0.35, 0.75, 0.95), luck.like)
 
 
-def _light(luck: Luck, generator: torch.Generator) -> torch.Tensor:
+def _light(luck: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
     from_x, to_x, y, size = uniform(generator, (4,), luck.like, 0.0, 1.0).tolist()
     hue = uniform(generator, (3,), luck.like, 0.1, 1.0)
     hue = (hue / hue.max())[:, None, None, None]
@@ -245,7 +227,7 @@ def _light(luck: Luck, generator: torch.Generator) -> torch.Tensor:
     return torch.exp(-((away / (0.25 + 0.4 * size)) ** 2)) * hue
 
 
-_LIGHTS: Mapping[str, Callable[[Luck, torch.Generator], torch.Tensor]] = MappingProxyType(
+_LIGHTS: Mapping[str, Callable[[DriftingNoise, torch.Generator], torch.Tensor]] = MappingProxyType(
     {
         "sparks": _sparks,
         "fire": _fire,
