@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from dcgrid.errors import WeightsError
+from dcgrid.models.particles import FIELDS, PLANES
 from dcgrid.models.upsampler import (
+    GAIN,
     UNCERTAIN,
     WEIGHTS,
     WINDOW,
@@ -141,6 +143,40 @@ def test_between_frames_a_dot_is_on_its_way_and_not_there_twice() -> None:
         middle = float((column * (torch.arange(96) + 0.5)).sum() / column.sum()) / 2
         assert middle == pytest.approx(10.5 + 8 * quarter / 4, abs=1.0)
         assert float(shown[:, 24].max()) > 0.7
+
+
+def test_particles_lie_over_the_edit_as_strong_and_as_coloured_as_the_network_says() -> None:
+    """Plane 3 at opacity 0.5 and in one colour: each pixel by hand."""
+    model = GuidedUpsampler((4, 6)).requires_grad_(False)
+    colour = torch.tensor([0.4, -0.2, 0.1])
+    model.particle_head.bias[12:16] = torch.cat((torch.tensor([0.5]), 0.5 * colour)) / GAIN
+    given, generated = pictures(2, 3, 16, 24), pictures(2, 3, 16, 24, seed=1)
+    source, plane = pictures(3, 64, 96, seed=2), pictures(1, 64, 96, seed=3).abs()
+    noise = torch.zeros(2, FIELDS + len(PLANES), 16, 24)
+    bare = model.analyze(given, generated)
+    assert bare.planes == ()
+    known = model.analyze(given, generated, noise)
+    assert known.planes == (3,)
+    for position in (0.0, 0.3, 1.0):
+        without = model.apply(bare, position, source)
+        laid = model.apply(known, position, source, plane)
+        expected = without * (1 - 0.5 * plane) + 0.5 * plane * colour[:, None, None]
+        torch.testing.assert_close(laid, expected, rtol=0, atol=1e-4)
+        assert torch.equal(model.apply(known, position, source), without)
+
+
+def test_training_lays_them_as_inference_does() -> None:
+    model = trained()
+    given, generated = pictures(1, 3, 16, 24), pictures(1, 3, 16, 24, seed=1)
+    source = pictures(1, 3, 64, 96, seed=2)
+    fields = pictures(1, FIELDS, 16, 24, seed=4)
+    planes = pictures(1, len(PLANES), 64, 96, seed=5).clamp_min(0) * 0.3
+    looks = torch.cat((fields, F.avg_pool2d(planes, 4)), dim=1)
+    known = model.analyze(given, generated, looks)
+    laid = model.apply(known, 0.0, source[0], planes[0, list(known.planes)])
+    together = model(given, generated, source, (fields, planes))[0].clamp(-1, 1)
+    torch.testing.assert_close(laid, together, rtol=0, atol=2e-3)
+    assert (laid - model.apply(known, 0.0, source[0])).abs().max() > 0.01
 
 
 def test_a_file_is_loaded_with_its_widths(tmp_path: Path) -> None:

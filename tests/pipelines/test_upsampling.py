@@ -8,9 +8,20 @@ import numpy as np
 import pytest
 import torch
 
+from dcgrid.flow.noise import draw_noise
+from dcgrid.models import particles
+from dcgrid.models.drift import DriftingNoise
+from dcgrid.models.loading import MINI_SPEC, TINY_SPEC
 from dcgrid.pipelines.footage import Footage
 from dcgrid.pipelines.plan import plan_run, prepare_run
-from dcgrid.pipelines.upsampling import ResultClip, Shown, plain, text_size, upsampled
+from dcgrid.pipelines.upsampling import (
+    ResultClip,
+    Shown,
+    cell_noise,
+    plain,
+    text_size,
+    upsampled,
+)
 from dcgrid.pipelines.windows import Join, plan_windows
 from dcgrid.video.clip import ClipRules, Picture
 from dcgrid.video.frames import CellFrames
@@ -99,11 +110,13 @@ def test_a_cell_may_stay_as_the_model_makes_it(tmp_path: Path) -> None:
     assert stamps(result) == [Fraction(n, 12) for n in range(12)]
 
 
-def numbered(tmp_path: Path, frames: int, fps: int) -> Footage:
+def numbered(
+    tmp_path: Path, frames: int, fps: int, cell_size: tuple[int, int] = (32, 48)
+) -> Footage:
     """A source of a size that fills cells of 32x48 but for a padding of two rows."""
     path = moving_square(tmp_path / "a.mp4", frames, size=(56, 96), fps=fps)
     rules = ClipRules(
-        fps=12, stride=4, max_frames=9, longest=401, cell_sizes=((32, 48),), keeps_all=True
+        fps=12, stride=4, max_frames=9, longest=401, cell_sizes=(cell_size,), keeps_all=True
     )
     clip, plan = read_clip(path, rules)
     return Footage(path=path, plan=plan, whole_THWC=clip.frames_THWC, stream=CellFrames(path, plan))
@@ -130,7 +143,8 @@ def test_stretches_see_places_and_their_source(tmp_path: Path) -> None:
     windows = plan_windows(footage.plan.num_frames, 9, Join(head=5, blend=0), 4)
     begun, places = [], []
 
-    def spy(given_THWC: torch.Tensor, generated_THWC: torch.Tensor):  # type: ignore[no-untyped-def]
+    def spy(given_THWC: torch.Tensor, generated_THWC: torch.Tensor, first: int):  # type: ignore[no-untyped-def] # fmt: skip
+        assert first == sum(length - 1 for length in begun)
         assert given_THWC.shape == generated_THWC.shape
         assert torch.equal(given_THWC, generated_THWC)
         begun.append(len(given_THWC))
@@ -148,6 +162,61 @@ def test_stretches_see_places_and_their_source(tmp_path: Path) -> None:
     assert sum(length - 1 for length in begun) == footage.plan.num_frames - 1
     assert places == pytest.approx([n * 12 / 25 for n in range(30)])
     assert all(torch.equal(one.result.rgb_HWC, one.source.rgb_HWC) for one in shown)
+
+
+@pytest.mark.parametrize("longest", [401, 9])
+def test_the_noise_of_a_cell_is_the_one_it_was_generated_from(tmp_path: Path, longest: int) -> None:
+    """Drawn again for the whole clip, it is what `fill_grid` draws for every window."""
+    footage, spec = numbered(tmp_path, 40, 25), MINI_SPEC
+    plan, moving = footage.plan, len(spec.noise_motion)
+    windows = plan_windows(plan.num_frames, longest, Join(head=5, blend=0), 4)
+    found = cell_noise(spec, 4, windows, plan, 5)
+    total = (plan.num_frames - 1) // 4 + 1
+    for window in windows:
+        first, count = window.first // 4, (window.count - 1) // 4 + 1
+        drawn = draw_noise(
+            (1, 4, spec.latent_channels, count, 4, 6),
+            5,
+            motion=spec.noise_motion,
+            span=(first, total) if len(windows) > 1 else None,
+        )
+        for cell in range(4):
+            known = found[cell]
+            assert known is not None
+            values_MFYX = known.values_MFYX[:, first : first + count]
+            assert torch.equal(values_MFYX, drawn[0, cell, -moving:])
+
+
+def test_models_without_drifting_noise_have_none(tmp_path: Path) -> None:
+    plan = numbered(tmp_path, 9, 12).plan
+    windows = plan_windows(plan.num_frames, 401, Join(head=5, blend=0), 4)
+    assert cell_noise(TINY_SPEC, 4, windows, plan, 5) == [None] * 4
+
+
+def test_drops_are_where_the_noise_says_at_every_moment(tmp_path: Path) -> None:
+    """Planes at 4 times the cell's size: what a truth is rendered with, without the padding."""
+    plan = numbered(tmp_path, 12, 12, (64, 96)).plan
+    windows = plan_windows(plan.num_frames, 401, Join(head=5, blend=0), 4)
+    noise = cell_noise(MINI_SPEC, 4, windows, plan, 5)[2]
+    assert noise is not None
+    assert plan.picture == (slice(4, 60), slice(0, 96))
+    planes = noise.moments()
+    for place in (0.0, 0.48, 4.0, 4.25, 6.9, 11.0):
+        truth = DriftingNoise(
+            values_MFYX=noise.values_MFYX,
+            seconds_T=torch.tensor([place / 12]),
+            like=torch.empty(1, 1, 256, 384),
+            scale=4.0,
+        )
+        found = planes(place, (0, 3))
+        assert found.shape == (2, 224, 384)
+        assert found[0].max() > 0.1
+        torch.testing.assert_close(found[0], particles.rain(truth)[0, 16:240], rtol=0, atol=1e-4)
+        torch.testing.assert_close(found[1], particles.flakes(truth)[0, 16:240], rtol=0, atol=1e-4)
+    looks = noise.looks(2, 3)
+    assert looks.shape == (3, 3 + len(particles.PLANES), 56, 96)
+    averaged = torch.nn.functional.avg_pool2d(planes(3.0, (3,))[None], 4)[0, 0]
+    assert (averaged - looks[1, 3 + 3]).square().mean() < 0.1 * averaged.square().mean()
 
 
 def test_any_stretch_of_a_result_is_that_of_the_whole() -> None:

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +28,13 @@ from dcgrid.pipelines.paint import GivenClip
 from dcgrid.pipelines.painted import Painted
 from dcgrid.pipelines.plan import PixelKey, RunPlan
 from dcgrid.pipelines.progress import Progress
-from dcgrid.pipelines.upsampling import Shown, resized, upsampled, upsampler_for
+from dcgrid.pipelines.upsampling import (
+    Shown,
+    cell_noise,
+    resized,
+    upsampled,
+    upsampler_for,
+)
 from dcgrid.video.clip import ClipPlan, Picture
 from dcgrid.video.frames import clock_tick
 from dcgrid.video.sheet import sheet_size, tile_grid, write_contact_sheet
@@ -232,16 +239,13 @@ def write_takes(
     outputs, records, notes = plan.prepared.outputs, [], list[str]()
     progress.start("writing", len(outputs.all()) - 1)
     source, best = footage[0], dict[str, Watched]()
-    upsampler = upsampler_for(plan.prepared.job, source.plan, plan.device)
     rate = clip_fps(plan) if plan.prepared.job.fps == "model" else None
     for done, take in enumerate(takes, start=1):
         part = staged.stage(take.path)
-        painted = candidates[take.candidate].painted
-
-        def made(painted: Painted = painted, cell: int = take.cell) -> Iterator[Shown]:
-            return upsampled(source, plan.windows, painted.pieces(cell), upsampler, rate)
-
-        watched = Watched(made, source.plan.duration_s)
+        watched = Watched(
+            partial(_result, plan, source, candidates[take.candidate].painted, take, rate),
+            source.plan.duration_s,
+        )
         report = write_pictures(
             part,
             watched.pictures,
@@ -259,6 +263,19 @@ def write_takes(
         first = candidates[takes[0].candidate].painted
         _write_grid(plan, footage, first, staged.stage(outputs.grid))
     return records, notes
+
+
+def _result(
+    plan: RunPlan, source: Footage, painted: Painted, take: Take, rate: Fraction | None
+) -> Iterator[Shown]:
+    """Yield the frames of a take."""
+    job, noise = plan.prepared.job, None
+    if job.painted_by == "grid":
+        count = len(plan.prepared.grid.edit_of_cell)
+        noises = cell_noise(plan.spec, count, plan.windows, source.plan, take.seed)
+        noise = noises[take.cell]
+    upsampler = upsampler_for(job, source.plan, plan.device, noise)
+    return upsampled(source, plan.windows, painted.pieces(take.cell), upsampler, rate)
 
 
 def result_timing(job: GridJob, clip: ClipPlan, spec: ModelSpec) -> Timing:

@@ -264,7 +264,7 @@ def _taken(
             seed=seed,
             score=scores.get(cells[best]),
         )
-        scenes.append(TakenScene(take=take, clip=clip))
+        scenes.append(TakenScene(take=take, clip=clip, cells=len(grid.edit_of_cell)))
     return scenes
 
 

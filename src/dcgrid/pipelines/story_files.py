@@ -22,6 +22,7 @@ from dcgrid.pipelines.story_plan import StoryPlan
 from dcgrid.pipelines.upsampling import (
     ResultClip,
     Shown,
+    cell_noise,
     text_size,
     upsampled,
     upsampler_for,
@@ -45,6 +46,8 @@ class TakenScene:
     """Where it goes, its score and the hash of its pixels."""
     clip: PaintedClip
     """Its frames."""
+    cells: int
+    """Cells of the grid that it is of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +80,7 @@ def write_story(
     progress.start("writing", len(scenes) + 2)
     for done, scene in enumerate(scenes, start=1):
         part = staged.stage(scene.take.path)
-        made = partial(results, scene.clip, None)
+        made = partial(results, scene, None)
         watched = Watched(made, _span_s(plan, footage), SHEET_FRAMES)
         report = write_pictures(
             part,
@@ -93,7 +96,7 @@ def write_story(
         progress.update(done)
     reel_sha256 = ""
     if outputs.reel is not None:
-        clips = [ResultClip(partial(results, one.clip, timing.fps), count) for one in scenes]
+        clips = [ResultClip(partial(results, one, timing.fps), count) for one in scenes]
         reel_sha256 = _write_reel(plan, clips, timing.fps, staged.stage(outputs.reel))
     progress.update(len(scenes) + 1)
     if outputs.sheet is not None:
@@ -109,17 +112,22 @@ def write_story(
 
 def _scene_results(
     plan: StoryPlan, footage: Footage | None
-) -> Callable[[PaintedClip, Fraction | None], Iterator[Shown]]:
+) -> Callable[[TakenScene, Fraction | None], Iterator[Shown]]:
     """Return what yields the frames of a scene, at a constant rate if one is named."""
     job = plan.prepared.job
     if footage is None:
         size = plan.cell_size if job.upsample == "none" else text_size(plan.cell_size)
-        return lambda clip, _: without_source(clip.pieces(), model_rate(plan.spec), size)
-    upsampler = upsampler_for(job, footage.plan, plan.device)
+        return lambda scene, _: without_source(scene.clip.pieces(), model_rate(plan.spec), size)
     wanted = model_rate(plan.spec) if job.fps == "model" else None
-    return lambda clip, rate: upsampled(
-        footage, plan.windows, clip.pieces(), upsampler, rate or wanted
-    )
+
+    def results(scene: TakenScene, rate: Fraction | None) -> Iterator[Shown]:
+        noises = cell_noise(
+            plan.spec, scene.cells, plan.windows, footage.plan, scene.take.seed or 0
+        )
+        upsampler = upsampler_for(job, footage.plan, plan.device, noises[scene.take.cell])
+        return upsampled(footage, plan.windows, scene.clip.pieces(), upsampler, rate or wanted)
+
+    return results
 
 
 def _span_s(plan: StoryPlan, footage: Footage | None) -> float:

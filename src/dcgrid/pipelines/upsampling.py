@@ -22,7 +22,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from dcgrid.models.upsampler import GuidedUpsampler, load_upsampler
+from dcgrid.flow.noise import draw_noise
+from dcgrid.models.base import ModelSpec
+from dcgrid.models.drift import RATE, DriftingNoise
+from dcgrid.models.particles import PLANES, point_planes, soft_fields
+from dcgrid.models.upsampler import OVERLAY_SCALE, GuidedUpsampler, load_upsampler
 from dcgrid.pipelines.footage import Footage
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.plan import result_size
@@ -33,8 +37,9 @@ Enlarge: TypeAlias = Callable[[float, Tensor], Tensor]
 """Makes a frame of the result, HWC, uint8: gets its place in a stretch, counted in cell frames and
 perhaps between two, and the source's frame there, HWC, uint8."""
 
-Upsampler: TypeAlias = Callable[[Tensor, Tensor], Enlarge]
-"""Prepares a stretch: gets its given and its generated frames, THWC, uint8, of the same size."""
+Upsampler: TypeAlias = Callable[[Tensor, Tensor, int], Enlarge]
+"""Prepares a stretch: gets its given and its generated frames, THWC, uint8, of the same size, and
+which frame of the cell it begins with."""
 
 _STRETCH_PIXELS = 2_000_000
 """Pixels of a cell that are prepared at once, over all frames of a stretch."""
@@ -52,6 +57,80 @@ class Shown:
     """The result's."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellNoise:
+    """The drifting noise that a cell was generated from."""
+
+    values_MFYX: Tensor
+    """The noise of the whole clip."""
+    cell_size: tuple[int, int]
+    """Height and width of the cell."""
+    picture: tuple[slice, slice]
+    """Rows and columns of the cell that show the clip."""
+
+    def looks(self, first: int, count: int) -> Tensor:
+        """Return what the guided upsampler looks at in so many frames of the cell, TCHW."""
+        noise = self._noise(1, torch.arange(first, first + count) / RATE)
+        seen_CTHW = torch.cat((soft_fields(noise), point_planes(noise)))
+        return seen_CTHW.transpose(0, 1)[..., self.picture[0], self.picture[1]]
+
+    def moments(self) -> Callable[[float, tuple[int, ...]], Tensor]:
+        """Return what draws planes of particles, NHW, at places between frames of the cell.
+
+        It is quickest if the places come in order.
+        """
+        noise = self._noise(OVERLAY_SCALE, torch.zeros(1))
+        rows, cols = (
+            slice(OVERLAY_SCALE * one.start, OVERLAY_SCALE * one.stop) for one in self.picture
+        )
+
+        def planes(place: float, chosen: tuple[int, ...]) -> Tensor:
+            now = noise.at(place / RATE)
+            return torch.stack([PLANES[n](now)[0, rows, cols].clamp(max=1) for n in chosen])
+
+        return planes
+
+    def _noise(self, scale: int, seconds_T: Tensor) -> DriftingNoise:
+        like = torch.empty(1, 1, *(scale * side for side in self.cell_size))
+        return DriftingNoise(
+            values_MFYX=self.values_MFYX, seconds_T=seconds_T, like=like, scale=float(scale)
+        )
+
+
+def cell_noise(
+    spec: ModelSpec, cells: int, windows: tuple[Window, ...], clip: ClipPlan, seed: int
+) -> list[CellNoise | None]:
+    """Draw the drifting noise of each cell of a grid again, as `fill_grid` does.
+
+    Args:
+        spec: The model; None for each cell where its noise does not drift.
+        cells: Cells of the grid.
+        windows: How the clip was generated.
+        clip: The clip.
+        seed: Seed of the grid's noise.
+    """
+    motion, last = spec.noise_motion, windows[-1]
+    if not motion:
+        return [None] * cells
+    frames = (last.first + last.count - 1) // spec.stride_T + 1
+    # The drifting channels of later windows go on from those of the first, whatever the others are.
+    alone = len(windows) == 1
+    channels = spec.latent_channels if alone else len(motion)
+    sides = (side // spec.stride_HW for side in clip.cell_size)
+    noise_1KCFYX = draw_noise(
+        (1, cells, channels, frames, *sides),
+        seed,
+        motion=motion,
+        span=None if alone else (0, frames),
+    )
+    return [
+        CellNoise(
+            values_MFYX=noise_CFYX[-len(motion) :], cell_size=clip.cell_size, picture=clip.picture
+        )
+        for noise_CFYX in noise_1KCFYX[0]
+    ]
+
+
 def plain(size: tuple[int, int] | None = None) -> Upsampler:
     """Return what enlarges generated frames by bicubic interpolation.
 
@@ -61,8 +140,8 @@ def plain(size: tuple[int, int] | None = None) -> Upsampler:
         size: Height and width of the result; None: frames stay as the model makes them.
     """
 
-    def prepare(given_THWC: Tensor, generated_THWC: Tensor) -> Enlarge:
-        del given_THWC
+    def prepare(given_THWC: Tensor, generated_THWC: Tensor, first: int) -> Enlarge:
+        del given_THWC, first
 
         @lru_cache(maxsize=1)
         def frame(index: int) -> Tensor:
@@ -74,20 +153,30 @@ def plain(size: tuple[int, int] | None = None) -> Upsampler:
     return prepare
 
 
-def guided(network: GuidedUpsampler, device: torch.device) -> Upsampler:
+def guided(
+    network: GuidedUpsampler, device: torch.device, noise: CellNoise | None = None
+) -> Upsampler:
     """Return what takes the detail of the source where both cells show the same.
 
     Args:
         network: From `load_upsampler`, on the device.
         device: Where it computes.
+        noise: What the cell was generated from; None: not known, or nothing in it drifts.
     """
+    planes = None if noise is None else noise.moments()
 
-    def prepare(given_THWC: Tensor, generated_THWC: Tensor) -> Enlarge:
-        coefficients = network.analyze(_to_network(given_THWC), _to_network(generated_THWC))
+    def prepare(given_THWC: Tensor, generated_THWC: Tensor, first: int) -> Enlarge:
+        looks_TCHW = None if noise is None else noise.looks(first, len(given_THWC))
+        coefficients = network.analyze(
+            _to_network(given_THWC), _to_network(generated_THWC), looks_TCHW
+        )
 
         def enlarge(place: float, source_HWC: Tensor) -> Tensor:
             source_CHW = _to_network(source_HWC[None])[0].to(device)
-            made_CHW = network.apply(coefficients, place, source_CHW)
+            shown_NHW = None
+            if planes is not None and coefficients.planes:
+                shown_NHW = planes(first + place, coefficients.planes).to(device)
+            made_CHW = network.apply(coefficients, place, source_CHW, shown_NHW)
             pixels_CHW = made_CHW.add(1).mul_(127.5).round_().to(torch.uint8)
             return rearrange(pixels_CHW, "c h w -> h w c").contiguous().cpu()
 
@@ -96,15 +185,23 @@ def guided(network: GuidedUpsampler, device: torch.device) -> Upsampler:
     return prepare
 
 
-def upsampler_for(job: GridJob, clip: ClipPlan, device: str) -> Upsampler:
-    """Return what makes results that have a source, as a job wants them; see `Upsample`.
+def upsampler_for(
+    job: GridJob, clip: ClipPlan, device: str, noise: CellNoise | None = None
+) -> Upsampler:
+    """Return what makes a result that has a source, as a job wants it; see `Upsample`.
+
+    Args:
+        job: The job.
+        clip: The source.
+        device: Where it computes.
+        noise: What the result's cell was generated from, where that is known.
 
     Raises:
         WeightsError: The upsampler's weights are damaged.
     """
     if job.upsample == "guided":
         where = torch.device(device)
-        return guided(load_upsampler(device=where), where)
+        return guided(load_upsampler(device=where), where, noise)
     return plain(None if job.upsample == "none" else result_size(job, clip))
 
 
@@ -133,13 +230,13 @@ def upsampled(
     pieces = ((one[:, rows, cols], other[:, rows, cols]) for one, other in pairs)
     stretches = _overlapping(_chunks(pieces))
     first, (given_THWC, generated_THWC) = 0, next(stretches)
-    enlarge = upsampler(given_THWC, generated_THWC)
+    enlarge = upsampler(given_THWC, generated_THWC, first)
     for source, time, duration in _due(footage.pictures(), rate):
         place = min(float(source.time) * plan.fps, plan.num_frames - 1)
         while place - first > len(generated_THWC) - 1:
             first += len(generated_THWC) - 1
             given_THWC, generated_THWC = next(stretches)
-            enlarge = upsampler(given_THWC, generated_THWC)
+            enlarge = upsampler(given_THWC, generated_THWC, first)
         frame_HWC = enlarge(place - first, source.rgb_HWC)
         result = Picture(rgb_HWC=frame_HWC, time=time, duration=duration)
         yield Shown(source=source, result=result)
@@ -157,7 +254,7 @@ def without_source(
     """
     count = 0
     for piece_THWC in generated:
-        frame_of = plain(size)(piece_THWC, piece_THWC)
+        frame_of = plain(size)(piece_THWC, piece_THWC, count)
         for index, frame_HWC in enumerate(piece_THWC):
             made_HWC = frame_of(index, frame_HWC)
             picture = Picture(rgb_HWC=made_HWC, time=count / fps, duration=1 / fps)
