@@ -85,7 +85,7 @@ def test_every_command_refuses_before_anything_is_loaded(clip, tmp_path, capsys)
 
 def test_a_run_from_before_is_repeated_as_it_was_read(clip, tmp_path, monkeypatch):
     with monkeypatch.context() as earlier:
-        earlier.setattr(lengths, "check_lengths", lambda *_: "")
+        earlier.setattr("dcgrid.pipelines.words.check_lengths", lambda *_: "")
         first = run(job(clip, effects=(), prompt=WORD * 70, out=tmp_path, force=True))
     values = json.loads(first.files[-1].read_text())
     assert values["job"]["prompt"] == WORD * 70

@@ -199,9 +199,6 @@ class Backbone(Protocol):
             self_conditioning: True: it reads its last estimate of the clean latents.
         """
 
-    def unknown_words(self, text: str) -> tuple[str, ...]:
-        """Return the words of a text that the model never saw in training."""
-
     def use_tags(self, tags: TagTable) -> None:
         """Let texts name tags, in place of any that it knew; texts without them are unchanged."""
 

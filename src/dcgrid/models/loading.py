@@ -99,6 +99,8 @@ TINY_SPEC = replace(
     default_frames=5,
     max_frames=9,
     cell_sizes=((32, 48), (48, 32), (32, 32)),
+    # It makes noise of everything; tests tell stories with it.
+    paints_from_text=True,
 )
 PAPER_SPEC = ModelSpec(
     name="paper",

@@ -9,11 +9,18 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dcgrid.models.loading import checkout_folder, is_here, is_native, text_encoder_of
+from dcgrid.models.loading import (
+    checkout_folder,
+    is_here,
+    is_native,
+    text_encoder_of,
+    weight_files,
+)
 from dcgrid.models.native.t5 import missing_t5_files, t5_counter
 from dcgrid.models.native.text import WordTokenizer
 from dcgrid.models.wan.parts import Foreign, load_tokenizer
 from dcgrid.models.wan.text import clean_text
+from dcgrid.models.weights import read_weights
 
 Count = Callable[[str], int]
 """Returns the tokens of a text."""
@@ -72,6 +79,24 @@ def text_counter(model: str, tags: Sequence[str] = ()) -> TextCounter | None:
         most=_most_pieces,
         whole_cell=True,
     )
+
+
+def word_tokenizer(model: str, tags: Sequence[str] = ()) -> WordTokenizer | None:
+    """Return the tokenizer of a model that reads a list of words; None: it reads pieces of words.
+
+    Args:
+        model: Name of the model, or folder of a checkout.
+        tags: Tags that texts may name.
+
+    Raises:
+        WeightsError: Its text encoder is damaged.
+    """
+    if not is_native(model) or text_encoder_of(model):
+        return None
+    path = weight_files(model).get("text")
+    if path is None or not path.is_file():
+        return None
+    return WordTokenizer(read_weights(path)[1]["vocabulary"], tags)
 
 
 def _t5_counter(source: str, tags: Sequence[str]) -> TextCounter:

@@ -105,10 +105,6 @@ class LiveBackbone:
         """Let texts name tags, in place of those that the run trains with."""
         put_tags(self._text, tags)
 
-    def unknown_words(self, text: str) -> tuple[str, ...]:
-        """Return the words of a text that the model never saw."""
-        return self._text.unknown_words(text)
-
     @torch.no_grad()
     def encode(self, video_BCTHW: Tensor) -> Tensor:
         """Encode clips in [-1, 1] to normalised latents, float32, BCFYX; one clip at a time."""

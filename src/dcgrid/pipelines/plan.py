@@ -88,8 +88,9 @@ class RunPlan:
     """What to expect of a model without adapter; empty: it has one."""
     adapter_notes: tuple[str, ...] = ()
     """Numbers of its adapter that are not the model's, and what overrides them."""
-    uncounted: str = ""
-    """What is said of texts that cannot be counted before a download; empty: all were."""
+    text_notes: tuple[str, ...] = ()
+    """What to know of its texts: words that the model does not know, or that they cannot be counted
+    before a download."""
 
     @property
     def grids(self) -> tuple[ResolvedGrid, ...]:
@@ -113,7 +114,7 @@ class RunPlan:
             *lora_lines(self.prepared.job.loras),
             *self.adapter_notes,
             *self.concepts.lines(),
-            *([self.uncounted] if self.uncounted else []),
+            *self.text_notes,
             result_line(self.prepared.job, self.clips[0]),
             f"Files: {', '.join(path.name for path in self.prepared.outputs.all())}.",
         ]
@@ -215,9 +216,9 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     from dcgrid.models.loading import model_spec
     from dcgrid.pipelines.adapter_facts import adapter_lines, multi_dc_lines, planned_adapter
     from dcgrid.pipelines.concepts import plan_concepts
-    from dcgrid.pipelines.lengths import check_lengths
     from dcgrid.pipelines.models import adapter_reference, bare_base_line, check_loras
     from dcgrid.pipelines.request import settle_grid
+    from dcgrid.pipelines.words import check_text
     from dcgrid.runtime import device as runtime
 
     job = prepared.job
@@ -227,7 +228,7 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     adapter = planned_adapter(reference, grid.mode)
     concepts = plan_concepts(job, [grid], [reference], repeats=repeats)
     job = replace(job, concepts=concepts.reference)
-    uncounted = "" if repeats else check_lengths(job, [grid], spec, concepts.names)
+    text_notes = () if repeats else check_text(job, [grid], spec, concepts.names)
     device = runtime.choose_device(job.device)
     dtype = runtime.choose_dtype(job.dtype, device)
     clips, asked_s = plan_clips(job, spec)
@@ -254,7 +255,7 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
             *adapter_lines(spec, [adapter] if adapter else [], [grid], job.loras),
             *multi_dc_lines(reference, adapter, job.loras),
         ),
-        uncounted=uncounted,
+        text_notes=text_notes,
     )
 
 

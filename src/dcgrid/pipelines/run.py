@@ -105,7 +105,6 @@ def carry_out(
         model = _load(plan, team or Team(), progress)
     if not job.force:
         check_weights(model, plan.prepared.expected_weights)
-    _warn_of_words(plan, model, progress)
     started = time.perf_counter()
     with (
         next_setting_if_full(job.model, plan.need),
@@ -171,13 +170,6 @@ def _warn_of_memory(plan: RunPlan, progress: Progress) -> None:
             f"the run may need {plan.need.device_bytes / 1e9:.1f} GB of memory and "
             f"{plan.available_bytes / 1e9:.1f} GB are free; a shorter --duration needs less"
         )
-
-
-def _warn_of_words(plan: RunPlan, model: LoadedModel, progress: Progress) -> None:
-    """Name the words of free text that the model never saw, if the model can tell."""
-    words = model.backbone.unknown_words(plan.prepared.job.words)
-    if words:
-        progress.warn(f"the model {plan.spec.name} never saw: {', '.join(words)}")
 
 
 def _manifest(

@@ -110,7 +110,6 @@ def tell_story(plan: StoryPlan, progress: Progress, team: Team | None = None) ->
     full = partial(next_setting_if_full, plan.prepared.job.model, plan.need)
     with watch.stage("load"), full():
         models = _load(plan, progress, team or Team())
-    _warn(plan, models, progress)
     with (
         work_folder(_story_facts(plan, footage, models), progress) as folder,
         StagedFiles() as staged,
@@ -181,17 +180,6 @@ def _loaded(
         plan.need.offload,
         stage="fill" if filling else "grid",
     )
-
-
-def _warn(plan: StoryPlan, models: _Models, progress: Progress) -> None:
-    if plan.clip is None and not plan.spec.paints_from_text:
-        progress.warn(
-            f"the model {plan.spec.name} is too small to make a character from words alone; "
-            "name a clip with --from"
-        )
-    unknown = _any(models).backbone.unknown_words(plan.prepared.job.words)
-    if unknown:
-        progress.warn(f"the model {plan.spec.name} never saw: {', '.join(unknown)}")
 
 
 def _any(models: _Models) -> LoadedModel:

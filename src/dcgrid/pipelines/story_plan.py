@@ -77,8 +77,9 @@ class StoryPlan:
     """What to expect of a model without adapter; empty: it has one."""
     adapter_notes: tuple[str, ...] = ()
     """Numbers of its adapters that are not the model's, and what overrides them."""
-    uncounted: str = ""
-    """What is said of texts that cannot be counted before a download; empty: all were."""
+    text_notes: tuple[str, ...] = ()
+    """What to know of its texts: words that the model does not know, or that they cannot be counted
+    before a download."""
 
     @property
     def grids(self) -> tuple[ResolvedGrid, ...]:
@@ -106,7 +107,7 @@ class StoryPlan:
             *lora_lines(self.prepared.job.loras),
             *self.adapter_notes,
             *self.concepts.lines(),
-            *([self.uncounted] if self.uncounted else []),
+            *self.text_notes,
             result_line(job, self.clip) if self.clip else self._text_line(),
             f"Files: {', '.join(path.name for path in self.prepared.outputs.all())}.",
             *([self.remark] if self.remark else []),
@@ -174,14 +175,20 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
     # Torch comes in here and not with the module, so that a misspelt effect is told at once.
     from dcgrid.models.loading import model_spec
     from dcgrid.pipelines.concepts import plan_concepts
-    from dcgrid.pipelines.lengths import check_lengths
     from dcgrid.pipelines.models import adapter_reference, check_loras, grid_reference
     from dcgrid.pipelines.request import settle_grid
+    from dcgrid.pipelines.words import check_text
     from dcgrid.runtime import device as runtime
     from dcgrid.video.read import plan_clip, probe
 
     job = prepared.job
     spec = model_spec(job.model)
+    if job.source is None and not spec.paints_from_text:
+        raise UsageError(
+            f"the model {spec.name} makes no character from words alone: it would be noise",
+            hint="name a clip with --from (or `from` in the story file), or a larger model with "
+            "--model",
+        )
     device = runtime.choose_device(job.device)
     rules, clip = clip_rules(spec, job.cell_size), None
     if job.source is not None:
@@ -194,7 +201,7 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
         adapters.append(grid_reference(job))
     concepts = plan_concepts(job, grids, adapters, repeats=repeats)
     job = replace(job, concepts=concepts.reference)
-    uncounted = "" if repeats else check_lengths(job, grids, spec, concepts.names)
+    text_notes = () if repeats else check_text(job, grids, spec, concepts.names)
     dtype = runtime.choose_dtype(job.dtype, device)
     windows, size = windows_of(spec, frames), clip.cell_size if clip else rules.cell_sizes[0]
     largest = grid_size(grids[0], spec, windows[0].count, size)
@@ -213,7 +220,7 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
         downloads=find_downloads(job, [adapter_reference(job, "consistent")]),
         remark=_remark(job, grids),
         adapter_notes=_adapter_notes(job, spec, grids),
-        uncounted=uncounted,
+        text_notes=text_notes,
     )
 
 

@@ -227,7 +227,7 @@ class LedBackbone:
         self.spec, self.network, self.device = self._own.spec, self._own.network, self._own.device
         self.encode, self.decode = self._own.encode, self._own.decode
         self.encode_text = self._own.encode_text
-        self.unknown_words, self.folds = self._own.unknown_words, self._own.folds
+        self.folds = self._own.folds
         self.use_tags = self._own.use_tags
 
     @property

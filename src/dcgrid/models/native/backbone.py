@@ -124,10 +124,6 @@ class NativeBackbone:
         """Let texts name tags; see `Backbone.use_tags`."""
         put_tags(self.parts.text, tags)
 
-    def unknown_words(self, text: str) -> tuple[str, ...]:
-        """Return the words of a text that the model never saw in training."""
-        return self.parts.text.tokenizer.unknown_words(text)
-
     @torch.no_grad()
     def velocity(
         self,

@@ -169,11 +169,6 @@ class WanBackbone:
         self._tagged = WanText(self.parts.segments)
         put_tags(self._tagged, tags)
 
-    def unknown_words(self, text: str) -> tuple[str, ...]:
-        """Return no word: UMT5 knows pieces of words, and so all words."""
-        del text
-        return ()
-
     @torch.no_grad()
     def velocity(
         self,
