@@ -1,5 +1,6 @@
 """Words that `mini` never learned: an edit of none but these is refused, others are named."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,8 @@ import pytest
 from dcgrid.errors import PromptError, UsageError
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.plan import plan_run, prepare_run
-from dcgrid.pipelines.script import StoryJob, scene_of
 from dcgrid.pipelines.story_plan import plan_story, prepare_story
-from tests.pipelines.runs import moving_square
+from tests.pipelines.runs import moving_square, story_job
 
 
 def planned(tmp_path: Path, **words: str) -> list[str]:
@@ -37,7 +37,7 @@ def test_other_models_read_pieces_of_words(tmp_path: Path) -> None:
 
 
 def test_a_story_of_words_alone_needs_a_model_that_can_make_one(tmp_path: Path) -> None:
-    job = StoryJob(scenes=(scene_of("rain", None), scene_of("night", None)), out=tmp_path)
+    job = replace(story_job(tmp_path, "rain", "night"), model="mini")
     with pytest.raises(UsageError, match="mini makes no character from words alone") as caught:
         plan_story(prepare_story(job))
     assert "--from" in (caught.value.hint or "")
