@@ -45,16 +45,27 @@ from dcgrid.cli.options import (
     parse_size,
 )
 from dcgrid.cli.output import Format, Output
+from dcgrid.pipelines.elements import ELEMENT_CLIPS, element_clip
 from dcgrid.pipelines.job import ComposeJob
 
 _First = Annotated[Path, typer.Argument(metavar="A", help="The video of the subject.")]
 _Second = Annotated[
-    Path, typer.Argument(metavar="B", help="The video of what is put with it: fire, water, sparks.")
+    Path | None,
+    typer.Argument(
+        metavar="[B]",
+        help="The video of what is put with it: fire, water, sparks.",
+        show_default="the program's own clip of --concept",
+    ),
 ]
 _Subject = Annotated[str, typer.Option("--subject", help='Who or what A shows, e.g. "a man".')]
 _Motion = Annotated[str, typer.Option("--motion", help='What the subject does, e.g. "dance".')]
 _Concept = Annotated[
-    str, typer.Option("--concept", help='What B shows, e.g. "a shower of sparks".')
+    str,
+    typer.Option(
+        "--concept",
+        help='What B shows, e.g. "a shower of sparks". Without B one of '
+        f"{', '.join(ELEMENT_CLIPS)}.",
+    ),
 ]
 _ConceptMotion = Annotated[
     str, typer.Option("--concept-motion", help='What that does, e.g. "spark motion".')
@@ -74,7 +85,7 @@ _Layout = Annotated[
 
 def compose(
     first: _First,
-    second: _Second,
+    second: _Second = None,
     subject: _Subject = "",
     motion: _Motion = "",
     concept: _Concept = "",
@@ -115,7 +126,12 @@ def compose(
 
     B takes the size of A, and both are cut to the shorter. Two fusions go beside A, named after
     both (a.b.fusion.mp4, a.b.fusion-2.mp4), with a contact sheet and a manifest for `dcgrid rerun`.
+    Without B, --concept names a clip that comes with the program: --concept sparks.
     """
+    if second is None:
+        element = element_clip(concept)
+        second, concept = element.path, element.phrase
+        concept_motion = concept_motion or element.motion
     job = ComposeJob(
         first=first,
         second=second,

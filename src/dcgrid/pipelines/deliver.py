@@ -270,7 +270,8 @@ def _result(
 ) -> Iterator[Shown]:
     """Yield the frames of a take."""
     job, noise = plan.prepared.job, None
-    if job.painted_by == "grid":
+    # Drops and sparks of a composition are those of its second clip.
+    if job.painted_by == "grid" and plan.prepared.grid.mode == "consistent":
         count = len(plan.prepared.grid.edit_of_cell)
         noises = cell_noise(plan.spec, count, plan.windows, source.plan, take.seed)
         noise = noises[take.cell]
