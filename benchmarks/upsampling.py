@@ -34,9 +34,10 @@ from dcgrid.errors import DcgridError
 from dcgrid.eval.encoders.faces import ArcFaceReader
 from dcgrid.models.base import ModelSpec
 from dcgrid.models.native.backbone import NativeBackbone
-from dcgrid.models.upsampler import WEIGHTS, GuidedUpsampler, load_upsampler
+from dcgrid.models.upsampler import WEIGHTS, Coefficients, GuidedUpsampler, load_upsampler
 from dcgrid.pipelines.plan import one_pass_rules
 from dcgrid.pipelines.progress import Silent
+from dcgrid.pipelines.upsampling import CellNoise
 from dcgrid.train.guides import misplaced
 from dcgrid.train.world.effects import DETERMINISTIC, render_effect
 from dcgrid.video.read import read_clip
@@ -136,14 +137,27 @@ class _Bench:
         return LargeClip(name=name, source_TCHW=frames_TCHW)
 
     def enlarged(
-        self, given_TCHW: Tensor, generated_TCHW: Tensor, source_TCHW: Tensor, every: int = 1
+        self,
+        given_TCHW: Tensor,
+        generated_TCHW: Tensor,
+        source_TCHW: Tensor,
+        every: int = 1,
+        luck_MFYX: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return every nth frame enlarged with the guide and without, in [0, 1]."""
+        """Return every nth frame enlarged with the guide and without, in [0, 1].
+
+        With the drifting noise of the cell the guided result has its drops.
+        """
         taken = slice(None, None, every)
         given, generated = given_TCHW[taken] * 2 - 1, generated_TCHW[taken] * 2 - 1
         source = source_TCHW[taken] * 2 - 1
-        known = self.upsampler.analyze(given, generated)
-        frames = [self.upsampler.apply(known, float(t), one) for t, one in enumerate(source)]
+        noise = None if luck_MFYX is None else _cell_noise(luck_MFYX, given_TCHW)
+        looks = None if noise is None else noise.looks(0, len(given_TCHW))[taken]
+        known = self.upsampler.analyze(given, generated, looks)
+        frames = [
+            self.upsampler.apply(known, float(t), one, _planes(noise, known, float(every * t)))
+            for t, one in enumerate(source)
+        ]
         plain = F.interpolate(generated, size=source.shape[-2:], mode="bicubic")
         return {
             "guided": torch.stack(frames) / 2 + 0.5,
@@ -171,9 +185,12 @@ class _Bench:
             for effect, edit in made.items():
                 truth_TCHW = _rendered(effect, clip.source_TCHW, 12.0, edit.luck_MFYX)
                 generated_TCHW = rearrange(edit.frames_THWC, "t h w c -> t c h w").float() / 255
-                results = self.enlarged(clip.given_TCHW, generated_TCHW, clip.source_TCHW, EVERY)
-                exact = self.enlarged(
-                    clip.given_TCHW, F.avg_pool2d(truth_TCHW, SCALE), clip.source_TCHW, EVERY
+                cells = (generated_TCHW, F.avg_pool2d(truth_TCHW, SCALE))
+                results, exact = (
+                    self.enlarged(
+                        clip.given_TCHW, cell_TCHW, clip.source_TCHW, EVERY, edit.luck_MFYX
+                    )
+                    for cell_TCHW in cells
                 )
                 results |= {f"{way} of truth": frames for way, frames in exact.items()}
                 shown = truth_TCHW[::EVERY]
@@ -216,11 +233,11 @@ class _Bench:
 
     def motion(self) -> str:
         """Compare what moves between the cell's frames with the truth at the source's rate."""
-        lines = ["effect      fps  motion energy / truth's: moved, held   PSNR: moved, held, dB"]
+        lines = ["effect      fps  motion energy / truth's: drops, moved   PSNR: drops, moved, dB"]
         for effect in [one for one in MOVING if one in self.effect_names]:
             for fps in RATES:
-                energy: dict[str, list[float]] = {"moved": [], "held": []}
-                scores: dict[str, list[float]] = {"moved": [], "held": []}
+                energy: dict[str, list[float]] = {"drops": [], "moved": []}
+                scores: dict[str, list[float]] = {"drops": [], "moved": []}
                 for name in self.options.clips[:3]:
                     for way, (share, score) in self._between(name, effect, fps).items():
                         energy[way].append(share)
@@ -233,7 +250,7 @@ class _Bench:
         return "\n".join(lines)
 
     def _between(self, name: str, effect: str, fps: float) -> dict[str, tuple[float, float]]:
-        """Return motion energy over the truth's, and PSNR, of the overlay moved and held."""
+        """Return motion energy over the truth's, and PSNR, with drops of the noise and without."""
         from dcgrid.train.world.luck import draw_luck
 
         clip = self.read(name, fps=fps)
@@ -247,13 +264,21 @@ class _Bench:
         picked = [round(t * fps / 12) for t in range(count)]
         given_TCHW = F.avg_pool2d(source_TCHW[picked], SCALE) * 2 - 1
         generated_TCHW = F.avg_pool2d(truth_TCHW[picked], SCALE) * 2 - 1
-        known = self.upsampler.analyze(given_TCHW, generated_TCHW)
-        still = replace(known, motion_TCHW=torch.zeros_like(known.motion_TCHW))
+        noise = _cell_noise(luck_MFYX, given_TCHW)
+        known = self.upsampler.analyze(given_TCHW, generated_TCHW, noise.looks(0, count))
+        without = self.upsampler.analyze(given_TCHW, generated_TCHW)
         last = picked[-1] + 1
         figures = {}
-        for way, coefficients in (("moved", known), ("held", still)):
+        for way, coefficients in (("drops", known), ("moved", without)):
             frames = [
-                self.upsampler.apply(coefficients, 12 * t / fps, source_TCHW[t] * 2 - 1) / 2 + 0.5
+                self.upsampler.apply(
+                    coefficients,
+                    12 * t / fps,
+                    source_TCHW[t] * 2 - 1,
+                    _planes(noise, coefficients, 12 * t / fps),
+                )
+                / 2
+                + 0.5
                 for t in range(last)
             ]
             frames_TCHW = torch.stack(frames)
@@ -317,6 +342,18 @@ def _reader(folder: Path) -> ArcFaceReader | None:
     except DcgridError as error:
         print(f"without faces: {error.message}", file=sys.stderr)
         return None
+
+
+def _cell_noise(luck_MFYX: Tensor, cell_TCHW: Tensor) -> CellNoise:
+    height, width = cell_TCHW.shape[-2:]
+    whole = slice(0, height), slice(0, width)
+    return CellNoise(values_MFYX=luck_MFYX, cell_size=(height, width), picture=whole)
+
+
+def _planes(noise: CellNoise | None, known: Coefficients, place: float) -> Tensor | None:
+    if noise is None or not known.planes:
+        return None
+    return noise.moments()(place, known.planes)
 
 
 def _rendered(effect: str, clip_TCHW: Tensor, fps: float, luck_MFYX: Tensor | None) -> Tensor:

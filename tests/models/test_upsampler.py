@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from dcgrid.errors import WeightsError
 from dcgrid.models.particles import FIELDS, PLANES
 from dcgrid.models.upsampler import (
-    GAIN,
+    SHARPNESS,
     UNCERTAIN,
     WEIGHTS,
     WINDOW,
@@ -149,7 +149,9 @@ def test_particles_lie_over_the_edit_as_strong_and_as_coloured_as_the_network_sa
     """Plane 3 at opacity 0.5 and in one colour: each pixel by hand."""
     model = GuidedUpsampler((4, 6)).requires_grad_(False)
     colour = torch.tensor([0.4, -0.2, 0.1])
-    model.particle_head.bias[12:16] = torch.cat((torch.tensor([0.5]), 0.5 * colour)) / GAIN
+    model.particle_head.bias[::4] = -10.0
+    model.particle_head.bias[12] = 2 / SHARPNESS
+    model.particle_head.bias[13:16] = (colour - 0.4) / SHARPNESS
     given, generated = pictures(2, 3, 16, 24), pictures(2, 3, 16, 24, seed=1)
     source, plane = pictures(3, 64, 96, seed=2), pictures(1, 64, 96, seed=3).abs()
     noise = torch.zeros(2, FIELDS + len(PLANES), 16, 24)

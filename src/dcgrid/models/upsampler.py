@@ -44,11 +44,11 @@ OVERLAY_SCALE = 4
 """Rows and columns of the overlay for each of the cell's."""
 FEATURES = 18 + FIELDS + len(PLANES)
 """Channels that the network looks at, see `_features`; the last are what noise says."""
-GAIN = 10.0
-"""What the head of the particles is multiplied by: planes are dark nearly everywhere, and without
-it their strength stood at a thirtieth of what it should be after 640 steps."""
-FAINT = 0.02
-"""Planes of particles that are nowhere stronger than so are left away."""
+SHARPNESS = 4.0
+"""What the head of the particles is multiplied by, so that it is learned as fast as all else: they
+are dark nearly everywhere."""
+FAINT = 0.05
+"""Planes of particles that are nowhere more opaque than so are left away."""
 WINDOW = 7
 """Side of the windows in which a first colour transform is fitted."""
 UNCERTAIN = 1e-3
@@ -218,7 +218,7 @@ class GuidedUpsampler(nn.Module):
         transform_BCHW = self._transform(half_BCHW, slope_BCHW, offset_BCHW)
         shown_BCHW = transform_colors(transform_BCHW, given_BCHW)
         overlay_BCHW = self._overlay(full_BCHW, shown_BCHW, generated_BCHW)
-        particles_BCHW = GAIN * self.particle_head(F.relu(half_BCHW))
+        particles_BCHW = self._particles(half_BCHW)
         rows, columns = OVERLAY_SCALE * height, OVERLAY_SCALE * width
         return (
             transform_BCHW[..., :height, :width],
@@ -268,7 +268,7 @@ class GuidedUpsampler(nn.Module):
         motion = [find_motion(one, other) for one, other in pairwise(extras)]
         nothing_TCHW = torch.zeros(0, 2, *given_TCHW.shape[-2:], device=device)
         by_plane_TNCHW = torch.cat(particles).unflatten(1, (len(PLANES), 4))
-        seen_N = by_plane_TNCHW.abs().amax((0, 2, 3, 4)) > FAINT
+        seen_N = by_plane_TNCHW[:, :, 0].amax((0, 2, 3)) > FAINT
         if noise_TCHW is None:
             seen_N[:] = False
         return Coefficients(
@@ -339,6 +339,15 @@ class GuidedUpsampler(nn.Module):
         lines_BCHW[:, [0, 4, 8]] = F.avg_pool2d(slope_BCHW, 2)
         lines_BCHW[:, -3:] = F.avg_pool2d(offset_BCHW, 2)
         return _resized(lines_BCHW + added_BCHW, slope_BCHW.shape[-2:])
+
+    def _particles(self, half_BCHW: Tensor) -> Tensor:
+        """Return opacity and premultiplied colour of each plane of particles."""
+        drawn_BCHW = SHARPNESS * self.particle_head(F.relu(half_BCHW))
+        by_plane_BNCHW = drawn_BCHW.unflatten(1, (len(PLANES), 4))
+        # At first all are there, faint and pale.
+        opacity_BN1HW = torch.sigmoid(by_plane_BNCHW[:, :, :1] - 2)
+        colour_BNCHW = opacity_BN1HW * (by_plane_BNCHW[:, :, 1:] + 0.4)
+        return torch.cat((opacity_BN1HW, colour_BNCHW), dim=2).flatten(1, 2)
 
     def _overlay(self, full_BCHW: Tensor, shown_BCHW: Tensor, generated_BCHW: Tensor) -> Tensor:
         """Return opacity and premultiplied colour of what the transform does not explain."""
@@ -423,7 +432,7 @@ def _with_particles(overlay_BCHW: Tensor, particles_BCHW: Tensor, planes_BNHW: T
     size = overlay_BCHW.shape[-2:]
     by_plane_BNCHW = _resized(particles_BCHW, size).unflatten(1, (-1, 4))
     laid_BCHW = torch.einsum("bnhw,bnchw->bchw", planes_BNHW, by_plane_BNCHW)
-    clear_B1HW = 1 - laid_BCHW[:, :1].clamp(0, 0.95)
+    clear_B1HW = 1 - laid_BCHW[:, :1].clamp(max=0.95)
     opacity_B1HW = 1 - (1 - overlay_BCHW[:, :1]) * clear_B1HW
     colour_BCHW = overlay_BCHW[:, 1:] * clear_B1HW + laid_BCHW[:, 1:]
     return torch.cat((opacity_B1HW, colour_BCHW), dim=1)

@@ -16,6 +16,7 @@ from dcgrid.pipelines.lora import lora_lines, parse_lora
 from dcgrid.pipelines.memory import MemoryNeed, grid_size, plan_memory
 from dcgrid.pipelines.outputs import OutputPaths, name_outputs
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve
+from dcgrid.pipelines.times import Work, expected_seconds, time_line
 from dcgrid.pipelines.windows import Join, Window, plan_windows
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class RunPlan:
             *self.concepts.lines(),
             *self.text_notes,
             result_line(self.prepared.job, self.clips[0]),
+            time_line(self.work),
             f"Files: {', '.join(path.name for path in self.prepared.outputs.all())}.",
         ]
         if len(self.windows) > 1:
@@ -169,10 +171,23 @@ class RunPlan:
             "offload": self.need.offload,
             "quantize": self.need.quantize,
             "available_bytes": self.available_bytes,
+            "expected_s": expected_seconds(self.work),
             "downloads": dict(self.downloads),
             "outputs": [str(path) for path in self.prepared.outputs.all()],
             "notes": [*self.clip_lines(), *self.adapter_notes],
         }
+
+    @property
+    def work(self) -> Work:
+        """How much there is to do."""
+        job, clip = self.prepared.job, self.clips[0]
+        steps = self.prepared.grid.num_inference_steps * len(self.windows) * job.candidates
+        return Work(
+            setting=f"{self.spec.name} on {self.device}, {self.dtype}",
+            tokens=self.tokens * steps,
+            pixels=result_pixels(job, clip) * sum(map(len, self.prepared.outputs.videos)),
+            duration_s=clip.duration_s,
+        )
 
 
 def prepare_run(job: GridJob, recipe_dir: Path | None = None) -> PreparedRun:
@@ -395,6 +410,15 @@ def one_pass_rules(spec: "ModelSpec") -> "ClipRules":
 def result_size(job: GridJob, clip: "ClipPlan") -> tuple[int, int]:
     """Return height and width of a result that has a source, before sides are made even."""
     return clip.scaled_size if job.upsample == "none" else (clip.info.height, clip.info.width)
+
+
+def result_pixels(job: GridJob, clip: "ClipPlan") -> int:
+    """Return the pixels of all frames of a result that has a source."""
+    height, width = result_size(job, clip)
+    rate = (
+        clip.fps if job.fps == "model" else float(clip.info.rate or clip.info.fps_avg or clip.fps)
+    )
+    return height * width * max(1, round(clip.duration_s * rate))
 
 
 def result_line(job: GridJob, clip: "ClipPlan") -> str:

@@ -28,6 +28,7 @@ from dcgrid.pipelines.paint import paint_windows
 from dcgrid.pipelines.plan import RunPlan
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.team import Team
+from dcgrid.pipelines.times import keep_rates
 from dcgrid.runtime import device as runtime
 
 
@@ -121,6 +122,8 @@ def carry_out(
         manifest = _manifest(plan, footage, model, watch.seconds, records)
         write_manifest(staged.stage(plan.prepared.outputs.manifest), manifest)
         staged.commit()
+    if job.painted_by == "grid":
+        keep_rates(plan.work, watch.seconds)
     return RunResult(
         manifest=manifest,
         files=plan.prepared.outputs.all(),

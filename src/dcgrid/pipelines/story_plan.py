@@ -20,13 +20,16 @@ from dcgrid.pipelines.plan import (
     clip_rules,
     download_lines,
     find_downloads,
+    geometry_of,
     memory_words,
     result_line,
+    result_pixels,
     windows_line,
     windows_of,
 )
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.script import StoryJob, resolve_story
+from dcgrid.pipelines.times import Work, time_line
 from dcgrid.pipelines.windows import Window
 
 if TYPE_CHECKING:
@@ -109,10 +112,26 @@ class StoryPlan:
             *self.concepts.lines(),
             *self.text_notes,
             result_line(job, self.clip) if self.clip else self._text_line(),
+            *([time_line(self._work(self.clip))] if self.clip else []),
             f"Files: {', '.join(path.name for path in self.prepared.outputs.all())}.",
             *([self.remark] if self.remark else []),
             *download_lines(self.downloads),
         ]
+
+    def _work(self, clip: "ClipPlan") -> Work:
+        """Return how much there is to do; the reel shows every scene once more."""
+        from dcgrid.grid.layout import cell_token_shape
+
+        shape = cell_token_shape(self.windows[0].count, *self.cell_size, geometry_of(self.spec))
+        passes = sum(grid.rows * grid.cols * grid.num_inference_steps for grid in self.grids)
+        job, outputs = self.prepared.job, self.prepared.outputs
+        shown = len(job.scenes) * (1 if outputs.reel is None else 2)
+        return Work(
+            setting=f"{self.spec.name} on {self.device}, {self.dtype}",
+            tokens=shape.count * passes * len(self.windows),
+            pixels=result_pixels(job, clip) * shown,
+            duration_s=clip.duration_s,
+        )
 
     def _text_line(self) -> str:
         from dcgrid.pipelines.upsampling import text_size

@@ -1,0 +1,97 @@
+"""How long a run will take, by what earlier runs of the same model took on this machine.
+
+    seconds = (set-up) + (to generate) * steps * windows + (to write) * pixels of the results
+
+Each run leaves its rates in the cache folder; the next plan multiplies. Nothing is guessed: before
+the first run of a model the time is not known.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcgrid import hub
+
+LONG_S = 20.0
+"""A run that takes longer is told what half of the clip would take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """How much a run has to do."""
+
+    setting: str
+    """Model, device and number format: what rates are kept by."""
+    tokens: int
+    """Tokens to generate: of a grid, times steps, times windows, times candidates."""
+    pixels: int
+    """Pixels of all frames of all results."""
+    duration_s: float
+    """Seconds of the clip."""
+
+
+def keep_rates(work: Work, timings_s: Mapping[str, float]) -> None:
+    """Keep what a run took, for the plans of the next; a cache that cannot be written is no error.
+
+    Args:
+        work: What it did.
+        timings_s: Seconds of its stages "read", "load", "fill" and "write".
+    """
+    rates = {
+        "setup": timings_s.get("read", 0.0) + timings_s.get("load", 0.0),
+        "token": timings_s.get("fill", 0.0) / work.tokens,
+        "pixel": timings_s.get("write", 0.0) / work.pixels,
+    }
+    known = {**_kept(), work.setting: rates}
+    part = _path().with_suffix(f".{os.getpid()}.part")
+    with suppress(OSError):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(known))
+        part.replace(_path())
+
+
+def expected_seconds(work: Work, share: float = 1.0) -> float | None:
+    """Return how long a run of this share of the clip will take; None: not known."""
+    rates = _kept().get(work.setting)
+    if rates is None:
+        return None
+    return rates["setup"] + share * (rates["token"] * work.tokens + rates["pixel"] * work.pixels)
+
+
+def time_line(work: Work) -> str:
+    """Return what a plan says of the time, as a sentence."""
+    seconds = expected_seconds(work)
+    if seconds is None:
+        return f"Time: not known before a first run with {work.setting}."
+    line = f"Time: about {_told(seconds)}, by the last run with {work.setting}"
+    shorter = expected_seconds(work, 0.5)
+    if seconds > LONG_S and shorter is not None:
+        return f"{line}; --duration {work.duration_s / 2:.1f} would take about {_told(shorter)}."
+    return f"{line}."
+
+
+def _told(seconds: float) -> str:
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 100 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _path() -> Path:
+    return hub.cache_dir() / "rates.json"
+
+
+def _kept() -> dict[str, dict[str, float]]:
+    """Return the rates kept; none if the file is missing, damaged or of another version."""
+    try:
+        found = json.loads(_path().read_text())
+        return {
+            setting: {name: float(rates[name]) for name in ("setup", "token", "pixel")}
+            for setting, rates in found.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
