@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from dcgrid.cli.main import main
 from dcgrid.pipelines.elements import ELEMENT_CLIPS
 from dcgrid.train.world.fusion import ELEMENTS
 from dcgrid.video.read import probe
+from dcgrid.video.write import write_pieces
 from tests.pipelines.runs import moving_square
 
 
@@ -44,3 +46,15 @@ def test_without_a_second_clip_the_name_must_be_known(
     error = capsys.readouterr().err
     assert "sparks, fire, smoke" in error
     assert concept in error
+
+
+@pytest.mark.parametrize(("level", "said"), [(120, True), (10, False)])
+def test_a_plan_says_that_b_is_a_scene_and_no_element(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], level: int, said: bool
+) -> None:
+    first = moving_square(tmp_path / "a.mp4", 12, size=(96, 160))
+    frames = torch.full((12, 96, 160, 3), level, dtype=torch.uint8)
+    write_pieces(tmp_path / "b.mp4", lambda: [frames], 12, num_frames=12)
+    assert main(["compose", str(first), str(tmp_path / "b.mp4"), "--dry-run"]) == 0
+    shown = "mini learned elements on dark ground" in capsys.readouterr().out
+    assert shown is said

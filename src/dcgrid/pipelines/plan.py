@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PixelKey = tuple[str, int, int | None]
 """An edit or scene, its cell, the seed of its noise (None in manifests that do not say it)."""
+DARK, DARK_SHARE = 60, 0.5
+"""A clip is an element on dark ground if this part of its first frame is darker than so, of 255."""
 LONGEST_FRAMES = 1_000_001
 """Most frames of a whole clip, painted in windows; a day at 12 frames a second."""
 
@@ -270,7 +272,30 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
             *adapter_lines(spec, [adapter] if adapter else [], [grid], job.loras),
             *multi_dc_lines(reference, adapter, job.loras),
         ),
-        text_notes=text_notes,
+        text_notes=(*text_notes, *_backdrop_notes(job, spec, clips)),
+    )
+
+
+def _backdrop_notes(
+    job: GridJob, spec: "ModelSpec", clips: Sequence["ClipPlan"]
+) -> tuple[str, ...]:
+    """Return what to expect of a second clip that is more than an element on dark ground.
+
+    Small models learned to compose with such elements alone; one frame of the clip is decoded.
+    """
+    from dcgrid.video.read import read_clip
+
+    if len(clips) < 2 or spec.paints_from_text:
+        return ()
+    rules = replace(clip_rules(spec), default_frames=1, longest=None, keeps_all=False)
+    clip, _ = read_clip(job.inputs[1], rules, start_s=clips[1].start_s)
+    dark = float((clip.frames_THWC.float().mean(-1) < DARK).float().mean())
+    if dark >= DARK_SHARE:
+        return ()
+    return (
+        f"B: {job.inputs[1].name} is dark in {100 * dark:.0f} % of its picture; {spec.name} learned "
+        "elements on dark ground (fire, sparks, smoke), and of a whole scene it takes the light "
+        "and the colours of everything in it.",
     )
 
 
