@@ -56,5 +56,5 @@ def test_a_plan_says_that_b_is_a_scene_and_no_element(
     frames = torch.full((12, 96, 160, 3), level, dtype=torch.uint8)
     write_pieces(tmp_path / "b.mp4", lambda: [frames], 12, num_frames=12)
     assert main(["compose", str(first), str(tmp_path / "b.mp4"), "--dry-run"]) == 0
-    shown = "mini learned elements on dark ground" in capsys.readouterr().out
+    shown = "learned elements on dark ground" in capsys.readouterr().out
     assert shown is said

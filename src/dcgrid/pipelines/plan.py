@@ -293,9 +293,9 @@ def _backdrop_notes(
     if dark >= DARK_SHARE:
         return ()
     return (
-        f"B: {job.inputs[1].name} is dark in {100 * dark:.0f} % of its picture; {spec.name} learned "
-        "elements on dark ground (fire, sparks, smoke), and of a whole scene it takes the light "
-        "and the colours of everything in it.",
+        f"B: {job.inputs[1].name} is dark in {100 * dark:.0f} % of its picture only; {spec.name} "
+        "learned elements on dark ground (fire, sparks, smoke), and of a whole scene it takes the "
+        "light and the colours of everything in it.",
     )
 
 
