@@ -507,3 +507,28 @@ def test_without_a_share_no_chance_is_drawn_for_estimates():
     state = torch.zeros(1, 1, 1, 1, 2, 2), torch.ones(1, 1, 1)
     assert drawn_estimate(lambda *_: 1 / 0, state, 0.0, generator) is None
     assert torch.equal(generator.get_state(), before)
+
+
+def test_weights_in_pieces_are_gathered_whether_an_estimate_is_drawn_or_not():
+    """Each process draws for itself; one that made a pass less would leave the others waiting."""
+    calls = []
+
+    def velocity(*state):
+        calls.append(state)
+        return torch.rand(1, 1, 1, 1, 2, 2)
+
+    state = torch.zeros(1, 1, 1, 1, 2, 2), torch.ones(1, 1, 1)
+    found = []
+    for seed in range(20):
+        torch.manual_seed(3)
+        alone = drawn_estimate(velocity, state, 0.5, seeded(seed))
+        drawn, calls[:] = len(calls), []
+        after = torch.rand(4)
+        torch.manual_seed(3)
+        shared = drawn_estimate(velocity, state, 0.5, seeded(seed), in_pieces=True)
+        assert len(calls) == 1
+        assert (alone is None) == (shared is None) == (drawn == 0)
+        assert torch.equal(torch.rand(4), after)  # what comes next draws the same dropout
+        found.append(shared is None)
+        calls.clear()
+    assert 3 < sum(found) < 17

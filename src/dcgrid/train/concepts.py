@@ -31,6 +31,7 @@ from dcgrid.train.data.material import Example
 from dcgrid.train.estimates import check_self_conditioning, drawn_estimate
 from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
 from dcgrid.train.grids import SINGLE, masking_of, token_places
+from dcgrid.train.scale import in_pieces
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import chance, pick
 
@@ -262,5 +263,11 @@ class ConceptStage:
                 )
                 return found.float()
 
-            estimate = drawn_estimate(velocity, (noised, time_BKF), share, generator)
+            estimate = drawn_estimate(
+                velocity,
+                (noised, time_BKF),
+                share,
+                generator,
+                in_pieces=in_pieces(self.dit.network),
+            )
             return velocity(noised, time_BKF, estimate)

@@ -3,6 +3,8 @@
 Paper: sec. 8, Table 5 (probability 0.9; none in Grid-Fill)
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,8 @@ def drawn_estimate(
     state: tuple[Tensor, Tensor],
     share: float,
     generator: torch.Generator | None,
+    *,
+    in_pieces: bool = False,
 ) -> Tensor | None:
     """Return the network's first estimate of the clean latents in a share of cases, else None.
 
@@ -49,8 +53,15 @@ def drawn_estimate(
         state: Noisy cells BKCFYX and their times BKF; the estimate is of this very state.
         share: Probability of an estimate; at 0 no chance is drawn.
         generator: Source of chance; None: only with a share of 0.
+        in_pieces: True: weights lie in pieces on several processes, which draw for themselves but
+            must all gather them equally often; an estimate that was not drawn is made and left.
     """
-    if not share or generator is None or chance(generator) >= share:
+    if not share or generator is None:
         return None
-    with torch.no_grad():
-        return clean_estimate(state[0], velocity(*state, None), state[1])
+    drawn = chance(generator) < share
+    if not drawn and not in_pieces:
+        return None
+    # The dropout of what follows is the same whether an estimate is left or never made.
+    with torch.no_grad(), nullcontext() if drawn else torch.random.fork_rng():
+        estimate = clean_estimate(state[0], velocity(*state, None), state[1])
+    return estimate if drawn else None

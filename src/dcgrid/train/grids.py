@@ -33,6 +33,7 @@ from dcgrid.train.estimates import drawn_estimate
 from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
 from dcgrid.train.panes import FusionPool, PanePool, PaneSet
 from dcgrid.train.sampled import SampledGrid, SampledGrids, needs_world, painted_share
+from dcgrid.train.scale import in_pieces
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import chance
 
@@ -195,7 +196,13 @@ class GridStage:
                 found = self.dit(shown, time_BKF, text, places, route_KA, estimate).float()
                 return narrow_cells(found, patch) if offset else found
 
-            estimate = drawn_estimate(velocity, (noised, time_BKF), share, generator)
+            estimate = drawn_estimate(
+                velocity,
+                (noised, time_BKF),
+                share,
+                generator,
+                in_pieces=in_pieces(self.dit.network),
+            )
             return velocity(noised, time_BKF, estimate)
 
     def _route_on(self, device: torch.device) -> torch.Tensor | None:
