@@ -38,6 +38,7 @@ from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import resolve_edits
 from dcgrid.prompts.segments import Prompt
+from dcgrid.runtime.device import choose_dtype
 from dcgrid.train.captions import Captions, world_captions
 from dcgrid.train.grids import GRID, token_places
 from dcgrid.train.panes import PaneSet
@@ -97,7 +98,7 @@ def backbone_of(networks: Networks, variant: Variant) -> NativeBackbone:
         dit=networks.dit,
         text=networks.text,
     )
-    backbone = NativeBackbone(spec, parts, torch.bfloat16)
+    backbone = NativeBackbone(spec, parts, choose_dtype("auto", CPU))
     backbone.use_given(clean=variant.given == "clean", first=variant.given_first)
     return backbone
 
