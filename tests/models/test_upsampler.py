@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from dcgrid.errors import WeightsError
+from dcgrid.models.block_motion import find_motion
 from dcgrid.models.particles import FIELDS, PLANES
 from dcgrid.models.upsampler import (
     SHARPNESS,
@@ -15,7 +16,6 @@ from dcgrid.models.upsampler import (
     WEIGHTS,
     WINDOW,
     GuidedUpsampler,
-    find_motion,
     load_upsampler,
 )
 from dcgrid.models.weights import save_weights

@@ -184,8 +184,9 @@ class RunPlan:
         """How much there is to do."""
         job, clip = self.prepared.job, self.clips[0]
         steps = self.prepared.grid.num_inference_steps * len(self.windows) * job.candidates
+        method = "" if job.painted_by == "grid" else f", {job.painted_by}"
         return Work(
-            setting=f"{self.spec.name} on {self.device}, {self.dtype}",
+            setting=f"{self.spec.name} on {self.device}, {self.dtype}{method}",
             tokens=self.tokens * steps,
             pixels=result_pixels(job, clip) * sum(map(len, self.prepared.outputs.videos)),
             duration_s=clip.duration_s,

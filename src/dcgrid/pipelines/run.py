@@ -122,8 +122,7 @@ def carry_out(
         manifest = _manifest(plan, footage, model, watch.seconds, records)
         write_manifest(staged.stage(plan.prepared.outputs.manifest), manifest)
         staged.commit()
-    if job.painted_by == "grid":
-        keep_rates(plan.work, watch.seconds)
+    keep_rates(plan.work, watch.seconds)
     return RunResult(
         manifest=manifest,
         files=plan.prepared.outputs.all(),
