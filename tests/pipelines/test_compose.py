@@ -15,7 +15,7 @@ from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.pipelines.request import GridRequest
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 from dcgrid.pipelines.resolve import resolve_fusions
-from tests.pipelines.runs import Silence, decoded, moving_square, run
+from tests.pipelines.runs import decoded, moving_square, run
 
 
 @pytest.fixture
@@ -152,9 +152,3 @@ def test_an_input_is_never_overwritten(pair: tuple[Path, Path]) -> None:
         prepare_run(compose_job(pair, out=pair[1], force=True))
     with pytest.raises(Exception, match="is an input"):
         prepare_run(compose_job(pair, out=pair[1], force=True, layout="composition-1x3"))
-
-
-def test_words_the_model_never_saw_are_named(pair: tuple[Path, Path]) -> None:
-    progress = Silence()
-    run(compose_job(pair, concept="a zygomorphic rain"), progress)
-    assert any("zygomorphic" in line for line in progress.warnings)

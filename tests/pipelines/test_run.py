@@ -221,12 +221,6 @@ def test_an_interrupt_while_the_last_file_is_written_leaves_no_file(
     assert [path.name for path in clip.parent.iterdir()] == ["input.mp4"]
 
 
-def test_words_the_model_never_saw_are_named(clip: Path) -> None:
-    progress = Silence()
-    run(job(clip, effects=(), prompt="a zygomorphic night"), progress)
-    assert any("zygomorphic" in line for line in progress.warnings)
-
-
 def test_too_little_memory_is_told(clip: Path) -> None:
     plan = replace(plan_run(prepare_run(job(clip))), available_bytes=1)
     progress = Silence()

@@ -139,7 +139,7 @@ def test_both_files_are_written_and_load_back(job_of, out):
         token.strip("[]") for token in TOKENS
     )
     assert all(tag_E.any() for tag_E in backbone.parts.text.tags)
-    assert backbone.unknown_words(spec.prompts[0]) == ()
+    assert backbone.parts.text.unknown_words(spec.prompts[0]) == ()
 
 
 def test_each_phase_moves_its_own_side_and_tokens_only(job_of, watched):

@@ -60,7 +60,7 @@ def test_four_stages_make_a_model_that_loads(trained):
     )
     assert report.matched == report.total > 0
     assert report.mean_delta > 0
-    assert backbone.unknown_words("dog face in heavy rain zyzzyva") == ("zyzzyva",)
+    assert backbone.parts.text.unknown_words("dog face in heavy rain zyzzyva") == ("zyzzyva",)
     _, facts = read_weights(trained / "dit.safetensors")
     assert (facts["stage"], facts["steps"], facts["model"]) == ("base", "4", "tiny")
 

@@ -52,7 +52,7 @@ _First = Annotated[Path, typer.Argument(metavar="A", help="The video of the subj
 _Second = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[B]",
+        metavar="B",
         help="The video of what is put with it: fire, water, sparks.",
         show_default="the program's own clip of --concept",
     ),

@@ -142,7 +142,3 @@ def test_each_cell_reads_the_segments_visible_to_it(backbone: NativeBackbone) ->
         expected = torch.cat([backbone.parts.text([words])[0][0] for words in texts])
         held = text.tokens_BKLE[0, cell][text.valid_BKL[0, cell]]
         torch.testing.assert_close(held, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_unknown_words_reach_the_user(backbone: NativeBackbone) -> None:
-    assert backbone.unknown_words("rain in the jungle") == ("jungle",)
