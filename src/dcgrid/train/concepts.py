@@ -31,7 +31,7 @@ from dcgrid.train.data.material import Example
 from dcgrid.train.estimates import check_self_conditioning, drawn_estimate
 from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
 from dcgrid.train.grids import SINGLE, masking_of, token_places
-from dcgrid.train.scale import in_pieces
+from dcgrid.train.pieces import in_pieces
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import chance, pick
 
@@ -268,6 +268,6 @@ class ConceptStage:
                 (noised, time_BKF),
                 share,
                 generator,
-                in_pieces=in_pieces(self.dit.network),
+                in_pieces=any(map(in_pieces, self.dit.parameters())),
             )
             return velocity(noised, time_BKF, estimate)

@@ -32,8 +32,8 @@ from dcgrid.train.captions import Captions
 from dcgrid.train.estimates import drawn_estimate
 from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
 from dcgrid.train.panes import FusionPool, PanePool, PaneSet
+from dcgrid.train.pieces import in_pieces
 from dcgrid.train.sampled import SampledGrid, SampledGrids, needs_world, painted_share
-from dcgrid.train.scale import in_pieces
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import chance
 
@@ -201,7 +201,7 @@ class GridStage:
                 (noised, time_BKF),
                 share,
                 generator,
-                in_pieces=in_pieces(self.dit.network),
+                in_pieces=any(map(in_pieces, self.dit.parameters())),
             )
             return velocity(noised, time_BKF, estimate)
 

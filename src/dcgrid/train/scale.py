@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
@@ -62,11 +62,6 @@ class _SharedBlocks(nn.Module):
         for block in self.blocks:
             tokens_BSD = block(tokens_BSD, context)
         return tokens_BSD
-
-
-def in_pieces(network: nn.Module) -> bool:
-    """Return True if weights lie in pieces: each forward pass is one of all processes together."""
-    return any(isinstance(module, FSDPModule) for module in network.modules())
 
 
 def scale_transformer(dit: WanTransformer, settings: ScaleSettings, processes: Processes) -> None:
