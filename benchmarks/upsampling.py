@@ -10,7 +10,7 @@ what happens between two frames of a cell, at higher rates; and what frames of 1
 Faces are found with SCRFD and embedded with ArcFace, as `dcgrid eval` does (extra `eval`); without
 the two files of ../shared/weights that part is left out.
 
-Letters: T frames, C the 3 colours, H W height/width, M F Y X as in dcgrid/train/world/luck.py.
+Letters: T frames, C the 3 colours, H W height/width, M F Y X as in dcgrid/models/drift.py.
 """
 
 import argparse

@@ -83,13 +83,16 @@ class DriftingNoise:
     scale: float = 1.0
     """Pixels of that clip for each pixel of a cell."""
     _drawn: dict[tuple[int, PointLook], tuple[int, int, torch.Tensor]] = field(
-        default_factory=dict, repr=False, compare=False
+        init=False, default_factory=dict, repr=False, compare=False
     )
     """Of each look the latent frame last drawn, its margin above and below, and the picture."""
 
     def at(self, seconds: float) -> "DriftingNoise":
         """Return the same noise at one moment; what was drawn for others near it is used again."""
-        return replace(self, seconds_T=torch.tensor([seconds]))
+        moment = replace(self, seconds_T=torch.tensor([seconds]))
+        # Only here: a copy of another size must not find pictures of this one.
+        object.__setattr__(moment, "_drawn", self._drawn)
+        return moment
 
     @property
     def block(self) -> float:

@@ -451,13 +451,23 @@ def load_text_encoder(name: str, path: Path) -> TextEncoder:
 
 def _own_text(native: NativeConfig, path: Path) -> TextEncoder:
     config = native.text
-    _, facts = read_weights(path)
-    words = facts.get("vocabulary")
-    if config is None or not isinstance(words, list) or not all(isinstance(w, str) for w in words):
-        raise WeightsError(f"{path} names no vocabulary", hint="install dcgrid again")
-    encoder = TextEncoder(config, WordTokenizer(words))
+    if config is None:
+        raise WeightsError(f"{path} is of a model that reads no list of words")
+    encoder = TextEncoder(config, WordTokenizer(read_vocabulary(path)))
     load_weights(path, encoder)
     return encoder
+
+
+def read_vocabulary(path: Path) -> list[str]:
+    """Return the words that a text encoder knows, from its weight file.
+
+    Raises:
+        WeightsError: The file is missing or damaged, or names none.
+    """
+    words = read_weights(path)[1].get("vocabulary")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise WeightsError(f"{path} names no vocabulary", hint="install dcgrid again")
+    return words
 
 
 def _load_parts(native: _Native, folder: Path) -> tuple[NativeParts, bool]:

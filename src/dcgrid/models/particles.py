@@ -9,6 +9,7 @@ Letters: N planes, T frames, H W height/width.
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeAlias
 
 import torch
 from torch.nn import functional
@@ -55,47 +56,37 @@ FOLD_TEXELS = 32
 """Pixels of a block of them."""
 
 
-def rain(noise: DriftingNoise) -> torch.Tensor:
-    """Return near drops, opacity THW."""
-    return noise.points(FALL_FAST, MIDDLE_RAIN) + noise.points(FALL_FAST, RAIN)
+Plane: TypeAlias = Callable[[DriftingNoise], torch.Tensor]
+"""Draws opacity, THW, not clamped."""
 
 
-def far_rain(noise: DriftingNoise) -> torch.Tensor:
-    """Return drops far away, opacity THW."""
-    return noise.points(FALL, FAR_RAIN)
+def _points(*shown: tuple[int, PointLook]) -> Plane:
+    """Return a plane on which groups of points add up, each with its look."""
+
+    def plane(noise: DriftingNoise) -> torch.Tensor:
+        total = noise.points(*shown[0])
+        for group, look in shown[1:]:
+            total = total + noise.points(group, look)
+        return total
+
+    return plane
+
+
+rain = _points((FALL_FAST, MIDDLE_RAIN), (FALL_FAST, RAIN))
+far_rain = _points((FALL, FAR_RAIN))
+flakes = _points((FALL_SLOW, MIDDLE_FLAKES), (FALL, NEAR_FLAKES))
+far_flakes = _points((FALL_SLOW, FAR_FLAKES))
+sparks = _points((RISE, SPARKS))
+fine_sparks = _points((RISE, FINE_SPARKS))
+embers = _points((RISE, EMBERS))
 
 
 def splashes(noise: DriftingNoise) -> torch.Tensor:
-    """Return rings where drops end, opacity THW."""
+    """Return rings where near drops end, opacity THW."""
     return noise.bursts(FALL_FAST, SPLASHES)
 
 
-def flakes(noise: DriftingNoise) -> torch.Tensor:
-    """Return near flakes, opacity THW."""
-    return noise.points(FALL_SLOW, MIDDLE_FLAKES) + noise.points(FALL, NEAR_FLAKES)
-
-
-def far_flakes(noise: DriftingNoise) -> torch.Tensor:
-    """Return flakes far away, opacity THW."""
-    return noise.points(FALL_SLOW, FAR_FLAKES)
-
-
-def sparks(noise: DriftingNoise) -> torch.Tensor:
-    """Return large sparks with trails, opacity THW."""
-    return noise.points(RISE, SPARKS)
-
-
-def fine_sparks(noise: DriftingNoise) -> torch.Tensor:
-    """Return small sparks, opacity THW."""
-    return noise.points(RISE, FINE_SPARKS)
-
-
-def embers(noise: DriftingNoise) -> torch.Tensor:
-    """Return embers that rise from a fire, opacity THW."""
-    return noise.points(RISE, EMBERS)
-
-
-PLANES: tuple[Callable[[DriftingNoise], torch.Tensor], ...] = (
+PLANES: tuple[Plane, ...] = (
     rain, far_rain, splashes, flakes, far_flakes, sparks, fine_sparks, embers,
 )  # fmt: skip
 """What the guided upsampler may lay over a picture; the order is that of its weights."""

@@ -13,6 +13,7 @@ from dcgrid.models.loading import (
     checkout_folder,
     is_here,
     is_native,
+    read_vocabulary,
     text_encoder_of,
     weight_files,
 )
@@ -20,7 +21,6 @@ from dcgrid.models.native.t5 import missing_t5_files, t5_counter
 from dcgrid.models.native.text import WordTokenizer
 from dcgrid.models.wan.parts import Foreign, load_tokenizer
 from dcgrid.models.wan.text import clean_text
-from dcgrid.models.weights import read_weights
 
 Count = Callable[[str], int]
 """Returns the tokens of a text."""
@@ -96,7 +96,7 @@ def word_tokenizer(model: str, tags: Sequence[str] = ()) -> WordTokenizer | None
     path = weight_files(model).get("text")
     if path is None or not path.is_file():
         return None
-    return WordTokenizer(read_weights(path)[1]["vocabulary"], tags)
+    return WordTokenizer(read_vocabulary(path), tags)
 
 
 def _t5_counter(source: str, tags: Sequence[str]) -> TextCounter:

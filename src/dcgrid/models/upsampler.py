@@ -15,9 +15,9 @@ drifts: how much there is of the drops, flakes and sparks that the noise stands 
 colour. A cell is too small to show them (models/particles.py, docs/decisions/0024).
 
 Where the generated cell shows something else than the given one (it moves, it stands differently,
-it is new) the opacity is 1, and what is generated is enlarged without the source. The network sees
-pixels only, so it serves every model. Everything at full size is a handful of sums, so it keeps up
-with a video.
+it is new) the opacity is 1, and what is generated is enlarged without the source. But for that
+noise the network sees pixels only, so it serves every model. Everything at full size is a handful
+of sums, so it keeps up with a video.
 
 Letters: T frames, C channels, H W height/width of a cell, B batch (frames of whatever clips), N
 planes of particles.
@@ -233,7 +233,7 @@ class GuidedUpsampler(nn.Module):
             noise_TCHW: `FIELDS` soft fields and all `PLANES` of each frame; None: not known.
 
         Returns:
-            What `apply` needs, on the network's device; 220 bytes for each pixel of a frame.
+            What `apply` needs, on the network's device; about 230 bytes for each pixel of a frame.
 
         Raises:
             ValueError: The shapes differ or are none of clips.

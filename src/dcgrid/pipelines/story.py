@@ -252,7 +252,7 @@ def _taken(
             seed=seed,
             score=scores.get(cells[best]),
         )
-        scenes.append(TakenScene(take=take, clip=clip, cells=len(grid.edit_of_cell)))
+        scenes.append(TakenScene(take=take, clip=clip))
     return scenes
 
 

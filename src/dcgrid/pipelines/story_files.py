@@ -46,8 +46,6 @@ class TakenScene:
     """Where it goes, its score and the hash of its pixels."""
     clip: PaintedClip
     """Its frames."""
-    cells: int
-    """Cells of the grid that it is of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,10 +119,9 @@ def _scene_results(
     wanted = model_rate(plan.spec) if job.fps == "model" else None
 
     def results(scene: TakenScene, rate: Fraction | None) -> Iterator[Shown]:
-        noises = cell_noise(
-            plan.spec, scene.cells, plan.windows, footage.plan, scene.take.seed or 0
-        )
-        upsampler = upsampler_for(job, footage.plan, plan.device, noises[scene.take.cell])
+        take, cells = scene.take, len(plan.grids[0].edit_of_cell)  # grids are of one layout
+        noises = cell_noise(plan.spec, cells, plan.windows, footage.plan, take.seed)
+        upsampler = upsampler_for(job, footage.plan, plan.device, noises[take.cell])
         return upsampled(footage, plan.windows, scene.clip.pieces(), upsampler, rate or wanted)
 
     return results

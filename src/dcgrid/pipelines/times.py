@@ -66,14 +66,14 @@ def time_line(work: Work) -> str:
     seconds = expected_seconds(work)
     if seconds is None:
         return f"Time: not known before a first run with {work.setting}."
-    line = f"Time: about {_told(seconds)}, by the last run with {work.setting}"
+    line = f"Time: about {_rounded(seconds)}, by the last run with {work.setting}"
     shorter = expected_seconds(work, 0.5)
     if seconds > LONG_S and shorter is not None:
-        return f"{line}; --duration {work.duration_s / 2:.1f} would take about {_told(shorter)}."
+        return f"{line}; --duration {work.duration_s / 2:.1f} would take about {_rounded(shorter)}."
     return f"{line}."
 
 
-def _told(seconds: float) -> str:
+def _rounded(seconds: float) -> str:
     if seconds < 100:
         return f"{max(1, round(seconds))} s"
     if seconds < 100 * 60:

@@ -6,7 +6,7 @@
 
 The network sees crops of given and generated cell and of the source, and its result is compared
 with the crop of the truth. Some guides show something else than what was edited, on purpose; and
-not always is it told of the noise, which models that are not ours do not have.
+not always is the noise known to it: models that are not ours have none that drifts.
 
 Letters: N edits of a clip, B crops, P planes of particles, C channels, T H W frames/height/width.
 
@@ -174,9 +174,9 @@ class UpsamplerStage:
             generated.append(edits.generated_NCTHW[edit, :, frame, rows, columns])
             large = [slice(SCALE * one.start, SCALE * one.stop) for one in (rows, columns)]
             truth.append(edits.truth_NCTHW[edit, :, frame, large[0], large[1]])
-            told = float(chance(generator) < self.recipe.loss["noise_known_share"])
-            fields.append(told * (edits.fields_NPTHW[edit, :, frame, rows, columns].float() - 128))
-            planes.append(told * edits.planes_NPTHW[edit, :, frame, large[0], large[1]].float())
+            known = float(chance(generator) < self.recipe.loss["noise_known_share"])
+            fields.append(known * (edits.fields_NPTHW[edit, :, frame, rows, columns].float() - 128))
+            planes.append(known * edits.planes_NPTHW[edit, :, frame, large[0], large[1]].float())
             apart.append(chance(generator) < self.recipe.loss["apart_share"])
             frame_CHW = edits.source_CTHW[:, frame].float() / 255
             own_CHW = frame_CHW[:, large[0], large[1]]

@@ -1,6 +1,7 @@
 """Luck: points stand where the noise says, move as it moves, and cover the picture to its edges."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -147,3 +148,21 @@ def test_the_same_luck_gives_the_same_effect_whatever_the_generator(name: str) -
     assert torch.equal(first, again)
     drawn = render_effect(name, clip, generator=torch.Generator().manual_seed(3))
     assert torch.equal(first, drawn), "without luck it is drawn with the generator, and only that"
+
+
+def test_a_moment_finds_what_was_drawn_and_another_size_does_not() -> None:
+    values = draw_moving((3, 12, 12), MOVING_NOISE, torch.Generator().manual_seed(2))
+    streak = PointLook(share=0.1, radius=0.05, length=0.8)
+    noise = make_luck(values, frames=1)
+    now = noise.at(0.2)
+    drawn = now.points(FALL_FAST, streak)
+    assert drawn.max() > 0.1
+    later = noise.at(0.25)
+    assert later._drawn is now._drawn
+    fresh = make_luck(values, frames=1)
+    torch.testing.assert_close(
+        later.points(FALL_FAST, streak), fresh.at(0.25).points(FALL_FAST, streak)
+    )
+    large = replace(now, like=torch.zeros(3, 1, 192, 192), scale=2.0).points(FALL_FAST, streak)
+    averaged = torch.nn.functional.avg_pool2d(large[None], 2)[0]
+    assert (averaged - drawn).abs().max() < 0.1
