@@ -38,7 +38,7 @@ class MadeEdit:
 
     frames_THWC: Tensor
     """What the model makes in the cell that `dcgrid edit` would take, uint8."""
-    luck_MFYX: Tensor | None
+    drift_MFYX: Tensor | None
     """The moving noise of its cell, from which an effect may be rendered; None: all noise is
     white."""
 
@@ -96,12 +96,12 @@ def edit_clip(
         for edit, tries in zip(grid.edits, grid.tries, strict=True):
             tries_NTHWC = torch.stack([cells[cell] for cell in tries])
             best, _ = rank_tries(given_THWC, tries_NTHWC)[0]
-            luck = cell_luck(backbone.spec, given_THWC, grid, settings.seed, tries[best])
-            edits[edit.name] = MadeEdit(frames_THWC=tries_NTHWC[best], luck_MFYX=luck)
+            drift = cell_drift(backbone.spec, given_THWC, grid, settings.seed, tries[best])
+            edits[edit.name] = MadeEdit(frames_THWC=tries_NTHWC[best], drift_MFYX=drift)
     return edits
 
 
-def cell_luck(
+def cell_drift(
     spec: ModelSpec, given_THWC: Tensor, grid: ResolvedGrid, seed: int, cell: int
 ) -> Tensor | None:
     """Return the moving noise that a cell starts from, MFYX; None if the model's does not move."""

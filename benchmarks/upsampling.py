@@ -142,7 +142,7 @@ class _Bench:
         generated_TCHW: Tensor,
         source_TCHW: Tensor,
         every: int = 1,
-        luck_MFYX: Tensor | None = None,
+        drift_MFYX: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return every nth frame enlarged with the guide and without, in [0, 1].
 
@@ -151,7 +151,7 @@ class _Bench:
         taken = slice(None, None, every)
         given, generated = given_TCHW[taken] * 2 - 1, generated_TCHW[taken] * 2 - 1
         source = source_TCHW[taken] * 2 - 1
-        noise = None if luck_MFYX is None else _cell_noise(luck_MFYX, given_TCHW)
+        noise = None if drift_MFYX is None else _cell_noise(drift_MFYX, given_TCHW)
         looks = None if noise is None else noise.looks(0, len(given_TCHW))[taken]
         known = self.upsampler.analyze(given, generated, looks)
         frames = [
@@ -183,12 +183,12 @@ class _Bench:
             )
             found = _Faces(faces, clip.source_TCHW[::EVERY])
             for effect, edit in made.items():
-                truth_TCHW = _rendered(effect, clip.source_TCHW, 12.0, edit.luck_MFYX)
+                truth_TCHW = _rendered(effect, clip.source_TCHW, 12.0, edit.drift_MFYX)
                 generated_TCHW = rearrange(edit.frames_THWC, "t h w c -> t c h w").float() / 255
                 cells = (generated_TCHW, F.avg_pool2d(truth_TCHW, SCALE))
                 results, exact = (
                     self.enlarged(
-                        clip.given_TCHW, cell_TCHW, clip.source_TCHW, EVERY, edit.luck_MFYX
+                        clip.given_TCHW, cell_TCHW, clip.source_TCHW, EVERY, edit.drift_MFYX
                     )
                     for cell_TCHW in cells
                 )
@@ -251,20 +251,20 @@ class _Bench:
 
     def _between(self, name: str, effect: str, fps: float) -> dict[str, tuple[float, float]]:
         """Return motion energy over the truth's, and PSNR, with drops of the noise and without."""
-        from dcgrid.train.world.luck import draw_luck
+        from dcgrid.train.world.drift import draw_drift
 
         clip = self.read(name, fps=fps)
         source_TCHW = clip.source_TCHW[: round(fps)]
         seconds_T = torch.arange(len(source_TCHW)) / fps
         generator = torch.Generator().manual_seed(SEED)
-        luck_MFYX = draw_luck(source_TCHW.transpose(0, 1), seconds_T, generator, float(SCALE))
-        truth_TCHW = _rendered(effect, source_TCHW, fps, luck_MFYX)
+        drift_MFYX = draw_drift(source_TCHW.transpose(0, 1), seconds_T, generator, float(SCALE))
+        truth_TCHW = _rendered(effect, source_TCHW, fps, drift_MFYX)
         # The cell's frames are those of the source that are nearest to their time.
         count = int(seconds_T[-1] * 12) + 1
         picked = [round(t * fps / 12) for t in range(count)]
         given_TCHW = F.avg_pool2d(source_TCHW[picked], SCALE) * 2 - 1
         generated_TCHW = F.avg_pool2d(truth_TCHW[picked], SCALE) * 2 - 1
-        noise = _cell_noise(luck_MFYX, given_TCHW)
+        noise = _cell_noise(drift_MFYX, given_TCHW)
         known = self.upsampler.analyze(given_TCHW, generated_TCHW, noise.looks(0, count))
         without = self.upsampler.analyze(given_TCHW, generated_TCHW)
         last = picked[-1] + 1
@@ -344,10 +344,10 @@ def _reader(folder: Path) -> ArcFaceReader | None:
         return None
 
 
-def _cell_noise(luck_MFYX: Tensor, cell_TCHW: Tensor) -> CellNoise:
+def _cell_noise(drift_MFYX: Tensor, cell_TCHW: Tensor) -> CellNoise:
     height, width = cell_TCHW.shape[-2:]
     whole = slice(0, height), slice(0, width)
-    return CellNoise(values_MFYX=luck_MFYX, cell_size=(height, width), picture=whole)
+    return CellNoise(values_MFYX=drift_MFYX, cell_size=(height, width), picture=whole)
 
 
 def _planes(noise: CellNoise | None, known: Coefficients, place: float) -> Tensor | None:
@@ -356,11 +356,11 @@ def _planes(noise: CellNoise | None, known: Coefficients, place: float) -> Tenso
     return noise.moments()(place, known.planes)
 
 
-def _rendered(effect: str, clip_TCHW: Tensor, fps: float, luck_MFYX: Tensor | None) -> Tensor:
+def _rendered(effect: str, clip_TCHW: Tensor, fps: float, drift_MFYX: Tensor | None) -> Tensor:
     generator = torch.Generator().manual_seed(SEED)
     clip_CTHW = clip_TCHW.transpose(0, 1)
     rendered = render_effect(
-        effect, clip_CTHW, generator=generator, fps=fps, scale=float(SCALE), luck_MFYX=luck_MFYX
+        effect, clip_CTHW, generator=generator, fps=fps, scale=float(SCALE), drift_MFYX=drift_MFYX
     )
     return rendered.transpose(0, 1)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
+from dcgrid.train.world.drift import CELL_SIDE
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
-from dcgrid.train.world.luck import CELL_SIDE
 from dcgrid.train.world.mattes import Matting
 from dcgrid.video.clip import ClipRules
 from dcgrid.video.read import read_clip

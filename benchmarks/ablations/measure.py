@@ -22,7 +22,7 @@ from benchmarks.ablations.data import HeldOutClip, HeldOutScene, mean_figures, r
 from benchmarks.ablations.moved import score_moves
 from benchmarks.ablations.training import MODEL, Networks, shown_rows
 from benchmarks.ablations.variants import FEW, MANY, Variant
-from benchmarks.edits import cell_luck
+from benchmarks.edits import cell_drift
 from benchmarks.elements import to_pixels, to_unit
 from benchmarks.progress import Silent
 from benchmarks.truth.measure import render_truth
@@ -122,10 +122,10 @@ def _score_edits(
                 Silent(),
             )
             for one, effect in zip(filled, effects, strict=True):
-                luck = cell_luck(backbone.spec, clip.frames_THWC, grid, seed, one.cell)
-                if luck is None:
+                drift = cell_drift(backbone.spec, clip.frames_THWC, grid, seed, one.cell)
+                if drift is None:
                     raise ValueError("this benchmark needs the moving noise of mini")
-                truth = render_truth(clip.frames_THWC, effect, backbone.spec.fps, luck)
+                truth = render_truth(clip.frames_THWC, effect, backbone.spec.fps, drift)
                 figures = region_db(one.frames_THWC, truth, clip.alpha_THW)
                 rows.append({f"{name} {steps}": value for name, value in figures.items()})
     return mean_figures(rows)
@@ -171,7 +171,7 @@ def _cleaned(
     known = [to_frames(backbone.decode(latent)) for latent in latents]
     panes = PaneSet(
         latents_VCFYX=clean_BKCFYX[0],
-        luck_VMFYX=torch.empty(0),
+        drift_VMFYX=torch.empty(0),
         effects=("",) * 4,
         subject=clip.subject,
         motion="move",

@@ -5,7 +5,7 @@
     clip -> the same without the adapter --- no adapter   against truth
     truth -> codec ------------------------- ceiling      against truth
     clip ----------------------------------- unedited     against truth
-    clip -> effect rendered with other luck -> codec ---- another roll against truth
+    clip -> effect rendered with other drift -> codec ---- another roll against truth
 
 An effect with chance in it has one right answer too, once the chance is fixed: it is rendered from
 the moving noise that the edit started from (docs/decisions/0009).
@@ -32,7 +32,7 @@ from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effec
 EDIT, BARE, CEILING, UNEDITED = "edit", "no adapter", "ceiling", "unedited"
 REROLL = "another roll"
 # Of the truth where the model has no moving noise, and of the rendering that stands beside it.
-_LUCK, _OTHER_LUCK = 1, 2
+_DRIFT, _OTHER_LUCK = 1, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ def order_effects(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def render_truth(
-    frames_THWC: Tensor, effect: str, fps: float, luck: int | Tensor = _LUCK
+    frames_THWC: Tensor, effect: str, fps: float, drift: int | Tensor = _DRIFT
 ) -> Tensor:
     """Render an effect on a clip as a picture file would hold it.
 
@@ -79,27 +79,27 @@ def render_truth(
         frames_THWC: The clip, uint8.
         effect: Name of the effect.
         fps: Frames per second of the clip.
-        luck: For effects with chance in them: a seed, or the moving noise MFYX itself.
+        drift: For effects with chance in them: a seed, or the moving noise MFYX itself.
 
     Returns:
         The clip under the effect, uint8.
     """
     clip_CTHW = rearrange(frames_THWC, "t h w c -> c t h w").float() / 255
-    fixed = isinstance(luck, Tensor)
+    fixed = isinstance(drift, Tensor)
     rendered_CTHW = render_effect(
         effect,
         clip_CTHW,
-        generator=torch.Generator().manual_seed(_LUCK if fixed else luck),
+        generator=torch.Generator().manual_seed(_DRIFT if fixed else drift),
         fps=fps,
-        luck_MFYX=luck if fixed else None,
+        drift_MFYX=drift if fixed else None,
     )
     return rearrange((rendered_CTHW * 255).round().to(torch.uint8), "c t h w -> t h w c")
 
 
 def own_truth(given_THWC: Tensor, effect: str, edit: MadeEdit, fps: float) -> Tensor:
     """Render the effect with the chance that an edit was made with, uint8."""
-    luck = edit.luck_MFYX
-    return render_truth(given_THWC, effect, fps, _LUCK if luck is None else luck)
+    drift = edit.drift_MFYX
+    return render_truth(given_THWC, effect, fps, _DRIFT if drift is None else drift)
 
 
 def measure_clip(

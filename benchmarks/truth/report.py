@@ -116,7 +116,7 @@ def _chance_tables(scores: Sequence[Score], brief: bool) -> str:
     }
     note = (
         "Effects with chance in them: the truth is rendered from the noise that the edit started "
-        "from.\n'another roll': the same effect rendered with other luck and passed through the "
+        "from.\n'another roll': the same effect rendered with other drift and passed through the "
         "codec; an edit\nthat is no better puts its drops elsewhere."
     )
     tables, single = [note], [] if brief else scores

@@ -96,7 +96,7 @@ def test_truth_is_the_rendered_effect_as_a_picture_file_holds_it():
     # One roll is always the same, another is another.
     rain = render_truth(frames, "rain", fps=12.0)
     assert torch.equal(rain, render_truth(frames, "rain", fps=12.0))
-    assert not torch.equal(rain, render_truth(frames, "rain", fps=12.0, luck=2))
+    assert not torch.equal(rain, render_truth(frames, "rain", fps=12.0, drift=2))
 
 
 def test_effects_are_grouped_in_threes_and_each_is_measured_once():
@@ -160,7 +160,7 @@ def test_edits_are_those_of_the_command_before_they_are_upsampled(clip: Path):
         assert pixels.hexdigest() == output["frames_sha256"]
 
 
-def test_luck_of_a_cell_is_the_noise_that_it_starts_from(monkeypatch: pytest.MonkeyPatch):
+def test_drift_of_a_cell_is_the_noise_that_it_starts_from(monkeypatch: pytest.MonkeyPatch):
     """Against the noise that `fill_grid` really draws."""
     backbone, drawn = load_backbone("tiny"), []
     motion = ((2, 0.0), (-1, 1.0))
@@ -178,7 +178,7 @@ def test_luck_of_a_cell_is_the_noise_that_it_starts_from(monkeypatch: pytest.Mon
     made = edit_clip(backbone, given, ["fog", "night", "noir"], settings, cpu, Silent())
     (noise,) = drawn
     for cell, name in enumerate(["fog", "night", "noir"], start=1):
-        assert torch.equal(made[name].luck_MFYX, noise[0, cell, -2:])
+        assert torch.equal(made[name].drift_MFYX, noise[0, cell, -2:])
 
 
 def test_the_same_call_gives_the_same_figures_and_another_seed_others(

@@ -94,9 +94,9 @@ def test_drops_are_where_the_noise_says(effect: str, margin: float) -> None:
     noise = draw_noise((1, 4, channels, 3, 16, 16), 0, motion=motion)[0, 1, -len(motion) :]
     edit_THWC = edited("default", clip_THWC, effect)
 
-    def score(luck_MFYX: Tensor) -> float:
+    def score(drift_MFYX: Tensor) -> float:
         generator = torch.Generator()
-        truth_CTHW = render_effect(effect, pixels_CTHW, generator=generator, luck_MFYX=luck_MFYX)
+        truth_CTHW = render_effect(effect, pixels_CTHW, generator=generator, drift_MFYX=drift_MFYX)
         return psnr(edit_THWC, truth_CTHW)
 
     others = [draw_moving((3, 16, 16), motion, torch.Generator().manual_seed(s)) for s in range(4)]

@@ -30,7 +30,7 @@ def captions():
 def panes(*effects):
     return PaneSet(
         latents_VCFYX=torch.zeros(len(effects), 1, 1, 1, 1),
-        luck_VMFYX=torch.zeros(5, 0, 1, 1, 1),
+        drift_VMFYX=torch.zeros(5, 0, 1, 1, 1),
         effects=effects,
         subject="dog face",
         motion="gesture",

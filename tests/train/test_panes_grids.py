@@ -427,7 +427,7 @@ def test_a_composition_is_a_clip_an_element_and_two_fusions_of_them(pool):
     fusions = FusionPool(pool.world, pool.autoencoder)
     for panes in fusions.draw(PHASE, seeded(0), fresh=3):
         assert panes.element in ELEMENTS
-        assert len(panes.latents_VCFYX) == len(panes.luck_VMFYX) == 4
+        assert len(panes.latents_VCFYX) == len(panes.drift_VMFYX) == 4
         flat = panes.latents_VCFYX.flatten(1)
         assert torch.pdist(flat).min() > 0.1, "four panes, all different"
 

@@ -372,8 +372,8 @@ def test_moving_noise_is_kept_with_the_grid(tmp_path, tiny_store):
     job = SampleJob(recipe=recipe, mode="consistent", model="mini", out=out, store=tiny_store)
     grid = read_grid(sample(job)[0][0])
     moving = len(PRESETS["mini"].dit.noise_motion)
-    assert grid.luck_KMFYX.shape == (4, moving, 2, 8, 8)
+    assert grid.drift_KMFYX.shape == (4, moving, 2, 8, 8)
     # The first channel falls by four rows a latent frame.
-    falling_KFYX = grid.luck_KMFYX[:, 0]
+    falling_KFYX = grid.drift_KMFYX[:, 0]
     assert torch.equal(falling_KFYX[:, 1, 4:], falling_KFYX[:, 0, :4])
     assert falling_KFYX.std() > 0.5

@@ -246,11 +246,11 @@ def test_the_truth_is_made_of_the_noise_that_is_painted_from(networks_of, tiny_s
     world = WorldClips(WorldStore(tiny_store))
     seen = []
 
-    def spy(name, clip_CTHW, *, generator, fps, scale, luck_MFYX, matte_THW):
-        seen.append(luck_MFYX)
+    def spy(name, clip_CTHW, *, generator, fps, scale, drift_MFYX, matte_THW):
+        seen.append(drift_MFYX)
         assert (fps, scale) == (MINI_SPEC.fps, 1)
         return render_effect(
-            name, clip_CTHW, generator=generator, luck_MFYX=luck_MFYX, matte_THW=matte_THW
+            name, clip_CTHW, generator=generator, drift_MFYX=drift_MFYX, matte_THW=matte_THW
         )
 
     networks = replace(networks_of, model="mini")
@@ -262,8 +262,8 @@ def test_the_truth_is_made_of_the_noise_that_is_painted_from(networks_of, tiny_s
         (1, 4, MINI_SPEC.latent_channels, 3, 12, 20), grid.seed, motion=MINI_SPEC.noise_motion
     )
     moving = len(MINI_SPEC.noise_motion)
-    for cell, luck in enumerate(seen, start=1):
-        assert torch.equal(luck, noise[0, cell, -moving:])
+    for cell, drift in enumerate(seen, start=1):
+        assert torch.equal(drift, noise[0, cell, -moving:])
         assert not torch.equal(grid.truth[cell], grid.given[0])
 
 

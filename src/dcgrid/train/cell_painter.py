@@ -97,7 +97,7 @@ class CellPainter:
         )
         return SampledGrid(
             cells_KCFYX=rearrange(cells_BKCFYX, "b 1 c f y x -> b c f y x"),
-            luck_KMFYX=noise_KCFYX[:, noise_KCFYX.shape[1] - moving :],
+            drift_KMFYX=noise_KCFYX[:, noise_KCFYX.shape[1] - moving :],
             facts=facts,
         )
 

@@ -13,8 +13,8 @@ from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.runtime.device import autocast, training_dtype
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import WorldClips, chance, pick
+from dcgrid.train.world.drift import cell_scale
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
-from dcgrid.train.world.luck import cell_scale
 
 
 def draw_pixels(

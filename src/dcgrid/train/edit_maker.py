@@ -35,7 +35,7 @@ class MadeEdits:
 
     clips_NCTHW: Tensor
     """What the model made, in [0, 1]."""
-    luck: tuple[Tensor | None, ...]
+    drift: tuple[Tensor | None, ...]
     """The moving noise MFYX that each was made from, if any moves: an effect rendered from it shows
     what it should show."""
 
@@ -103,7 +103,7 @@ class EditMaker:
             clips = [self.autoencoder.decode(cell[None]) for cell in filled_BKCFYX[0, 1:]]
         return MadeEdits(
             clips_NCTHW=(torch.cat(clips).float() / 2 + 0.5).clamp(0, 1),
-            luck=tuple(one[-len(motion) :] if motion else None for one in noise_BKCFYX[0, 1:]),
+            drift=tuple(one[-len(motion) :] if motion else None for one in noise_BKCFYX[0, 1:]),
         )
 
     def _rows(
@@ -113,7 +113,7 @@ class EditMaker:
         nothing = torch.empty(0)  # captions read words alone
         panes = PaneSet(
             latents_VCFYX=nothing,
-            luck_VMFYX=nothing,
+            drift_VMFYX=nothing,
             effects=("", *effects),
             subject=drawn.subject,
             motion=drawn.motion,

@@ -59,7 +59,7 @@ class Batch:
 
     cells_BKCFYX: torch.Tensor
     """Clean latents."""
-    luck_BKMFYX: torch.Tensor
+    drift_BKMFYX: torch.Tensor
     """The moving noise that each cell's effect was rendered from."""
     fill_BKF: torch.Tensor
     """True where the model paints and the loss counts."""
@@ -161,7 +161,7 @@ class GridStage:
         noise = torch.randn(batch.cells_BKCFYX.shape, generator=generator)
         noise = noise.to(batch.cells_BKCFYX.device)
         if moving := len(self.dit.config.noise_motion):
-            noise[:, :, -moving:] = batch.luck_BKMFYX
+            noise[:, :, -moving:] = batch.drift_BKMFYX
         return noise
 
     def _velocity(
@@ -387,7 +387,7 @@ def _gather(
     fill_BK = ~torch.tensor(list(given))
     return Batch(
         cells_BKCFYX=cells_BKCFYX,
-        luck_BKMFYX=torch.stack([panes.luck_VMFYX[chosen_K] for panes, chosen_K in pairs]),
+        drift_BKMFYX=torch.stack([panes.drift_VMFYX[chosen_K] for panes, chosen_K in pairs]),
         fill_BKF=spread_over_frames(fill_BK, cells_BKCFYX.shape[3]).to(cells_BKCFYX.device),
         rows=rows,
         layout=layout,
@@ -404,7 +404,7 @@ def _painted(
     cells_BKCFYX = torch.stack([grid.cells_KCFYX for grid in grids]).to(device)
     return Batch(
         cells_BKCFYX=cells_BKCFYX,
-        luck_BKMFYX=torch.stack([grid.luck_KMFYX for grid in grids]).to(device),
+        drift_BKMFYX=torch.stack([grid.drift_KMFYX for grid in grids]).to(device),
         fill_BKF=spread_over_frames(~torch.tensor(list(given)), cells_BKCFYX.shape[3]).to(device),
         rows=rows,
         layout=GRID,

@@ -115,7 +115,7 @@ class GridPainter:
         nothing = torch.empty(0)  # captions read words alone
         panes = PaneSet(
             latents_VCFYX=nothing,
-            luck_VMFYX=nothing,
+            drift_VMFYX=nothing,
             effects=effects,
             subject=subject,
             motion=motion,
@@ -136,5 +136,5 @@ class GridPainter:
         )
         still = noise_BKCFYX.shape[2] - len(self.dit.config.noise_motion)
         return SampledGrid(
-            cells_KCFYX=cells_BKCFYX[0], luck_KMFYX=noise_BKCFYX[0, :, still:], facts=facts
+            cells_KCFYX=cells_BKCFYX[0], drift_KMFYX=noise_BKCFYX[0, :, still:], facts=facts
         )

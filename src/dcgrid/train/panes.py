@@ -18,9 +18,9 @@ from dcgrid.models.trunk import VideoCodec
 from dcgrid.runtime.device import autocast
 from dcgrid.train.settings import Phase
 from dcgrid.train.world.clips import WorldClips, chance, pick
+from dcgrid.train.world.drift import cell_scale, draw_drift
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
 from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
-from dcgrid.train.world.luck import cell_scale, draw_luck
 from dcgrid.train.world.moves import ANALOGY_WORDS, MOVES, STILL, draw_analogy, draw_scene
 
 PANES = 5
@@ -43,7 +43,7 @@ class PaneSet:
 
     latents_VCFYX: torch.Tensor
     """Normalised latents; pane 0 is the clip as it is."""
-    luck_VMFYX: torch.Tensor
+    drift_VMFYX: torch.Tensor
     """The moving noise that each pane's effect was rendered from."""
     effects: tuple[str, ...]
     """Name of each pane's effect; "" for pane 0."""
@@ -193,9 +193,9 @@ class PanePool:
             names[1] = names[0]  # users ask for one effect in several cells, too
         seconds_T = self.world.seconds(frames)
         scale = cell_scale(drawn.clip_CTHW)
-        luck = [draw_luck(drawn.clip_CTHW, seconds_T, generator, scale) for _ in range(PANES)]
+        drift = [draw_drift(drawn.clip_CTHW, seconds_T, generator, scale) for _ in range(PANES)]
         clips = [drawn.clip_CTHW]
-        for name, luck_MFYX in zip(names, luck[1:], strict=True):
+        for name, drift_MFYX in zip(names, drift[1:], strict=True):
             clips.append(
                 render_effect(
                     name,
@@ -203,13 +203,13 @@ class PanePool:
                     generator=generator,
                     fps=self.world.rate,
                     scale=scale,
-                    luck_MFYX=luck_MFYX,
+                    drift_MFYX=drift_MFYX,
                     matte_THW=drawn.matte_THW,
                 )
             )
         return PaneSet(
             latents_VCFYX=self._encode(clips),
-            luck_VMFYX=torch.stack(luck),
+            drift_VMFYX=torch.stack(drift),
             effects=("", *names),
             subject=drawn.subject,
             motion=drawn.motion,
@@ -234,7 +234,7 @@ class PanePool:
         clips, mattes = [clip for clip, _ in views], [alpha_1THW[0] for _, alpha_1THW in views]
         seconds_T = self.world.seconds(frames)
         scale = cell_scale(clips[0])
-        luck = [draw_luck(clips[0], seconds_T, generator, scale) for _ in clips]
+        drift = [draw_drift(clips[0], seconds_T, generator, scale) for _ in clips]
         for i, name in enumerate(names):
             if name:
                 clips[i] = render_effect(
@@ -243,12 +243,12 @@ class PanePool:
                     generator=generator,
                     fps=self.world.rate,
                     scale=scale,
-                    luck_MFYX=luck[i],
+                    drift_MFYX=drift[i],
                     matte_THW=mattes[i],
                 )
         return PaneSet(
             latents_VCFYX=self._encode(clips),
-            luck_VMFYX=torch.stack(luck),
+            drift_VMFYX=torch.stack(drift),
             effects=tuple(names),
             subject=scene.subject,
             motion=scene.motion,
@@ -288,10 +288,10 @@ class FusionPool(PanePool):
         clips += [fuse(like_CTHW, element_CTHW) for fuse in (fuse_around, fuse_lit)]
         # Nothing here is rendered from the noise: the element is seen in its own cell.
         scale = cell_scale(like_CTHW)
-        luck = [draw_luck(like_CTHW, seconds_T, generator, scale) for _ in clips]
+        drift = [draw_drift(like_CTHW, seconds_T, generator, scale) for _ in clips]
         return PaneSet(
             latents_VCFYX=self._encode(clips),
-            luck_VMFYX=torch.stack(luck),
+            drift_VMFYX=torch.stack(drift),
             effects=("",) * len(clips),
             subject=drawn.subject,
             motion=drawn.motion,

@@ -30,7 +30,7 @@ from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.layers import NOISE_WIDTH
 from dcgrid.models.particles import FAR_FLAKES, NEAR_FLAKES, RAIN, SPARKS
-from dcgrid.train.world.luck import draw_luck
+from dcgrid.train.world.drift import draw_drift
 
 _POINTS = ((FALL_FAST, RAIN), (FALL_SLOW, FAR_FLAKES), (FALL, NEAR_FLAKES), (RISE, SPARKS))
 _FRAMES, _SIDE, _CLIPS = 17, 96, 2
@@ -94,10 +94,10 @@ def _draw(
     black = autoencoder.encode(like[None])
     noise, latents = [], []
     for _ in range(_CLIPS):
-        values_MFYX = draw_luck(like, seconds_T, generator)
-        luck = DriftingNoise(values_MFYX=values_MFYX, seconds_T=seconds_T, like=like)
-        shown = [luck.points(group, look).clamp(max=0.95) for group, look in _POINTS]
-        shown += [0.3 * luck.smooth(channel) for channel in (SMOOTH, SMOOTH_FINE)]
+        values_MFYX = draw_drift(like, seconds_T, generator)
+        drift = DriftingNoise(values_MFYX=values_MFYX, seconds_T=seconds_T, like=like)
+        shown = [drift.points(group, look).clamp(max=0.95) for group, look in _POINTS]
+        shown += [0.3 * drift.smooth(channel) for channel in (SMOOTH, SMOOTH_FINE)]
         video_GCTHW = torch.stack(shown)[:, None].expand(-1, 3, -1, -1, -1)
         noise.append(values_MFYX[None])
         latents.append(autoencoder.encode(video_GCTHW) - black)

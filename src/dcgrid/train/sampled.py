@@ -27,7 +27,7 @@ from dcgrid.train.world.clips import pick
 
 DROPPED = "dropped"
 """Folder of the grids that a person found bad, inside the folder of grids."""
-_CELLS, _LUCK = "cells_KCFYX", "luck_KMFYX"
+_CELLS, _DRIFT = "cells_KCFYX", "luck_KMFYX"
 _FOLDERS = {"sample": "grids", "cells": "cells"}
 """How the folders of a stage's grids begin."""
 _PAINTERS = {"fill": "sample", "grid": "cells"}
@@ -46,7 +46,7 @@ class SampledGrid:
 
     cells_KCFYX: torch.Tensor
     """Normalised latents, float32."""
-    luck_KMFYX: torch.Tensor
+    drift_KMFYX: torch.Tensor
     """The moving noise that each cell was painted from; M may be 0."""
     facts: dict[str, Any]
     """What it was made with: number, mode, texts of each cell, size, seed, hashes of weights."""
@@ -91,7 +91,7 @@ def write_grid(path: Path, grid: SampledGrid) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
-    tensors = {_CELLS: grid.cells_KCFYX.cpu(), _LUCK: grid.luck_KMFYX.cpu()}
+    tensors = {_CELLS: grid.cells_KCFYX.cpu(), _DRIFT: grid.drift_KMFYX.cpu()}
     save_weights(path, tensors, grid.facts, torch.float32)
 
 
@@ -102,7 +102,7 @@ def read_grid(path: Path) -> SampledGrid:
         WeightsError: The file is missing, damaged, or no grid of this program.
     """
     tensors, facts = read_weights(path)
-    missing = ({_CELLS, _LUCK} - tensors.keys()) | (
+    missing = ({_CELLS, _DRIFT} - tensors.keys()) | (
         {"texts", "frames", "size", "base"} - facts.keys()
     )
     if missing or tensors[_CELLS].ndim != 5 or not tensors[_CELLS].isfinite().all():
@@ -110,7 +110,7 @@ def read_grid(path: Path) -> SampledGrid:
             f"{path} is no painted grid",
             hint="remove it, then run the stage that paints it: sample, or cells",
         )
-    return SampledGrid(cells_KCFYX=tensors[_CELLS], luck_KMFYX=tensors[_LUCK], facts=facts)
+    return SampledGrid(cells_KCFYX=tensors[_CELLS], drift_KMFYX=tensors[_DRIFT], facts=facts)
 
 
 def has_facts(path: Path, facts: dict[str, Any]) -> bool:
@@ -237,7 +237,7 @@ def _cut(grid: SampledGrid, frames: int) -> SampledGrid:
     kept = (frames - 1) // stride + 1
     return SampledGrid(
         cells_KCFYX=grid.cells_KCFYX[:, :, :kept],
-        luck_KMFYX=grid.luck_KMFYX[:, :, :kept],
+        drift_KMFYX=grid.drift_KMFYX[:, :, :kept],
         facts=grid.facts,
     )
 

@@ -30,8 +30,8 @@ from dcgrid.train.guides import misplaced, with_faults
 from dcgrid.train.looks import random_look
 from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.world.clips import WorldClip, WorldClips, chance, pick
+from dcgrid.train.world.drift import draw_drift
 from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
-from dcgrid.train.world.luck import draw_luck
 
 SCALE = 4
 """Rows and columns of the truth for each of the cell's."""
@@ -240,13 +240,15 @@ class UpsamplerStage:
                 names = [one for one in (EFFECT_NAMES[i] for i in order) if one in DETERMINISTIC]
                 names = names[:EDITS]
             made = self.maker.edit(_averaged(source_CTHW), names, drawn, generator)
-            luck = made.luck
-            truth = self._rendered(names, drawn, luck, generator)
+            drift = made.drift
+            truth = self._rendered(names, drawn, drift, generator)
             generated_NCTHW = made.clips_NCTHW
         else:
             seconds_T = torch.arange(frames) / self.world.rate
-            luck = tuple(draw_luck(source_CTHW, seconds_T, generator, float(SCALE)) for _ in names)
-            truth = self._rendered(names, drawn, luck, generator)
+            drift = tuple(
+                draw_drift(source_CTHW, seconds_T, generator, float(SCALE)) for _ in names
+            )
+            truth = self._rendered(names, drawn, drift, generator)
             if chance(generator) < self.recipe.loss["look_share"]:
                 truth[0] = random_look(source_CTHW, generator)
             generated_NCTHW = with_faults(
@@ -255,7 +257,7 @@ class UpsamplerStage:
         kept_K = torch.randperm(frames, generator=generator)[:STORED_FRAMES].sort().values
         source_CTHW = source_CTHW[:, kept_K]
         seconds_T = kept_K / self.world.rate
-        shown = [_noise_pictures(one, seconds_T, (height, width)) for one in luck]
+        shown = [_noise_pictures(one, seconds_T, (height, width)) for one in drift]
         fields, planes = zip(*shown, strict=True)
         return _Edits(
             source_CTHW=_levels(source_CTHW),
@@ -269,7 +271,7 @@ class UpsamplerStage:
         self,
         names: Sequence[str],
         drawn: WorldClip,
-        luck: Sequence[Tensor | None],
+        drift: Sequence[Tensor | None],
         generator: torch.Generator,
     ) -> list[Tensor]:
         return [
@@ -279,10 +281,10 @@ class UpsamplerStage:
                 generator=generator,
                 fps=self.world.rate,
                 scale=float(SCALE),
-                luck_MFYX=luck_MFYX,
+                drift_MFYX=drift_MFYX,
                 matte_THW=drawn.matte_THW,
             )
-            for name, luck_MFYX in zip(names, luck, strict=True)
+            for name, drift_MFYX in zip(names, drift, strict=True)
         ]
 
 
@@ -293,7 +295,7 @@ def stock_bytes(size: tuple[int, int]) -> int:
 
 
 def _noise_pictures(
-    luck_MFYX: Tensor | None, seconds_T: Tensor, size: tuple[int, int]
+    drift_MFYX: Tensor | None, seconds_T: Tensor, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Return soft fields at the size of a cell, and planes of particles at `SCALE` times it.
 
@@ -301,11 +303,11 @@ def _noise_pictures(
     """
     large = torch.empty(1, len(seconds_T), SCALE * size[0], SCALE * size[1])
     small = large[..., : size[0], : size[1]]
-    if luck_MFYX is None:
+    if drift_MFYX is None:
         return small.new_zeros(FIELDS, *small.shape[1:]), large.new_zeros(
             len(PLANES), *large.shape[1:]
         )
-    noise = DriftingNoise(values_MFYX=luck_MFYX.cpu(), seconds_T=seconds_T, like=small)
+    noise = DriftingNoise(values_MFYX=drift_MFYX.cpu(), seconds_T=seconds_T, like=small)
     detailed = replace(noise, like=large, scale=float(SCALE))
     return soft_fields(noise), point_planes(detailed)
 

@@ -32,9 +32,9 @@ from dcgrid.train.sampled import SampledGrid, SampledGrids
 from dcgrid.train.sampling import SamplerNumbers
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.world.clips import WorldClip, WorldClips, pick
+from dcgrid.train.world.drift import cell_scale, draw_drift
 from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
 from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
-from dcgrid.train.world.luck import cell_scale, draw_luck
 from dcgrid.video.sheet import tile_grid, write_contact_sheet
 from dcgrid.video.write import write_video
 
@@ -254,14 +254,14 @@ class Validation:
         truth: dict[int, torch.Tensor] = {}
         if filling:
             for cell, name in enumerate(effects, start=1):
-                luck = self._luck(drawn.clip_CTHW, seed, cell, generator)
+                drift = self._luck(drawn.clip_CTHW, seed, cell, generator)
                 made = render_effect(
                     name,
                     drawn.clip_CTHW,
                     generator=generator,
                     fps=self._world.rate,
                     scale=cell_scale(drawn.clip_CTHW),
-                    luck_MFYX=luck,
+                    drift_MFYX=drift,
                     matte_THW=drawn.matte_THW,
                 )
                 truth[cell] = _frames(made)
@@ -286,7 +286,7 @@ class Validation:
         frames, height, width = _size(clip_CTHW)
         if not spec.noise_motion:
             scale = cell_scale(clip_CTHW)
-            return draw_luck(clip_CTHW, self._world.seconds(frames).cpu(), generator, scale)
+            return draw_drift(clip_CTHW, self._world.seconds(frames).cpu(), generator, scale)
         size_FYX = (
             (frames - 1) // spec.stride_T + 1, height // spec.stride_HW, width // spec.stride_HW
         )  # fmt: skip

@@ -13,8 +13,8 @@ import torch
 
 from dcgrid.models.drift import DriftingNoise
 from dcgrid.train.world import effects_elements, effects_light, effects_smoke, effects_weather
+from dcgrid.train.world.drift import draw_drift
 from dcgrid.train.world.effects_fields import Scene
-from dcgrid.train.world.luck import draw_luck
 
 _ToneRenderer = Callable[[Scene], torch.Tensor]
 _ChanceRenderer = Callable[[Scene, DriftingNoise], torch.Tensor]
@@ -61,7 +61,7 @@ def render_effect(
     generator: torch.Generator,
     fps: float = 12.0,
     scale: float = 1.0,
-    luck_MFYX: torch.Tensor | None = None,
+    drift_MFYX: torch.Tensor | None = None,
     matte_THW: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Render an effect onto a clip.
@@ -73,7 +73,7 @@ def render_effect(
         fps: Frames per second of the clip; > 0. Speeds are per second.
         scale: Pixels of the clip for each pixel of a cell; > 0. The look is the same at any scale:
             a clip at scale 4, averaged down, shows what its averaged source does at scale 1.
-        luck_MFYX: Where drops, flakes and puffs are; None: drawn with the generator.
+        drift_MFYX: Where drops, flakes and puffs are; None: drawn with the generator.
         matte_THW: Opacity of the subject in [0, 1], so that smoke passes behind it and light
             falls on its rim; None: not known, smoke is before all and rims are edges of brightness.
 
@@ -104,10 +104,10 @@ def render_effect(
     if name in _TONE:
         rendered_CTHW = _TONE[name](scene)
     else:
-        if luck_MFYX is None:
-            luck_MFYX = draw_luck(work_CTHW, seconds_T, generator, scale)
-        luck = DriftingNoise(
-            values_MFYX=luck_MFYX, seconds_T=seconds_T, like=work_CTHW, scale=scale
+        if drift_MFYX is None:
+            drift_MFYX = draw_drift(work_CTHW, seconds_T, generator, scale)
+        drift = DriftingNoise(
+            values_MFYX=drift_MFYX, seconds_T=seconds_T, like=work_CTHW, scale=scale
         )
-        rendered_CTHW = _CHANCE[name](scene, luck)
+        rendered_CTHW = _CHANCE[name](scene, drift)
     return rendered_CTHW.clamp(0, 1).to(clip_CTHW.dtype)

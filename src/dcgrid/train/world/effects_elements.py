@@ -1,6 +1,6 @@
 """Water, fire and sparks: random, moving, and lit as part of the scene.
 
-Every renderer takes a scene and the luck of its clip, and returns a clip of the same shape, not yet
+Every renderer takes a scene and its drifting noise, and returns a clip of the same shape, not yet
 clamped.
 """
 
@@ -29,7 +29,7 @@ WATERLINE = 0.58
 """Where the water begins, as a share of the height."""
 
 
-def water(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
+def water(scene: Scene, drift: DriftingNoise) -> torch.Tensor:
     """Clear water up to about the middle: a dark line of surface, bent picture below, caustics."""
     clip_CTHW = scene.clip_CTHW
     tall, _ = extent(clip_CTHW)
@@ -40,7 +40,7 @@ def water(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
     murky = mix(bent, soften(bent, 20, scene.scale), 0.3 + 0.4 * deep)
     tinted = murky * colour((0.34, 0.80, 0.84), clip_CTHW)
     tinted = mix(tinted, colour((0.01, 0.27, 0.36), clip_CTHW), 0.20 + 0.38 * deep)
-    net = caustics(luck, 0.15, 0.2) * (1 - 0.7 * deep)
+    net = caustics(drift, 0.15, 0.2) * (1 - 0.7 * deep)
     tinted = screen(
         tinted, net * (0.25 + 0.75 * luma(bent)) * colour((0.50, 0.74, 0.64), clip_CTHW)
     )
@@ -85,25 +85,25 @@ def _refract(scene: Scene, depth_THW: torch.Tensor) -> torch.Tensor:
     return bent.transpose(0, 1)
 
 
-def caustics(luck: DriftingNoise, soft: float, dim: float) -> torch.Tensor:
+def caustics(drift: DriftingNoise, soft: float, dim: float) -> torch.Tensor:
     """Return a moving net of light, THW in [0, 1]: ridges of soft noise.
 
     Args:
-        luck: Says where the ridges are.
+        drift: Says where the ridges are.
         soft: Part of the light that falls off slowly beside a ridge.
         dim: Strength where the net is weakest.
     """
-    ridge = (1 - luck.smooth(SMOOTH_FINE).abs() / 0.9).clamp(0, 1)
-    strength = ramp(luck.smooth(SMOOTH), -1.2, 1.2)
+    ridge = (1 - drift.smooth(SMOOTH_FINE).abs() / 0.9).clamp(0, 1)
+    strength = ramp(drift.smooth(SMOOTH), -1.2, 1.2)
     return (soft * ridge + (1 - soft) * ridge**3) * (dim + (1 - dim) * strength)
 
 
-def fire_glow(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
+def fire_glow(scene: Scene, drift: DriftingNoise) -> torch.Tensor:
     """A fire low on the left: it flickers on what faces it, the far side is in the dark."""
     clip_CTHW = scene.clip_CTHW
     time = scene.seconds_T[:, None, None]
     flicker = 1 + 0.13 * torch.sin(9 * time) + 0.10 * torch.sin(17 * time + 1) * torch.sin(5 * time)
-    uneven = 0.10 * luck.smooth(SMOOTH) + 0.07 * luck.smooth(SMOOTH_FINE)
+    uneven = 0.10 * drift.smooth(SMOOTH) + 0.07 * drift.smooth(SMOOTH_FINE)
     away = distance(clip_CTHW, 1.05, 0.12)
     reach = torch.exp(-((away / (1.05 + 0.10 * (flicker - 1))) ** 2)) * (1 + 0.8 * uneven)
     facing = shading(scene, up=-0.5, left=1.0)
@@ -113,13 +113,13 @@ def fire_glow(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
     lit = ambient + bright * glow * colour((1.75, 0.78, 0.24), clip_CTHW)
     tongue = ramp(1.30 - away + 0.55 * uneven, 0.62, 1.35) * flicker
     lit = screen(lit, (0.9 * tongue).clamp(0, 1) * colour((1.0, 0.44, 0.07), clip_CTHW))
-    embers = particles.embers(luck) * (0.25 + 0.75 * ramp(away, 1.3, 0.3))
+    embers = particles.embers(drift) * (0.25 + 0.75 * ramp(away, 1.3, 0.3))
     halo = soften(embers[None], 40, scene.scale)
     lit = screen(lit, (0.9 * halo).clamp(max=1) * colour((0.9, 0.32, 0.04), clip_CTHW))
     return screen(lit, embers.clamp(max=1) * colour((1.0, 0.70, 0.26), clip_CTHW))
 
 
-def sparks(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
+def sparks(scene: Scene, drift: DriftingNoise) -> torch.Tensor:
     """A shower of golden sparks with trails that flies up through a dark scene and lights it."""
     clip_CTHW = scene.clip_CTHW
     spill = torch.exp(-((distance(clip_CTHW, 0.9, 0.5) / 0.7) ** 2))
@@ -127,8 +127,8 @@ def sparks(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
     facing = shading(scene, up=-0.7, left=0.0)
     lit = dark + clip_CTHW * spill * (0.5 + 0.5 * facing) * colour((0.75, 0.46, 0.15), clip_CTHW)
     near = 0.30 + 0.70 * torch.exp(-((distance(clip_CTHW, 0.85, 0.5) / 0.75) ** 2))
-    large = particles.sparks(luck) * near
-    fine = particles.fine_sparks(luck) * near * (0.4 + 0.6 * scene.behind)[0]
+    large = particles.sparks(drift) * near
+    fine = particles.fine_sparks(drift) * near * (0.4 + 0.6 * scene.behind)[0]
     trails = 1.15 * large + 0.85 * fine
     halo = soften(trails[None], 48, scene.scale)
     lit = screen(lit, (1.1 * halo).clamp(max=1) * colour((0.85, 0.40, 0.07), clip_CTHW))

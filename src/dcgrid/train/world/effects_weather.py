@@ -1,6 +1,6 @@
 """Rain and snow: in layers of depth, moving, and lit as part of the scene.
 
-Every renderer takes a scene and the luck of its clip, and returns a clip of the same shape, not yet
+Every renderer takes a scene and its drifting noise, and returns a clip of the same shape, not yet
 clamped. Near drops are few, long and blurred; far ones are many, thin and faint.
 """
 
@@ -22,7 +22,7 @@ from dcgrid.train.world.effects_fields import (
 )
 
 
-def rain(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
+def rain(scene: Scene, drift: DriftingNoise) -> torch.Tensor:
     """Rain under an overcast sky: dull cool light, wet ground, streaks near and far, splashes."""
     clip_CTHW, down = scene.clip_CTHW, heights(scene.clip_CTHW)
     dull = desaturate(clip_CTHW, 0.45) * colour((0.60, 0.66, 0.72), clip_CTHW)
@@ -31,18 +31,18 @@ def rain(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
     wet = ramp(down, 0.62, 0.95) * scene.behind
     sheen = mirrored(far, 0.66) * colour((0.62, 0.70, 0.78), clip_CTHW)
     ground = mix(dull, 0.62 * dull + 0.62 * sheen * luma(sheen).sqrt(), 0.85 * wet)
-    mist = (0.5 + 0.5 * ramp(luck.smooth(SMOOTH), -2.0, 2.0)) * ramp(down, 1.1, 0.0)
+    mist = (0.5 + 0.5 * ramp(drift.smooth(SMOOTH), -2.0, 2.0)) * ramp(down, 1.1, 0.0)
     mist = mist * (0.15 + 0.85 * scene.behind)
     misty = mix(ground, colour((0.56, 0.60, 0.64), clip_CTHW), 0.26 * mist)
     shine = 0.5 * desaturate(far, 0.7) + colour((0.40, 0.43, 0.46), clip_CTHW)
-    behind = particles.far_rain(luck).clamp(max=0.8) * (0.35 + 0.65 * scene.behind)
-    before = particles.rain(luck).clamp(max=0.85)
+    behind = particles.far_rain(drift).clamp(max=0.8) * (0.35 + 0.65 * scene.behind)
+    before = particles.rain(drift).clamp(max=0.85)
     rained = mix(mix(misty, 0.9 * shine, behind), shine, before)
-    bursts = particles.splashes(luck) * ramp(down, 0.70, 0.80) * scene.behind
+    bursts = particles.splashes(drift) * ramp(down, 0.70, 0.80) * scene.behind
     return mix(rained, 0.6 * shine + 0.35, bursts.clamp(max=0.8))
 
 
-def snow(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
+def snow(scene: Scene, drift: DriftingNoise) -> torch.Tensor:
     """Snowfall on a grey day: pale haze, whitened ground and tops, flakes far and near."""
     clip_CTHW, down = scene.clip_CTHW, heights(scene.clip_CTHW)
     cool = desaturate(clip_CTHW, 0.5) * colour((0.60, 0.655, 0.72), clip_CTHW)
@@ -55,8 +55,8 @@ def snow(scene: Scene, luck: DriftingNoise) -> torch.Tensor:
     cover = cover * (0.25 + 0.75 * scene.behind)
     white = mix(hazy, colour((0.84, 0.88, 0.94), clip_CTHW), 0.8 * cover)
     flake = colour((0.95, 0.97, 1.0), clip_CTHW)
-    far = particles.far_flakes(luck).clamp(max=0.85) * (0.3 + 0.7 * scene.behind)
-    near = particles.flakes(luck)
+    far = particles.far_flakes(drift).clamp(max=0.85) * (0.3 + 0.7 * scene.behind)
+    near = particles.flakes(drift)
     return mix(mix(white, 0.93 * flake, far), flake, near.clamp(max=0.95))
 
 

@@ -17,6 +17,7 @@ import torch
 
 from dcgrid.models import particles
 from dcgrid.models.drift import SMOOTH, SMOOTH_FINE, DriftingNoise
+from dcgrid.train.world.drift import cell_scale, draw_drift
 from dcgrid.train.world.effects_elements import caustics
 from dcgrid.train.world.effects_fields import (
     colour,
@@ -30,7 +31,6 @@ from dcgrid.train.world.effects_fields import (
     uniform,
     widths,
 )
-from dcgrid.train.world.luck import cell_scale, draw_luck
 
 BACKDROP = 0.07
 """Brightest backdrop of an element; nearly all light in its clip is its own."""
@@ -128,8 +128,8 @@ def draw_element(
     if name not in ELEMENTS:
         raise ValueError(f"unknown element {name!r}; known: {', '.join(ELEMENTS)}")
     scale = cell_scale(like_CTHW)
-    luck = DriftingNoise(
-        values_MFYX=draw_luck(like_CTHW, seconds_T, generator, scale),
+    drift = DriftingNoise(
+        values_MFYX=draw_drift(like_CTHW, seconds_T, generator, scale),
         seconds_T=seconds_T,
         like=like_CTHW,
         scale=scale,
@@ -138,7 +138,7 @@ def draw_element(
     level = float(uniform(generator, (1,), like_CTHW, 0.0, BACKDROP))
     far = distance(like_CTHW, 0.5, 0.5)
     backdrop_CTHW = (level * tint * (1 - 0.4 * far)).clamp(min=0).expand_as(like_CTHW)
-    return screen(backdrop_CTHW, _LIGHTS[name](luck, generator).clamp(0, 1)).clamp(0, 1)
+    return screen(backdrop_CTHW, _LIGHTS[name](drift, generator).clamp(0, 1)).clamp(0, 1)
 
 
 def fuse_around(scene_CTHW: torch.Tensor, element_CTHW: torch.Tensor) -> torch.Tensor:
@@ -176,54 +176,54 @@ def fuse_lit(scene_CTHW: torch.Tensor, element_CTHW: torch.Tensor) -> torch.Tens
     return screen(lit.clamp(max=1), element_CTHW).clamp(0, 1)
 
 
-def _sparks(luck: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
-    trails = 1.15 * particles.sparks(luck) + 0.85 * particles.fine_sparks(luck)
-    white = (trails - 0.7).clamp(min=0) * colour((0.0, 0.3, 0.7), luck.like)
-    return trails * colour((1.0, 0.80, 0.36), luck.like) + white
+def _sparks(drift: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
+    trails = 1.15 * particles.sparks(drift) + 0.85 * particles.fine_sparks(drift)
+    white = (trails - 0.7).clamp(min=0) * colour((0.0, 0.3, 0.7), drift.like)
+    return trails * colour((1.0, 0.80, 0.36), drift.like) + white
 
 
-def _fire(luck: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
-    wide = float(uniform(generator, (1,), luck.like, 0.25, 0.6))
-    uneven = 0.55 * luck.smooth(SMOOTH) + 0.35 * luck.smooth(SMOOTH_FINE)
-    across = ((widths(luck.like) - 0.5) / wide) ** 2
-    heat = 1.6 * heights(luck.like) - 0.55 - 0.8 * across + 0.28 * uneven
+def _fire(drift: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
+    wide = float(uniform(generator, (1,), drift.like, 0.25, 0.6))
+    uneven = 0.55 * drift.smooth(SMOOTH) + 0.35 * drift.smooth(SMOOTH_FINE)
+    across = ((widths(drift.like) - 0.5) / wide) ** 2
+    heat = 1.6 * heights(drift.like) - 0.55 - 0.8 * across + 0.28 * uneven
     body = ramp(heat, 0.15, 0.85)
-    flame = body * colour((1.0, 0.42, 0.06), luck.like)
-    core = ramp(heat, 0.55, 1.2) * colour((0.3, 0.5, 0.35), luck.like)
-    embers = particles.embers(luck)
-    return flame + core + embers * colour((1.0, 0.62, 0.20), luck.like)
+    flame = body * colour((1.0, 0.42, 0.06), drift.like)
+    core = ramp(heat, 0.55, 1.2) * colour((0.3, 0.5, 0.35), drift.like)
+    embers = particles.embers(drift)
+    return flame + core + embers * colour((1.0, 0.62, 0.20), drift.like)
 
 
-def _smoke(luck: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
-    density = 0.5 + 0.16 * luck.smooth(SMOOTH) + 0.08 * luck.smooth(SMOOTH_FINE)
-    thick = ramp(density + 0.25 * (heights(luck.like) - 0.5), 0.42, 0.85)
-    grey = uniform(generator, (1,), luck.like, 0.55, 0.8)
-    return thick * grey * colour((1.0, 0.98, 0.95), luck.like)
+def _smoke(drift: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
+    density = 0.5 + 0.16 * drift.smooth(SMOOTH) + 0.08 * drift.smooth(SMOOTH_FINE)
+    thick = ramp(density + 0.25 * (heights(drift.like) - 0.5), 0.42, 0.85)
+    grey = uniform(generator, (1,), drift.like, 0.55, 0.8)
+    return thick * grey * colour((1.0, 0.98, 0.95), drift.like)
 
 
-def _snowflakes(luck: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
-    flakes = particles.far_flakes(luck) + particles.flakes(luck)
-    return flakes.clamp(max=0.95) * colour((0.98, 0.99, 1.0), luck.like)
+def _snowflakes(drift: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
+    flakes = particles.far_flakes(drift) + particles.flakes(drift)
+    return flakes.clamp(max=0.95) * colour((0.98, 0.99, 1.0), drift.like)
 
 
-def _raindrops(luck: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
-    streaks = particles.rain(luck) + particles.far_rain(luck)
+def _raindrops(drift: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
+    streaks = particles.rain(drift) + particles.far_rain(drift)
     # Brighter than over a clip: nothing is behind them, and thin drops fade at the size of a cell.
-    return (1.5 * streaks).clamp(max=0.8) * colour((0.86, 0.91, 0.97), luck.like)
+    return (1.5 * streaks).clamp(max=0.8) * colour((0.86, 0.91, 0.97), drift.like)
 
 
-def _ripples(luck: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
-    net = caustics(luck, 0.2, 0.3)
-    return net * ramp(heights(luck.like), 0.1, 0.9) * colour((0.35, 0.75, 0.95), luck.like)
+def _ripples(drift: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
+    net = caustics(drift, 0.2, 0.3)
+    return net * ramp(heights(drift.like), 0.1, 0.9) * colour((0.35, 0.75, 0.95), drift.like)
 
 
-def _light(luck: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
-    from_x, to_x, y, size = uniform(generator, (4,), luck.like, 0.0, 1.0).tolist()
-    hue = uniform(generator, (3,), luck.like, 0.1, 1.0)
+def _light(drift: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
+    from_x, to_x, y, size = uniform(generator, (4,), drift.like, 0.0, 1.0).tolist()
+    hue = uniform(generator, (3,), drift.like, 0.1, 1.0)
     hue = (hue / hue.max())[:, None, None, None]
-    share_T = torch.linspace(0, 1, len(luck.seconds_T), device=luck.like.device)
+    share_T = torch.linspace(0, 1, len(drift.seconds_T), device=drift.like.device)
     x_T11 = (from_x + (to_x - from_x) * share_T)[:, None, None]
-    away = distance(luck.like, y, x_T11)
+    away = distance(drift.like, y, x_T11)
     return torch.exp(-((away / (0.25 + 0.4 * size)) ** 2)) * hue
 
 

@@ -12,7 +12,7 @@ CELL_SIDE = 126
 """Side of a square with about as many pixels as a cell of `mini` (96x160, 128x128)."""
 
 
-def draw_luck(
+def draw_drift(
     clip_CTHW: torch.Tensor,
     seconds_T: torch.Tensor,
     generator: torch.Generator,
