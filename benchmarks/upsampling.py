@@ -38,6 +38,7 @@ from dcgrid.models.upsampler import WEIGHTS, Coefficients, GuidedUpsampler, load
 from dcgrid.pipelines.plan import one_pass_rules
 from dcgrid.pipelines.progress import Silent
 from dcgrid.pipelines.upsampling import CellNoise
+from dcgrid.recipes import load_effect
 from dcgrid.train.guides import misplaced
 from dcgrid.train.world.effects import DETERMINISTIC, render_effect
 from dcgrid.video.read import read_clip
@@ -143,17 +144,21 @@ class _Bench:
         source_TCHW: Tensor,
         every: int = 1,
         drift_MFYX: Tensor | None = None,
+        effect: str = "",
     ) -> dict[str, Tensor]:
         """Return every nth frame enlarged with the guide and without, in [0, 1].
 
-        With the drifting noise of the cell the guided result has its drops.
+        With the drifting noise of the cell and its effect the guided result has its drops.
         """
         taken = slice(None, None, every)
         given, generated = given_TCHW[taken] * 2 - 1, generated_TCHW[taken] * 2 - 1
         source = source_TCHW[taken] * 2 - 1
-        noise = None if drift_MFYX is None else _cell_noise(drift_MFYX, given_TCHW)
-        looks = None if noise is None else noise.looks(0, len(given_TCHW))[taken]
-        known = self.upsampler.analyze(given, generated, looks)
+        noise = None if drift_MFYX is None else _cell_noise(drift_MFYX, given_TCHW, effect)
+        if noise is None:
+            known = self.upsampler.analyze(given, generated)
+        else:
+            looks_TCHW = noise.looks(0, len(given_TCHW))[taken]
+            known = self.upsampler.analyze(given, generated, looks_TCHW, noise.text)
         frames = [
             self.upsampler.apply(known, float(t), one, _planes(noise, known, float(every * t)))
             for t, one in enumerate(source)
@@ -188,7 +193,12 @@ class _Bench:
                 cells = (generated_TCHW, F.avg_pool2d(truth_TCHW, SCALE))
                 results, exact = (
                     self.enlarged(
-                        clip.given_TCHW, cell_TCHW, clip.source_TCHW, EVERY, edit.drift_MFYX
+                        clip.given_TCHW,
+                        cell_TCHW,
+                        clip.source_TCHW,
+                        EVERY,
+                        edit.drift_MFYX,
+                        effect,
                     )
                     for cell_TCHW in cells
                 )
@@ -264,8 +274,10 @@ class _Bench:
         picked = [round(t * fps / 12) for t in range(count)]
         given_TCHW = F.avg_pool2d(source_TCHW[picked], SCALE) * 2 - 1
         generated_TCHW = F.avg_pool2d(truth_TCHW[picked], SCALE) * 2 - 1
-        noise = _cell_noise(drift_MFYX, given_TCHW)
-        known = self.upsampler.analyze(given_TCHW, generated_TCHW, noise.looks(0, count))
+        noise = _cell_noise(drift_MFYX, given_TCHW, effect)
+        known = self.upsampler.analyze(
+            given_TCHW, generated_TCHW, noise.looks(0, count), noise.text
+        )
         without = self.upsampler.analyze(given_TCHW, generated_TCHW)
         last = picked[-1] + 1
         figures = {}
@@ -344,10 +356,14 @@ def _reader(folder: Path) -> ArcFaceReader | None:
         return None
 
 
-def _cell_noise(drift_MFYX: Tensor, cell_TCHW: Tensor) -> CellNoise:
+def _cell_noise(drift_MFYX: Tensor, cell_TCHW: Tensor, effect: str) -> CellNoise:
     height, width = cell_TCHW.shape[-2:]
-    whole = slice(0, height), slice(0, width)
-    return CellNoise(values_MFYX=drift_MFYX, cell_size=(height, width), picture=whole)
+    return CellNoise(
+        values_MFYX=drift_MFYX,
+        cell_size=(height, width),
+        picture=(slice(0, height), slice(0, width)),
+        text=load_effect(effect).clause,
+    )
 
 
 def _planes(noise: CellNoise | None, known: Coefficients, place: float) -> Tensor | None:

@@ -27,7 +27,7 @@ def pictures(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def trained(widths: tuple[int, ...] = (4, 6, 8)) -> GuidedUpsampler:
     """Return a network whose every layer does something."""
-    model = GuidedUpsampler(widths).requires_grad_(False)
+    model = GuidedUpsampler(widths, ("rain", "snow")).requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     for parameter in model.parameters():
         parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
@@ -174,24 +174,28 @@ def test_training_lays_them_as_inference_does() -> None:
     fields = pictures(1, FIELDS, 16, 24, seed=4)
     planes = pictures(1, len(PLANES), 64, 96, seed=5).clamp_min(0) * 0.3
     looks = torch.cat((fields, F.avg_pool2d(planes, 4)), dim=1)
-    known = model.analyze(given, generated, looks)
+    known = model.analyze(given, generated, looks, "snow")
     laid = model.apply(known, 0.0, source[0], planes[0, list(known.planes)])
-    together = model(given, generated, source, (fields, planes))[0].clamp(-1, 1)
+    together = model(given, generated, source, (fields, planes), ["snow"])[0].clamp(-1, 1)
     torch.testing.assert_close(laid, together, rtol=0, atol=2e-3)
     assert (laid - model.apply(known, 0.0, source[0])).abs().max() > 0.01
 
 
-def test_a_file_is_loaded_with_its_widths(tmp_path: Path) -> None:
+def test_a_file_is_loaded_with_its_widths_and_words(tmp_path: Path) -> None:
     model = trained((4, 6, 10))
     path = tmp_path / "upsampler.safetensors"
-    save_weights(path, model.state_dict(), {}, torch.float32)
+    save_weights(path, model.state_dict(), {"vocabulary": ["rain", "snow"]}, torch.float32)
     loaded = load_upsampler(path)
     assert loaded.widths == (4, 6, 10)
     given, generated = pictures(1, 3, 8, 8), pictures(1, 3, 8, 8, seed=1)
     source = pictures(1, 3, 16, 16, seed=2)
-    torch.testing.assert_close(
-        loaded(given, generated, source), model(given, generated, source), rtol=1e-4, atol=1e-5
-    )
+    results = {}
+    for text in ("", "rain", "snow"):
+        results[text] = loaded(given, generated, source, None, [text])
+        again = model(given, generated, source, None, [text])
+        torch.testing.assert_close(results[text], again, rtol=1e-4, atol=1e-5)
+    assert (results["rain"] - results["snow"]).abs().max() > 1e-3
+    assert torch.equal(results[""], loaded(given, generated, source))
     save_weights(path, {"weight": torch.ones(2, 2)}, {}, torch.float32)
     with pytest.raises(WeightsError, match="holds no upsampler"):
         load_upsampler(path)

@@ -170,7 +170,9 @@ def test_the_noise_of_a_cell_is_the_one_it_was_generated_from(tmp_path: Path, lo
     footage, spec = numbered(tmp_path, 40, 25), MINI_SPEC
     plan, moving = footage.plan, len(spec.noise_motion)
     windows = plan_windows(plan.num_frames, longest, Join(head=5, blend=0), 4)
-    found = cell_noise(spec, 4, windows, plan, 5)
+    found = [
+        cell_noise(spec, windows, plan, cells=4, cell=cell, seed=5, text="") for cell in range(4)
+    ]
     total = (plan.num_frames - 1) // 4 + 1
     for window in windows:
         first, count = window.first // 4, (window.count - 1) // 4 + 1
@@ -190,14 +192,14 @@ def test_the_noise_of_a_cell_is_the_one_it_was_generated_from(tmp_path: Path, lo
 def test_models_without_drifting_noise_have_none(tmp_path: Path) -> None:
     plan = numbered(tmp_path, 9, 12).plan
     windows = plan_windows(plan.num_frames, 401, Join(head=5, blend=0), 4)
-    assert cell_noise(TINY_SPEC, 4, windows, plan, 5) == [None] * 4
+    assert cell_noise(TINY_SPEC, windows, plan, cells=4, cell=1, seed=5, text="rain") is None
 
 
 def test_drops_are_where_the_noise_says_at_every_moment(tmp_path: Path) -> None:
     """Planes at 4 times the cell's size: what a truth is rendered with, without the padding."""
     plan = numbered(tmp_path, 12, 12, (64, 96)).plan
     windows = plan_windows(plan.num_frames, 401, Join(head=5, blend=0), 4)
-    noise = cell_noise(MINI_SPEC, 4, windows, plan, 5)[2]
+    noise = cell_noise(MINI_SPEC, windows, plan, cells=4, cell=2, seed=5, text="rain")
     assert noise is not None
     assert plan.picture == (slice(4, 60), slice(0, 96))
     planes = noise.moments()

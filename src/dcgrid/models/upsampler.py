@@ -12,12 +12,13 @@ the small pictures, the given cell and the generated one, and says two things of
 
 A third thing it says where the noise is known that the cell was generated from and some of it
 drifts: how much there is of the drops, flakes and sparks that the noise stands for, and in which
-colour. A cell is too small to show them (models/particles.py, docs/decisions/0024).
+colour. A cell is too small to show them (models/particles.py, docs/decisions/0024). Which of them
+an edit is about, its words say (models/text_summary.py, docs/decisions/0025).
 
 Where the generated cell shows something else than the given one (it moves, it stands differently,
-it is new) the opacity is 1, and what is generated is enlarged without the source. But for that
-noise the network sees pixels only, so it serves every model. Everything at full size is a handful
-of sums, so it keeps up with a video.
+it is new) the opacity is 1, and what is generated is enlarged without the source. But for noise
+and words, which may be missing, the network sees pixels only, so it serves every model. Everything
+at full size is a handful of sums, so it keeps up with a video.
 
 Letters: T frames, C channels, H W height/width of a cell, B batch (frames of whatever clips), N
 planes of particles.
@@ -26,6 +27,7 @@ Paper: sec. 3.4 (a light-weight convolution-based upsampler; with the given clip
 Differs: docs/decisions/0021, 0024.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +39,7 @@ from torch import Tensor, nn
 from dcgrid.errors import WeightsError
 from dcgrid.models.block_motion import find_motion
 from dcgrid.models.particles import FIELDS, PLANES
+from dcgrid.models.text_summary import SUMMARY_WIDTH, TextSummary
 from dcgrid.models.weights import load_weights, read_weights
 
 TERMS = 7
@@ -130,11 +133,16 @@ class GuidedUpsampler(nn.Module):
 
     Args:
         widths: Channels at each level of the U-Net, from the cell's size on.
+        vocabulary: Words of edits that it knows.
     """
 
-    def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
+    def __init__(self, widths: tuple[int, ...] = WIDTHS, vocabulary: Sequence[str] = ()) -> None:
         super().__init__()
         self.widths = tuple(widths)
+        self.text = TextSummary(vocabulary)
+        self.text_in = nn.ModuleList(
+            nn.Linear(SUMMARY_WIDTH, width, bias=False) for width in widths
+        )
         self.stem = nn.Conv2d(FEATURES, widths[0], 3, padding=1)
         self.down = nn.ModuleList(
             nn.Conv2d(wide, narrow, 2, stride=2) for wide, narrow in pairwise(widths)
@@ -147,6 +155,8 @@ class GuidedUpsampler(nn.Module):
         shuffled = 4 * OVERLAY_SCALE**2
         self.overlay_in = nn.Conv2d(widths[0] + 9, widths[0], 3, padding=1)
         self.overlay_head = nn.Conv2d(widths[0], shuffled, 3, padding=1)
+        for linear in self.text_in:
+            nn.init.zeros_(linear.weight)  # type: ignore[arg-type]
         for head in (self.transform_head, self.overlay_head, self.particle_head):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
@@ -160,6 +170,7 @@ class GuidedUpsampler(nn.Module):
         generated_BCHW: Tensor,
         source_BCHW: Tensor,
         noise: tuple[Tensor, Tensor] | None = None,
+        texts: Sequence[str] | None = None,
     ) -> Tensor:
         """Return frames at the source's size, for training: one source for each pair of cells.
 
@@ -171,18 +182,25 @@ class GuidedUpsampler(nn.Module):
             source_BCHW: Frames of sources.
             noise: What is known of the noise: soft fields at the size of the cell and planes of
                 particles at `OVERLAY_SCALE` times it, BNHW each.
+            texts: Words of the edits, "" where they are not known; None: of none.
         """
         looked = None
         if noise is not None:
             looked = torch.cat((noise[0], F.avg_pool2d(noise[1], OVERLAY_SCALE)), dim=1)
-        transform_BCHW, overlay_BCHW, particles_BCHW = self.look(given_BCHW, generated_BCHW, looked)
+        transform_BCHW, overlay_BCHW, particles_BCHW = self.look(
+            given_BCHW, generated_BCHW, looked, texts
+        )
         if noise is not None:
             overlay_BCHW = _with_particles(overlay_BCHW, particles_BCHW, noise[1])
         size = source_BCHW.shape[-2:]
         return _compose(_resized(transform_BCHW, size), _resized(overlay_BCHW, size), source_BCHW)
 
     def look(
-        self, given_BCHW: Tensor, generated_BCHW: Tensor, noise_BCHW: Tensor | None = None
+        self,
+        given_BCHW: Tensor,
+        generated_BCHW: Tensor,
+        noise_BCHW: Tensor | None = None,
+        texts: Sequence[str] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what is known of an edit from its cells.
 
@@ -191,6 +209,7 @@ class GuidedUpsampler(nn.Module):
             generated_BCHW: Frames of generated cells.
             noise_BCHW: `FIELDS` soft fields and all `PLANES` at the size of the cell; None: not
                 known.
+            texts: Words of the edits, "" where they are not known; None: of none.
 
         Returns:
             Transform (B 3*TERMS H W), overlay (B 4, `OVERLAY_SCALE` times H and W) and particles
@@ -208,7 +227,10 @@ class GuidedUpsampler(nn.Module):
             )
         else:
             noise_BCHW = F.pad(noise_BCHW, margin, mode="replicate")
-        full_BCHW, half_BCHW = self._trunk(torch.cat((features_BCHW, noise_BCHW), dim=1))
+        full_BCHW, half_BCHW = self._trunk(
+            torch.cat((features_BCHW, noise_BCHW), dim=1),
+            self.text([""] * len(given_BCHW) if texts is None else texts),
+        )
         transform_BCHW = self._transform(half_BCHW, slope_BCHW, offset_BCHW)
         shown_BCHW = transform_colors(transform_BCHW, given_BCHW)
         overlay_BCHW = self._overlay(full_BCHW, shown_BCHW, generated_BCHW)
@@ -222,7 +244,11 @@ class GuidedUpsampler(nn.Module):
 
     @torch.inference_mode()
     def analyze(
-        self, given_TCHW: Tensor, generated_TCHW: Tensor, noise_TCHW: Tensor | None = None
+        self,
+        given_TCHW: Tensor,
+        generated_TCHW: Tensor,
+        noise_TCHW: Tensor | None = None,
+        text: str = "",
     ) -> Coefficients:
         """Look at a stretch of an edit, once for all its frames.
 
@@ -231,6 +257,7 @@ class GuidedUpsampler(nn.Module):
                 model's rate.
             generated_TCHW: Frames of the generated cell, of the same shape.
             noise_TCHW: `FIELDS` soft fields and all `PLANES` of each frame; None: not known.
+            text: Words of the edit; "": not known.
 
         Returns:
             What `apply` needs, on the network's device; about 230 bytes for each pixel of a frame.
@@ -251,7 +278,7 @@ class GuidedUpsampler(nn.Module):
                 for cell_TCHW in (given_TCHW, generated_TCHW)
             )
             noise_1CHW = None if noise_TCHW is None else noise_TCHW[number, None].to(device)
-            looked = self.look(given_1CHW, generated_1CHW, noise_1CHW)
+            looked = self.look(given_1CHW, generated_1CHW, noise_1CHW, [text])
             transform_1CHW, overlay_1CHW, particles_1CHW = looked
             small_1CHW = F.avg_pool2d(overlay_1CHW, OVERLAY_SCALE)
             shown_1CHW = transform_colors(transform_1CHW, given_1CHW)
@@ -309,12 +336,13 @@ class GuidedUpsampler(nn.Module):
             result_CHW[:, rows] = strip_BCHW[0].clamp_(-1, 1)
         return result_CHW
 
-    def _trunk(self, features_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def _trunk(self, features_BCHW: Tensor, text_BE: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the U-Net makes of the features, at the cell's size and its half."""
-        hidden = self.enter[0](self.stem(features_BCHW))
-        kept = [hidden]
-        for down, enter in zip(self.down, list(self.enter)[1:], strict=True):
-            hidden = enter(down(hidden))
+        hidden, kept = features_BCHW, list[Tensor]()
+        for down, text_in, enter in zip(
+            (self.stem, *self.down), self.text_in, self.enter, strict=True
+        ):
+            hidden = enter(down(hidden) + text_in(text_BE)[:, :, None, None])
             kept.append(hidden)
         for level in reversed(range(len(self.widths) - 1)):
             larger = F.interpolate(self.up[level](hidden), scale_factor=2.0, mode="nearest")
@@ -466,13 +494,15 @@ def load_upsampler(path: Path = WEIGHTS, device: torch.device | str = "cpu") -> 
     Raises:
         WeightsError: The file is missing or damaged, or of another network.
     """
-    tensors, _ = read_weights(path)
+    tensors, facts = read_weights(path)
     levels = sorted(
         name for name in tensors if name.startswith("enter.") and name.endswith("first.bias")
     )
     if not levels:
         raise WeightsError(f"{path} holds no upsampler", hint="install dcgrid again")
-    model = GuidedUpsampler(tuple(len(tensors[name]) for name in levels))
+    model = GuidedUpsampler(
+        tuple(len(tensors[name]) for name in levels), facts.get("vocabulary", ())
+    )
     load_weights(path, model)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.eval().requires_grad_(False)

@@ -55,6 +55,8 @@ class Take:
     """Where it goes."""
     edit: str
     """Name of the edit that it shows."""
+    text: str
+    """Words of that edit; may be empty."""
     cell: int
     """The cell that it was painted in."""
     seed: int
@@ -114,8 +116,8 @@ def choose_takes(
     """
     prepared, takes = plan.prepared, list[Take]()
     scores = [score_cells(footage[0], one.painted, footage[0].plan.picture) for one in candidates]
-    groups = zip(prepared.grid.names, prepared.grid.tries, prepared.outputs.videos, strict=True)
-    for index, (name, cells, paths) in enumerate(groups):
+    groups = zip(prepared.grid.edits, prepared.grid.tries, prepared.outputs.videos, strict=True)
+    for index, (edit, cells, paths) in enumerate(groups):
         tries = [
             Try(candidate=number, seed=one.seed, cell=cell, score=scores[number][cell])
             for number, one in enumerate(candidates)
@@ -123,7 +125,9 @@ def choose_takes(
         ]
         if prepared.expected_frames:
             known = prepared.expected_frames
-            tries = [one for one in tries if _expected(known, name, one.cell, one.seed)] or tries
+            tries = [
+                one for one in tries if _expected(known, edit.name, one.cell, one.seed)
+            ] or tries
         elif ranker is not None:
             tries = _ranked(plan, index, tries, footage, candidates, ranker, progress)
         if ranker is None or prepared.expected_frames:
@@ -133,7 +137,8 @@ def choose_takes(
             takes.append(
                 Take(
                     path=path,
-                    edit=name,
+                    edit=edit.name,
+                    text=edit.clause,
                     cell=one.cell,
                     seed=one.seed,
                     candidate=one.candidate,
@@ -273,8 +278,15 @@ def _result(
     # Drops and sparks of a composition are those of its second clip.
     if job.painted_by == "grid" and plan.prepared.grid.mode == "consistent":
         count = len(plan.prepared.grid.edit_of_cell)
-        noises = cell_noise(plan.spec, count, plan.windows, source.plan, take.seed)
-        noise = noises[take.cell]
+        noise = cell_noise(
+            plan.spec,
+            plan.windows,
+            source.plan,
+            cells=count,
+            cell=take.cell,
+            seed=take.seed,
+            text=take.text,
+        )
     upsampler = upsampler_for(job, source.plan, plan.device, noise)
     return upsampled(source, plan.windows, painted.pieces(take.cell), upsampler, rate)
 

@@ -242,12 +242,13 @@ def _taken(
     """Return the best try at each scene of a grid; without scores the first."""
     scenes = []
     # The files of later grids come after those of this one.
-    for name, cells, path in zip(grid.names, grid.tries, paths, strict=False):
+    for edit, cells, path in zip(grid.edits, grid.tries, paths, strict=False):
         best = rank_scores([scores[cell] for cell in cells])[0][0] if scores else 0
         clip = PaintedClip(painted, cells[best])
         take = Take(
             path=path,
-            edit=name,
+            edit=edit.name,
+            text=edit.clause,
             cell=cells[best],
             seed=seed,
             score=scores.get(cells[best]),

@@ -120,8 +120,16 @@ def _scene_results(
 
     def results(scene: TakenScene, rate: Fraction | None) -> Iterator[Shown]:
         take, cells = scene.take, len(plan.grids[0].edit_of_cell)  # grids are of one layout
-        noises = cell_noise(plan.spec, cells, plan.windows, footage.plan, take.seed)
-        upsampler = upsampler_for(job, footage.plan, plan.device, noises[take.cell])
+        noise = cell_noise(
+            plan.spec,
+            plan.windows,
+            footage.plan,
+            cells=cells,
+            cell=take.cell,
+            seed=take.seed,
+            text=take.text,
+        )
+        upsampler = upsampler_for(job, footage.plan, plan.device, noise)
         return upsampled(footage, plan.windows, scene.clip.pieces(), upsampler, rate or wanted)
 
     return results

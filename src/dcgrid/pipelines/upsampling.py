@@ -67,6 +67,8 @@ class CellNoise:
     """Height and width of the cell."""
     picture: tuple[slice, slice]
     """Rows and columns of the cell that show the clip."""
+    text: str
+    """Words of the cell's edit."""
 
     def looks(self, first: int, count: int) -> Tensor:
         """Return what the guided upsampler looks at in so many frames of the cell, TCHW."""
@@ -98,20 +100,29 @@ class CellNoise:
 
 
 def cell_noise(
-    spec: ModelSpec, cells: int, windows: tuple[Window, ...], clip: ClipPlan, seed: int
-) -> list[CellNoise | None]:
-    """Draw the drifting noise of each cell of a grid again, as `fill_grid` does.
+    spec: ModelSpec,
+    windows: tuple[Window, ...],
+    clip: ClipPlan,
+    *,
+    cells: int,
+    cell: int,
+    seed: int,
+    text: str,
+) -> CellNoise | None:
+    """Draw the drifting noise of a cell of a grid again, as `fill_grid` does.
 
     Args:
-        spec: The model; None for each cell where its noise does not drift.
-        cells: Cells of the grid.
+        spec: The model; where its noise does not drift there is none.
         windows: How the clip was generated.
         clip: The clip.
+        cells: Cells of the grid.
+        cell: Number of the cell.
         seed: Seed of the grid's noise.
+        text: Words of the cell's edit.
     """
     motion, last = spec.noise_motion, windows[-1]
     if not motion:
-        return [None] * cells
+        return None
     frames = (last.first + last.count - 1) // spec.stride_T + 1
     # The drifting channels of later windows go on from those of the first, whatever the others are.
     alone = len(windows) == 1
@@ -123,12 +134,12 @@ def cell_noise(
         motion=motion,
         span=None if alone else (0, frames),
     )
-    return [
-        CellNoise(
-            values_MFYX=noise_CFYX[-len(motion) :], cell_size=clip.cell_size, picture=clip.picture
-        )
-        for noise_CFYX in noise_1KCFYX[0]
-    ]
+    return CellNoise(
+        values_MFYX=noise_1KCFYX[0, cell, -len(motion) :],
+        cell_size=clip.cell_size,
+        picture=clip.picture,
+        text=text,
+    )
 
 
 def plain(size: tuple[int, int] | None = None) -> Upsampler:
@@ -166,10 +177,12 @@ def guided(
     planes = None if noise is None else noise.moments()
 
     def prepare(given_THWC: Tensor, generated_THWC: Tensor, first: int) -> Enlarge:
-        looks_TCHW = None if noise is None else noise.looks(first, len(given_THWC))
-        coefficients = network.analyze(
-            _to_network(given_THWC), _to_network(generated_THWC), looks_TCHW
-        )
+        cells = _to_network(given_THWC), _to_network(generated_THWC)
+        if noise is None:
+            coefficients = network.analyze(*cells)
+        else:
+            looks_TCHW = noise.looks(first, len(given_THWC))
+            coefficients = network.analyze(*cells, looks_TCHW, noise.text)
 
         def enlarge(place: float, source_HWC: Tensor) -> Tensor:
             source_CHW = _to_network(source_HWC[None])[0].to(device)

@@ -94,10 +94,11 @@ class Captions:
     def _clause(self, panes: PaneSet, pane: int, generator: torch.Generator) -> str | None:
         """Return what a pane's cell says: how it is moved, and its effect; None: neither."""
         moved = panes.moves[pane] if panes.moves else ""
-        said = (moved, self._effect_clause(panes.effects[pane], generator))
+        said = (moved, self.effect_clause(panes.effects[pane], generator))
         return " ".join(words for words in said if words) or None
 
-    def _effect_clause(self, effect: str, generator: torch.Generator) -> str:
+    def effect_clause(self, effect: str, generator: torch.Generator) -> str:
+        """Return one way to say an effect; "" of no effect."""
         if not effect:
             return ""
         recipe = self.effects[effect]

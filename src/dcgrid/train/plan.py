@@ -259,7 +259,7 @@ def _parameters(job: TrainJob) -> tuple[dict[str, int], dict[str, int]]:
         return {"autoencoder": counts[True]}, {"autoencoder": counts[False]}
     frozen = {"autoencoder": _count(Autoencoder(config.autoencoder).parameters())}
     if stage == "upsampler":
-        trained = GuidedUpsampler(config.upsampler_widths)
+        trained = GuidedUpsampler(config.upsampler_widths, captions_of(()))
         return {"upsampler": _count(trained.parameters())}, frozen
     dit = DiT(config.dit)
     networks = {"dit": _count(dit.parameters()), **_text_count(job, config)}

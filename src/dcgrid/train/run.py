@@ -414,21 +414,23 @@ def _train_grids(
 def _run_upsampler(job: TrainJob, reporter: Reporter) -> Path:
     """Train the guided upsampler on edits of the model and on truths with faults."""
     path = job.out / "upsampler.safetensors"
-    model = GuidedUpsampler(preset_of(job.model, job.recipe.stage).upsampler_widths).to(job.device)
+    captions = world_captions(own_clause_only=job.facts.own_clause_only)
+    vocabulary = captions_of(())
+    widths = preset_of(job.model, job.recipe.stage).upsampler_widths
+    model = GuidedUpsampler(widths, vocabulary).to(job.device)
     if job.start is not None and not job.resume:
         fresh = start_from(job.start / "upsampler.safetensors", model)
         reporter.say(f"started from {job.start}; {fresh} tensors are new")
     autoencoder = _native_autoencoder(job)
     maker = None
     if job.recipe.loss["edit_share"]:
-        maker = EditMaker(
-            job, autoencoder, world_captions(own_clause_only=job.facts.own_clause_only)
-        )
+        maker = EditMaker(job, autoencoder, captions)
     world = WorldClips(WorldStore(job.store, detailed=True), job.device, mix=MIX)
-    stage = UpsamplerStage(model, autoencoder, maker, world, job.recipe)
+    stage = UpsamplerStage(model, autoencoder, maker, captions, world, job.recipe)
     state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
     model.load_state_dict(averaged(state))
-    save_weights(path, model.state_dict(), facts_of(job, state), job.stored_as)
+    facts = {**facts_of(job, state), "vocabulary": list(vocabulary)}
+    save_weights(path, model.state_dict(), facts, job.stored_as)
     return path
 
 

@@ -24,6 +24,7 @@ from dcgrid.models.drift import DriftingNoise
 from dcgrid.models.particles import FIELDS, PLANES, point_planes, soft_fields
 from dcgrid.models.trunk import VideoCodec
 from dcgrid.models.upsampler import GuidedUpsampler
+from dcgrid.train.captions import Captions
 from dcgrid.train.codec import error_of_differences
 from dcgrid.train.edit_maker import EditMaker
 from dcgrid.train.guides import misplaced, with_faults
@@ -47,6 +48,15 @@ CROP_BYTES = 40_000_000
 """What a crop of usual size keeps for the backward pass, roughly."""
 EDITS = 3
 """Edits of each clip."""
+OFTEN = {
+    "rain": 3.0,
+    "snow": 3.0,
+    "sparks": 2.0,
+    "smoke": 2.0,
+    "purple-smoke": 2.0,
+    "backlight": 2.0,
+}
+"""How often an effect is drawn beside others: those whose small things take longest to learn."""
 MIX = {"footage": 0.45, "photo": 0.4, "sprite": 0.15}
 """Share of each kind of clip: animated subjects are small pictures, without detail at full size."""
 
@@ -69,6 +79,8 @@ class Crops:
     """Soft fields of the noise, in [-4, 4]; zero where it is not known."""
     planes_BPHW: Tensor
     """Planes of particles at `SCALE` times the size, in [0, 1]; zero where they are not known."""
+    texts: tuple[str, ...]
+    """Words of each edit; "" where the noise is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +97,8 @@ class _Edits:
     """Soft fields of the noise of each, at the size of a cell, 32 levels a unit around 128."""
     planes_NPTHW: Tensor
     """Planes of particles of the noise of each, at full size."""
+    names: tuple[str, ...]
+    """The effect of each; "" where it is none that words say."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,6 +120,7 @@ class UpsamplerStage:
         model: What is trained.
         autoencoder: Whose faults the generated cells have.
         maker: Edits clips as `dcgrid edit` does; None: every edit is the truth with faults.
+        captions: Writes the words of edits.
         world: Where clips come from.
         recipe: Weights and shares.
     """
@@ -115,12 +130,14 @@ class UpsamplerStage:
         model: GuidedUpsampler,
         autoencoder: VideoCodec,
         maker: EditMaker | None,
+        captions: Captions,
         world: WorldClips,
         recipe: TrainRecipe,
     ) -> None:
         self.model: GuidedUpsampler = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.autoencoder = autoencoder
         self.maker = maker
+        self.captions = captions
         self.world = world
         self.recipe = recipe
         self._stock: list[_Kept] = []
@@ -138,7 +155,9 @@ class UpsamplerStage:
         weights = self.recipe.loss
         crops = self.draw(phase, generator)
         noise = crops.fields_BPHW, crops.planes_BPHW
-        result = self.model(crops.given_BCHW, crops.generated_BCHW, crops.source_BCHW, noise)
+        result = self.model(
+            crops.given_BCHW, crops.generated_BCHW, crops.source_BCHW, noise, crops.texts
+        )
         error = result - crops.truth_BCHW
         coarse = F.avg_pool2d(error, SCALE)
         total = (
@@ -164,7 +183,7 @@ class UpsamplerStage:
             self._add(phase, generator)
         crop = min(CROP, *(side for kept in self._stock for side in kept.shape[1:]))
         source, generated, truth, apart = [], [], [], []
-        fields, planes = [], []
+        fields, planes, texts = [], [], []
         for _ in range(phase.batch):
             edits = self._edits_of(self._stock[pick(len(self._stock), generator)])
             edit, frame = pick(EDITS, generator), pick(edits.source_CTHW.shape[1], generator)
@@ -174,7 +193,9 @@ class UpsamplerStage:
             generated.append(edits.generated_NCTHW[edit, :, frame, rows, columns])
             large = [slice(SCALE * one.start, SCALE * one.stop) for one in (rows, columns)]
             truth.append(edits.truth_NCTHW[edit, :, frame, large[0], large[1]])
-            known = float(chance(generator) < self.recipe.loss["noise_known_share"])
+            known = chance(generator) < self.recipe.loss["noise_known_share"]
+            name = edits.names[edit] if known else ""
+            texts.append(self.captions.effect_clause(name, generator))
             fields.append(known * (edits.fields_NPTHW[edit, :, frame, rows, columns].float() - 128))
             planes.append(known * edits.planes_NPTHW[edit, :, frame, large[0], large[1]].float())
             apart.append(chance(generator) < self.recipe.loss["apart_share"])
@@ -193,6 +214,7 @@ class UpsamplerStage:
             apart_B=torch.tensor(apart),
             fields_BPHW=torch.stack(fields) / 32,
             planes_BPHW=torch.stack(planes) / 255,
+            texts=tuple(texts),
         )
 
     def remember(self) -> dict[str, Tensor]:
@@ -233,7 +255,8 @@ class UpsamplerStage:
         frames, height, width = shape
         drawn = self.world.draw(frames, (SCALE * height, SCALE * width), generator)
         source_CTHW = drawn.clip_CTHW
-        order = torch.randperm(len(EFFECT_NAMES), generator=generator).tolist()
+        often = torch.tensor([OFTEN.get(name, 1.0) for name in EFFECT_NAMES])
+        order = torch.multinomial(often, len(often), generator=generator).tolist()
         names = [EFFECT_NAMES[one] for one in order[:EDITS]]
         if self.maker is not None and chance(generator) < self.recipe.loss["edit_share"]:
             if not self.maker.spec.noise_motion:  # nothing says where drops should be
@@ -250,7 +273,7 @@ class UpsamplerStage:
             )
             truth = self._rendered(names, drawn, drift, generator)
             if chance(generator) < self.recipe.loss["look_share"]:
-                truth[0] = random_look(source_CTHW, generator)
+                truth[0], names = random_look(source_CTHW, generator), ["", *names[1:]]
             generated_NCTHW = with_faults(
                 torch.stack([_averaged(one) for one in truth]), self.autoencoder, generator
             )
@@ -265,6 +288,7 @@ class UpsamplerStage:
             generated_NCTHW=_levels(generated_NCTHW[:, :, kept_K]),
             fields_NPTHW=_levels((torch.stack(fields) * 32 + 128) / 255),
             planes_NPTHW=_levels(torch.stack(planes)),
+            names=tuple(names),
         )
 
     def _rendered(
