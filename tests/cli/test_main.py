@@ -62,6 +62,19 @@ def test_a_misspelt_effect_is_told_before_torch_is_loaded(clip: Path) -> None:
     assert "did you mean 'rain'" in done.stderr
 
 
+def test_an_edit_of_mini_loads_nothing_of_wan_and_no_compiler(clip: Path, tmp_path: Path) -> None:
+    """torch's compiler takes as long to import as torch itself."""
+    code = (
+        "import sys; from dcgrid.cli.main import main; "
+        f"code = main(['edit', {str(clip)!r}, '--effect', 'night', '--out', {str(tmp_path)!r}]); "
+        "foreign = [name for name in sys.modules if name.startswith(('dcgrid.models.wan', "
+        "'torch._dynamo', 'diffusers', 'transformers'))]; "
+        "print(code, foreign, file=sys.stderr)"
+    )
+    done = run_python("-c", code)
+    assert done.stderr.strip().splitlines()[-1] == "0 []"
+
+
 def test_openmp_waits_passively_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "")
     monkeypatch.delenv("OMP_WAIT_POLICY")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,12 +28,13 @@ from dcgrid.models.native.folder import is_native_folder, read_native_folder
 from dcgrid.models.native.t5 import T5TextEncoder, load_t5
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.quantize import Quantize
-from dcgrid.models.wan.backbone import load_wan
-from dcgrid.models.wan.checkpoint import is_checkout, known_spec, read_checkout
-from dcgrid.models.wan.counts import WanSizes
-from dcgrid.models.wan.digests import part_digests
 from dcgrid.models.weights import load_weights, read_weights
 from dcgrid.runtime.offload import Offload
+
+# Wan's modules are imported where a Wan model is meant: with them comes torch's compiler, which
+# takes as long to import as torch itself.
+if TYPE_CHECKING:
+    from dcgrid.models.wan.counts import WanSizes
 
 PART_NAMES = ("autoencoder", "text", "dit")
 """Weight files of a native model, `<part>.safetensors`."""
@@ -217,6 +219,8 @@ def model_spec(name: str) -> ModelSpec:
     """
     if is_native(name):
         return _find_native(name).spec
+    from dcgrid.models.wan.checkpoint import known_spec, read_checkout
+
     if name not in hub.MODELS:
         return read_checkout(checkout_folder(name)).spec
     source, folder = hub.MODELS[name], hub.locate_model(name)
@@ -243,6 +247,8 @@ def checkout_folder(name: str) -> Path:
         if found is None:
             raise WeightsError(f"{name} is not here", hint=f"dcgrid models pull {name}")
         return found
+    from dcgrid.models.wan.checkpoint import is_checkout
+
     folder = Path(name).expanduser()
     if is_checkout(folder):
         return folder
@@ -297,19 +303,25 @@ def weight_digests(
         WeightsError: A checkout has changed into something else.
     """
     if not is_native(name):
+        from dcgrid.models.wan.checkpoint import read_checkout
+        from dcgrid.models.wan.digests import part_digests
+
         return part_digests(read_checkout(checkout_folder(name)).files)
     files = weight_files(name, weights_dir)
     there = {part: files[part] for part in parts if part in files and files[part].exists()}
     return {part: file_sha256(path) for part, path in there.items()}
 
 
-def wan_sizes(name: str) -> WanSizes:
+def wan_sizes(name: str) -> "WanSizes":
     """Return the configs of a checkout's networks; of a named model without a download.
 
     Raises:
         UsageError: No model has that name.
         WeightsError: It is a folder, but no checkout that can be used.
     """
+    from dcgrid.models.wan.checkpoint import read_checkout
+    from dcgrid.models.wan.counts import WanSizes
+
     if not is_here(name):
         return WanSizes.known(name)
     folder = checkout_folder(name)
@@ -363,6 +375,8 @@ def load_backbone(
         WeightsError: A weight file is missing, damaged or of another shape.
     """
     if not is_native(name):
+        from dcgrid.models.wan.backbone import load_wan
+
         where = placement or Placement()
         backbone = load_wan(
             checkout_folder(name),

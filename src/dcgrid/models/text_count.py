@@ -19,8 +19,6 @@ from dcgrid.models.loading import (
 )
 from dcgrid.models.native.t5 import missing_t5_files, t5_counter
 from dcgrid.models.native.text import WordTokenizer
-from dcgrid.models.wan.parts import Foreign, load_tokenizer
-from dcgrid.models.wan.text import clean_text
 
 Count = Callable[[str], int]
 """Returns the tokens of a text."""
@@ -62,6 +60,9 @@ def text_counter(model: str, tags: Sequence[str] = ()) -> TextCounter | None:
         return TextCounter(of_segment=count, of_words=count, most=count, whole_cell=False)
     if not is_here(model):
         return None
+    from dcgrid.models.wan.parts import Foreign, load_tokenizer
+    from dcgrid.models.wan.text import clean_text
+
     loaded: list[Foreign] = []
 
     def pieces(text: str) -> int:
@@ -122,4 +123,6 @@ def _most_pieces(text: str) -> int:
     A piece has a byte at least; a space is put before the first, an end after the last. Signs that
     stand for several letters are taken apart first, as the tokenizer does.
     """
+    from dcgrid.models.wan.text import clean_text
+
     return len(unicodedata.normalize("NFKC", clean_text(text)).encode()) + 2

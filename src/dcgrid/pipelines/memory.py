@@ -98,13 +98,14 @@ def plan_memory(
         DeviceError: `--offload auto`, and nothing fits.
     """
     from dcgrid.models.loading import is_native, wan_sizes
-    from dcgrid.models.wan.memory import MemoryJob, choose_offload, predict_memory
-    from dcgrid.runtime.device import available_host_memory_bytes, available_memory_bytes
 
     if is_native(job.model):
         _refuse_settings(job)
         pixels = native_bytes(size.frames, size.height, size.width)
         return MemoryNeed(device_bytes=pixels + trained_bytes(job.model))
+    from dcgrid.models.wan.memory import MemoryJob, choose_offload, predict_memory
+    from dcgrid.runtime.device import available_host_memory_bytes, available_memory_bytes
+
     on_cpu = device.type == "cpu"
     sizes = wan_sizes(job.model)
     asked = MemoryJob(
@@ -188,12 +189,15 @@ def next_setting_if_full(model: str, need: MemoryNeed) -> Iterator[None]:
         DeviceError: It did.
     """
     from dcgrid.models.loading import is_native
-    from dcgrid.models.wan.memory import out_of_memory
 
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        if is_native(model):
+            raise
+        from dcgrid.models.wan.memory import out_of_memory
+
         told = out_of_memory(error, model=model, offload=need.offload, quantize=need.quantize)
-        if told is None or is_native(model):
+        if told is None:
             raise
         raise told from error

@@ -24,8 +24,6 @@ from dcgrid.errors import DcgridError, UsageError
 from dcgrid.grid.modes import Mode
 from dcgrid.models.base import CellText, Memory, TokenPlaces
 from dcgrid.models.loading import is_native, wan_sizes
-from dcgrid.models.wan.backbone import WanBackbone
-from dcgrid.models.wan.parallel import TokenSplit
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.models import LoadedModel, load_model
 from dcgrid.pipelines.progress import Progress, Silent
@@ -34,6 +32,8 @@ from dcgrid.runtime.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+    from dcgrid.models.wan.backbone import WanBackbone
 
 
 def check_team(model: str, grids: Iterable[ResolvedGrid], processes: Processes) -> str:
@@ -151,7 +151,7 @@ class _Member:
             order.offload,
             stage=order.stage,
         )
-        self.models.append(cast(WanBackbone, model.backbone))
+        self.models.append(cast("WanBackbone", model.backbone))
         return model
 
     def leave(self) -> None:
@@ -173,6 +173,8 @@ class _Member:
         mine = order.texts[rank // sharing :][:1] if branches == 2 else order.texts
         split = None
         if sharing > 1:
+            from dcgrid.models.wan.parallel import TokenSplit
+
             group = self._groups[sharing]
             split = TokenSplit(group=group, rank=rank % sharing, count=sharing)
         # Guidance may end on the way: more processes share a text then, each with fewer heads.
