@@ -33,8 +33,9 @@ from benchmarks.models import load_choice
 from dcgrid.errors import DcgridError
 from dcgrid.eval.encoders.faces import ArcFaceReader
 from dcgrid.models.base import ModelSpec
+from dcgrid.models.edit_frames import Coefficients
 from dcgrid.models.native.backbone import NativeBackbone
-from dcgrid.models.upsampler import WEIGHTS, Coefficients, GuidedUpsampler, load_upsampler
+from dcgrid.models.upsampler import WEIGHTS, GuidedUpsampler, load_upsampler
 from dcgrid.pipelines.plan import one_pass_rules
 from dcgrid.pipelines.progress import Silent
 from dcgrid.pipelines.upsampling import CellNoise
@@ -160,7 +161,7 @@ class _Bench:
             looks_TCHW = noise.looks(0, len(given_TCHW))[taken]
             known = self.upsampler.analyze(given, generated, looks_TCHW, noise.text)
         frames = [
-            self.upsampler.apply(known, float(t), one, _planes(noise, known, float(every * t)))
+            known.frame(float(t), one, _planes(noise, known, float(every * t)))
             for t, one in enumerate(source)
         ]
         plain = F.interpolate(generated, size=source.shape[-2:], mode="bicubic")
@@ -283,8 +284,7 @@ class _Bench:
         figures = {}
         for way, coefficients in (("drops", known), ("moved", without)):
             frames = [
-                self.upsampler.apply(
-                    coefficients,
+                coefficients.frame(
                     12 * t / fps,
                     source_TCHW[t] * 2 - 1,
                     _planes(noise, coefficients, 12 * t / fps),
@@ -313,7 +313,7 @@ class _Bench:
         times = []
         for position in (0.0, 0.4, 0.8, 1.2, 1.6, 2.0, 2.4, 2.8, 3.2, 3.6):
             began = time.process_time()
-            self.upsampler.apply(known, position, source)
+            known.frame(position, source)
             times.append(time.process_time() - began)
         return (
             f"processor time: {statistics.median(times):.2f} s a frame of 1920x1080, "

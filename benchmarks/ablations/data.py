@@ -20,8 +20,8 @@ from torch import Tensor
 
 from benchmarks.clips import find_clips, read_bench_clip
 from benchmarks.elements import to_pixels
-from dcgrid.models.loading import MINI_SPEC
 from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.train.panes import FusionPool, PanePool, PaneSet
 from dcgrid.train.settings import Phase
 from dcgrid.train.world.clips import WorldClips, chance, pick

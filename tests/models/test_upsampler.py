@@ -82,12 +82,12 @@ def test_applied_in_strips_equals_the_whole(
     cell: tuple[int, int], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For sizes that are no multiples of anything, larger and smaller than the cell."""
-    monkeypatch.setattr("dcgrid.models.upsampler.STRIP", 11)
+    monkeypatch.setattr("dcgrid.models.edit_frames.STRIP", 11)
     model = trained()
     given, generated = pictures(1, 3, *cell), pictures(1, 3, *cell, seed=1)
     source = pictures(3, *size, seed=2)
     whole = model(given, generated, source[None])[0].clamp(-1, 1)
-    applied = model.apply(model.analyze(given, generated), 0.0, source)
+    applied = model.analyze(given, generated).frame(0.0, source)
     assert applied.shape == source.shape
     torch.testing.assert_close(applied, whole, rtol=0, atol=1e-3)
 
@@ -100,13 +100,9 @@ def test_frames_are_looked_at_one_by_one() -> None:
     assert len(together) == 3
     for frame in range(3):
         alone = model.analyze(given[frame : frame + 1], generated[frame : frame + 1])
-        torch.testing.assert_close(
-            model.apply(together, float(frame), source), model.apply(alone, 0.0, source)
-        )
+        torch.testing.assert_close(together.frame(float(frame), source), alone.frame(0.0, source))
     for outside, held in ((-3.0, 0.0), (7.5, 2.0)):
-        assert torch.equal(
-            model.apply(together, outside, source), model.apply(together, held, source)
-        )
+        assert torch.equal(together.frame(outside, source), together.frame(held, source))
     with pytest.raises(ValueError, match=r"\(3, 3, 16, 16\) and \(2, 3, 16, 16\)"):
         model.analyze(given, generated[:2])
 
@@ -137,7 +133,7 @@ def test_between_frames_a_dot_is_on_its_way_and_not_there_twice() -> None:
     generated = torch.cat((dots(0, 0), dots(8, 0))) - 0.5
     coefficients = model.analyze(given, generated)
     for quarter in range(5):
-        shown = model.apply(coefficients, quarter / 4, torch.zeros(3, 96, 128)).mean(0) + 0.5
+        shown = coefficients.frame(quarter / 4, torch.zeros(3, 96, 128)).mean(0) + 0.5
         # Only one of the dots lies in these columns.
         column = shown[:, 2 * 12 - 6 : 2 * 12 + 7].sum(1)
         middle = float((column * (torch.arange(96) + 0.5)).sum() / column.sum()) / 2
@@ -160,11 +156,11 @@ def test_particles_lie_over_the_edit_as_strong_and_as_coloured_as_the_network_sa
     known = model.analyze(given, generated, noise)
     assert known.planes == (3,)
     for position in (0.0, 0.3, 1.0):
-        without = model.apply(bare, position, source)
-        laid = model.apply(known, position, source, plane)
+        without = bare.frame(position, source)
+        laid = known.frame(position, source, plane)
         expected = without * (1 - 0.5 * plane) + 0.5 * plane * colour[:, None, None]
         torch.testing.assert_close(laid, expected, rtol=0, atol=1e-4)
-        assert torch.equal(model.apply(known, position, source), without)
+        assert torch.equal(known.frame(position, source), without)
 
 
 def test_training_lays_them_as_inference_does() -> None:
@@ -175,10 +171,10 @@ def test_training_lays_them_as_inference_does() -> None:
     planes = pictures(1, len(PLANES), 64, 96, seed=5).clamp_min(0) * 0.3
     looks = torch.cat((fields, F.avg_pool2d(planes, 4)), dim=1)
     known = model.analyze(given, generated, looks, "snow")
-    laid = model.apply(known, 0.0, source[0], planes[0, list(known.planes)])
+    laid = known.frame(0.0, source[0], planes[0, list(known.planes)])
     together = model(given, generated, source, (fields, planes), ["snow"])[0].clamp(-1, 1)
     torch.testing.assert_close(laid, together, rtol=0, atol=2e-3)
-    assert (laid - model.apply(known, 0.0, source[0])).abs().max() > 0.01
+    assert (laid - known.frame(0.0, source[0])).abs().max() > 0.01
 
 
 def test_a_file_is_loaded_with_its_widths_and_words(tmp_path: Path) -> None:
@@ -211,7 +207,7 @@ def test_shipped_weights_keep_detail_of_the_source_and_colours_of_the_edit() -> 
     source = F.interpolate(coarse, size=(192, 320), mode="bicubic") * 0.6 + 0.4 * fine
     truth = source * torch.tensor([0.35, 0.45, 0.7]).reshape(1, 3, 1, 1) + 0.05
     given, generated = (F.avg_pool2d(one, 4) * 2 - 1 for one in (source, truth))
-    result = model.apply(model.analyze(given, generated), 0.0, source[0] * 2 - 1)
+    result = model.analyze(given, generated).frame(0.0, source[0] * 2 - 1)
     plain = F.interpolate(generated, size=(192, 320), mode="bicubic")[0]
     error, plain_error = ((one - truth[0] * 2 + 1).square().mean() for one in (result, plain))
     assert error < plain_error / 4

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from dcgrid.flow.noise import draw_noise
 from dcgrid.models.base import CellText, Memory, TokenPlaces
-from dcgrid.models.loading import TINY_SPEC, load_backbone
+from dcgrid.models.loading import load_backbone
 from dcgrid.models.native.backbone import NativeBackbone
+from dcgrid.models.native.presets import TINY_SPEC
 from dcgrid.pipelines.fill import FillSettings, fill_grid, to_frames, to_model_range
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.request import Continuation, grid_request

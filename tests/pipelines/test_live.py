@@ -11,7 +11,8 @@ from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.grid.modes import Routing
 from dcgrid.grid.routing import route_matrix
-from dcgrid.models.loading import MINI_SPEC, load_backbone
+from dcgrid.models.loading import load_backbone
+from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.pipelines.fill import FillSettings, fill_grid
 from dcgrid.pipelines.job import ComposeJob, EditJob
 from dcgrid.pipelines.live import LiveBackbone, paint_cells

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dcgrid.flow.self_conditioning import clean_estimate
 from dcgrid.models import loading
-from dcgrid.models.loading import TINY_SPEC
 from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.models.native.config import TINY
+from dcgrid.models.native.presets import TINY_SPEC
 from dcgrid.pipelines.approximate import Shortcuts
 from dcgrid.pipelines.fill import FilledCell, FillSettings, fill_grid
 from dcgrid.pipelines.job import EditJob

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dcgrid.errors import InputVideoError, OutputError, RecipeError, UsageError
-from dcgrid.models.loading import MINI_SPEC
+from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.pipelines import story_files
 from dcgrid.pipelines.request import settle_grid
 from dcgrid.pipelines.script import (

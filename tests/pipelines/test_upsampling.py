@@ -11,7 +11,7 @@ import torch
 from dcgrid.flow.noise import draw_noise
 from dcgrid.models import particles
 from dcgrid.models.drift import DriftingNoise
-from dcgrid.models.loading import MINI_SPEC, TINY_SPEC
+from dcgrid.models.native.presets import MINI_SPEC, TINY_SPEC
 from dcgrid.pipelines.footage import Footage
 from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.pipelines.upsampling import (

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dcgrid.models.base import cell_texts
-from dcgrid.models.loading import MINI_SPEC
+from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.models.native.text import WordTokenizer
 from dcgrid.pipelines.job import ComposeJob, EditJob
 from dcgrid.pipelines.request import grid_request

@@ -224,7 +224,7 @@ def test_weights_say_if_their_network_read_its_estimates(run_tiny, tmp_path, mon
     monkeypatch.setattr(facts_module, "PRESETS", {**PRESETS, "tiny": config})
     monkeypatch.setattr(networks_module, "PRESETS", {**PRESETS, "tiny": config})
     monkeypatch.setattr(
-        loading, "_NATIVE", {**loading._NATIVE, "tiny": (loading.TINY_SPEC, config)}
+        loading, "NATIVE", {**loading.NATIVE, "tiny": (loading.NATIVE["tiny"][0], config)}
     )
     for stage in ("autoencoder", "base"):
         run_tiny(stage, tmp_path)

@@ -19,12 +19,13 @@ from dcgrid import hub
 from dcgrid.errors import UsageError, WeightsError
 from dcgrid.hub import file_sha256
 from dcgrid.models.attention_choice import AttentionName
-from dcgrid.models.base import Backbone, ModelSpec, SamplerDefaults
+from dcgrid.models.base import Backbone, ModelSpec
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.backbone import NativeBackbone, NativeParts
-from dcgrid.models.native.config import MINI, PAPER, PAPER_SMALL, TINY, NativeConfig
+from dcgrid.models.native.config import NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.folder import is_native_folder, read_native_folder
+from dcgrid.models.native.presets import NATIVE
 from dcgrid.models.native.t5 import T5TextEncoder, load_t5
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.quantize import Quantize
@@ -60,95 +61,6 @@ class Placement:
     """True: blocks run as code of torch's compiler."""
 
 
-MINI_SPEC = ModelSpec(
-    name="mini",
-    stride_T=4,
-    stride_HW=8,
-    latent_channels=MINI.dit.latent_channels,
-    patch=(1, 2, 2),
-    fps=12.0,
-    default_frames=33,
-    max_frames=33,
-    cell_sizes=((96, 160), (160, 96), (128, 128)),
-    noise_scale=1.0,
-    time_shift=3.0,
-    text_limit=48,
-    per_cell_time=True,
-    given_first=MINI.dit.given_first,
-    own_clause_only=True,
-    negative_text=False,
-    cell_pitch=(16, 16),
-    noise_motion=MINI.dit.noise_motion,
-    offset_tokens=True,
-    carried_frames=5,
-    blended_frames=8,
-    paints_from_text=False,
-    # One step: it learnt to see the result at once (docs/decisions/0003).
-    filling=SamplerDefaults(guidance_scale=1.0, num_inference_steps=1),
-    # From noise alone one step makes no picture; the weight of the text is that of sec. 8.
-    from_text=SamplerDefaults(guidance_scale=4.0, num_inference_steps=24),
-    license="Apache-2.0",
-)
-TINY_SPEC = replace(
-    MINI_SPEC,
-    name="tiny",
-    latent_channels=TINY.dit.latent_channels,
-    text_limit=64,
-    cell_pitch=None,
-    noise_motion=TINY.dit.noise_motion,
-    offset_tokens=False,
-    blended_frames=0,
-    default_frames=5,
-    max_frames=9,
-    cell_sizes=((32, 48), (48, 32), (32, 32)),
-    # It makes noise of everything; tests tell stories with it.
-    paints_from_text=True,
-)
-PAPER_SPEC = ModelSpec(
-    name="paper",
-    stride_T=8,
-    stride_HW=16,
-    latent_channels=PAPER.dit.latent_channels,
-    patch=PAPER.dit.patch,
-    fps=24.0,
-    default_frames=121,
-    max_frames=121,
-    # Four of them are 1024x576 or 576x1024 with 9,216 tokens, what the base is trained on.
-    cell_sizes=((288, 512), (512, 288), (512, 512)),
-    noise_scale=1.0,
-    time_shift=1.0,
-    text_limit=256,
-    per_cell_time=False,
-    given_first=PAPER.dit.given_first,
-    own_clause_only=False,
-    negative_text=False,
-    cell_pitch=None,
-    noise_motion=PAPER.dit.noise_motion,
-    offset_tokens=False,
-    carried_frames=9,
-    blended_frames=8,
-    paints_from_text=True,
-    # Guidance of sec. 8 (4 to 5); the steps are ours.
-    filling=SamplerDefaults(guidance_scale=4.5, num_inference_steps=40),
-    from_text=SamplerDefaults(guidance_scale=4.5, num_inference_steps=40),
-    license="LicenseRef-of-whoever-trained-it",
-)
-PAPER_SMALL_SPEC = replace(
-    PAPER_SPEC,
-    name="paper-small",
-    default_frames=17,
-    max_frames=33,
-    cell_sizes=((96, 160), (160, 96), (128, 128)),
-    paints_from_text=False,
-)
-_NATIVE: Mapping[str, tuple[ModelSpec, NativeConfig]] = MappingProxyType(
-    {
-        "mini": (MINI_SPEC, MINI),
-        "tiny": (TINY_SPEC, TINY),
-        "paper": (PAPER_SPEC, PAPER),
-        "paper-small": (PAPER_SMALL_SPEC, PAPER_SMALL),
-    }
-)
 _WITH_WEIGHTS = ("mini", "tiny")
 """Presets that can be loaded by their name."""
 
@@ -173,17 +85,17 @@ def _find_native(name: str) -> _Native:
         WeightsError: The folder's config.json is damaged.
     """
     if name in _WITH_WEIGHTS:
-        spec, config = _NATIVE[name]
+        spec, config = NATIVE[name]
         folder = None if name == "tiny" else weights_folder(name)
         return _Native(spec=spec, config=config, folder=folder)
-    if name in _NATIVE:
+    if name in NATIVE:
         raise UsageError(
             f"{name} has no weights of its own: it is a preset to train",
             hint=f"train its stages (docs/models/paper.md), then use --model runs/{name}",
         )
     found = read_native_folder(Path(name).expanduser())
     return _Native(
-        spec=_NATIVE[found.preset][0],
+        spec=NATIVE[found.preset][0],
         config=found.config,
         folder=found.path,
         text_encoder=found.text_encoder,
@@ -192,12 +104,12 @@ def _find_native(name: str) -> _Native:
 
 def list_models() -> tuple[ModelSpec, ...]:
     """Return the facts of the program's own models that have weights."""
-    return tuple(_NATIVE[name][0] for name in _WITH_WEIGHTS)
+    return tuple(NATIVE[name][0] for name in _WITH_WEIGHTS)
 
 
 def is_native(name: str) -> bool:
     """Return True if a name means one of the program's own models, or the folder of one."""
-    return name in _NATIVE or is_native_folder(Path(name).expanduser())
+    return name in NATIVE or is_native_folder(Path(name).expanduser())
 
 
 def training_spec(name: str) -> ModelSpec:
@@ -207,7 +119,7 @@ def training_spec(name: str) -> ModelSpec:
         UsageError: No model has that name.
         WeightsError: It is a folder, but nothing that can be used.
     """
-    return _NATIVE[name][0] if name in _NATIVE else model_spec(name)
+    return NATIVE[name][0] if name in NATIVE else model_spec(name)
 
 
 def model_spec(name: str) -> ModelSpec:
@@ -258,7 +170,7 @@ def checkout_folder(name: str) -> Path:
             hint="name a folder in the layout of diffusers, such as a copy of "
             "Wan-AI/Wan2.2-TI2V-5B-Diffusers, or one that dcgrid train made",
         )
-    known = [*_NATIVE, *hub.MODELS]
+    known = [*NATIVE, *hub.MODELS]
     near = get_close_matches(name, known, n=1)
     raise UsageError(
         f"no model is called {name!r}, and no folder",
@@ -268,7 +180,7 @@ def checkout_folder(name: str) -> Path:
 
 def weights_folder(name: str) -> Path:
     """Return the folder where a native model's weights are: inside the package, or its own."""
-    if name not in _NATIVE and is_native(name):
+    if name not in NATIVE and is_native(name):
         return Path(name).expanduser()
     return Path(__file__).parent / "weights" / name
 
@@ -284,7 +196,7 @@ def weight_files(name: str, weights_dir: Path | None = None) -> dict[str, Path]:
     folder = weights_dir or weights_folder(name)
     parts = (*PART_NAMES, *EARLIER_NAMES, *ADAPTER_NAMES.values())
     files = {part: folder / f"{part}.safetensors" for part in parts}
-    if weights_dir is not None or name in _NATIVE:
+    if weights_dir is not None or name in NATIVE:
         return files
     return {part: path for part, path in files.items() if path.is_file()}
 
@@ -460,7 +372,7 @@ def load_text_encoder(name: str, path: Path) -> TextEncoder:
     Raises:
         WeightsError: The file is missing, damaged or of another shape.
     """
-    return _own_text(_NATIVE[name][1], path)
+    return _own_text(NATIVE[name][1], path)
 
 
 def _own_text(native: NativeConfig, path: Path) -> TextEncoder:

@@ -17,8 +17,8 @@ an edit is about, its words say (models/text_summary.py, docs/decisions/0025).
 
 Where the generated cell shows something else than the given one (it moves, it stands differently,
 it is new) the opacity is 1, and what is generated is enlarged without the source. But for noise
-and words, which may be missing, the network sees pixels only, so it serves every model. Everything
-at full size is a handful of sums, so it keeps up with a video.
+and words, which may be missing, the network sees pixels only, so it serves every model. What is
+done at full size is in edit_frames.py.
 
 Letters: T frames, C channels, H W height/width of a cell, B batch (frames of whatever clips), N
 planes of particles.
@@ -28,7 +28,6 @@ Differs: docs/decisions/0021, 0024.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,14 +37,19 @@ from torch import Tensor, nn
 
 from dcgrid.errors import WeightsError
 from dcgrid.models.block_motion import find_motion
+from dcgrid.models.edit_frames import (
+    OVERLAY_SCALE,
+    TERMS,
+    Coefficients,
+    compose,
+    lay_particles,
+    resized,
+    transform_colors,
+)
 from dcgrid.models.particles import FIELDS, PLANES
 from dcgrid.models.text_summary import SUMMARY_WIDTH, TextSummary
 from dcgrid.models.weights import load_weights, read_weights
 
-TERMS = 7
-"""Terms of the colour transform, see `color_terms`."""
-OVERLAY_SCALE = 4
-"""Rows and columns of the overlay for each of the cell's."""
 FEATURES = 18 + FIELDS + len(PLANES)
 """Channels that the network looks at, see `_features`; the last are what noise says."""
 SHARPNESS = 4.0
@@ -59,54 +63,8 @@ UNCERTAIN = 1e-3
 """Variance (of pixels in [-1, 1]) below which a window shows nothing that could be fitted."""
 WIDTHS = (24, 48, 64, 96)
 """Channels at the size of the cell, its half, quarter and eighth."""
-STRIP = 64
-"""Rows of the source that are worked on at once."""
 WEIGHTS = Path(__file__).parent / "weights" / "upsampler.safetensors"
 """The shipped weights."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Coefficients:
-    """What the upsampler knows of a stretch of an edit, at the size of the cell."""
-
-    transform_TCHW: Tensor
-    """Coefficients of the colour transform: `TERMS` for each of red, green and blue."""
-    overlay_TCHW: Tensor
-    """Opacity, and three colours that are multiplied by it already; `OVERLAY_SCALE` times the
-    size, float16: it is by far the largest."""
-    motion_TCHW: Tensor
-    """How far what the overlay shows moves to the next frame, in pixels of the cell: right, down;
-    one less than there are frames."""
-    particles_TCHW: Tensor
-    """How much there is of each plane of `planes`, as opacity and three colours that are multiplied
-    by it already, at half the size."""
-    planes: tuple[int, ...]
-    """Which of `PLANES` are to be seen."""
-
-    def __len__(self) -> int:
-        """Return the number of frames."""
-        return len(self.transform_TCHW)
-
-
-def color_terms(picture_BCHW: Tensor) -> list[Tensor]:
-    """Return what a colour transform is a sum of: r, g, b, l^2, l^3, relu(l - 1/2) and 1 (None).
-
-    Shapes B1HW, but for the last, which is a number; l is brightness from 0 to 1.
-    """
-    red, green, blue = picture_BCHW.unbind(1)
-    light = (red * 0.1495 + green * 0.2935 + blue * 0.057).add_(0.5)
-    square = light * light
-    terms = [red, green, blue, square, square * light, (light - 0.5).clamp_min(0)]
-    return [term[:, None] for term in terms]
-
-
-def transform_colors(coefficients_BCHW: Tensor, picture_BCHW: Tensor) -> Tensor:
-    """Apply a colour transform of B 3*TERMS H W to pictures of the same size."""
-    by_term_BNCHW: Tensor = coefficients_BCHW.unflatten(1, (TERMS, 3))
-    result_BCHW = by_term_BNCHW[:, TERMS - 1]
-    for number, term_B1HW in enumerate(color_terms(picture_BCHW)):
-        result_BCHW = torch.addcmul(result_BCHW, by_term_BNCHW[:, number], term_B1HW)
-    return result_BCHW
 
 
 class _Block(nn.Module):
@@ -191,9 +149,9 @@ class GuidedUpsampler(nn.Module):
             given_BCHW, generated_BCHW, looked, texts
         )
         if noise is not None:
-            overlay_BCHW = _with_particles(overlay_BCHW, particles_BCHW, noise[1])
+            overlay_BCHW = lay_particles(overlay_BCHW, particles_BCHW, noise[1])
         size = source_BCHW.shape[-2:]
-        return _compose(_resized(transform_BCHW, size), _resized(overlay_BCHW, size), source_BCHW)
+        return compose(resized(transform_BCHW, size), resized(overlay_BCHW, size), source_BCHW)
 
     def look(
         self,
@@ -260,7 +218,8 @@ class GuidedUpsampler(nn.Module):
             text: Words of the edit; "": not known.
 
         Returns:
-            What `apply` needs, on the network's device; about 230 bytes for each pixel of a frame.
+            What frames are made from, on the network's device; about 230 bytes for each pixel
+            of a frame.
 
         Raises:
             ValueError: The shapes differ or are none of clips.
@@ -300,42 +259,6 @@ class GuidedUpsampler(nn.Module):
             planes=tuple(seen_N.nonzero()[:, 0].tolist()),
         )
 
-    @torch.inference_mode()
-    def apply(  # type: ignore[override]
-        self,
-        coefficients: Coefficients,
-        position: float,
-        source_CHW: Tensor,
-        planes_NHW: Tensor | None = None,
-    ) -> Tensor:
-        """Return a frame of the edit at the source's size, in [-1, 1].
-
-        Between two frames of the cell the colour transform is interpolated. The overlay is that of
-        the nearer one, moved along: two that are mixed would show every drop twice.
-
-        Args:
-            coefficients: What `analyze` returned.
-            position: Where the frame stands, in frames of the cell; outside of the stretch its
-                first or last frame holds.
-            source_CHW: The source's frame in [-1, 1], of any size and about the cell's aspect.
-            planes_NHW: The particles of `coefficients.planes` at this very moment, at
-                `OVERLAY_SCALE` times the cell's size; None: none are laid over.
-        """
-        transform_1CHW, overlay_1CHW, particles_1CHW = _between(coefficients, position)
-        if planes_NHW is not None and len(planes_NHW):
-            overlay_1CHW = _with_particles(overlay_1CHW, particles_1CHW, planes_NHW[None])
-        height, width = source_CHW.shape[-2:]
-        result_CHW = torch.empty_like(source_CHW, dtype=torch.float32)
-        for top in range(0, height, STRIP):  # of a size that the processor's cache holds
-            rows = slice(top, min(top + STRIP, height))
-            strip_BCHW = _compose(
-                _strip(transform_1CHW, rows, (height, width)),
-                _strip(overlay_1CHW, rows, (height, width)),
-                source_CHW[None, :, rows].float(),
-            )
-            result_CHW[:, rows] = strip_BCHW[0].clamp_(-1, 1)
-        return result_CHW
-
     def _trunk(self, features_BCHW: Tensor, text_BE: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the U-Net makes of the features, at the cell's size and its half."""
         hidden, kept = features_BCHW, list[Tensor]()
@@ -360,7 +283,7 @@ class GuidedUpsampler(nn.Module):
         # The line of each colour stands on the diagonal of the linear terms.
         lines_BCHW[:, [0, 4, 8]] = F.avg_pool2d(slope_BCHW, 2)
         lines_BCHW[:, -3:] = F.avg_pool2d(offset_BCHW, 2)
-        return _resized(lines_BCHW + added_BCHW, slope_BCHW.shape[-2:])
+        return resized(lines_BCHW + added_BCHW, slope_BCHW.shape[-2:])
 
     def _particles(self, half_BCHW: Tensor) -> Tensor:
         """Return opacity and premultiplied colour of each plane of particles."""
@@ -412,76 +335,6 @@ def _window_mean(picture_BCHW: Tensor) -> Tensor:
     return F.avg_pool2d(
         picture_BCHW, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False
     )
-
-
-def _resized(picture_BCHW: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
-    return F.interpolate(picture_BCHW, size=size, mode="bilinear", align_corners=False)
-
-
-def _strip(picture_1CHW: Tensor, rows: slice, size: tuple[int, int]) -> Tensor:
-    """Return some rows of a picture as it is when resized; the same as `_resized`, cut."""
-    high = picture_1CHW.shape[-2]
-    place = (torch.arange(rows.start, rows.stop, device=picture_1CHW.device) + 0.5) * high / size[0]
-    place = (place - 0.5).clamp(0, high - 1)
-    above = place.floor().long()
-    below = (above + 1).clamp_max(high - 1)
-    between_1CHW = torch.lerp(
-        picture_1CHW[:, :, above], picture_1CHW[:, :, below], (place - above)[:, None]
-    )
-    return _resized(between_1CHW, (len(place), size[1]))
-
-
-def _between(coefficients: Coefficients, position: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return transform, overlay and particles at a place between two frames, 1CHW each."""
-    last = len(coefficients) - 1
-    position = min(max(position, 0.0), float(last))
-    first = min(int(position), max(last - 1, 0))
-    share = position - first
-    transform_1CHW, particles_1CHW = (
-        torch.lerp(known[first, None], known[min(first + 1, last), None], share)
-        for known in (coefficients.transform_TCHW, coefficients.particles_TCHW)
-    )
-    nearest = first + round(share)
-    overlay_1CHW = coefficients.overlay_TCHW[nearest, None].float()
-    if nearest != position:
-        way_1CHW = coefficients.motion_TCHW[first, None] * (first + share - nearest)
-        overlay_1CHW = _moved(overlay_1CHW, way_1CHW)
-    return transform_1CHW, overlay_1CHW, particles_1CHW
-
-
-def _with_particles(overlay_BCHW: Tensor, particles_BCHW: Tensor, planes_BNHW: Tensor) -> Tensor:
-    """Lay particles over an overlay: `particles` say how much of each plane, and its colour."""
-    size = overlay_BCHW.shape[-2:]
-    by_plane_BNCHW = _resized(particles_BCHW, size).unflatten(1, (-1, 4))
-    laid_BCHW = torch.einsum("bnhw,bnchw->bchw", planes_BNHW, by_plane_BNCHW)
-    clear_B1HW = 1 - laid_BCHW[:, :1].clamp(max=0.95)
-    opacity_B1HW = 1 - (1 - overlay_BCHW[:, :1]) * clear_B1HW
-    colour_BCHW = overlay_BCHW[:, 1:] * clear_B1HW + laid_BCHW[:, 1:]
-    return torch.cat((opacity_B1HW, colour_BCHW), dim=1)
-
-
-def _moved(overlay_1CHW: Tensor, way_1CHW: Tensor) -> Tensor:
-    """Move what an overlay shows, by so many pixels of the cell to the right and down."""
-    if not way_1CHW.any():
-        return overlay_1CHW
-    height, width = way_1CHW.shape[-2:]
-    rows, columns = overlay_1CHW.shape[-2:]
-    x_W = (torch.arange(columns, device=way_1CHW.device) + 0.5) / columns * 2 - 1
-    y_H = (torch.arange(rows, device=way_1CHW.device) + 0.5) / rows * 2 - 1
-    way_1CHW = _resized(way_1CHW, (rows, columns))
-    place = torch.stack(
-        (x_W - way_1CHW[:, 0] * 2 / width, y_H[:, None] - way_1CHW[:, 1] * 2 / height), dim=-1
-    )
-    return F.grid_sample(
-        overlay_1CHW, place, mode="bilinear", padding_mode="border", align_corners=False
-    )
-
-
-def _compose(transform_BCHW: Tensor, overlay_BCHW: Tensor, source_BCHW: Tensor) -> Tensor:
-    """Return the source under its transform, and over it the overlay, all of one size."""
-    shown_BCHW = transform_colors(transform_BCHW, source_BCHW)
-    clear_B1HW = 1 - overlay_BCHW[:, :1]
-    return torch.addcmul(overlay_BCHW[:, 1:], clear_B1HW, shown_BCHW)
 
 
 def load_upsampler(path: Path = WEIGHTS, device: torch.device | str = "cpu") -> GuidedUpsampler:

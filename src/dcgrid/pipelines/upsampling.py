@@ -25,8 +25,9 @@ from torch import Tensor
 from dcgrid.flow.noise import draw_noise
 from dcgrid.models.base import ModelSpec
 from dcgrid.models.drift import RATE, DriftingNoise
+from dcgrid.models.edit_frames import OVERLAY_SCALE
 from dcgrid.models.particles import PLANES, point_planes, soft_fields
-from dcgrid.models.upsampler import OVERLAY_SCALE, GuidedUpsampler, load_upsampler
+from dcgrid.models.upsampler import GuidedUpsampler, load_upsampler
 from dcgrid.pipelines.footage import Footage
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.plan import result_size
@@ -189,7 +190,7 @@ def guided(
             shown_NHW = None
             if planes is not None and coefficients.planes:
                 shown_NHW = planes(first + place, coefficients.planes).to(device)
-            made_CHW = network.apply(coefficients, place, source_CHW, shown_NHW)
+            made_CHW = coefficients.frame(place, source_CHW, shown_NHW)
             pixels_CHW = made_CHW.add(1).mul_(127.5).round_().to(torch.uint8)
             return rearrange(pixels_CHW, "c h w -> h w c").contiguous().cpu()
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from dcgrid.errors import RecipeError
-from dcgrid.models.loading import TINY_SPEC
+from dcgrid.models.native.presets import TINY_SPEC
 from dcgrid.pipelines.plan import clip_rules
 from dcgrid.train.data.manifest import MOST_TOLD, read_concepts
 
