@@ -110,10 +110,12 @@ class GuidedUpsampler(nn.Module):
         self.leave = nn.ModuleList(_Block(width) for width in widths[:-1])
         self.transform_head = nn.Conv2d(widths[1], 3 * TERMS, 3, padding=1)
         self.particle_head = nn.Conv2d(widths[1], 4 * len(PLANES), 3, padding=1)
+        # A way of its own: what the trunk keeps of the text is what transforms need.
+        self.particle_text = nn.Linear(SUMMARY_WIDTH, 4 * len(PLANES), bias=False)
         shuffled = 4 * OVERLAY_SCALE**2
         self.overlay_in = nn.Conv2d(widths[0] + 9, widths[0], 3, padding=1)
         self.overlay_head = nn.Conv2d(widths[0], shuffled, 3, padding=1)
-        for linear in self.text_in:
+        for linear in (*self.text_in, self.particle_text):
             nn.init.zeros_(linear.weight)  # type: ignore[arg-type]
         for head in (self.transform_head, self.overlay_head, self.particle_head):
             nn.init.zeros_(head.weight)
@@ -185,14 +187,12 @@ class GuidedUpsampler(nn.Module):
             )
         else:
             noise_BCHW = F.pad(noise_BCHW, margin, mode="replicate")
-        full_BCHW, half_BCHW = self._trunk(
-            torch.cat((features_BCHW, noise_BCHW), dim=1),
-            self.text([""] * len(given_BCHW) if texts is None else texts),
-        )
+        text_BE = self.text([""] * len(given_BCHW) if texts is None else texts)
+        full_BCHW, half_BCHW = self._trunk(torch.cat((features_BCHW, noise_BCHW), dim=1), text_BE)
         transform_BCHW = self._transform(half_BCHW, slope_BCHW, offset_BCHW)
         shown_BCHW = transform_colors(transform_BCHW, given_BCHW)
         overlay_BCHW = self._overlay(full_BCHW, shown_BCHW, generated_BCHW)
-        particles_BCHW = self._particles(half_BCHW)
+        particles_BCHW = self._particles(half_BCHW, text_BE)
         rows, columns = OVERLAY_SCALE * height, OVERLAY_SCALE * width
         return (
             transform_BCHW[..., :height, :width],
@@ -285,12 +285,14 @@ class GuidedUpsampler(nn.Module):
         lines_BCHW[:, -3:] = F.avg_pool2d(offset_BCHW, 2)
         return resized(lines_BCHW + added_BCHW, slope_BCHW.shape[-2:])
 
-    def _particles(self, half_BCHW: Tensor) -> Tensor:
+    def _particles(self, half_BCHW: Tensor, text_BE: Tensor) -> Tensor:
         """Return opacity and premultiplied colour of each plane of particles."""
-        drawn_BCHW = SHARPNESS * self.particle_head(F.relu(half_BCHW))
+        drawn_BCHW = self.particle_head(F.relu(half_BCHW))
+        drawn_BCHW = SHARPNESS * (drawn_BCHW + self.particle_text(text_BE)[:, :, None, None])
         by_plane_BNCHW = drawn_BCHW.unflatten(1, (len(PLANES), 4))
-        # At first all are there, faint and pale.
-        opacity_BN1HW = torch.sigmoid(by_plane_BNCHW[:, :, :1] - 2)
+        # At first all are there, half opaque and pale: those that should not be there are seen by
+        # the loss and go at once. The other way round it hardly sees the few that should.
+        opacity_BN1HW = torch.sigmoid(by_plane_BNCHW[:, :, :1])
         colour_BNCHW = opacity_BN1HW * (by_plane_BNCHW[:, :, 1:] + 0.4)
         return torch.cat((opacity_BN1HW, colour_BNCHW), dim=2).flatten(1, 2)
 
