@@ -14,6 +14,7 @@ from dcgrid.errors import InputVideoError, UsageError
 from dcgrid.models.base import ModelSpec
 from dcgrid.pipelines.job import check_input
 from dcgrid.pipelines.plan import one_pass_rules
+from dcgrid.train.world.mattes import Matting
 from dcgrid.train.world.sources import TRAINING_CLIPS
 from dcgrid.video.read import decode_all, read_clip
 
@@ -46,6 +47,8 @@ class BenchClip:
     """The file."""
     frames_THWC: torch.Tensor
     """RGB, uint8."""
+    matte_THW: torch.Tensor | None = None
+    """Where its person is, in [0, 1]; None: nobody, or not known."""
 
 
 def find_clips(names: Sequence[str], folder: Path = CLIPS_DIR, *, allow_seen: bool) -> list[Path]:
@@ -81,19 +84,23 @@ def read_frames(path: Path) -> Tensor:
     return torch.stack([frame_HWC for _, frame_HWC in decode_all(path)])
 
 
-def read_bench_clip(path: Path, spec: ModelSpec, duration_s: float | None = None) -> BenchClip:
+def read_bench_clip(
+    path: Path, spec: ModelSpec, duration_s: float | None = None, network: Path | None = None
+) -> BenchClip:
     """Read a clip at the size of a cell, cropped to it.
 
     Args:
         path: The video file.
         spec: The model that will be given the clip.
         duration_s: Seconds from the start; None: the model's default.
+        network: Makes its matte; None: it has none.
 
     Raises:
         InputVideoError: Not a readable video.
     """
     clip, _ = read_clip(path, one_pass_rules(spec), duration_s=duration_s)
-    return BenchClip(path=path, frames_THWC=clip.frames_THWC)
+    matte_THW = find_matte(clip.frames_THWC, network)
+    return BenchClip(path=path, frames_THWC=clip.frames_THWC, matte_THW=matte_THW)
 
 
 def _find(name: str, folder: Path) -> Path:
@@ -105,3 +112,15 @@ def _find(name: str, folder: Path) -> Path:
         f"{name} is neither a file nor a clip in {folder}",
         hint="name video files, or say where the clips are with --clips-dir",
     )
+
+
+def find_matte(frames_THWC: Tensor, network: Path | None) -> Tensor | None:
+    """Return the matte of the person in a clip, THW in [0, 1]; None: nobody, or no network.
+
+    Args:
+        frames_THWC: The clip, uint8.
+        network: File of the network that makes mattes.
+    """
+    if network is None:
+        return None
+    return Matting(network)(frames_THWC.permute(3, 0, 1, 2).float() / 255)

@@ -40,6 +40,12 @@ def add_clip_options(parser: argparse.ArgumentParser, duration: float | None = N
         default=duration,
         help=f"seconds of a clip ({duration or 'as many as edit takes'})",
     )
+    parser.add_argument(
+        "--network",
+        type=Path,
+        help="selfie_segmentation.tflite of a world's raw folder: truths then know who is in a "
+        "clip, as those of training do",
+    )
 
 
 def model_choice(options: argparse.Namespace) -> ModelChoice:

@@ -27,7 +27,7 @@ from einops import rearrange
 from torch import Tensor
 
 from benchmarks import options as shared
-from benchmarks.clips import CLIPS_DIR
+from benchmarks.clips import CLIPS_DIR, find_matte
 from benchmarks.edits import edit_clip
 from benchmarks.models import load_choice
 from dcgrid.errors import DcgridError
@@ -67,11 +67,18 @@ class LargeClip:
     name: str
     source_TCHW: Tensor
     """In [0, 1]."""
+    matte_THW: Tensor | None
+    """Where its person is, in [0, 1]; None: nobody, or not known."""
 
     @property
     def given_TCHW(self) -> Tensor:  # noqa: N802
         """The given cell, rounded as a picture file is."""
         return (F.avg_pool2d(self.source_TCHW, SCALE) * 255).round() / 255
+
+    def part(self, count: int) -> "LargeClip":
+        """Return its first frames."""
+        matte_THW = None if self.matte_THW is None else self.matte_THW[:count]
+        return replace(self, source_TCHW=self.source_TCHW[:count], matte_THW=matte_THW)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +143,8 @@ class _Bench:
         large = replace(rules, cell_sizes=sizes, fps=fps, max_frames=frames, default_frames=None)
         clip, _ = read_clip(self.options.clips_dir / name, large, duration_s=self.options.duration)
         frames_TCHW = rearrange(clip.frames_THWC, "t h w c -> t c h w").float() / 255
-        return LargeClip(name=name, source_TCHW=frames_TCHW)
+        matte_THW = find_matte(clip.frames_THWC, self.options.network)
+        return LargeClip(name=name, source_TCHW=frames_TCHW, matte_THW=matte_THW)
 
     def enlarged(
         self,
@@ -189,7 +197,7 @@ class _Bench:
             )
             found = _Faces(faces, clip.source_TCHW[::EVERY])
             for effect, edit in made.items():
-                truth_TCHW = _rendered(effect, clip.source_TCHW, 12.0, edit.drift_MFYX)
+                truth_TCHW = _rendered(effect, clip, 12.0, edit.drift_MFYX)
                 generated_TCHW = rearrange(edit.frames_THWC, "t h w c -> t c h w").float() / 255
                 cells = (generated_TCHW, F.avg_pool2d(truth_TCHW, SCALE))
                 results, exact = (
@@ -222,10 +230,10 @@ class _Bench:
         gains: dict[str, list[float]] = {"aligned": [], "part of it": [], "all of it": []}
         generator = torch.Generator().manual_seed(SEED)
         for name in self.options.clips:
-            clip = self.read(name)
+            clip = self.read(name).part(1)
             for effect in self.effect_names:
-                source_TCHW = clip.source_TCHW[:1]
-                truth_TCHW = _rendered(effect, source_TCHW, 12.0, None)
+                source_TCHW = clip.source_TCHW
+                truth_TCHW = _rendered(effect, clip, 12.0, None)
                 generated_TCHW = F.avg_pool2d(truth_TCHW, SCALE)
                 for kind, scores in gains.items():
                     guide_TCHW = source_TCHW
@@ -264,12 +272,12 @@ class _Bench:
         """Return motion energy over the truth's, and PSNR, with drops of the noise and without."""
         from dcgrid.train.world.drift import draw_drift
 
-        clip = self.read(name, fps=fps)
-        source_TCHW = clip.source_TCHW[: round(fps)]
+        clip = self.read(name, fps=fps).part(round(fps))
+        source_TCHW = clip.source_TCHW
         seconds_T = torch.arange(len(source_TCHW)) / fps
         generator = torch.Generator().manual_seed(SEED)
         drift_MFYX = draw_drift(source_TCHW.transpose(0, 1), seconds_T, generator, float(SCALE))
-        truth_TCHW = _rendered(effect, source_TCHW, fps, drift_MFYX)
+        truth_TCHW = _rendered(effect, clip, fps, drift_MFYX)
         # The cell's frames are those of the source that are nearest to their time.
         count = int(seconds_T[-1] * 12) + 1
         picked = [round(t * fps / 12) for t in range(count)]
@@ -372,13 +380,17 @@ def _planes(noise: CellNoise | None, known: Coefficients, place: float) -> Tenso
     return noise.moments()(place, known.planes)
 
 
-def _rendered(effect: str, clip_TCHW: Tensor, fps: float, drift_MFYX: Tensor | None) -> Tensor:
-    generator = torch.Generator().manual_seed(SEED)
-    clip_CTHW = clip_TCHW.transpose(0, 1)
-    rendered = render_effect(
-        effect, clip_CTHW, generator=generator, fps=fps, scale=float(SCALE), drift_MFYX=drift_MFYX
+def _rendered(effect: str, clip: LargeClip, fps: float, drift_MFYX: Tensor | None) -> Tensor:
+    rendered_CTHW = render_effect(
+        effect,
+        clip.source_TCHW.transpose(0, 1),
+        generator=torch.Generator().manual_seed(SEED),
+        fps=fps,
+        scale=float(SCALE),
+        drift_MFYX=drift_MFYX,
+        matte_THW=clip.matte_THW,
     )
-    return rendered.transpose(0, 1)
+    return rendered_CTHW.transpose(0, 1)
 
 
 def _wrong_guide(source_TCHW: Tensor, generator: torch.Generator, part: bool) -> Tensor:

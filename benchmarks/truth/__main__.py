@@ -69,7 +69,7 @@ def _truth(options: argparse.Namespace) -> None:
     settings = shared.edit_settings(options)
     scores: list[Score] = []
     for number, path in enumerate(paths, start=1):
-        clip = read_bench_clip(path, models[EDIT].spec, options.duration)
+        clip = read_bench_clip(path, models[EDIT].spec, options.duration, options.network)
         scores += measure_clip(models, clip, effects, settings, seeds, Silent())
         print(f"{number}/{len(paths)} {path.name}", file=sys.stderr)
     if options.json:
@@ -88,7 +88,7 @@ def _codec(options: argparse.Namespace) -> None:
     codec = load_codec(choice)
     results = {}
     for number, path in enumerate(paths, start=1):
-        clip = read_bench_clip(path, codec.spec, options.duration)
+        clip = read_bench_clip(path, codec.spec, options.duration, options.network)
         results[path.name] = measure_codec(codec, clip, effects)
         print(f"{number}/{len(paths)} {path.name}", file=sys.stderr)
     if options.json:

@@ -32,7 +32,7 @@ from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effec
 EDIT, BARE, CEILING, UNEDITED = "edit", "no adapter", "ceiling", "unedited"
 REROLL = "another roll"
 # Of the truth where the model has no moving noise, and of the rendering that stands beside it.
-_DRIFT, _OTHER_LUCK = 1, 2
+_DRIFT, _OTHER_DRIFT = 1, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,11 @@ def order_effects(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def render_truth(
-    frames_THWC: Tensor, effect: str, fps: float, drift: int | Tensor = _DRIFT
+    frames_THWC: Tensor,
+    effect: str,
+    fps: float,
+    drift: int | Tensor = _DRIFT,
+    matte_THW: Tensor | None = None,
 ) -> Tensor:
     """Render an effect on a clip as a picture file would hold it.
 
@@ -80,6 +84,7 @@ def render_truth(
         effect: Name of the effect.
         fps: Frames per second of the clip.
         drift: For effects with chance in them: a seed, or the moving noise MFYX itself.
+        matte_THW: Where its person is; None: nobody, or not known.
 
     Returns:
         The clip under the effect, uint8.
@@ -92,14 +97,15 @@ def render_truth(
         generator=torch.Generator().manual_seed(_DRIFT if fixed else drift),
         fps=fps,
         drift_MFYX=drift if fixed else None,
+        matte_THW=matte_THW,
     )
     return rearrange((rendered_CTHW * 255).round().to(torch.uint8), "c t h w -> t h w c")
 
 
-def own_truth(given_THWC: Tensor, effect: str, edit: MadeEdit, fps: float) -> Tensor:
+def own_truth(clip: BenchClip, effect: str, edit: MadeEdit, fps: float) -> Tensor:
     """Render the effect with the chance that an edit was made with, uint8."""
-    drift = edit.drift_MFYX
-    return render_truth(given_THWC, effect, fps, _DRIFT if drift is None else drift)
+    drift = _DRIFT if edit.drift_MFYX is None else edit.drift_MFYX
+    return render_truth(clip.frames_THWC, effect, fps, drift, clip.matte_THW)
 
 
 def measure_clip(
@@ -141,19 +147,17 @@ def measure_clip(
         figures = {
             name: mean_figures(
                 [
-                    compare(
-                        edits[effect].frames_THWC, own_truth(given_THWC, effect, edits[effect], fps)
-                    )
+                    compare(edits[effect].frames_THWC, own_truth(clip, effect, edits[effect], fps))
                     for edits in tries
                 ]
             )
             for name, tries in made.items()
         }
-        truth_THWC = own_truth(given_THWC, effect, made[EDIT][0][effect], fps)
+        truth_THWC = own_truth(clip, effect, made[EDIT][0][effect], fps)
         figures[CEILING] = compare(codec_pass(codec, truth_THWC), truth_THWC)
         figures[UNEDITED] = compare(given_THWC, truth_THWC)
         if effect not in DETERMINISTIC:
-            other_THWC = render_truth(given_THWC, effect, fps, _OTHER_LUCK)
+            other_THWC = render_truth(given_THWC, effect, fps, _OTHER_DRIFT, clip.matte_THW)
             figures[REROLL] = compare(codec_pass(codec, other_THWC), truth_THWC)
         scores.append(Score(clip=clip.path.name, effect=effect, figures=figures))
     return scores
@@ -164,5 +168,8 @@ def measure_codec(
 ) -> dict[str, Figures]:
     """Return what the codec leaves of a clip ("" names the clip as it is) and of effects on it."""
     truths = {"": clip.frames_THWC}
-    truths |= {name: render_truth(clip.frames_THWC, name, codec.spec.fps) for name in effects}
+    truths |= {
+        name: render_truth(clip.frames_THWC, name, codec.spec.fps, matte_THW=clip.matte_THW)
+        for name in effects
+    }
     return {name: compare(codec_pass(codec, truth), truth) for name, truth in truths.items()}
