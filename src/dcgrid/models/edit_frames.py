@@ -8,7 +8,9 @@ a cell; everything at full size is a handful of sums, so it keeps up with a vide
 Letters: T frames, C channels, H W height/width, B batch, N planes of particles.
 """
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,8 @@ OVERLAY_SCALE = 4
 """Rows and columns of the overlay for each of the cell's."""
 STRIP = 64
 """Rows of the source that are worked on at once."""
+BLOCK = 128
+"""Columns of the source that are enlarged at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +69,15 @@ class Coefficients:
         """
         transform_1CHW, overlay_1CHW, particles_1CHW = self._at(position)
         if planes_NHW is not None and len(planes_NHW):
+            particles_1CHW = enlarged(particles_1CHW, overlay_1CHW.shape[-2:])
             overlay_1CHW = lay_particles(overlay_1CHW, particles_1CHW, planes_NHW[None])
-        height, width = source_CHW.shape[-2:]
+        size = source_CHW.shape[-2:]
         result_CHW = torch.empty_like(source_CHW, dtype=torch.float32)
-        for top in range(0, height, STRIP):  # of a size that the processor's cache holds
-            rows = slice(top, min(top + STRIP, height))
+        for top in range(0, size[0], STRIP):  # of a size that the processor's cache holds
+            rows = slice(top, min(top + STRIP, size[0]))
             strip_BCHW = compose(
-                _strip(transform_1CHW, rows, (height, width)),
-                _strip(overlay_1CHW, rows, (height, width)),
+                enlarged(transform_1CHW, size, rows),
+                enlarged(overlay_1CHW, size, rows),
                 source_CHW[None, :, rows].float(),
             )
             result_CHW[:, rows] = strip_BCHW[0].clamp_(-1, 1)
@@ -122,23 +127,58 @@ def resized(picture_BCHW: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
     return F.interpolate(picture_BCHW, size=size, mode="bilinear", align_corners=False)
 
 
-def _strip(picture_1CHW: Tensor, rows: slice, size: tuple[int, int]) -> Tensor:
-    """Return some rows of a picture as it is when resized; the same as `resized`, cut."""
-    high = picture_1CHW.shape[-2]
-    place = (torch.arange(rows.start, rows.stop, device=picture_1CHW.device) + 0.5) * high / size[0]
-    place = (place - 0.5).clamp(0, high - 1)
-    above = place.floor().long()
-    below = (above + 1).clamp_max(high - 1)
-    between_1CHW = torch.lerp(
-        picture_1CHW[:, :, above], picture_1CHW[:, :, below], (place - above)[:, None]
+def enlarged(
+    picture_1CHW: Tensor, size: tuple[int, ...] | torch.Size, rows: slice | None = None
+) -> Tensor:
+    """Return a picture as `resized` does, or some of its rows, several times as fast on a CPU.
+
+    Both ways it is multiplied by the few weights that are not zero, in pieces:
+
+        columns  [########........................]      of the result: BLOCK at a time,
+                 [......########..................]      from the 2 + BLOCK / scale columns
+                 [............########............]      of the picture that they lie between
+    """
+    picture_CHW, device = picture_1CHW[0], picture_1CHW.device
+    down_HH, across_WW = (
+        _weights(one, other, device)
+        for one, other in zip(size, picture_CHW.shape[-2:], strict=True)
     )
-    return resized(between_1CHW, (len(place), size[1]))
+    first, last = 0, size[0]
+    if rows is not None:
+        first, last = rows.start, rows.stop
+    used = _between(first, last, size[0], picture_CHW.shape[-2])
+    tall_CHW = down_HH[first:last, used] @ picture_CHW[:, used]
+    flat_RW = tall_CHW.reshape(-1, tall_CHW.shape[-1])
+    result_RW = flat_RW.new_empty(len(flat_RW), size[1])
+    block = BLOCK if device.type == "cpu" else size[1]
+    for left in range(0, size[1], block):
+        right = min(left + block, size[1])
+        used = _between(left, right, size[1], flat_RW.shape[1])
+        torch.mm(flat_RW[:, used], across_WW[left:right, used].T, out=result_RW[:, left:right])
+    return result_RW.view(1, len(picture_CHW), last - first, size[1])
+
+
+@lru_cache(maxsize=16)
+def _weights(count: int, known: int, device: torch.device) -> Tensor:
+    """Return how much each of the known pixels of a line counts in each of `count`."""
+    return resized(torch.eye(known, device=device)[None, :, None], (1, count))[
+        0, :, 0
+    ].T.contiguous()
+
+
+def _between(first: int, last: int, count: int, known: int) -> slice:
+    """Return the known pixels of a line that pixels `first` to `last` of `count` lie between."""
+    start = math.floor((first + 0.5) * known / count - 0.5)
+    stop = math.floor((last - 0.5) * known / count - 0.5) + 2
+    return slice(min(max(start, 0), known - 1), min(max(stop, 1), known))
 
 
 def lay_particles(overlay_BCHW: Tensor, particles_BCHW: Tensor, planes_BNHW: Tensor) -> Tensor:
-    """Lay particles over an overlay: `particles` say how much of each plane, and its colour."""
-    size = overlay_BCHW.shape[-2:]
-    by_plane_BNCHW = resized(particles_BCHW, size).unflatten(1, (-1, 4))
+    """Lay particles over an overlay: `particles` say how much of each plane, and its colour.
+
+    All are of one size.
+    """
+    by_plane_BNCHW = particles_BCHW.unflatten(1, (-1, 4))
     laid_BCHW = torch.einsum("bnhw,bnchw->bchw", planes_BNHW, by_plane_BNCHW)
     clear_B1HW = 1 - laid_BCHW[:, :1].clamp(max=0.95)
     opacity_B1HW = 1 - (1 - overlay_BCHW[:, :1]) * clear_B1HW

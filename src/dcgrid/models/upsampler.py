@@ -151,6 +151,7 @@ class GuidedUpsampler(nn.Module):
             given_BCHW, generated_BCHW, looked, texts
         )
         if noise is not None:
+            particles_BCHW = resized(particles_BCHW, overlay_BCHW.shape[-2:])
             overlay_BCHW = lay_particles(overlay_BCHW, particles_BCHW, noise[1])
         size = source_BCHW.shape[-2:]
         return compose(resized(transform_BCHW, size), resized(overlay_BCHW, size), source_BCHW)
