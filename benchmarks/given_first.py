@@ -1,7 +1,7 @@
 """`python -m benchmarks.given_first`: full attention against given-first, time and operations.
 
 The same network, weights, text, noise and steps; once every token reads every token and each call
-computes all of them, once given cells read given cells alone and later calls compute the painted
+computes all of them, once given cells read given cells alone and later calls compute the generated
 cells only. Latents are random: what comes out is not looked at here (see benchmarks.ablations).
 
 Letters: B batch, K cells, C channels, F Y X latent frames/rows/columns.

@@ -115,7 +115,7 @@ def _take(driver: Any, page: Path, picture: Picture, path: Path) -> None:  # noq
         if time.monotonic() > end:
             raise InputVideoError(f"videos of {page} do not load", hint="open it in a browser")
         time.sleep(0.1)
-    time.sleep(0.3)  # a frame that is decoded is not yet painted
+    time.sleep(0.3)  # a frame that is decoded is not yet generated
     driver.save_screenshot(str(path))
 
 

@@ -27,7 +27,7 @@ from benchmarks.clips import CLIPS_DIR, read_frames
 from benchmarks.progress import Silent
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.plan import RunPlan, plan_run, prepare_run
-from dcgrid.pipelines.run import carry_out
+from dcgrid.pipelines.run import run_job
 from dcgrid.video.frames import CellFrames
 from dcgrid.video.read import decode_all
 from dcgrid.video.write import write_video
@@ -103,7 +103,7 @@ def _run(options: argparse.Namespace) -> None:
             contact_sheet=False, force=True, fps="model", upsample="none",
         )  # fmt: skip
         plan = plan_run(prepare_run(job))
-        result = carry_out(plan, Silent())
+        result = run_job(plan, Silent())
         frames, seconds = plan.clips[0].num_frames, sum(result.manifest.timings_s.values())
         memory = result.manifest.peak_memory_bytes / 1e9
         print(

@@ -78,16 +78,16 @@ def write_small_recipe(
 
 def write_small_sample(folder: Path, **knobs: object) -> Path:
     """Write a small recipe of stage `sample` and return its path."""
-    return _write_painting(folder, "sample", {"dc_strength": 0.0, "concept_share": 0.0, **knobs})
+    return _write_generating(folder, "sample", {"dc_strength": 0.0, "concept_share": 0.0, **knobs})
 
 
 def write_small_cells(folder: Path, **knobs: object) -> Path:
     """Write a small recipe of stage `cells` and return its path."""
     keys = {"dc_strength": 1.0, "concepts": [], "places": ["in the sea"], "shared_noise": True}
-    return _write_painting(folder, "cells", {**keys, **knobs})
+    return _write_generating(folder, "cells", {**keys, **knobs})
 
 
-def _write_painting(folder: Path, stage: str, knobs: Mapping[str, object]) -> Path:
+def _write_generating(folder: Path, stage: str, knobs: Mapping[str, object]) -> Path:
     keys: dict[str, object] = {
         "grids": 3,
         "num_inference_steps": 2,

@@ -22,8 +22,8 @@ from benchmarks.clips import find_clips, read_bench_clip
 from benchmarks.elements import to_pixels
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.presets import MINI_SPEC
-from dcgrid.train.panes import FusionPool, PanePool, PaneSet
 from dcgrid.train.settings import Phase
+from dcgrid.train.variants import FusionPool, VariantPool, VariantSet
 from dcgrid.train.world.clips import WorldClips, chance, pick
 from dcgrid.train.world.motion import composite_sprite
 from dcgrid.train.world.moves import Move, SubjectScene, margin_of, pair_scenes, place_subject
@@ -32,7 +32,7 @@ from dcgrid.train.world.store import WorldStore
 FRAMES, SIDE = 9, 96
 """Frames and side of a cell: small, so that a training takes minutes on two cores."""
 STOCK = 80
-"""Sets of panes that a training draws from."""
+"""Sets of variants that a training draws from."""
 HELD_OUT_STEP = 12
 """Every so manieth subject is held out."""
 _POOL_SEED, _CLIP_SEED, _SCENE_SEED = 9_000, 9_100, 9_200
@@ -51,24 +51,24 @@ class HeldOutClip:
 
 
 class FixedPool:
-    """A stock of pane sets that is rendered once; takes the place of `PanePool` in training."""
+    """A stock of variant sets that is rendered once; stands for `VariantPool` in training."""
 
-    def __init__(self, pool: PanePool, seed: int, said: Callable[[str], None]) -> None:
+    def __init__(self, pool: VariantPool, seed: int, said: Callable[[str], None]) -> None:
         self.world, self.autoencoder = pool.world, pool.autoencoder
         self._pool, self._seed, self._said = pool, seed, said
         self._moved: FixedPool | None = None
         self._moved_share = 0.0
 
     @cached_property
-    def sets(self) -> list[PaneSet]:
+    def sets(self) -> list[VariantSet]:
         """The stock, rendered when it is first drawn from."""
         phase = Phase(until=1.0, frames=FRAMES, sizes=((SIDE, SIDE),), batch=1)
         generator = torch.Generator().manual_seed(_POOL_SEED + self._seed)
-        sets: list[PaneSet] = []
+        sets: list[VariantSet] = []
         for number in range(STOCK):
             sets += self._pool.draw(phase, generator, fresh=1)
             if number % 20 == 19:
-                self._said(f"seed {self._seed}: {number + 1} of {STOCK} sets of panes")
+                self._said(f"seed {self._seed}: {number + 1} of {STOCK} sets of variants")
         return sets
 
     def with_moved(self, moved: "FixedPool", share: float) -> "FixedPool":
@@ -80,7 +80,7 @@ class FixedPool:
         both._moved, both._moved_share = moved, share
         return both
 
-    def draw(self, phase: Phase, generator: torch.Generator, *, fresh: int) -> list[PaneSet]:
+    def draw(self, phase: Phase, generator: torch.Generator, *, fresh: int) -> list[VariantSet]:
         """Draw a batch of sets; nothing is rendered but the stock itself."""
         del fresh
         drawn = []
@@ -125,9 +125,9 @@ def training_pools(
     store.names = {**store.names, "sprites": [n for n in store.names["sprites"] if n not in away]}
     world = WorldClips(store)
     return TrainingPools(
-        edits=FixedPool(PanePool(world, autoencoder), seed, said),
+        edits=FixedPool(VariantPool(world, autoencoder), seed, said),
         fusions=FixedPool(FusionPool(world, autoencoder), seed, said),
-        moved=FixedPool(PanePool(world, autoencoder, moved_share=1.0), seed, said),
+        moved=FixedPool(VariantPool(world, autoencoder, moved_share=1.0), seed, said),
     )
 
 

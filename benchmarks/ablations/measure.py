@@ -1,11 +1,11 @@
 """Score an adapter on held-out clips against the known truth.
 
-fill: the clip is given, six effects are painted, PSNR in the subject's region and outside it.
+fill: the clip is given, six effects are generated, PSNR in the subject's region and outside it.
 moved: see moved.py.
 composition: nothing is given; a noised grid of A, B and two fusions is cleaned in one go, and the
-leak says how much of the way from A to its fusion the painted A has gone:
+leak says how much of the way from A to its fusion the generated A has gone:
 
-    leak of B in A = <painted A - A, fusion - A> / |fusion - A|^2       0: none   1: all of it
+    leak of B in A = <generated A - A, fusion - A> / |fusion - A|^2       0: none   1: all of it
 
 Letters: B batch (1 here), K cells, C channels, F Y X latent frames/rows/columns, T H W pixel
 frames/height/width.
@@ -41,7 +41,7 @@ from dcgrid.prompts.segments import Prompt
 from dcgrid.runtime.device import choose_dtype
 from dcgrid.train.captions import Captions, world_captions
 from dcgrid.train.grids import GRID, token_places
-from dcgrid.train.panes import PaneSet
+from dcgrid.train.variants import VariantSet
 from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
 
 EFFECTS = (("night", "golden-hour", "noir"), ("rain", "snow", "smoke"))
@@ -169,7 +169,7 @@ def _cleaned(
     clean_BKCFYX = torch.stack(latents, dim=1)
     # What the codec leaves is what a perfect network would give back.
     known = [to_frames(backbone.decode(latent)) for latent in latents]
-    panes = PaneSet(
+    variants = VariantSet(
         latents_VCFYX=clean_BKCFYX[0],
         drift_VMFYX=torch.empty(0),
         effects=("",) * 4,
@@ -177,7 +177,7 @@ def _cleaned(
         motion="move",
         element=element,
     )
-    rows = shown_rows(captions.grid_rows(panes, (0, 1, 2, 3), generator), variant)
+    rows = shown_rows(captions.grid_rows(variants, (0, 1, 2, 3), generator), variant)
     spoken = encode_rows(networks.text, rows, GRID.count)
     places = token_places(clean_BKCFYX, GRID, networks.dit)
     route = route_matrix(GRID, Routing(mode="composition")) if variant.routed else None

@@ -29,9 +29,9 @@ from dcgrid.train.grids import GridStage
 from dcgrid.train.job import DC_NAME
 from dcgrid.train.loop import LoopOptions, train
 from dcgrid.train.networks import load_autoencoder, load_base
-from dcgrid.train.panes import PaneSet
 from dcgrid.train.sampled import SampledGrids
 from dcgrid.train.settings import LogSettings, Phase, TrainRecipe, load_train_recipe
+from dcgrid.train.variants import VariantSet
 
 MODEL = "mini"
 BATCH, RANK = 2, 16
@@ -90,10 +90,10 @@ class VariantCaptions(Captions):
         self._variant = variant
 
     def grid_rows(
-        self, panes: PaneSet, chosen: Sequence[int], generator: torch.Generator
+        self, variants: VariantSet, chosen: Sequence[int], generator: torch.Generator
     ) -> list[list[str]]:
         """Return the texts of each cell; see `shown_rows`."""
-        rows = shown_rows(super().grid_rows(panes, chosen, generator), self._variant)
+        rows = shown_rows(super().grid_rows(variants, chosen, generator), self._variant)
         share = self._variant.masked_words
         return mask_words(rows, share, generator) if share else rows
 

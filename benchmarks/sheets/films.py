@@ -15,7 +15,7 @@ from benchmarks.sheets.make import write_small
 from benchmarks.stories import given_clip, tell_scenes
 from dcgrid.pipelines.job import ComposeJob
 from dcgrid.pipelines.plan import plan_run, prepare_run
-from dcgrid.pipelines.run import carry_out
+from dcgrid.pipelines.run import run_job
 from dcgrid.train.world.fusion import ELEMENTS
 from dcgrid.video.write import write_video
 
@@ -86,7 +86,7 @@ def write_fusions(path: Path, pair: Pair, clips_dir: Path, seed: int) -> None:
             first=first, second=second, seed=seed, out=Path(folder), contact_sheet=False,
             save_grid=True, duration_s=SECONDS, **words,
         )  # fmt: skip
-        result = carry_out(plan_run(prepare_run(job)), Silent())
+        result = run_job(plan_run(prepare_run(job)), Silent())
         fusions = [read_frames(file) for file in result.files[:2]]
         grid_THWC = read_frames(result.files[2])
     height, width = (side // 2 for side in grid_THWC.shape[1:3])

@@ -64,9 +64,9 @@ def _kept(
     print(f"{size.name}, {size.tokens} tokens, {steps} steps, {dtype}")
     for given in GIVEN:
         run = partial(sampled, model, inputs, given, steps, options)
-        painted = slice(given, None)
+        generated = slice(given, None)
         limit = 1e-5 if dtype == torch.float32 else 1e-2
-        error = timing.same(run(keep=True)[:, painted], run(keep=False)[:, painted], limit)
+        error = timing.same(run(keep=True)[:, generated], run(keep=False)[:, generated], limit)
         ways: dict[str, Callable[[], object]] = {
             "computed anew": partial(run, keep=False),
             "kept": partial(run, keep=True),

@@ -1,4 +1,4 @@
-"""The autoencoder: painted cells against the whole canvas, and number formats: c6 and g6."""
+"""The autoencoder: generated cells against the whole canvas, and number formats: c6 and g6."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +15,7 @@ Foreign: TypeAlias = Any
 
 
 def c6(place: Place) -> None:
-    """Decode the painted cells of four, and the whole canvas; then bfloat16, channels last."""
+    """Decode the generated cells of four, and the whole canvas; then bfloat16, channels last."""
     _decode(place, base=8 if place.small else 16, frames=2 if place.small else 5, side=(6, 8))
 
 
@@ -40,8 +40,8 @@ def _decode(place: Place, *, base: int, frames: int, side: tuple[int, int]) -> N
     )
     _same_alone(vae, cells)
     ways: dict[str, Callable[[], object]] = {"canvas": partial(_decoded, vae, [canvas])}
-    for painted in (4, 3, 2, 1):
-        ways[f"{painted} of 4 cells"] = partial(_decoded, vae, list(cells[4 - painted :]))
+    for generated in (4, 3, 2, 1):
+        ways[f"{generated} of 4 cells"] = partial(_decoded, vae, list(cells[4 - generated :]))
     ways["canvas, bf16 channels last"] = partial(_decoded, light, [canvas])
     times = timing.in_turn(ways, place.device, 3)
     error = _error(_decoded(light, [cells[0]]), _decoded(vae, [cells[0]]))

@@ -144,7 +144,7 @@ def test_regions_that_are_not_there_have_no_figure() -> None:
     assert set(moved_figures(clip_THWC, clip_THWC, there_THW, grown)) == {"moved", "identity"}
 
 
-class OnePaneSet:
+class OneVariantSet:
     """A pool whose every set is the same."""
 
     world = autoencoder = None
@@ -158,7 +158,7 @@ class OnePaneSet:
 
 def test_a_share_of_the_draws_is_moved_and_none_changes_nothing() -> None:
     phase = Phase(until=1.0, frames=1, sizes=((8, 8),), batch=400)
-    edits, moved = (FixedPool(OnePaneSet(n), 0, lambda _: None) for n in ("edit", "moved"))  # type: ignore[arg-type]
+    edits, moved = (FixedPool(OneVariantSet(n), 0, lambda _: None) for n in ("edit", "moved"))  # type: ignore[arg-type]
     assert edits.with_moved(moved, 0.0) is edits
     drawn = edits.with_moved(moved, 0.5).draw(phase, torch.Generator().manual_seed(1), fresh=0)
     assert 150 < drawn.count("moved") < 250  # type: ignore[arg-type]

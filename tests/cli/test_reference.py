@@ -14,11 +14,11 @@ from dcgrid.cli.reference import reference
 from dcgrid.pipelines import (
     deliver,
     footage,
+    generate,
     job,
     memory,
     models,
     outputs,
-    paint,
     plan,
     resolve,
     run,
@@ -65,7 +65,7 @@ def test_every_option_is_on_the_page_and_in_the_job(
 
 @pytest.mark.parametrize("kind", [EditJob, ComposeJob])
 def test_every_value_of_a_job_is_read_somewhere(kind: type[GridJob]) -> None:
-    modules = (deliver, footage, job, memory, models, outputs, paint, plan, resolve, run)
+    modules = (deliver, footage, job, memory, models, outputs, generate, plan, resolve, run)
     source = "".join(inspect.getsource(module) for module in modules)
     for field in dataclasses.fields(kind):
         assert re.search(rf"\b(job|self)\.{field.name}\b", source), field.name

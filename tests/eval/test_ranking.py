@@ -69,6 +69,6 @@ def test_only_metrics_with_a_better_side_and_no_truth_rank():
             make_ranker((key,), "cpu")
 
 
-def test_absent_weights_are_told_before_anything_is_painted(tmp_path):
+def test_absent_weights_are_told_before_anything_is_generated(tmp_path):
     with pytest.raises(WeightsError, match="--rank id cannot be measured"):
         make_ranker(("motion", "id"), "cpu", weights_dir=tmp_path)

@@ -191,7 +191,7 @@ def test_callers_mistakes() -> None:
 @pytest.mark.parametrize("given", ["clean", "replace"])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_given_frames_of_a_filled_cell_stay_bit_identical(solver: Solver, given: str) -> None:
-    """A window of a long clip begins with latent frames that the one before has painted."""
+    """A window of a long clip begins with latent frames that the one before has generated."""
     cells, noise = draw_noise(SHAPE, 1), draw_noise(SHAPE, 2)
     fill_KF = FILL[:, None].repeat(1, 2)
     fill_KF[2, 0] = False

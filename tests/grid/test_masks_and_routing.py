@@ -29,7 +29,7 @@ def prompt_of(*owners: int | None) -> Prompt:
     )
 
 
-def test_true_means_paint() -> None:
+def test_true_means_generate() -> None:
     assert fill_mask(GRID, [0]).tolist() == [False, True, True, True]
     assert given_mask(GRID, [0, 3]).tolist() == [True, False, False, True]
     assert fill_mask(GRID, []).all()

@@ -33,7 +33,7 @@ def given_case(name: str, pattern: list[list[int]]) -> Case:
     return replace(case, time_BKF=time)
 
 
-def painted(case: Case, velocity: Tensor) -> Tensor:
+def generated(case: Case, velocity: Tensor) -> Tensor:
     """Return what a sampler reads of a velocity."""
     shown_BKF = case.time_BKF > 0
     return velocity.movedim(2, -1)[shown_BKF]
@@ -45,7 +45,7 @@ def call(case: Case, memory: Memory | None = None) -> Tensor:
 
 
 def later(case: Case) -> Case:
-    """Return the next step of a sampling: painted cells and their time are others, text too."""
+    """Return the next step of a sampling: generated cells and their time are others, text too."""
     fill_BK1F11 = (case.time_BKF > 0)[:, :, None, :, None, None]
     draw = torch.randn(case.cells_BKCFYX.shape, generator=torch.Generator().manual_seed(5)).double()
     spoken = torch.randn(case.text.tokens_BKLE.shape, generator=torch.Generator().manual_seed(6))
@@ -68,10 +68,10 @@ def later(case: Case) -> Case:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_forward_equals_the_plain_one(name: str, pattern: str) -> None:
     case = given_case(name, PATTERNS.get(pattern, RAGGED))
-    found, expected = painted(case, call(case)), painted(case, plain_forward(case))
+    found, expected = generated(case, call(case)), generated(case, plain_forward(case))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     case.dit.given_first = False
-    matters = (painted(case, call(case)) - found).abs().max()
+    matters = (generated(case, call(case)) - found).abs().max()
     assert (found - expected).abs().max() < matters / 2
 
 
@@ -79,24 +79,24 @@ def test_forward_equals_the_plain_one(name: str, pattern: str) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_later_calls_with_a_memory_equal_calls_without(name: str, pattern: str) -> None:
     first = given_case(name, PATTERNS[pattern])
-    # Heads have the text of cells that are painted: theirs stays, or what is kept would not hold.
+    # Heads have the text of cells that are generated: theirs stays, or what is kept would not hold.
     second = later(first)
     if "heads" in pattern:
         second = replace(second, text=first.text)
     memory = Memory()
     torch.testing.assert_close(
-        painted(first, call(first, memory)), painted(first, call(first)), rtol=0, atol=1e-12
+        generated(first, call(first, memory)), generated(first, call(first)), rtol=0, atol=1e-12
     )
     for step in (second, replace(second, cells_BKCFYX=second.cells_BKCFYX.clone())):
         found = call(step, memory)
         torch.testing.assert_close(
-            painted(step, found), painted(step, call(step)), rtol=0, atol=1e-5
+            generated(step, found), generated(step, call(step)), rtol=0, atol=1e-5
         )
         assert not found.movedim(2, -1)[step.time_BKF == 0].any()
 
 
 @pytest.mark.parametrize("pattern", ["one", "two", "three"])
-def test_later_calls_do_only_the_painted_part_of_the_work(pattern: str) -> None:
+def test_later_calls_do_only_the_generated_part_of_the_work(pattern: str) -> None:
     case = given_case("mini", PATTERNS[pattern])
     memory, counts = Memory(), []
     for _ in range(2):
@@ -110,7 +110,7 @@ def test_later_calls_do_only_the_painted_part_of_the_work(pattern: str) -> None:
     assert sum(counts[1].values()) > 0.5 * share * sum(counts[0].values())
 
 
-def test_a_grid_without_a_block_of_painted_frames_keeps_its_texts_alone() -> None:
+def test_a_grid_without_a_block_of_generated_frames_keeps_its_texts_alone() -> None:
     case, memory = given_case("mini", RAGGED), Memory()
     call(case, memory)
     second = later(case)
@@ -146,7 +146,7 @@ def test_gradients_of_mixed_grids_equal_those_of_single_ones() -> None:
     def gradient(cases: list[Case]) -> list[Tensor]:
         case.dit.zero_grad()
         for one in cases:
-            painted(one, one.forward()).square().sum().backward()
+            generated(one, one.forward()).square().sum().backward()
         return [p.grad.clone() for p in case.dit.parameters() if p.grad is not None]
 
     singles = [

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from dcgrid.pipelines import paint
+from dcgrid.pipelines import generate
 from dcgrid.pipelines.fill import FilledCell
 from dcgrid.pipelines.job import EditJob, GridJob
 from dcgrid.pipelines.plan import PreparedRun, plan_run, prepare_run
 from dcgrid.pipelines.request import GridRequest
-from dcgrid.pipelines.run import RunResult, carry_out
+from dcgrid.pipelines.run import RunResult, run_job
 from dcgrid.pipelines.script import StoryJob, scene_of
 from dcgrid.pipelines.story import StoryResult, tell_story
 from dcgrid.pipelines.story_plan import PreparedStory, plan_story, prepare_story
@@ -59,7 +59,7 @@ def job(clip: Path, **values: object) -> EditJob:
 def run(prepared: PreparedRun | GridJob, progress: Silence | None = None) -> RunResult:
     if isinstance(prepared, GridJob):
         prepared = prepare_run(prepared)
-    return carry_out(plan_run(prepared), progress or Silence())
+    return run_job(plan_run(prepared), progress or Silence())
 
 
 def story_job(folder: Path, *scenes: str, **values: object) -> StoryJob:
@@ -83,24 +83,24 @@ def tell(story: StoryJob | PreparedStory, progress: Silence | None = None) -> St
 def spy_on_grids(
     monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[list[GridRequest], list[list[FilledCell]]]:
-    """Collect what is asked of the model and what it paints."""
+    """Collect what is asked of the model and what it generates."""
     requests: list[GridRequest] = []
     made: list[list[FilledCell]] = []
-    real = paint.fill_grid
+    real = generate.fill_grid
 
     def spy(backbone, request, settings, progress):  # type: ignore[no-untyped-def]
         requests.append(request)
         made.append(real(backbone, request, settings, progress))
         return made[-1]
 
-    monkeypatch.setattr(paint, "fill_grid", spy)
+    monkeypatch.setattr(generate, "fill_grid", spy)
     return requests, made
 
 
 def interrupt_grid(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
-    """Interrupt the painting of the grid of this number, counted from 1; return all calls."""
+    """Interrupt the generating of the grid of this number, counted from 1; return all calls."""
     calls: list[int] = []
-    real = paint.fill_grid
+    real = generate.fill_grid
 
     def breaks(*arguments):  # type: ignore[no-untyped-def]
         calls.append(1)
@@ -108,7 +108,7 @@ def interrupt_grid(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(paint, "fill_grid", breaks)
+    monkeypatch.setattr(generate, "fill_grid", breaks)
     return calls
 
 

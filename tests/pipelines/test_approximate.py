@@ -65,7 +65,7 @@ def request(backbone: WanBackbone, given: Tensor, **shortcuts: float) -> GridReq
 
 
 def fill(backbone: Streaming, given: Tensor, **shortcuts: float) -> tuple[Tensor, int]:
-    """Return the painted pixels and how many blocks were asked for."""
+    """Return the generated pixels and how many blocks were asked for."""
     ring: Any = backbone.parts.ring
     ring.count = 0
     filled = fill_grid(

@@ -1,4 +1,4 @@
-"""Best of N: how tries are ranked, and that a run paints, ranks, tells and repeats them."""
+"""Best of N: how tries are ranked, and that a run generates, ranks, tells and repeats them."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.pipelines.progress import Silent
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
-from dcgrid.pipelines.run import carry_out
+from dcgrid.pipelines.run import run_job
 from dcgrid.video.read import decode_all
 from dcgrid.video.write import write_video
 
@@ -102,7 +102,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def run(job: EditJob, ranker=None):
-    return carry_out(plan_run(prepare_run(job)), Silent(), ranker=ranker)
+    return run_job(plan_run(prepare_run(job)), Silent(), ranker=ranker)
 
 
 def job(clip: Path, **changes) -> EditJob:
@@ -119,7 +119,7 @@ def test_the_best_of_all_seeds_is_written_and_the_run_can_be_repeated(clip: Path
     place = ranker.seen.index(min(ranker.seen))
     assert (kept.seed, kept.cell) == (3 + place // 3, 1 + place % 3)
     prepared, _ = prepare_rerun(RerunJob(manifest=clip.with_name("clip.rain.json")))
-    again = carry_out(plan_run(prepared), Silent())
+    again = run_job(plan_run(prepared), Silent())
     assert again.same_pixels
     assert again.manifest.outputs[0].seed == kept.seed
 
@@ -150,7 +150,7 @@ def test_a_file_shows_the_pixels_of_the_seed_that_the_manifest_names(clip: Path)
     assert torch.equal(shown, same)
 
 
-def test_a_rerun_paints_only_the_seeds_that_were_kept(clip: Path) -> None:
+def test_a_rerun_generates_only_the_seeds_that_were_kept(clip: Path) -> None:
     run(job(clip, rank=("dark",)), Darkest())
     prepared, _ = prepare_rerun(RerunJob(manifest=clip.with_name("clip.rain.json")))
     prepared = replace(prepared, job=replace(prepared.job, contact_sheet=False))
@@ -160,5 +160,5 @@ def test_a_rerun_paints_only_the_seeds_that_were_kept(clip: Path) -> None:
         def start(self, stage, total=None, *, in_bytes=False):
             told.append(stage)
 
-    carry_out(plan_run(prepared), Told())
+    run_job(plan_run(prepared), Told())
     assert told.count("sampling") == 1

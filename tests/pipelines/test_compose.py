@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dcgrid.errors import InputVideoError, RecipeError, UsageError
-from dcgrid.pipelines import paint
+from dcgrid.pipelines import generate
 from dcgrid.pipelines.fill import to_model_range
 from dcgrid.pipelines.job import ComposeJob
 from dcgrid.pipelines.manifest import read_manifest
@@ -70,13 +70,13 @@ def test_sources_reach_the_model_as_they_are_and_stay(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[GridRequest] = []
-    real = paint.fill_grid
+    real = generate.fill_grid
 
     def spy(backbone, request, settings, progress):  # type: ignore[no-untyped-def]
         seen.append(request)
         return real(backbone, request, settings, progress)
 
-    monkeypatch.setattr(paint, "fill_grid", spy)
+    monkeypatch.setattr(generate, "fill_grid", spy)
     result = run(compose_job(pair, save_grid=True))
     (request,) = seen
     assert request.routing.mode == "composition"

@@ -125,7 +125,7 @@ def test_filled_cells_come_out_where_the_velocity_points(given_THWC: Tensor) -> 
     for one in filled:
         brighter = given_THWC.float() + 0.3 * 127.5
         assert (one.frames_THWC.float() - brighter).abs().max() <= 1
-    # Only painted cells are decoded, and without guidance nothing is asked twice.
+    # Only generated cells are decoded, and without guidance nothing is asked twice.
     assert len(backbone.decoded) == 3
     assert len(backbone.velocity_calls) == 4
 
@@ -167,7 +167,7 @@ def test_an_offset_grid_counts_half(given_THWC: Tensor) -> None:
     torch.testing.assert_close(backbone.decoded[0], noise[:, 1] - 2.0)
 
 
-def test_two_given_cells_stay_and_two_are_painted(given_THWC: Tensor) -> None:
+def test_two_given_cells_stay_and_two_are_generated(given_THWC: Tensor) -> None:
     backbone = Recorder()
     request = grid_request(grid(guidance_scale=1.0), TINY_SPEC, [given_THWC])
     request = replace(request, given={1: 255 - given_THWC, 0: given_THWC})
@@ -313,7 +313,7 @@ def test_a_later_window_begins_with_the_frames_it_is_given(given_THWC: Tensor) -
     assert torch.equal(backbone.velocity_calls[0][0][:, 1:, :, 2], noise[:, 1:, :, 2])
 
 
-def test_a_grid_without_any_clip_is_painted_whole() -> None:
+def test_a_grid_without_any_clip_is_generated_whole() -> None:
     backbone = Recorder()
     edits = replace(grid(guidance_scale=1.0), given=(), edit_of_cell=(0, 0, 0, 0))
     request = grid_request(edits, TINY_SPEC, [])

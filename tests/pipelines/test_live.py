@@ -1,4 +1,4 @@
-"""Grids painted with the networks of a training run: the same as by the commands."""
+"""Grids generated with the networks of a training run: the same as by the commands."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from dcgrid.models.loading import load_backbone
 from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.pipelines.fill import FillSettings, fill_grid
 from dcgrid.pipelines.job import ComposeJob, EditJob
-from dcgrid.pipelines.live import LiveBackbone, paint_cells
+from dcgrid.pipelines.live import LiveBackbone, generate_cells
 from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import resolve
 from dcgrid.runtime.device import choose_dtype
@@ -64,23 +64,23 @@ def test_cells_are_those_of_the_command_before_its_upsampler(job, given):
     request = grid_request(resolve(job), MINI_SPEC, clips(given))
     settings = FillSettings(seed=job.seed, device=torch.device("cpu"))
     wanted = {one.cell: one.frames_THWC for one in fill_grid(backbone, request, settings, Silent())}
-    cells = paint_cells(live(), job, clips(given), SIZE)
+    cells = generate_cells(live(), job, clips(given), SIZE)
     assert len(cells) == 4
     for cell, clip in enumerate(cells):
         expected = wanted[cell] if cell in wanted else clips(given)[cell]
         assert torch.equal(clip, expected), cell
 
 
-def test_an_attached_adapter_paints_what_the_folded_one_does(tmp_path):
+def test_an_attached_adapter_generates_what_the_folded_one_does(tmp_path):
     """What a run sees on its way is what `edit` shows with the file that comes out."""
     spec = spec_of("fill")
     backbone = live(prepare=lambda dit: learnt(dit, spec))
-    attached = paint_cells(backbone, EDIT, clips(1), SIZE)
+    attached = generate_cells(backbone, EDIT, clips(1), SIZE)
     save_adapter(backbone.network, spec, tmp_path / "fill.safetensors")
     folded = live(prepare=lambda dit: fold_adapter(dit, tmp_path / "fill.safetensors"))
-    bare = paint_cells(live(), EDIT, clips(1), SIZE)
+    bare = generate_cells(live(), EDIT, clips(1), SIZE)
     for one, two, without in list(
-        zip(attached, paint_cells(folded, EDIT, clips(1), SIZE), bare, strict=True)
+        zip(attached, generate_cells(folded, EDIT, clips(1), SIZE), bare, strict=True)
     )[1:]:
         away = (one.float() - two.float()).abs().mean()
         assert away < 2
@@ -88,8 +88,8 @@ def test_an_attached_adapter_paints_what_the_folded_one_does(tmp_path):
 
 
 @pytest.mark.parametrize("job", [EDIT, FUSE])
-def test_without_a_clip_all_cells_are_painted(job):
-    one = paint_cells(live(), job, (), SIZE)
+def test_without_a_clip_all_cells_are_generated(job):
+    one = generate_cells(live(), job, (), SIZE)
     assert [tuple(cell.shape) for cell in one] == [(*SIZE, 3)] * 4
     assert all(cell.float().std() > 0 for cell in one)
 
@@ -103,10 +103,10 @@ def test_routes_of_the_run_reach_the_transformer():
         set_routed(dit, ["a", "b"])
 
     route_KA = route_matrix(GRID, Routing(mode="composition"))
-    routed = paint_cells(live(route_KA, prepare), FUSE, (), SIZE)
-    nowhere = paint_cells(live(torch.zeros_like(route_KA), prepare), FUSE, (), SIZE)
-    bare = paint_cells(live(), FUSE, (), SIZE)
+    routed = generate_cells(live(route_KA, prepare), FUSE, (), SIZE)
+    nowhere = generate_cells(live(torch.zeros_like(route_KA), prepare), FUSE, (), SIZE)
+    bare = generate_cells(live(), FUSE, (), SIZE)
     assert all(torch.equal(one, two) for one, two in zip(nowhere, bare, strict=True))
     assert not all(torch.equal(one, two) for one, two in zip(routed, bare, strict=True))
     with pytest.raises(ValueError, match="routed"):
-        paint_cells(live(None, prepare), FUSE, (), SIZE)
+        generate_cells(live(None, prepare), FUSE, (), SIZE)

@@ -9,9 +9,9 @@ import torch
 
 from dcgrid import hub
 from dcgrid.errors import InputVideoError, OutputError
-from dcgrid.pipelines import paint
+from dcgrid.pipelines import generate
 from dcgrid.pipelines.fill import FilledCell
-from dcgrid.pipelines.painted import Painted
+from dcgrid.pipelines.generated import Generated
 from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 from dcgrid.pipelines.windows import Join, Window, plan_windows
@@ -41,7 +41,7 @@ def whole(path: Path, **values: object) -> object:
     return job(path, duration_s=None, keep="all", **values)
 
 
-def test_a_long_clip_is_painted_to_its_end(long_clip: Path) -> None:
+def test_a_long_clip_is_generated_to_its_end(long_clip: Path) -> None:
     progress = Silence()
     result = run(whole(long_clip, save_grid=True), progress)
     for path in (*result.files[:3], result.files[-2]):
@@ -66,15 +66,15 @@ def test_memory_is_that_of_one_window(long_clip: Path) -> None:
     assert "Windows: 7 of up to 9 frames" in "\n".join(long.lines())
 
 
-def test_each_window_goes_on_from_what_the_one_before_painted(
+def test_each_window_goes_on_from_what_the_one_before_generated(
     long_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests, painted = spy_on_grids(monkeypatch)
+    requests, generated = spy_on_grids(monkeypatch)
     run(whole(long_clip))
     assert requests[0].continuation.heads == {}
     firsts = [request.continuation.first for request in requests]
     assert firsts == [0, 1, 2, 3, 4, 5, 6]
-    for before, request in zip(painted, requests[1:], strict=False):
+    for before, request in zip(generated, requests[1:], strict=False):
         for one in before:
             assert torch.equal(request.continuation.heads[one.cell], one.frames_THWC[-5:])
     # The given clip is read on where it was left, with the frames that windows share.
@@ -90,7 +90,7 @@ def test_a_run_that_was_killed_goes_on_with_the_windows_it_has(
     progress = Silence()
     with pytest.raises(KeyboardInterrupt):
         run(whole(long_clip, force=True), progress)
-    assert "What is painted so far is kept; the same command goes on with it." in progress.lines
+    assert "What is generated so far is kept; the same command goes on with it." in progress.lines
     progress = Silence()
     again = run(whole(long_clip, force=True), progress)
     assert "3 of 7 windows are there from an earlier run; going on." in progress.lines
@@ -100,7 +100,7 @@ def test_a_run_that_was_killed_goes_on_with_the_windows_it_has(
     ]
 
 
-def test_a_window_that_was_damaged_since_is_painted_again(
+def test_a_window_that_was_damaged_since_is_generated_again(
     long_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     untouched = run(whole(long_clip)).manifest.outputs
@@ -109,14 +109,14 @@ def test_a_window_that_was_damaged_since_is_painted_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Painted, "pieces", interrupt)
+        patched.setattr(Generated, "pieces", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(whole(long_clip, force=True))
     part = next((hub.cache_dir() / "runs").glob("*/000002.1.mkv"))
     part.write_bytes(part.read_bytes()[:-100])
     progress = Silence()
     again = run(whole(long_clip, force=True), progress)
-    assert "Damaged windows of an earlier run that are painted again: 1." in progress.lines
+    assert "Damaged windows of an earlier run that are generated again: 1." in progress.lines
     assert "6 of 7 windows are there from an earlier run; going on." in progress.lines
     assert [one.frames_sha256 for one in again.manifest.outputs] == [
         one.frames_sha256 for one in untouched
@@ -130,7 +130,7 @@ def test_windows_of_another_seed_are_not_taken(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Painted, "pieces", interrupt)
+        patched.setattr(Generated, "pieces", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(whole(long_clip))
     progress = Silence()
@@ -142,28 +142,28 @@ def test_two_processes_do_not_work_on_one_run(
     long_clip: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = tmp_path / "work"
-    monkeypatch.setattr(paint, "_folder_of", lambda facts: folder)
+    monkeypatch.setattr(generate, "_folder_of", lambda facts: folder)
     with run_lock(folder), pytest.raises(OutputError, match="another run works"):
         run(whole(long_clip))
 
 
 def test_a_damaged_part_is_refused_and_named(tmp_path: Path) -> None:
     windows = plan_windows(13, 9, Join(head=5, blend=0), 4)
-    painted = Painted(windows, [1], tmp_path)
+    generated = Generated(windows, [1], tmp_path)
     filled = [
         FilledCell(cell=1, frames_THWC=torch.full((9, 32, 48, 3), 9, dtype=torch.uint8)),
     ]
     for window in windows:
-        assert not painted.has(window)
-        painted.put(window, filled)
-        assert painted.has(window)
-    pieces = list(painted.pieces(1))
+        assert not generated.has(window)
+        generated.put(window, filled)
+        assert generated.has(window)
+    pieces = list(generated.pieces(1))
     assert [len(piece) for piece in pieces] == [9, 4]
-    assert (painted.heads(windows[1])[1] == 9).all()
+    assert (generated.heads(windows[1])[1] == 9).all()
     part = tmp_path / "000001.1.mkv"
     part.write_bytes(part.read_bytes()[:200])
     with pytest.raises(InputVideoError, match=r"000001\.1\.mkv"):
-        list(painted.pieces(1))
+        list(generated.pieces(1))
 
 
 def test_a_long_run_can_be_made_again(long_clip: Path) -> None:
@@ -174,10 +174,10 @@ def test_a_long_run_can_be_made_again(long_clip: Path) -> None:
     assert run(prepared).same_pixels is True
 
 
-def test_what_both_windows_paint_is_mixed_step_by_step(tmp_path: Path) -> None:
+def test_what_both_windows_generate_is_mixed_step_by_step(tmp_path: Path) -> None:
     windows = plan_windows(25, 17, Join(head=5, blend=4), 4)
     assert len(windows) == 2
-    painted = Painted(windows, [1], tmp_path)
+    generated = Generated(windows, [1], tmp_path)
 
     def filled(window: Window, level: int) -> list[FilledCell]:
         frames = torch.full((window.count, 16, 16, 3), level, dtype=torch.uint8)
@@ -185,11 +185,11 @@ def test_what_both_windows_paint_is_mixed_step_by_step(tmp_path: Path) -> None:
         return [FilledCell(cell=1, frames_THWC=frames)]
 
     for window, level in zip(windows, (100, 200), strict=True):
-        painted.put(window, filled(window, level))
-    whole_THWC = torch.cat(list(painted.pieces(1)))
+        generated.put(window, filled(window, level))
+    whole_THWC = torch.cat(list(generated.pieces(1)))
     assert whole_THWC[:, 0, 0, 0].tolist() == list(range(25))
     levels = whole_THWC[:, 5, 5, 1].tolist()
     assert levels == [100] * 13 + [120, 140, 160, 180] + [200] * 8
     # The second window was given the first one's frames at its own place.
-    head = painted.heads(windows[1])[1]
+    head = generated.heads(windows[1])[1]
     assert head[:, 0, 0, 0].tolist() == list(range(8, 13))

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dcgrid import hub
-from dcgrid.pipelines import paint
-from dcgrid.pipelines.painted import Painted, PaintedClip
+from dcgrid.pipelines import generate
+from dcgrid.pipelines.generated import Generated, GeneratedClip
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 from dcgrid.pipelines.script import read_story
 from dcgrid.pipelines.story_plan import plan_story, prepare_story
@@ -52,7 +52,7 @@ def test_scenes_are_as_long_as_is_asked(tmp_path: Path, long_clip: Path) -> None
 
 
 def test_a_scene_from_a_clip_is_what_an_edit_of_it_is(tmp_path: Path, long_clip: Path) -> None:
-    """`edit --keep all` paints the same grid window by window; a story must not differ from it."""
+    """`edit --keep all` generates the same grid window by window; a story equals it."""
     edit = run(
         job(long_clip, effects=("rain", "night", "fog"), guidance_scale=1.0, duration_s=LONG_S)
     )
@@ -96,7 +96,7 @@ def test_memory_and_plan_are_those_of_one_window(tmp_path: Path, long_clip: Path
     assert long.as_json()["size"][0] == 25  # 24 of the clip, and one to the model's rule
 
 
-def test_no_more_than_a_window_is_painted_or_read_at_once(
+def test_no_more_than_a_window_is_generated_or_read_at_once(
     tmp_path: Path, long_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests, made = spy_on_grids(monkeypatch)
@@ -139,7 +139,7 @@ def test_a_story_that_was_killed_goes_on_with_the_windows_it_has(
     progress = Silence()
     with pytest.raises(KeyboardInterrupt):
         tell(story, progress)
-    assert "What is painted so far is kept; the same command goes on with it." in progress.lines
+    assert "What is generated so far is kept; the same command goes on with it." in progress.lines
     progress = Silence()
     again = tell(story, progress).manifest
     assert "7 of 10 windows are there from an earlier run; going on." in progress.lines
@@ -148,13 +148,13 @@ def test_a_story_that_was_killed_goes_on_with_the_windows_it_has(
     assert again.reel_sha256 == untouched.reel_sha256
 
 
-def test_a_story_that_painted_nothing_leaves_nothing_in_the_cache(
+def test_a_story_that_generated_nothing_leaves_nothing_in_the_cache(
     tmp_path: Path, long_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(paint, "fill_grid", interrupt)
+    monkeypatch.setattr(generate, "fill_grid", interrupt)
     progress = Silence()
     with pytest.raises(KeyboardInterrupt):
         tell(story_job(tmp_path, "rain", source=long_clip, duration_s=LONG_S), progress)
@@ -173,9 +173,11 @@ def test_a_story_file_names_the_seconds_and_the_command_line_goes_over_it(
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
-def test_any_stretch_of_a_painted_clip_is_that_of_the_whole(tmp_path: Path, on_disk: bool) -> None:
+def test_any_stretch_of_a_generated_clip_is_that_of_the_whole(
+    tmp_path: Path, on_disk: bool
+) -> None:
     windows = plan_windows(41, 17, Join(head=5, blend=4), 4)
-    painted = Painted(windows, [1], tmp_path / "grid" if on_disk else None)
+    generated = Generated(windows, [1], tmp_path / "grid" if on_disk else None)
     generator = torch.Generator().manual_seed(3)
 
     def noise(window: int, size: int) -> torch.Tensor:
@@ -183,8 +185,8 @@ def test_any_stretch_of_a_painted_clip_is_that_of_the_whole(tmp_path: Path, on_d
         return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
 
     for window in windows:
-        painted.put(window, [FilledCell(cell=1, frames_THWC=noise(window.index, 16))])
-    clip = PaintedClip(painted, 1)
+        generated.put(window, [FilledCell(cell=1, frames_THWC=noise(window.index, 16))])
+    clip = GeneratedClip(generated, 1)
     whole_THWC = torch.cat(list(clip.pieces()))
     assert len(whole_THWC) == len(clip) == 41
     # Windows end at 13, 21 and 29.

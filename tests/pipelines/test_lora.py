@@ -100,7 +100,7 @@ def test_paths_become_absolute_and_other_references_stay(
     )
 
 
-def test_a_lora_paints_as_the_same_file_does_as_adapter(clip: Path, make_lora: Maker) -> None:
+def test_a_lora_generates_as_the_same_file_does_as_adapter(clip: Path, make_lora: Maker) -> None:
     path = make_lora("steps", 1)
     plain = hashes(run(job(clip, force=True)))
     as_adapter = hashes(run(job(clip, adapter=str(path), force=True)))
@@ -133,7 +133,7 @@ def test_loras_stack_under_an_adapter_that_names_the_bare_base(make_lora: Maker)
         )
 
 
-def test_a_foreign_file_of_an_own_adapter_paints_the_same(
+def test_a_foreign_file_of_an_own_adapter_generates_the_same(
     clip: Path, make_lora: Maker, tmp_path: Path
 ) -> None:
     path = make_lora("steps", 1)
@@ -210,7 +210,7 @@ def test_a_story_and_its_rerun_use_them(
         tell(prepared)  # type: ignore[arg-type]
 
 
-def test_windows_painted_without_a_lora_are_not_gone_on_with(
+def test_windows_generated_without_a_lora_are_not_gone_on_with(
     tmp_path: Path, make_lora: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DCGRID_CACHE_DIR", str(tmp_path / "cache"))

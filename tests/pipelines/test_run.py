@@ -14,12 +14,12 @@ import torch
 
 from dcgrid import hub
 from dcgrid.errors import AdapterError, DeviceError, InputVideoError, WeightsError
-from dcgrid.pipelines import deliver, footage, paint, team
+from dcgrid.pipelines import deliver, footage, generate, team
 from dcgrid.pipelines import run as run_module
 from dcgrid.pipelines.manifest import read_manifest
 from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
-from dcgrid.pipelines.run import carry_out
+from dcgrid.pipelines.run import run_job
 from dcgrid.pipelines.upsampling import Shown
 from dcgrid.video.clip import Picture
 from tests.pipelines.runs import Silence, decoded, job, run
@@ -192,7 +192,7 @@ def test_guidance_of_each_edit_is_its_own(clip: Path) -> None:
     [
         (footage, "read_clip"),
         (team, "load_model"),
-        (paint, "fill_grid"),
+        (generate, "fill_grid"),
         (deliver, "write_pictures"),
     ],
 )
@@ -224,7 +224,7 @@ def test_an_interrupt_while_the_last_file_is_written_leaves_no_file(
 def test_too_little_memory_is_told(clip: Path) -> None:
     plan = replace(plan_run(prepare_run(job(clip))), available_bytes=1)
     progress = Silence()
-    carry_out(plan, progress)
+    run_job(plan, progress)
     assert re.search(r"may need .* GB of memory", progress.warnings[0])
 
 

@@ -167,7 +167,7 @@ def test_another_adapter_is_refused(
 
 @pytest.fixture
 def tiny_adapter(tmp_path: Path) -> Path:
-    """An adapter for the tiny model that changes what it paints."""
+    """An adapter for the tiny model that changes what it generates."""
     from dcgrid.adapters.attach import attach_adapter
     from dcgrid.adapters.files import save_adapter
     from dcgrid.adapters.spec import AdapterSpec

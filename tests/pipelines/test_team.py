@@ -1,4 +1,4 @@
-"""Several processes paint what one does.
+"""Several processes generate what one does.
 
 Every process count gives latents that differ by rounding at most, so 8-bit pixels may differ by
 one level where a value lies on the edge between two.
@@ -134,7 +134,7 @@ def test_given_cells_that_read_given_cells_alone(
 
 @pytest.mark.slow
 def test_a_long_story_and_a_composition(tmp_path, shared_clip, wan_folder, alone):
-    """Two grids of a story; the second goes on from what the first has painted."""
+    """Two grids of a story; the second goes on from what the first has generated."""
     story = ("story", "--model", str(wan_folder), *SMALL, *CPU)
     scenes = [f"--scene={text}" for text in ("rain", "fog", "snow", "night", "smoke")]
     compose = ("compose", str(shared_clip), str(shared_clip), "--concept", "a flame", "--model")
@@ -151,7 +151,7 @@ def test_a_long_story_and_a_composition(tmp_path, shared_clip, wan_folder, alone
 @pytest.mark.parametrize(
     ("processes", "more", "line"),
     [
-        (2, ["--model", "tiny"], "error: tiny paints in one process, not in 2"),
+        (2, ["--model", "tiny"], "error: tiny generates in one process, not in 2"),
         (3, [], "error: 2 heads of attention cannot be dealt evenly to 3 processes"),
         (2, ["--adapter", "nowhere.safetensors"], "error: "),
         (2, ["--device", "mps"], "error: "),

@@ -16,7 +16,7 @@ from dcgrid.cli.main import main
 from dcgrid.errors import UsageError
 from dcgrid.models.loading import load_backbone, model_spec, weight_digests
 from dcgrid.models.wan import digests
-from dcgrid.pipelines import paint
+from dcgrid.pipelines import generate
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.recipes import shipped_dir
@@ -260,7 +260,7 @@ def test_memory_that_runs_out_names_the_next_setting(clip, wan_folder, capsys, m
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr(paint, "fill_grid", full)
+    monkeypatch.setattr(generate, "fill_grid", full)
     code, _, err = command(capsys, "edit", clip, "-e", "rain", "--model", wan_folder, *SMALL)
     assert code == 5
     assert "memory is full" in err

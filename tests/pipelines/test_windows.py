@@ -45,7 +45,7 @@ def test_counts_that_the_codec_does_not_take_are_refused(
         plan_windows(counts[0], counts[1], Join(head=counts[2], blend=counts[3]), 4)
 
 
-def test_windows_that_paint_nothing_new_are_refused() -> None:
+def test_windows_that_generate_nothing_new_are_refused() -> None:
     for head, blend in ((5, 0), (5, 16)):
         with pytest.raises(ValueError, match="nothing new"):
             plan_windows(41, 5 if not blend else 33, Join(head=head, blend=blend), 4)

@@ -31,7 +31,7 @@ def run_tiny(tiny_store, recipe_of):
         resume=False,
         accept_changes=False,
         decoder_only=False,
-        paint=None,
+        generate=None,
         say=lambda line: None,
         **knobs,
     ):
@@ -45,7 +45,7 @@ def run_tiny(tiny_store, recipe_of):
             decoder_only=decoder_only,
         )
         reports = []
-        path = run_stage(job, Reporter(say=say, progress=reports.append, paint=paint))
+        path = run_stage(job, Reporter(say=say, progress=reports.append, generate=generate))
         return path, reports
 
     return run

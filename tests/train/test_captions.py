@@ -14,7 +14,7 @@ from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import resolve
 from dcgrid.recipes import effect_names, load_effect, load_layout
 from dcgrid.train.captions import Captions, cell_rows, world_captions
-from dcgrid.train.panes import PaneSet
+from dcgrid.train.variants import VariantSet
 from dcgrid.train.world.clips import MOTIONS
 from dcgrid.train.world.effects import EFFECT_NAMES
 
@@ -27,8 +27,8 @@ def captions():
     )
 
 
-def panes(*effects):
-    return PaneSet(
+def variants(*effects):
+    return VariantSet(
         latents_VCFYX=torch.zeros(len(effects), 1, 1, 1, 1),
         drift_VMFYX=torch.zeros(5, 0, 1, 1, 1),
         effects=effects,
@@ -48,13 +48,13 @@ def test_each_cell_reads_the_global_text_and_its_own_clause_only(captions):
     seen = set()
     for _ in range(60):
         chosen = torch.randperm(5, generator=generator)[:4].tolist()
-        rows = captions.grid_rows(panes(*effects), chosen, generator)
+        rows = captions.grid_rows(variants(*effects), chosen, generator)
         assert len(rows) == 4
         shared = set(rows[0]) & set(rows[1])
         assert len(shared) == 1, "one global segment"
         assert shared < set(rows[2])
         assert shared < set(rows[3])
-        for place, (pane, row) in enumerate(zip(chosen, rows, strict=True)):
+        for place, (variant, row) in enumerate(zip(chosen, rows, strict=True)):
             own = " ".join(text for text in row if text not in shared)
             cell = captions.layout.cells[place]
             assert f"[{cell}]" in own
@@ -67,9 +67,9 @@ def test_each_cell_reads_the_global_text_and_its_own_clause_only(captions):
                 told = any(
                     clause.lower().rstrip(".") in own.lower() for clause in clauses_of(effect)
                 )
-                assert told == (other == pane), (own, effect)
-                assert other == pane or load_effect(effect).clause.lower() not in whole
-            if not effects[pane]:
+                assert told == (other == variant), (own, effect)
+                assert other == variant or load_effect(effect).clause.lower() not in whole
+            if not effects[variant]:
                 assert captions.layout.slots["scene"] in own
             seen.add("dog face" in whole)
     assert seen == {True, False}, "the subject is named sometimes"
@@ -77,16 +77,16 @@ def test_each_cell_reads_the_global_text_and_its_own_clause_only(captions):
 
 def test_single_clips_have_one_text(captions):
     generator = torch.Generator().manual_seed(1)
-    texts = {captions.clip_row(panes("", "rain"), 1, generator)[0] for _ in range(40)}
+    texts = {captions.clip_row(variants("", "rain"), 1, generator)[0] for _ in range(40)}
     assert all(any(t.endswith(c) for c in clauses_of("rain")) for t in texts)
     assert any(t.startswith("dog face gesture") for t in texts)
     assert len(texts) > 5
-    assert "rain" not in captions.clip_row(panes("", "rain"), 0, generator)[0]
+    assert "rain" not in captions.clip_row(variants("", "rain"), 0, generator)[0]
 
 
 def test_same_generator_same_captions(captions):
     rows = [
-        captions.grid_rows(panes("", "fog", "rain", "noir"), [0, 1, 2, 3], generator)
+        captions.grid_rows(variants("", "fog", "rain", "noir"), [0, 1, 2, 3], generator)
         for generator in (torch.Generator().manual_seed(7), torch.Generator().manual_seed(7))
     ]
     assert rows[0] == rows[1]
@@ -105,13 +105,13 @@ def test_vocabulary_covers_every_shipped_phrase_and_caption(captions):
     for text in (*MOTIONS, "dog face", "hot air balloon", *captions.layout.slots.values()):
         assert tokenizer.unknown_words(text) == ()
     generator = torch.Generator().manual_seed(3)
-    rows = captions.grid_rows(panes("", "rain", "night", "fog"), [3, 1, 0, 2], generator)
+    rows = captions.grid_rows(variants("", "rain", "night", "fog"), [3, 1, 0, 2], generator)
     assert all(tokenizer.unknown_words(text) == () for row in rows for text in row)
     assert tokenizer.unknown_words("zeppelin") == ("zeppelin",)
 
 
 def test_a_moved_cell_says_so_before_its_effect(captions):
-    moved = replace(panes("", "rain", ""), moves=("", "moved up", "moved near"))
+    moved = replace(variants("", "rain", ""), moves=("", "moved up", "moved near"))
     for seed in range(8):
         generator = torch.Generator().manual_seed(seed)
         plain, rain, near = (captions.clip_row(moved, i, generator)[0] for i in range(3))
@@ -145,10 +145,10 @@ def test_cells_of_the_paper_read_what_section_3_2_says():
     """Consistent: everything. Composition: A reads g, A; B reads g, B; fusions read all."""
     wide = world_captions(own_clause_only=False)
     generator = torch.Generator().manual_seed(0)
-    rows = wide.grid_rows(panes("", "rain", "night", "fog"), (0, 1, 2, 3), generator)
+    rows = wide.grid_rows(variants("", "rain", "night", "fog"), (0, 1, 2, 3), generator)
     assert rows == [rows[0]] * 4
     assert [text.split("]")[0] for text in rows[0][1:]] == [f"[{c}" for c in wide.layout.cells]
-    fused = replace(panes("", "", "", ""), element="sparks")
+    fused = replace(variants("", "", "", ""), element="sparks")
     rows = wide.grid_rows(fused, (0, 1, 2, 3), generator)
     whole, a, b, *out = rows[2]
     assert rows == [[whole, a], [whole, b], [whole, a, b, *out], [whole, a, b, *out]]

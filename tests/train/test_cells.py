@@ -1,4 +1,4 @@
-"""Stage `cells`: Multi-DC paints the cells of grids one by one, and stage `grid` trains on them."""
+"""Stage `cells`: Multi-DC generates cells of grids one by one, and stage `grid` trains on them."""
 
 import json
 import shutil
@@ -12,22 +12,22 @@ from benchmarks.small_world import write_small_cells, write_small_recipe, write_
 from dcgrid.adapters.files import write_adapter
 from dcgrid.adapters.reading import hash_tensors, read_adapter
 from dcgrid.cli.main import main
-from dcgrid.cli.validation import paint_validation
+from dcgrid.cli.validation import generate_validation
 from dcgrid.errors import PromptError, RecipeError, WeightsError
 from dcgrid.models.loading import load_text_encoder
 from dcgrid.models.weights import read_weights, save_weights
 from dcgrid.prompts.tags import check_tags
 from dcgrid.recipes import shipped_dir
-from dcgrid.train.cell_painter import CellPainter, share_noise
+from dcgrid.train.cell_sampler import CellSampler, share_noise
 from dcgrid.train.grids import SINGLE, GridStage
-from dcgrid.train.painting import draw_grid_noise, paint_cells
-from dcgrid.train.panes import FusionPool, PanePool
 from dcgrid.train.run import Reporter, TrainJob, run_stage
+from dcgrid.train.sample_latents import draw_grid_noise, generate_cells
 from dcgrid.train.sampled import grid_files, read_grid
 from dcgrid.train.sampling import CellJob, SampleJob, load_cell_recipe, load_sample_recipe
 from dcgrid.train.sampling_run import run_sampling
 from dcgrid.train.settings import load_train_recipe
 from dcgrid.train.validation import Validation
+from dcgrid.train.variants import FusionPool, VariantPool
 
 QUIET = Reporter(say=lambda line: None, progress=lambda progress: None)
 
@@ -66,7 +66,7 @@ def job_of(out, tmp_path):
     return job
 
 
-def paint(job, notes=None):
+def generate(job, notes=None):
     notes = [] if notes is None else notes
     return run_sampling(job, notes.append, lambda done, total: None)
 
@@ -78,7 +78,7 @@ def tags_in(text):
 @pytest.mark.parametrize("mode", ["consistent", "composition"])
 def test_cells_say_what_stage_dc_trained_on(job_of, out, mode):
     job = job_of(mode)
-    files = paint(job)
+    files = generate(job)
     assert files == [out / f"cells-{mode}" / f"000{n}.safetensors" for n in (1, 2, 3)]
     assert (job.folder / "sheet.png").stat().st_size > 1000
     prompts = read_adapter(out / "dc.safetensors")[0].prompts
@@ -109,17 +109,17 @@ def test_cells_say_what_stage_dc_trained_on(job_of, out, mode):
         ]  # fmt: skip
 
 
-def test_a_cell_is_painted_as_if_the_others_were_not_there(job_of):
+def test_a_cell_is_generated_as_if_the_others_were_not_there(job_of):
     job = job_of(grids=1)
-    grid = read_grid(paint(job)[0])
-    painter = CellPainter(job)
+    grid = read_grid(generate(job)[0])
+    generate_fn = CellSampler(job)
     noise_KCFYX = share_noise(draw_grid_noise(job, 1)[0], "consistent", 0)
     for cell in range(4):
-        alone_BKCFYX = paint_cells(
-            (painter.dit, painter.text),
+        alone_BKCFYX = generate_cells(
+            (generate_fn.dit, generate_fn.text),
             [[grid.facts["cell_texts"][cell]]],
             noise_KCFYX[None, None, cell],
-            painter.numbers,
+            generate_fn.numbers,
             SINGLE,
         )
         assert torch.allclose(alone_BKCFYX[0, 0], grid.cells_KCFYX[cell], atol=1e-4)
@@ -130,7 +130,7 @@ def test_a_cell_is_painted_as_if_the_others_were_not_there(job_of):
 
 def test_the_vector_of_a_tag_reaches_the_cells_that_name_it(job_of, out):
     job = job_of(grids=1)
-    before = read_grid(paint(job)[0])
+    before = read_grid(generate(job)[0])
     tokens = out / "dc-tokens.safetensors"
     tensors, facts = read_weights(tokens)
     identity = facts["tags"].index(before.facts["concepts"][0])
@@ -138,8 +138,8 @@ def test_the_vector_of_a_tag_reaches_the_cells_that_name_it(job_of, out):
         tags_TE = tensors["tags"].clone()
         tags_TE[row] = -tags_TE[row]
         save_weights(tokens, {"tags": tags_TE}, facts, torch.float32)
-        after = read_grid(paint(job)[0])
-        # A file of other tokens is painted anew, and only what the text names counts.
+        after = read_grid(generate(job)[0])
+        # A file of other tokens is generated anew, and only what the text names counts.
         assert after.facts["tags"] != before.facts["tags"]
         same = [
             torch.equal(*pair) for pair in zip(before.cells_KCFYX, after.cells_KCFYX, strict=True)
@@ -148,11 +148,11 @@ def test_the_vector_of_a_tag_reaches_the_cells_that_name_it(job_of, out):
 
 
 def test_a_tag_is_refused_where_no_tokens_are_loaded(job_of, out):
-    text = CellPainter(job_of()).texts.all_texts()[0]
+    text = CellSampler(job_of()).texts.all_texts()[0]
     bare = load_text_encoder("tiny", out / "text.safetensors")
     with pytest.raises(PromptError, match="no tags are loaded"):
         check_tags([text], bare.tag_names, hint="")
-    known = CellPainter(job_of()).text.tag_names
+    known = CellSampler(job_of()).text.tag_names
     check_tags([text], known, hint="")
     with pytest.raises(PromptError, match=rf"did you mean '{known[0]}'"):
         check_tags([f"a [{known[0][:-1]}]"], known, hint="")
@@ -160,15 +160,15 @@ def test_a_tag_is_refused_where_no_tokens_are_loaded(job_of, out):
 
 def test_a_seed_makes_the_same_file_and_the_lora_counts(job_of, out):
     job = job_of(grids=1)
-    content = paint(job)[0].read_bytes()
+    content = generate(job)[0].read_bytes()
     (job.folder / "0001.safetensors").unlink()
-    assert paint(job)[0].read_bytes() == content
-    first = read_grid(paint(job)[0])
+    assert generate(job)[0].read_bytes() == content
+    first = read_grid(generate(job)[0])
     for knobs in ({"seed": 4}, {"shared_noise": False}, {"dc_strength": 5.0}):
-        other = read_grid(paint(job_of(grids=1, **knobs))[0])
+        other = read_grid(generate(job_of(grids=1, **knobs))[0])
         assert not torch.equal(first.cells_KCFYX[1:], other.cells_KCFYX[1:]), knobs
     # Of the cells of a grid the first has noise of its own in any case.
-    apart = read_grid(paint(job_of(grids=1, shared_noise=False))[0])
+    apart = read_grid(generate(job_of(grids=1, shared_noise=False))[0])
     assert torch.equal(first.cells_KCFYX[0], apart.cells_KCFYX[0])
 
 
@@ -186,22 +186,22 @@ def test_which_cells_start_alike():
 
 def test_a_run_that_was_stopped_keeps_what_is_there(job_of, monkeypatch):
     job = job_of()
-    whole = [path.read_bytes() for path in paint(job)]
+    whole = [path.read_bytes() for path in generate(job)]
     shutil.rmtree(job.folder)
-    real = CellPainter.paint
+    real = CellSampler.generate
 
-    def dying(painter, number):
+    def dying(generate_fn, number):
         if number == 2:
             raise KeyboardInterrupt
-        return real(painter, number)
+        return real(generate_fn, number)
 
     with monkeypatch.context() as patched:
-        patched.setattr(CellPainter, "paint", dying)
+        patched.setattr(CellSampler, "generate", dying)
         with pytest.raises(KeyboardInterrupt):
-            paint(job)
+            generate(job)
     first = grid_files(job.folder)[1]
     time, notes = first.stat().st_mtime_ns, []
-    files = paint(job, notes)
+    files = generate(job, notes)
     assert first.stat().st_mtime_ns == time
     assert [path.read_bytes() for path in files] == whole
     assert any("1 of 3 grids are there" in note for note in notes)
@@ -211,7 +211,7 @@ def test_a_run_that_was_stopped_keeps_what_is_there(job_of, monkeypatch):
 def test_grid_trains_on_made_grids_alone(job_of, out, tmp_path, monkeypatch, name):
     """No world is needed, and none is drawn from, in steps or eval losses."""
     mode = "composition" if "-" in name else "consistent"
-    grids = [read_grid(path) for path in paint(job_of(mode))]
+    grids = [read_grid(path) for path in generate(job_of(mode))]
     batches, known = [], []
     real = GridStage._velocity
 
@@ -224,7 +224,7 @@ def test_grid_trains_on_made_grids_alone(job_of, out, tmp_path, monkeypatch, nam
         raise AssertionError("a clip of the world was drawn")
 
     monkeypatch.setattr(GridStage, "_velocity", spy)
-    for pool in (PanePool, FusionPool):
+    for pool in (VariantPool, FusionPool):
         monkeypatch.setattr(pool, "draw", refuse)
     loss = {"made_share": 1.0, "dc_strength": 1.0, "caption_dropout": 0.0}
     log = "eval_every = 2\neval_grids = 2\nvalidate_every = 4\ntensorboard = false\n"
@@ -232,12 +232,12 @@ def test_grid_trains_on_made_grids_alone(job_of, out, tmp_path, monkeypatch, nam
     said, shown = [], []
     real_write = Validation._write
 
-    def write(validation, stem, painted):
-        shown.extend(zip(validation._grids, painted, strict=True))
-        real_write(validation, stem, painted)
+    def write(validation, stem, generated):
+        shown.extend(zip(validation._grids, generated, strict=True))
+        real_write(validation, stem, generated)
 
     monkeypatch.setattr(Validation, "_write", write)
-    reporter = Reporter(say=said.append, progress=lambda report: None, paint=paint_validation)
+    reporter = Reporter(say=said.append, progress=lambda report: None, generate=generate_validation)
     job = TrainJob(
         recipe=load_train_recipe(path, "tiny"), model="tiny", out=out, store=tmp_path / "nowhere"
     )
@@ -270,7 +270,7 @@ def test_grid_trains_on_made_grids_alone(job_of, out, tmp_path, monkeypatch, nam
 
 def test_without_a_share_nothing_is_drawn_for_made_grids(job_of, run_tiny, out, monkeypatch):
     before = read_weights(run_tiny("grid", out)[0])[0]
-    paint(job_of(grids=1))
+    generate(job_of(grids=1))
     real = GridStage.__init__
 
     def without_grids(stage, *arguments):
@@ -288,20 +288,20 @@ def test_grid_refuses_grids_of_other_weights(job_of, run_tiny, out):
     with pytest.raises(WeightsError, match="cells-consistent") as caught:
         run_tiny("grid", out, loss=loss)
     assert "--stage cells" in caught.value.hint
-    paint(job_of(grids=1))
+    generate(job_of(grids=1))
     tokens = out / "dc-tokens.safetensors"
     tensors, facts = read_weights(tokens)
     save_weights(tokens, {"tags": tensors["tags"] * 2}, facts, torch.float32)
     with pytest.raises(WeightsError, match="other tags") as caught:
         run_tiny("grid", out, loss=loss)
     assert "--stage cells" in caught.value.hint
-    paint(job_of(grids=1))
+    generate(job_of(grids=1))
     run_tiny("grid", out, loss=loss)
     spec, sides = read_adapter(out / "dc.safetensors")
     write_adapter(spec, {name: side * 2 for name, side in sides.items()}, out / "dc.safetensors")
     with pytest.raises(WeightsError, match="another Multi-DC LoRA"):
         run_tiny("grid", out, loss=loss)
-    paint(job_of(grids=1))
+    generate(job_of(grids=1))
     run_tiny("base", out, steps=3)
     with pytest.raises(WeightsError, match="another base"):
         run_tiny("grid", out, loss=loss)
@@ -314,34 +314,34 @@ def test_grid_refuses_grids_of_other_weights(job_of, run_tiny, out):
 def test_what_is_missing_or_unknown_is_named(job_of, out):
     identity = read_adapter(out / "dc.safetensors")[0].tokens[0].strip("[]")
     with pytest.raises(RecipeError, match="did you mean 'Dog_face_") as caught:
-        paint(job_of(concepts=["Dog_face_1_identty"]))
+        generate(job_of(concepts=["Dog_face_1_identty"]))
     assert identity in caught.value.hint
     with pytest.raises(PromptError, match=r"names \[Dog_identity\], a tag that is not known"):
-        paint(job_of(places=["beside a dog [Dog_identity]"]))
+        generate(job_of(places=["beside a dog [Dog_identity]"]))
     with pytest.raises(RecipeError, match="need a concept of role effect"):
-        paint(job_of("composition", concepts=[identity]))
+        generate(job_of("composition", concepts=[identity]))
     notes = []
-    paint(job_of(grids=1, places=["beside a zyzzyva"]), notes)
+    generate(job_of(grids=1, places=["beside a zyzzyva"]), notes)
     assert any("zyzzyva" in note for note in notes)
     tokens = out / "dc-tokens.safetensors"
     tensors, facts = read_weights(tokens)
     save_weights(tokens, tensors, {**facts, "tags": [*facts["tags"][1:], "x"]}, torch.float32)
     with pytest.raises(WeightsError, match="not of one run"):
-        paint(job_of())
+        generate(job_of())
     for broken in ("", "[]", "[1]", '[{"clip": "a"}]'):
         save_weights(tokens, tensors, {**facts, "concepts": broken}, torch.float32)
         with pytest.raises(WeightsError, match="says no words") as caught:
-            paint(job_of())
+            generate(job_of())
         assert "--stage dc" in caught.value.hint
     (out / "dc.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"stage cells needs .*dc\.safetensors") as caught:
-        paint(job_of())
+        generate(job_of())
     assert "--stage dc" in caught.value.hint
 
 
 def test_only_the_concepts_that_are_asked_for(job_of, out):
     identity = read_adapter(out / "dc.safetensors")[0].tokens[2].strip("[]")
-    files = paint(job_of(concepts=[identity]))
+    files = generate(job_of(concepts=[identity]))
     assert {read_grid(path).facts["concepts"][0] for path in files} == {identity}
 
 
@@ -359,11 +359,11 @@ def test_sample_names_concepts_by_words_unless_multi_dc_is_there(
     subjects = {prompt.partition(" [")[0] for prompt in prompts}
     frames = {"TOP LEFT", "TOP RIGHT", "BOTTOM LEFT", "BOTTOM RIGHT"}
     knobs = {"grids": 2, "concept_share": 1.0}
-    painted = {}
+    generated = {}
     for strength in (0.0, 0.5):
         job = sample_job(out, tmp_path, tiny_store, mode, dc_strength=strength, **knobs)
-        painted[strength] = [read_grid(path) for path in paint(job)]
-        for grid in painted[strength]:
+        generated[strength] = [read_grid(path) for path in generate(job)]
+        for grid in generated[strength]:
             found = set().union(*(tags_in(text) for row in grid.rows for text in row)) - frames
             assert bool(found) == (strength > 0)
             assert any(subject in grid.rows[0][0] for subject in subjects)
@@ -373,13 +373,13 @@ def test_sample_names_concepts_by_words_unless_multi_dc_is_there(
     tensors, facts = read_weights(tokens)
     save_weights(tokens, {"tags": -tensors["tags"]}, facts, torch.float32)
     job = sample_job(out, tmp_path, tiny_store, mode, dc_strength=0.5, **knobs)
-    again = [read_grid(path) for path in paint(job)]
-    for one, other in zip(painted[0.5], again, strict=True):
+    again = [read_grid(path) for path in generate(job)]
+    for one, other in zip(generated[0.5], again, strict=True):
         assert one.rows == other.rows
         assert not torch.equal(one.cells_KCFYX, other.cells_KCFYX)
     tokens.unlink()
     with pytest.raises(WeightsError, match="dc-tokens"):
-        paint(job)
+        generate(job)
 
 
 def test_sampled_concepts_are_combinations_that_were_never_learned(
@@ -387,11 +387,11 @@ def test_sampled_concepts_are_combinations_that_were_never_learned(
 ):
     run_tiny("grid", out)
     job = sample_job(out, tmp_path, tiny_store, grids=12, concept_share=1.0, dc_strength=0.5)
-    from dcgrid.train.painter import GridPainter
+    from dcgrid.train.grid_sampler import GridSampler
 
-    painter = GridPainter(job)
+    generate_fn = GridSampler(job)
     learned = [tags_in(prompt) for prompt in read_adapter(out / "dc.safetensors")[0].prompts]
-    pairs = [tags_in(painter.facts(number)["texts"][0][0]) for number in range(1, 13)]
+    pairs = [tags_in(generate_fn.facts(number)["texts"][0][0]) for number in range(1, 13)]
     assert any(pair not in learned for pair in pairs)
 
 
@@ -461,6 +461,8 @@ def test_a_dry_run_of_grid_names_the_folder_of_cells(out, tmp_path, capsys):
 
 
 def test_the_base_of_the_facts_is_that_of_the_file(job_of, out):
-    painter = CellPainter(job_of())
-    assert painter.facts(1)["adapters"] == [hash_tensors(read_adapter(out / "dc.safetensors")[1])]
+    generate_fn = CellSampler(job_of())
+    assert generate_fn.facts(1)["adapters"] == [
+        hash_tensors(read_adapter(out / "dc.safetensors")[1])
+    ]
     assert replace(job_of().recipe, seed=9).seed_of(3) == 90_003

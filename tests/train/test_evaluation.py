@@ -91,7 +91,7 @@ def test_at_rest_gives_each_module_its_mode_back():
 
 @pytest.mark.parametrize("stage", ["base", "fill", "fill-composition"])
 def test_training_is_the_same_bit_for_bit_with_eval_on(run_tiny, tmp_path, stage):
-    """Dropout, noise and the stock of panes included."""
+    """Dropout, noise and the stock of variants included."""
     folder = tmp_path / "on"
     run_tiny("autoencoder", folder)
     if stage != "base":

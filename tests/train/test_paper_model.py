@@ -86,8 +86,8 @@ class Folder:
         if name not in self._made:
             for earlier in BEFORE[name]:
                 self.stage(earlier)
-            painting = name.startswith(("cells", "sample"))
-            self._made[name] = self._paint(name) if painting else self._train(name)
+            generating = name.startswith(("cells", "sample"))
+            self._made[name] = self._generate(name) if generating else self._train(name)
         return self._made[name]
 
     def job(self, name: str) -> TrainJob:
@@ -101,7 +101,7 @@ class Folder:
         assert plan.missing == ()
         return run_stage(job, Reporter(say=lambda line: None, progress=lambda report: None))
 
-    def _paint(self, name: str) -> Path:
+    def _generate(self, name: str) -> Path:
         small = {"grids": 1, "num_inference_steps": 1, "frames": 9, "sizes": ((32, 32),)}
         named = {"model": "paper-small", "out": self.out}
         mode = "composition" if name.endswith("composition") else "consistent"
@@ -141,7 +141,7 @@ def test_a_recipe_starts(trained, name):
 
 
 def test_edit_fills_a_grid_with_what_was_trained(trained, clip, tmp_path, capsys):
-    """The adapter of stage `fill`, on grids of the world: without what stage `sample` paints."""
+    """The adapter of stage `fill`, on grids of the world: without what stage `sample` generates."""
     trained.stage("base")
     job = trained.job("fill")
     loss = {**job.recipe.loss, "sampled_share": 0.0, "dc_strength": 0.0}

@@ -102,7 +102,7 @@ def _dit(out):
     return dit
 
 
-def test_a_seed_paints_the_same_and_an_adapter_counts(job_of, based):
+def test_a_seed_generates_the_same_and_an_adapter_counts(job_of, based):
     first = read_grid(sample(job_of(grids=1))[0][0])
     (based / "grids-consistent" / "0001.safetensors").unlink()
     again = read_grid(sample(job_of(grids=1))[0][0])

@@ -182,7 +182,7 @@ def step_of(out: Path, stage: str = "fill") -> int:
 
 
 @pytest.mark.slow
-def test_shared_weights_are_painted_with(tmp_path, words):
+def test_shared_weights_are_generated_with(tmp_path, words):
     run = torchrun(2, *words(tmp_path, shard="full", validate=2, steps=2))
     assert run.returncode == 0, run.stderr
     assert "no validation" not in run.stderr

@@ -250,7 +250,7 @@ def test_decoder_only_keeps_the_latents(run_tiny, trained):
 @pytest.mark.parametrize("stage", ["autoencoder", "upsampler", "base", "grid", "fill"])
 @pytest.mark.parametrize("steps", [10])
 def test_stopped_and_resumed_equals_uninterrupted(run_tiny, tmp_path, monkeypatch, stage, steps):
-    """Also the pane stock and dropout, which the run's own generator does not hold."""
+    """Also the variant stock and dropout, which the run's own generator does not hold."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     earlier = {
         "autoencoder": (),

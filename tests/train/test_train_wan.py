@@ -12,7 +12,7 @@ from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.reading import read_adapter
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main
-from dcgrid.cli.validation import paint_validation
+from dcgrid.cli.validation import generate_validation
 from dcgrid.errors import RecipeError, UsageError
 from dcgrid.grid.layout import GridLayout
 from dcgrid.models.base import CellText
@@ -59,7 +59,7 @@ def stage_of(tmp_path, wan_folder, tiny_store):
 
 def reporter(lines: list[str] | None = None) -> Reporter:
     said = [] if lines is None else lines
-    return Reporter(say=said.append, progress=lambda report: None, paint=paint_validation)
+    return Reporter(say=said.append, progress=lambda report: None, generate=generate_validation)
 
 
 @pytest.mark.parametrize("name", ["fill", "fill-composition", "grid", "grid-composition"])

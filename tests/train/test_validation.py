@@ -12,7 +12,7 @@ from dcgrid.adapters.attach import routed_layers
 from dcgrid.adapters.files import read_adapter, write_adapter
 from dcgrid.cli import validation as validation_command
 from dcgrid.cli.main import main
-from dcgrid.cli.validation import paint_validation
+from dcgrid.cli.validation import generate_validation
 from dcgrid.errors import OutputError
 from dcgrid.flow.noise import draw_noise
 from dcgrid.models.loading import load_text_encoder
@@ -76,24 +76,26 @@ def folders(based, tmp_path):
     return [shutil.copytree(based, tmp_path / name) for name in ("on", "off")]
 
 
-def rude_painter(networks, grid):
+def rude_generate_fn(networks, grid):
     """Draw from all chance there is, turn everything round, and fail."""
     torch.rand(7)
     for network in (networks.dit, networks.text, networks.autoencoder):
         network.train(not network.training)
         for parameter in network.parameters():
             parameter.requires_grad_(not parameter.requires_grad)
-    raise RuntimeError("no paint")
+    raise RuntimeError("no generate")
 
 
-@pytest.mark.parametrize("painter", [paint_validation, rude_painter])
+@pytest.mark.parametrize("generate_fn", [generate_validation, rude_generate_fn])
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_run_with_them_is_the_run_without_bit_for_bit(run_tiny, based, tmp_path, stage, painter):
-    """Weights, moments and chance; dropout and the stock of panes included."""
+def test_a_run_with_them_is_the_run_without_bit_for_bit(
+    run_tiny, based, tmp_path, stage, generate_fn
+):
+    """Weights, moments and chance; dropout and the stock of variants included."""
     on, off = folders(based, tmp_path)
     said = []
     knobs = {"steps": 5, "loss": {"dropout": 0.5}} if stage != "base" else {"steps": 5}
-    run_tiny(stage, on, log=ON, paint=painter, say=said.append, **knobs)
+    run_tiny(stage, on, log=ON, generate=generate_fn, say=said.append, **knobs)
     run_tiny(stage, off, log=OFF, **knobs)
     assert same(state_of(on, stage), state_of(off, stage))
     parts = ("-a", "-b") if stage == "grid-composition" else ("",)
@@ -101,7 +103,7 @@ def test_a_run_with_them_is_the_run_without_bit_for_bit(run_tiny, based, tmp_pat
         name = f"{'dit' if stage == 'base' else stage}{part}.safetensors"
         assert same(read_weights(on / name)[0], read_weights(off / name)[0])
     files = sorted(path.name for path in (on / stage).rglob("0*"))
-    if painter is rude_painter:
+    if generate_fn is rude_generate_fn:
         assert files == []
         assert [line for line in said if "no validation video of step 4" in line]
     else:
@@ -140,7 +142,7 @@ def test_cells_are_sampled_as_the_file_that_comes_out_says(run_tiny, based, monk
     monkeypatch.setattr(GridStage, "loss", loss)
     keys = "[inference]\nnoise_scale = 1.8\ntime_shift = 1.5\n"
     knobs = {"noise_scale": 1.9, "dc_strength": 0.5}
-    run_tiny("fill", based, log=ON, paint=paint_validation, keys=keys, loss=knobs)
+    run_tiny("fill", based, log=ON, generate=generate_validation, keys=keys, loss=knobs)
     assert [numbers for numbers, _ in seen] == 4 * [
         {"noise_scale": 1.8, "time_shift": 1.5, "self_conditioning": False}
     ]
@@ -150,7 +152,7 @@ def test_cells_are_sampled_as_the_file_that_comes_out_says(run_tiny, based, monk
 
 def test_resumed_after_a_validation_is_the_same(run_tiny, based, tmp_path, monkeypatch):
     whole, parts = folders(based, tmp_path)
-    run_tiny("fill", whole, steps=5, log=ON, paint=paint_validation)
+    run_tiny("fill", whole, steps=5, log=ON, generate=generate_validation)
     real, calls = GridStage.loss, []
 
     def dying(self, phase, generator):
@@ -162,17 +164,17 @@ def test_resumed_after_a_validation_is_the_same(run_tiny, based, tmp_path, monke
     monkeypatch.setattr(GridStage, "loss", dying)
     monkeypatch.setattr(stages.TrainJob, "loop", property(_saving_loop))
     with pytest.raises(KeyboardInterrupt):
-        run_tiny("fill", parts, steps=5, log=ON, paint=paint_validation)
+        run_tiny("fill", parts, steps=5, log=ON, generate=generate_validation)
     monkeypatch.undo()
     second = parts / "fill" / "validation" / "000002.png"
     before = second.read_bytes()
-    run_tiny("fill", parts, steps=5, log=ON, paint=paint_validation, resume=True)
+    run_tiny("fill", parts, steps=5, log=ON, generate=generate_validation, resume=True)
     assert same(state_of(whole, "fill"), state_of(parts, "fill"))
     assert second.read_bytes() == before
     last = "fill/validation/000005.png"
     assert (whole / last).read_bytes() == (parts / last).read_bytes()
     # A new run shows nothing of the one before it.
-    run_tiny("fill", parts, steps=2, log=ON, paint=paint_validation)
+    run_tiny("fill", parts, steps=2, log=ON, generate=generate_validation)
     assert not (parts / last).exists()
 
 
@@ -184,18 +186,18 @@ def _saving_loop(job):
 
 
 @pytest.mark.parametrize(("stage", "given"), [("fill", 1), ("fill-composition", 2), ("grid", 0)])
-def test_what_is_asked_of_the_painter(run_tiny, based, stage, given):
+def test_what_is_asked_of_the_generate_fn(run_tiny, based, stage, given):
     """The same grids every time, with averaged weights, networks at rest."""
     asked = []
 
-    def painter(networks, grid):
+    def generate_fn(networks, grid):
         parts = (networks.dit, networks.text, networks.autoencoder)
         assert not any(m.training for part in parts for m in part.modules())
         learnt = {n: p.clone() for n, p in networks.dit.named_parameters() if ".lora_" in n}
         asked.append((grid, learnt))
         return [torch.zeros(*grid.size_THW, 3, dtype=torch.uint8)] * 4
 
-    run_tiny(stage, based, steps=4, log=ON, paint=painter)
+    run_tiny(stage, based, steps=4, log=ON, generate=generate_fn)
     (one, early), (two, _), (again, late), _ = asked
     assert one.size_THW == (5, 32, 32)
     assert len(one.given) == given
@@ -209,19 +211,19 @@ def test_what_is_asked_of_the_painter(run_tiny, based, stage, given):
     for name, average in averages.items():
         assert torch.equal(late[name.removeprefix("ema.")], average)
     assert not same(early, late)
-    painted = {"fill": {1, 2, 3}, "fill-composition": {2, 3}, "grid": set()}[stage]
-    assert one.truth.keys() == painted
+    generated = {"fill": {1, 2, 3}, "fill-composition": {2, 3}, "grid": set()}[stage]
+    assert one.truth.keys() == generated
     assert bool(one.effects) == (stage != "fill-composition")
 
 
-def test_sheet_and_video_hold_the_painted_cells(run_tiny, based):
+def test_sheet_and_video_hold_the_generated_cells(run_tiny, based):
     """Read back by libav: cell k is a flat grey of its own."""
 
-    def painter(networks, grid):
+    def generate_fn(networks, grid):
         clip = torch.ones(*grid.size_THW, 3)
         return [(clip * 50 * (cell + 1)).to(torch.uint8) for cell in range(4)]
 
-    run_tiny("grid", based, steps=2, log=ON, paint=painter)
+    run_tiny("grid", based, steps=2, log=ON, generate=generate_fn)
     stem = based / "grid" / "validation" / "000002"
     with av.open(str(stem.with_suffix(".mp4"))) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -237,8 +239,8 @@ def test_sheet_and_video_hold_the_painted_cells(run_tiny, based):
         assert (sheet == level).all(-1).sum() >= 2 * 4 * 32 * 32
 
 
-def test_the_truth_is_made_of_the_noise_that_is_painted_from(networks_of, tiny_store, recipe_of):
-    """With the moving noise of mini, so that drops of truth and painted cell can be compared."""
+def test_the_truth_is_made_of_the_noise_that_is_generated_from(networks_of, tiny_store, recipe_of):
+    """With the moving noise of mini, so that drops of truth and generated cell can be compared."""
     from dcgrid.train.settings import load_train_recipe
 
     recipe = load_train_recipe(recipe_of("fill"), "tiny")
@@ -255,7 +257,7 @@ def test_the_truth_is_made_of_the_noise_that_is_painted_from(networks_of, tiny_s
         )
 
     networks = replace(networks_of, model="mini")
-    validation = Validation(tiny_store, recipe, networks, world, rude_painter, print)
+    validation = Validation(tiny_store, recipe, networks, world, rude_generate_fn, print)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "render_effect", spy)
         grid = validation._draw(0)
@@ -283,7 +285,7 @@ def test_a_picture_that_cannot_be_written_is_told(run_tiny, based, monkeypatch, 
 
     monkeypatch.setattr(module, "write_contact_sheet", failing)
     path, reports = run_tiny(
-        "fill", based, steps=2, log=ON, paint=paint_validation, say=said.append
+        "fill", based, steps=2, log=ON, generate=generate_validation, say=said.append
     )
     assert path.is_file()
     assert reports[-1].step == 2
@@ -294,18 +296,18 @@ def test_a_file_in_the_way_of_the_folder(run_tiny, based):
     said = []
     (based / "fill").mkdir()
     (based / "fill" / "validation").write_text("mine")
-    run_tiny("fill", based, steps=2, log=ON, paint=paint_validation, say=said.append)
+    run_tiny("fill", based, steps=2, log=ON, generate=generate_validation, say=said.append)
     assert [line for line in said if "no validation video of step 2" in line]
     assert (based / "fill" / "validation").read_text() == "mine"
 
 
-def test_an_interrupt_while_painting_saves_the_step(run_tiny, based):
+def test_an_interrupt_while_generating_saves_the_step(run_tiny, based):
     def interrupted(networks, grid):
         networks.dit.train()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_tiny("fill", based, steps=6, log=ON, paint=interrupted)
+        run_tiny("fill", based, steps=6, log=ON, generate=interrupted)
     from dcgrid.train.keeping import read_step
 
     assert read_step(based / "fill") == 2
@@ -318,9 +320,9 @@ def test_networks_are_as_they_were(networks_of):
 
     def rude():
         assert not dit.training
-        rude_painter(networks_of, None)
+        rude_generate_fn(networks_of, None)
 
-    with pytest.raises(RuntimeError, match="no paint"), as_they_were(networks_of):
+    with pytest.raises(RuntimeError, match="no generate"), as_they_were(networks_of):
         rude()
     assert dit.training
     assert not networks_of.text.training
@@ -329,11 +331,11 @@ def test_networks_are_as_they_were(networks_of):
 
 def test_without_a_painter_or_steps_there_is_nothing(run_tiny, based):
     run_tiny("fill", based, steps=2, log=ON)
-    run_tiny("fill", based, steps=2, log=OFF, paint=rude_painter)
+    run_tiny("fill", based, steps=2, log=OFF, generate=rude_generate_fn)
     assert not (based / "fill" / "validation").exists()
 
 
-def test_the_command_hands_in_the_painter(run_tiny, recipe_of, tiny_store, tmp_path, capsys):
+def test_the_command_hands_in_the_generate_fn(run_tiny, recipe_of, tiny_store, tmp_path, capsys):
     run_tiny("autoencoder", tmp_path)
     recipe = recipe_of("base", steps=3, log=ON)
     options = ["--model", "tiny", "--out", tmp_path, "--world", tiny_store, "--recipe", recipe]
@@ -357,9 +359,9 @@ def test_given_cells_are_treated_as_in_training(run_tiny, based, monkeypatch, ke
     def watch(backbone, job, given, size_THW):
         spec = backbone.spec
         seen.append((spec.per_cell_time, spec.given_first, backbone._dit.given_first))
-        return painted(backbone, job, given, size_THW)
+        return generated(backbone, job, given, size_THW)
 
-    painted = validation_command.paint_cells
-    monkeypatch.setattr(validation_command, "paint_cells", watch)
-    run_tiny("fill", based, steps=2, log=ON, paint=paint_validation, keys=keys)
+    generated = validation_command.generate_cells
+    monkeypatch.setattr(validation_command, "generate_cells", watch)
+    run_tiny("fill", based, steps=2, log=ON, generate=generate_validation, keys=keys)
     assert set(seen) == {(clean, first, first)}

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from dcgrid.cli.carry import check_and_carry_out
 from dcgrid.cli.options import (
     AdapterOption,
     Attention,
@@ -45,6 +44,7 @@ from dcgrid.cli.options import (
     parse_size,
 )
 from dcgrid.cli.output import Format, Output
+from dcgrid.cli.run_job import check_and_run
 from dcgrid.pipelines.elements import ELEMENT_CLIPS, element_clip
 from dcgrid.pipelines.job import ComposeJob
 
@@ -168,4 +168,4 @@ def compose(
         offline=offline,
         force=force,
     )
-    check_and_carry_out(job, Output(format_=format_, quiet=quiet), dry_run=dry_run)
+    check_and_run(job, Output(format_=format_, quiet=quiet), dry_run=dry_run)

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from dcgrid.cli.carry import check_and_carry_out
 from dcgrid.cli.options import (
     AdapterOption,
     Attention,
@@ -46,6 +45,7 @@ from dcgrid.cli.options import (
     parse_size,
 )
 from dcgrid.cli.output import Format, Output
+from dcgrid.cli.run_job import check_and_run
 from dcgrid.pipelines.job import EditJob
 
 _Input = Annotated[Path, typer.Argument(metavar="INPUT", help="The video to edit.")]
@@ -68,7 +68,7 @@ _Method = Annotated[
     str,
     typer.Option(
         "--method",
-        help="What paints: grid, or a baseline for comparisons: inpaint, sdedit, flowedit; "
+        help="What generates: grid, or a baseline for comparisons: inpaint, sdedit, flowedit; "
         "dreambooth, dreammix, set-and-sequence (train on the clip first); unedited, codec.",
     ),
 ]
@@ -157,4 +157,4 @@ def edit(
         from dcgrid.eval.methods import method_of
 
         job = method_of(method).prepare(job)
-    check_and_carry_out(job, Output(format_=format_, quiet=quiet), dry_run=dry_run)
+    check_and_run(job, Output(format_=format_, quiet=quiet), dry_run=dry_run)

@@ -191,7 +191,7 @@ def run(
                 **({"out": out} if out is not None else {}),
             },
         )
-        _carry_out(request, output, dry_run=dry_run)
+        _run_job(request, output, dry_run=dry_run)
 
 
 @app.command("report")
@@ -323,7 +323,7 @@ def _request(
     )
 
 
-def _carry_out(request: "EvalRequest", output: Output, *, dry_run: bool) -> None:
+def _run_job(request: "EvalRequest", output: Output, *, dry_run: bool) -> None:
     """Plan an evaluation, do it unless it is a dry run, print the table, and set the exit code."""
     from dcgrid.eval.suites.plan import plan_eval
 
@@ -336,10 +336,10 @@ def _carry_out(request: "EvalRequest", output: Output, *, dry_run: bool) -> None
     for line in plan.lines():
         output.note(line)
     from dcgrid.eval.results import as_json
-    from dcgrid.eval.suites.run import carry_out
+    from dcgrid.eval.suites.run import run_job
     from dcgrid.eval.tables import text_table
 
-    done = carry_out(plan, output)
+    done = run_job(plan, output)
     lines = [text_table(done.results), *(f"wrote {path}" for path in done.files)]
     output.result(lines, as_json(done.results))
     code = _exit_code(done.results)

@@ -178,7 +178,7 @@ DurationOption = Annotated[
     float | None,
     typer.Option(
         "--duration",
-        help="Seconds to use; what is longer than the model takes is painted in windows.",
+        help="Seconds to use; what is longer than the model takes is generated in windows.",
         show_default="to the end",
     ),
 ]
@@ -225,7 +225,7 @@ CompileOption = Annotated[
 ]
 CandidatesOption = Annotated[
     int,
-    typer.Option("--candidates", help="Paint so many seeds, from --seed on, and take the best."),
+    typer.Option("--candidates", help="Generate so many seeds, from --seed on, and take the best."),
 ]
 RankOption = Annotated[
     str,

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dcgrid.cli.carry import carry_out, carry_out_story, in_first_process
 from dcgrid.cli.options import DryRunOption, FormatOption, OfflineOption, OutOption, QuietOption
 from dcgrid.cli.output import Format, Output
+from dcgrid.cli.run_job import in_first_process, run_job, run_story
 
 if TYPE_CHECKING:
     from dcgrid.pipelines.team import Team
@@ -67,9 +67,9 @@ def rerun(
         version = first.versions.get("dcgrid", "?")
         output.note(f"Repeats {_named(first.command)} of {first.created} by dcgrid {version}.")
         if isinstance(prepared, PreparedStory):
-            carry_out_story(prepared, output, team, dry_run=dry_run)
+            run_story(prepared, output, team, dry_run=dry_run)
         else:
-            carry_out(prepared, output, team, dry_run=dry_run)
+            run_job(prepared, output, team, dry_run=dry_run)
 
     with Output(format_=format_, quiet=quiet) as output:
         in_first_process(device or "auto", output, work)

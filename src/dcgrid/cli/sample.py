@@ -1,4 +1,4 @@
-"""`dcgrid train`, stages cells and sample: grids that are painted for stages grid and fill."""
+"""`dcgrid train`, stages cells and sample: grids that are generated for stages grid and fill."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dcgrid.recipes import shipped_dir
 from dcgrid.runtime.processes import join_processes
 
 if TYPE_CHECKING:
-    from dcgrid.train.sampling import PaintJob
+    from dcgrid.train.sampling import GenerateJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ def refuse_options(stage: str, given: Mapping[str, bool]) -> None:
 
 
 def refuse_several(stage: str, device: str) -> None:
-    """Refuse to go on in several processes: each would paint every grid.
+    """Refuse to go on in several processes: each would generate every grid.
 
     Raises:
         UsageError: torchrun started more than one.
@@ -60,7 +60,7 @@ def refuse_several(stage: str, device: str) -> None:
 
 
 def sample_grids(request: SampleRequest, output: Output) -> None:
-    """Plan, paint or drop grids and print the result."""
+    """Plan, generate or drop grids and print the result."""
     refuse_several(request.stage, request.device)
     import torch
 
@@ -77,7 +77,7 @@ def sample_grids(request: SampleRequest, output: Output) -> None:
     if request.drop:
         files = drop_grids(job, request.drop)
     else:
-        output.start("painting grids", job.recipe.grids)
+        output.start("generating grids", job.recipe.grids)
         try:
             files = run_sampling(job, output.note, output.update)
         except KeyboardInterrupt:
@@ -94,7 +94,7 @@ def sample_grids(request: SampleRequest, output: Output) -> None:
     output.result(lines, value)
 
 
-def _job(request: SampleRequest) -> "PaintJob":
+def _job(request: SampleRequest) -> "GenerateJob":
     """Read the recipe and put the job together."""
     from dataclasses import replace
 
@@ -122,7 +122,7 @@ def _job(request: SampleRequest) -> "PaintJob":
     )
 
 
-def _plan(job: "PaintJob", drop: tuple[int, ...], output: Output) -> None:
+def _plan(job: "GenerateJob", drop: tuple[int, ...], output: Output) -> None:
     """Print what would be done; nothing is loaded or written."""
     from dcgrid.train.sampling import missing_for_sampling, sampler_numbers
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dcgrid import hub
-from dcgrid.cli.carry import carry_out_story, in_first_process
 from dcgrid.cli.options import (
     AdapterOption,
     Attention,
@@ -42,6 +41,7 @@ from dcgrid.cli.options import (
     parse_size,
 )
 from dcgrid.cli.output import Format, Output
+from dcgrid.cli.run_job import in_first_process, run_story
 from dcgrid.errors import UsageError
 from dcgrid.pipelines.script import StoryJob, read_story, scene_of
 from dcgrid.pipelines.story_plan import prepare_story
@@ -157,7 +157,7 @@ def story(
 
     def work(team: "Team | None", own_device: str) -> None:
         prepared = prepare_story(replace(job, device=own_device), recipe_dir)
-        carry_out_story(prepared, output, team, dry_run=dry_run)
+        run_story(prepared, output, team, dry_run=dry_run)
 
     with Output(format_=format_, quiet=quiet) as output:
         in_first_process(device, output, work)

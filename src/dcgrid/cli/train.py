@@ -98,7 +98,8 @@ GridsOption = Annotated[
 DropOption = Annotated[
     list[int] | None,
     typer.Option(
-        "--drop", help="Stages cells, sample: number of a bad grid to drop; paint none. Repeatable."
+        "--drop",
+        help="Stages cells, sample: number of a bad grid to drop; generate none. Repeatable.",
     ),
 ]
 ResumeOption = Annotated[
@@ -240,7 +241,7 @@ def train(
             )
             if not processes.is_first:
                 output.mute()
-            _carry_out(job, output, threads=threads, dry_run=dry_run, force=force)
+            _run_job(job, output, threads=threads, dry_run=dry_run, force=force)
 
 
 def _trained_folder(model: str, out: Path | None) -> tuple[str, Path | None]:
@@ -306,7 +307,7 @@ def _fetch_world(store: Path, clips: Path | None, output: Output) -> None:
     output.result([f"{store}: {summary}"], {"world": str(store), **counts})
 
 
-def _carry_out(
+def _run_job(
     job: "TrainJob", output: Output, *, threads: int | None, dry_run: bool, force: bool
 ) -> None:
     """Plan a run; unless it is a dry run, train and print the result."""

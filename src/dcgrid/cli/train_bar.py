@@ -61,10 +61,10 @@ class TrainBar:
 
     def reporter(self) -> "Reporter":
         """Return what `run_stage` reports to."""
-        from dcgrid.cli.validation import paint_validation
+        from dcgrid.cli.validation import generate_validation
         from dcgrid.train.job import Reporter
 
-        return Reporter(say=self._say, progress=self._show, paint=paint_validation)
+        return Reporter(say=self._say, progress=self._show, generate=generate_validation)
 
     def summary(self) -> dict[str, Any]:
         """Return the last figures and the whole time as JSON values."""

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 
 from dcgrid.pipelines.job import ComposeJob, EditJob
-from dcgrid.pipelines.live import LiveBackbone, paint_cells
+from dcgrid.pipelines.live import LiveBackbone, generate_cells
 from dcgrid.train.validation import FROM_TEXT, LiveNetworks, ValidationGrid
 
 _NO_FILE = Path("validation")
 """Stands for the inputs: the clips are in memory."""
 
 
-def paint_validation(networks: LiveNetworks, grid: ValidationGrid) -> Sequence[torch.Tensor]:
-    """Paint a validation grid; see `dcgrid.train.validation.Painter`."""
+def generate_validation(networks: LiveNetworks, grid: ValidationGrid) -> Sequence[torch.Tensor]:
+    """Generate a validation grid; see `dcgrid.train.validation.GenerateFn`."""
     shared: dict[str, Any] = {
         "model": networks.model,
         "seed": grid.seed,
@@ -43,4 +43,4 @@ def paint_validation(networks: LiveNetworks, grid: ValidationGrid) -> Sequence[t
         time_shift=networks.time_shift,
         self_conditioning=networks.self_conditioning,
     )
-    return paint_cells(backbone, job, grid.given, grid.size_THW)
+    return generate_cells(backbone, job, grid.given, grid.size_THW)

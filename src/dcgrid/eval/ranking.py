@@ -43,7 +43,7 @@ class MetricRanker:
 def make_ranker(
     keys: Sequence[str], device: str, *, weights_dir: Path | None = None
 ) -> MetricRanker:
-    """Return a ranker, its weights checked to be here before anything is painted.
+    """Return a ranker, its weights checked to be here before anything is generated.
 
     Args:
         keys: Metrics; each must have a better side and need nothing but clip, try and text.

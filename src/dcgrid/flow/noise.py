@@ -2,7 +2,7 @@
 
 Letters: M moving channels, F Y X latent frames/rows/columns.
 
-A model that paints in one step can paint rain only if the noise already says where each drop is.
+A model of one step can generate rain only if the noise already says where each drop is.
 So the last channels of the noise may move as rain, snow or smoke do, white or smooth in space, and
 training renders the moving effects from that very noise. Every number is still standard normal.
 

@@ -61,20 +61,20 @@ def velocity_from_data(noisy_BKCFYX: Tensor, data_BKCFYX: Tensor, time_BKF: Tens
 
 
 def flow_loss(velocity_BKCFYX: Tensor, target_BKCFYX: Tensor, fill_BKF: Tensor) -> Tensor:
-    """Return the mean squared error over what the model paints, a float32 scalar.
+    """Return the mean squared error over what the model generates, a float32 scalar.
 
     Args:
         velocity_BKCFYX: Predicted velocity, any float dtype.
         target_BKCFYX: True velocity.
-        fill_BKF: True where the model paints; B may be 1. Elsewhere nothing counts.
+        fill_BKF: True where the model generates; B may be 1. Elsewhere nothing counts.
 
     Raises:
-        ValueError: If nothing is painted.
+        ValueError: If nothing is generated.
 
     Paper: sec. 3.3 (grid-fill loss)
     """
     error_BKF = (velocity_BKCFYX.float() - target_BKCFYX.float()).square().mean(dim=(2, 4, 5))
-    painted_N = error_BKF[fill_BKF.expand_as(error_BKF)]
-    if painted_N.numel() == 0:
+    generated_N = error_BKF[fill_BKF.expand_as(error_BKF)]
+    if generated_N.numel() == 0:
         raise ValueError("the loss needs at least one filled cell")
-    return painted_N.mean()
+    return generated_N.mean()

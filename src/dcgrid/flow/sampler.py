@@ -7,7 +7,7 @@ Only the filled cells are state. The model sees them beside the given ones:
     given  x0 ------------------------------- x0     cloned, never computed with
     filled s e -> x_t -> x_t' -> ... -> x0           float32, one solver step a time
 
-Single latent frames of a filled cell may be given, too: the window before has painted them.
+Single latent frames of a filled cell may be given, too: the window before has generated them.
 """
 
 from collections.abc import Callable, Sequence
@@ -100,7 +100,7 @@ def sample(
         velocity: The model, guidance and text included.
         cells_BKCFYX: Latents; given cells hold video, what filled cells hold is not read.
         noise_BKCFYX: Standard normal noise, see `flow.noise.draw_noise`.
-        fill_K: True where the model paints; or fill_KF, for each latent frame of a cell.
+        fill_K: True where the model generates; or fill_KF, for each latent frame of a cell.
         settings: Schedule, solver, noise scale.
         on_step: Told of each finished step.
 
@@ -185,10 +185,10 @@ class _GridView:
     def assemble(self, state_BNCFYX: Tensor) -> Tensor:
         """Put the filled cells beside untouched copies of the given ones."""
         whole_BKCFYX = self.cells_BKCFYX.clone()
-        painted_NF = rearrange(self.fill_KF[self.filled], "n f -> n 1 f 1 1")
+        generated_NF = rearrange(self.fill_KF[self.filled], "n f -> n 1 f 1 1")
         state_BNCFYX = state_BNCFYX.to(whole_BKCFYX.dtype)
         whole_BKCFYX[:, self.filled] = torch.where(
-            painted_NF, state_BNCFYX, whole_BKCFYX[:, self.filled]
+            generated_NF, state_BNCFYX, whole_BKCFYX[:, self.filled]
         )
         return whole_BKCFYX
 

@@ -1,8 +1,8 @@
-"""Which cells the model paints, and at which flow time each of them stands.
+"""Which cells the model generates, and at which flow time each of them stands.
 
 Letters: B batch, K cells, F latent frames.
 
-True always means that the model paints. One given cell of 2x2, and the times that follow:
+True always means that the model generates. One given cell of 2x2, and the times that follow:
 
     given_K  [1 0]   fill_K  [0 1]   time_BKF  [0 t]
              [0 0]           [1 1]             [t t]
@@ -41,7 +41,7 @@ def given_mask(layout: GridLayout, given: Iterable[int]) -> Tensor:
 
 
 def fill_mask(layout: GridLayout, given: Iterable[int]) -> Tensor:
-    """Return fill_K, bool: True where the model paints; the opposite of `given_mask`.
+    """Return fill_K, bool: True where the model generates; the opposite of `given_mask`.
 
     Raises:
         LayoutError: As `given_mask`.
@@ -54,7 +54,7 @@ def fill_mask(layout: GridLayout, given: Iterable[int]) -> Tensor:
 def random_fill_mask(
     batch: int, layout: GridLayout, generator: torch.Generator, *, most_given: int | None = None
 ) -> Tensor:
-    """Draw fill_BK for training: 1 to `most_given` cells of each grid are given, the rest painted.
+    """Draw fill_BK for training: 1 to `most_given` cells of each grid are given.
 
     Args:
         batch: Number of grids B.
@@ -63,7 +63,7 @@ def random_fill_mask(
         most_given: At most this many given cells; None: all but one.
 
     Raises:
-        ValueError: If no grid can have both a given and a painted cell.
+        ValueError: If no grid can have both a given and a generated cell.
 
     Paper: sec. 3.3 ("randomly mask one or more cells")
     """
@@ -84,11 +84,11 @@ def spread_over_frames(fill_BK: Tensor, frames: int) -> Tensor:
 
 
 def flow_times(time_B: Tensor, fill_BKF: Tensor) -> Tensor:
-    """Return time_BKF: t where the model paints, 0 where real video stands.
+    """Return time_BKF: t where the model generates, 0 where real video stands.
 
     Args:
         time_B: Flow time of each grid in [0, 1], float.
-        fill_BKF: True where the model paints, per cell and latent frame; B may be 1.
+        fill_BKF: True where the model generates, per cell and latent frame; B may be 1.
 
     Paper: sec. 3.3
     """

@@ -1,6 +1,6 @@
 """A second grid of tokens, set off by half a token.
 
-A token paints its patch alone, so neighbours meet at a seam. Cells with a margin of half a patch
+A token generates its patch alone, so neighbours meet at a seam. Cells with a margin of half a patch
 around them have their tokens across the seams of the plain ones; the mean of both has seams of half
 the height at twice as many places.
 

@@ -77,8 +77,8 @@ class ModelSpec:
     carried_frames: int
     """Frames that a window of a long clip is given of the one before; stride_T * n + 1."""
     blended_frames: int
-    """Frames after them that both windows paint and that are mixed; a multiple of stride_T."""
-    paints_from_text: bool
+    """Frames after them that both windows generate and that are mixed; a multiple of stride_T."""
+    generates_from_text: bool
     """True: it makes a subject that can be recognised from words alone."""
     filling: SamplerDefaults
     """For grids in which a clip is given."""

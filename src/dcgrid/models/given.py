@@ -1,11 +1,11 @@
 """Given-first attention: given tokens read given tokens alone.
 
-So what they are depends on nothing that is painted. The first call of a sampling computes it, the
-later ones compute the painted tokens only:
+So what they are depends on nothing that is generated. The first call of a sampling computes it, the
+later ones compute the generated tokens only:
 
     call 1      queries  given    -> keys  given
-                queries  painted  -> keys  given, painted        keys of the given are kept
-    call 2 ...  queries  painted  -> keys  kept,  painted
+                queries  generated  -> keys  given, generated        keys of the given are kept
+    call 2 ...  queries  generated  -> keys  kept,  generated
 
 Exact for a network that was trained so. With 1, 2 or 3 of 4 cells given, later calls have 1.33, 2
 or 4 times fewer attention and linear operations.
@@ -30,14 +30,14 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """The painted part of a grid: some cells, from some frame on."""
+    """The generated part of a grid: some cells, from some frame on."""
 
     cells: tuple[int, ...]
-    """Cells that are painted."""
+    """Cells that are generated."""
     given: tuple[int, ...]
     """Cells that are given whole."""
     first: int
-    """First painted token frame of the painted cells; those before are given, too."""
+    """First generated token frame of the generated cells; those before are given, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Given:
     mask_BKF: torch.Tensor
     """True where a cell's token frame is given."""
     live: Live | None
-    """None: not the same frames of every painted cell are painted, so nothing can be kept."""
+    """None: not the same frames of every generated cell are generated, so nothing can be kept."""
     memory: Memory | None
     """Where keys and values of given tokens are kept; None: they are not."""
     recalled: bool
@@ -108,7 +108,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call of a network: what its forward was given, and what `carry_out` finds in it."""
+    """One call of a network: what its forward was given, and what `run_job` finds in it."""
 
     cells_BKCFYX: torch.Tensor
     time_BKF: torch.Tensor
@@ -134,7 +134,7 @@ class Call:
         return own_S if self.kept_position_S is None else torch.cat([self.kept_position_S, own_S])
 
 
-def carry_out(
+def run_job(
     call: Call, predict: Callable[[Call], torch.Tensor], patch_frames: int, *, given_first: bool
 ) -> torch.Tensor:
     """Return what a network predicts, BKCFYX; where the memory knows the rest, of the live part.
@@ -159,8 +159,8 @@ def carry_out(
     if given is None or live is None:
         return predict(call)
     whole_BKCFYX = torch.zeros_like(call.cells_BKCFYX)
-    painted_BKCFYX = predict(live_call(call, given, live, patch_frames))
-    whole_BKCFYX[:, list(live.cells), :, live.first * patch_frames :] = painted_BKCFYX
+    generated_BKCFYX = predict(live_call(call, given, live, patch_frames))
+    whole_BKCFYX[:, list(live.cells), :, live.first * patch_frames :] = generated_BKCFYX
     return whole_BKCFYX
 
 
@@ -188,23 +188,23 @@ def find_given(
     return given, live if recalled else None
 
 
-def painted_part(time_BKF: torch.Tensor, patch_frames: int, memory: Memory | None) -> Live | None:
-    """Return the painted part of a grid (time above 0); found once a sampling.
+def generated_part(time_BKF: torch.Tensor, patch_frames: int, memory: Memory | None) -> Live | None:
+    """Return the generated part of a grid (time above 0); found once a sampling.
 
-    None: nothing is given, or what is painted is not the same block of cells and frames in every
+    None: nothing is given, or what is generated is not the same block of cells and frames in every
     grid.
     """
-    if memory is not None and "painted" in memory.kept:
-        return cast(Live | None, memory.kept["painted"])
+    if memory is not None and "generated" in memory.kept:
+        return cast(Live | None, memory.kept["generated"])
     mask_BKF = time_BKF[:, :, ::patch_frames] == 0
     live = _live_part(mask_BKF) if bool(mask_BKF.any()) else None
     if memory is not None:
-        memory.kept["painted"] = live
+        memory.kept["generated"] = live
     return live
 
 
 def _live_part(mask_BKF: torch.Tensor) -> Live | None:
-    """Return the painted part if it is the same in every grid, and a block of cells and frames."""
+    """Return the generated part if it is the same block of cells and frames in every grid."""
     mask_KF = mask_BKF[0]
     whole_K = mask_KF.all(dim=1)
     cells = (~whole_K).nonzero().flatten().tolist()
@@ -273,19 +273,19 @@ def attend_given_first(
     given_BS: torch.Tensor,
     attend: Attend = attend,
 ) -> torch.Tensor:
-    """Attend to all tokens from painted ones, and to given tokens from given ones; shape BNSP."""
+    """Attend to all tokens from generated ones, and to given tokens from given ones; shape BNSP."""
     attended = []
     for query, key, value, given_S in zip(
         *(t.split(1) for t in (query_BNSP, key_BNSP, value_BNSP)), given_BS, strict=True
     ):
-        known, painted = given_S.nonzero().flatten(), (~given_S).nonzero().flatten()
+        known, generated = given_S.nonzero().flatten(), (~given_S).nonzero().flatten()
         if not len(known):
             attended.append(attend(query, key, value))
             continue
         parts = [attend(query[:, :, known], key[:, :, known], value[:, :, known])]
-        if len(painted):
-            parts.append(attend(query[:, :, painted], key, value))
-        back = torch.cat([known, painted]).argsort()
+        if len(generated):
+            parts.append(attend(query[:, :, generated], key, value))
+        back = torch.cat([known, generated]).argsort()
         attended.append(torch.cat(parts, dim=2)[:, :, back])
     return torch.cat(attended)
 

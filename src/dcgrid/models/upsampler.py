@@ -116,7 +116,7 @@ class GuidedUpsampler(nn.Module):
         self.overlay_in = nn.Conv2d(widths[0] + 9, widths[0], 3, padding=1)
         self.overlay_head = nn.Conv2d(widths[0], shuffled, 3, padding=1)
         for linear in (*self.text_in, self.particle_text):
-            nn.init.zeros_(linear.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(linear.weight)
         for head in (self.transform_head, self.overlay_head, self.particle_head):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ class Shortcuts:
     there is guidance in every step."""
     cache_threshold: float = 0.0
     """Share, 0..1, by which the change of the first block may differ from the last whole call's for
-    all other blocks to be left out; 0: never. It is looked at in painted cells only."""
+    all other blocks to be left out; 0: never. It is looked at in generated cells only."""
 
 
 def agreed(wishes: Iterable[tuple[float | None, float | None]]) -> Shortcuts:

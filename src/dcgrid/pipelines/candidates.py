@@ -1,4 +1,4 @@
-"""Best of N: a grid painted with several seeds, and the best of all its tries by named metrics.
+"""Best of N: a grid generated with several seeds, and the best of all its tries by named metrics.
 
     seed 0  [given  rain]   seed 1  [given  rain]        four tries at rain, ranked together
             [rain   snow]           [rain   snow]        two at snow
@@ -62,7 +62,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Try:
-    """One painted cell that shows an edit."""
+    """One generated cell that shows an edit."""
 
     candidate: int
     """Number of the seed, from 0."""

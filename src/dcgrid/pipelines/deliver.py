@@ -1,4 +1,4 @@
-"""From painted cells to files: choose among tries, compare with an earlier run, write.
+"""From generated cells to files: choose among tries, compare with an earlier run, write.
 
 Everything goes through the clip piece by piece, so that a long one is never held whole.
 
@@ -21,11 +21,11 @@ from dcgrid.models.base import ModelSpec
 from dcgrid.pipelines.candidates import Measure, Ranker, Try, rank_by_measures, why_first
 from dcgrid.pipelines.choose import TryScore, mean_score, rank_scores, score_try
 from dcgrid.pipelines.footage import Footage, clip_fps
+from dcgrid.pipelines.generate import GivenClip
+from dcgrid.pipelines.generated import Generated
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.manifest import OutputRecord
 from dcgrid.pipelines.outputs import StagedFiles
-from dcgrid.pipelines.paint import GivenClip
-from dcgrid.pipelines.painted import Painted
 from dcgrid.pipelines.plan import PixelKey, RunPlan
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.upsampling import (
@@ -58,9 +58,9 @@ class Take:
     text: str
     """Words of that edit; may be empty."""
     cell: int
-    """The cell that it was painted in."""
+    """The cell that it was generated in."""
     seed: int
-    """Seed of the noise that it was painted from."""
+    """Seed of the noise that it was generated from."""
     candidate: int = 0
     """Number of that seed among those of the run."""
     measures: Mapping[str, Measure] = field(default_factory=dict)
@@ -95,11 +95,11 @@ class Take:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A grid painted from one seed."""
+    """A grid generated from one seed."""
 
     seed: int
     """The seed."""
-    painted: Painted
+    generated: Generated
     """Its cells."""
 
 
@@ -115,7 +115,7 @@ def choose_takes(
     Where an earlier run is repeated, its takes are taken and nothing is ranked.
     """
     prepared, takes = plan.prepared, list[Take]()
-    scores = [score_cells(footage[0], one.painted, footage[0].plan.picture) for one in candidates]
+    scores = [score_cells(footage[0], one.generated, footage[0].plan.picture) for one in candidates]
     groups = zip(prepared.grid.edits, prepared.grid.tries, prepared.outputs.videos, strict=True)
     for index, (edit, cells, paths) in enumerate(groups):
         tries = [
@@ -162,13 +162,13 @@ def _ranked(
     grid, spec = plan.prepared.grid, plan.spec
     edit = grid.edits[index]
     subject = plan.prepared.job.slots.get("subject") or "a person"
-    # A clip of several windows is judged by its first one.
+    # A clip of several windows is scored by its first one.
     rows, cols = footage[0].plan.picture
     given_THWC = footage[0].frames(plan.windows[0])[:, rows, cols]
     progress.start(f"ranking {edit.name}", len(tries))
     measured = []
     for done, one in enumerate(tries, start=1):
-        made_THWC = next(iter(candidates[one.candidate].painted.pieces(one.cell)))[:, rows, cols]
+        made_THWC = next(iter(candidates[one.candidate].generated.pieces(one.cell)))[:, rows, cols]
         text = f"{subject} {edit.clause}"
         found = ranker.measure(given_THWC[: len(made_THWC)], made_THWC, text, spec.fps)
         measured.append(replace(one, measures=found))
@@ -248,7 +248,7 @@ def write_takes(
     for done, take in enumerate(takes, start=1):
         part = staged.stage(take.path)
         watched = Watched(
-            partial(_result, plan, source, candidates[take.candidate].painted, take, rate),
+            partial(_result, plan, source, candidates[take.candidate].generated, take, rate),
             source.plan.duration_s,
         )
         report = write_pictures(
@@ -265,18 +265,18 @@ def write_takes(
     if outputs.sheet is not None:
         _write_sheet(plan, footage, best, staged.stage(outputs.sheet))
     if outputs.grid is not None:
-        first = candidates[takes[0].candidate].painted
+        first = candidates[takes[0].candidate].generated
         _write_grid(plan, footage, first, staged.stage(outputs.grid))
     return records, notes
 
 
 def _result(
-    plan: RunPlan, source: Footage, painted: Painted, take: Take, rate: Fraction | None
+    plan: RunPlan, source: Footage, generated: Generated, take: Take, rate: Fraction | None
 ) -> Iterator[Shown]:
     """Yield the frames of a take."""
     job, noise = plan.prepared.job, None
     # Drops and sparks of a composition are those of its second clip.
-    if job.painted_by == "grid" and plan.prepared.grid.mode == "consistent":
+    if job.generated_by == "grid" and plan.prepared.grid.mode == "consistent":
         count = len(plan.prepared.grid.edit_of_cell)
         noise = cell_noise(
             plan.spec,
@@ -288,7 +288,7 @@ def _result(
             text=take.text,
         )
     upsampler = upsampler_for(job, source.plan, plan.device, noise)
-    return upsampled(source, plan.windows, painted.pieces(take.cell), upsampler, rate)
+    return upsampled(source, plan.windows, generated.pieces(take.cell), upsampler, rate)
 
 
 def result_timing(job: GridJob, clip: ClipPlan, spec: ModelSpec) -> Timing:
@@ -384,21 +384,23 @@ class HashedPieces:
 
 
 def score_cells(
-    given: GivenClip, painted: Painted, picture: tuple[slice, slice] = (slice(None), slice(None))
+    given: GivenClip,
+    generated: Generated,
+    picture: tuple[slice, slice] = (slice(None), slice(None)),
 ) -> dict[int, TryScore]:
     """Score every cell in one pass: a long clip is decoded anew each time it is gone through.
 
     Args:
         given: The clip that cells are compared with.
-        painted: The cells.
+        generated: The cells.
         picture: Rows and columns of a cell that are not padding.
     """
     rows, cols = picture
-    scores: dict[int, list[TryScore]] = {cell: [] for cell in painted.cells}
-    streams = [painted.pieces(cell) for cell in painted.cells]
-    for window, *made in zip(painted.windows, *streams, strict=True):
+    scores: dict[int, list[TryScore]] = {cell: [] for cell in generated.cells}
+    streams = [generated.pieces(cell) for cell in generated.cells]
+    for window, *made in zip(generated.windows, *streams, strict=True):
         given_THWC = given.frames(window)[window.fresh, rows, cols]
-        for cell, made_THWC in zip(painted.cells, made, strict=True):
+        for cell, made_THWC in zip(generated.cells, made, strict=True):
             scores[cell].append(score_try(given_THWC, made_THWC[:, rows, cols]))
     return {cell: mean_score(pieces) for cell, pieces in scores.items()}
 
@@ -421,13 +423,15 @@ def _write_sheet(
     write_contact_sheet(path, [first.sources, *others, *rows], labels)
 
 
-def _write_grid(plan: RunPlan, footage: Sequence[Footage], painted: Painted, path: Path) -> None:
+def _write_grid(
+    plan: RunPlan, footage: Sequence[Footage], generated: Generated, path: Path
+) -> None:
     """Write all cells as the model has them: its size, its rate; what is held is left out."""
     grid, clip = plan.prepared.grid, plan.clips[0]
     count = clip.num_frames - clip.held_frames
 
     def pieces() -> Iterator[Tensor]:
-        streams = {cell: painted.pieces(cell) for cell in painted.cells}
+        streams = {cell: generated.pieces(cell) for cell in generated.cells}
         streams |= {
             cell: one.pieces(plan.windows) for cell, one in zip(grid.given, footage, strict=True)
         }

@@ -29,7 +29,7 @@ from dcgrid.pipelines.request import GridRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilledCell:
-    """One cell that the model painted."""
+    """One cell that the model generated."""
 
     cell: int
     """Index of the cell, row-major."""
@@ -47,15 +47,15 @@ class FillSettings:
     """Where the model is."""
 
 
-Painter: TypeAlias = Callable[[Backbone, GridRequest, FillSettings, Progress], list[FilledCell]]
-"""Paints every cell of a grid that is not given, as `fill_grid` does; baselines are others."""
+GenerateFn: TypeAlias = Callable[[Backbone, GridRequest, FillSettings, Progress], list[FilledCell]]
+"""Generates every cell of a grid that is not given, as `fill_grid` does; baselines are others."""
 
 
 @torch.inference_mode()
 def fill_grid(
     backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
 ) -> list[FilledCell]:
-    """Paint every cell that is not given.
+    """Generate every cell that is not given.
 
     Args:
         backbone: The model, adapter and all.
@@ -64,7 +64,7 @@ def fill_grid(
         progress: Told of stages and steps.
 
     Returns:
-        The painted cells in order, each decoded on its own.
+        The generated cells in order, each decoded on its own.
 
     Raises:
         LayoutError: The layout does not fit the text or the given cells.
@@ -169,7 +169,7 @@ def to_frames(video_BCTHW: Tensor) -> Tensor:
 def _decode(
     backbone: Backbone, filled_BKCFYX: Tensor, fill_K: Tensor, progress: Progress
 ) -> list[FilledCell]:
-    """Decode the painted cells one after another: all at once would need their memory together."""
+    """Decode the generated cells one after another, to need the memory of one."""
     cells = [int(cell) for cell in fill_K.nonzero()]
     return decode_cells(backbone, [(cell, filled_BKCFYX[:, cell]) for cell in cells], progress)
 

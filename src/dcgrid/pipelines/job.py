@@ -69,7 +69,7 @@ class GridJob:
     keep: Keep = "best"
     """Which tries at an edit are written when spare cells repeat it."""
     candidates: int = 1
-    """How many seeds are painted, from `seed` on; the best tries of all are delivered."""
+    """How many seeds are generated, from `seed` on; the best tries of all are delivered."""
     rank: tuple[str, ...] = ()
     """Metrics that rank tries; empty: the cheap scores of choose.py."""
     save_grid: bool = False
@@ -98,14 +98,14 @@ class GridJob:
         raise NotImplementedError
 
     @property
-    def painted_by(self) -> str:
-        """Name of the method that paints: "grid", or a baseline for comparisons."""
+    def generated_by(self) -> str:
+        """Name of the method that generates: "grid", or a baseline for comparisons."""
         return "grid"
 
     @property
     def tag(self) -> str:
         """What stands behind an edit's name in names of results; a baseline is named."""
-        return "" if self.painted_by == "grid" else f".{self.painted_by}"
+        return "" if self.generated_by == "grid" else f".{self.generated_by}"
 
     def with_inputs(self, inputs: Sequence[Path]) -> Self:
         """Return the job for other files, as many as `inputs` has."""
@@ -178,7 +178,7 @@ class EditJob(GridJob):
     motion: str = ""
     """What the subject does, e.g. "jump"; empty: the layout's wording."""
     method: str = "grid"
-    """What paints: "grid", or a baseline of `dcgrid.eval.methods`."""
+    """What generates: "grid", or a baseline of `dcgrid.eval.methods`."""
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -186,7 +186,7 @@ class EditJob(GridJob):
         return (self.input,)
 
     @property
-    def painted_by(self) -> str:
+    def generated_by(self) -> str:
         """The method."""
         return self.method
 

@@ -1,4 +1,4 @@
-"""Paint grids with the networks of a training run, on the path that every command takes.
+"""Generate grids with the networks of a training run, on the path that every command takes.
 
 Letters: K cells, A adapters; THWC is a clip as uint8.
 """
@@ -144,19 +144,19 @@ class LiveBackbone:
         return predicted.float()
 
 
-def paint_cells(
+def generate_cells(
     backbone: LiveBackbone,
     job: GridJob,
     given: Sequence[Tensor],
     size_THW: tuple[int, int, int],
 ) -> list[Tensor]:
-    """Paint the grid that a job asks for, its clips already in memory.
+    """Generate the grid that a job asks for, its clips already in memory.
 
     Args:
         backbone: The model.
         job: Says what the cells show, with which sampler values and seed; its files are not read.
-        given: Clips THWC, uint8, in the order of the layout's given cells; empty: the model paints
-            these cells, too.
+        given: Clips THWC, uint8, in the order of the layout's given cells; empty: the model
+            generates these cells, too.
         size_THW: Frames, height and width of a cell.
 
     Returns:
@@ -164,15 +164,15 @@ def paint_cells(
 
     Raises:
         RecipeError: An effect or the layout is unknown or wrong.
-        UsageError: The job is for no grid that can be painted.
+        UsageError: The job is for no grid that can be generated.
         LayoutError: Cells of this size cannot be laid out.
     """
     request = _request(backbone, job, given, size_THW)
     settings = FillSettings(seed=job.seed, device=backbone.device)
     filled = fill_grid(backbone, request, settings, Silent())
     # Clones: what was made in inference mode may not be changed outside.
-    painted = {one.cell: one.frames_THWC.clone() for one in filled}
-    return [{**request.given, **painted}[cell] for cell in range(request.layout.count)]
+    generated = {one.cell: one.frames_THWC.clone() for one in filled}
+    return [{**request.given, **generated}[cell] for cell in range(request.layout.count)]
 
 
 def _request(

@@ -30,7 +30,7 @@ PixelKey = tuple[str, int, int | None]
 DARK, DARK_SHARE = 60, 0.5
 """A clip is an element on dark ground if this part of its first frame is darker than so, of 255."""
 LONGEST_FRAMES = 1_000_001
-"""Most frames of a whole clip, painted in windows; a day at 12 frames a second."""
+"""Most frames of a whole clip, generated in windows; a day at 12 frames a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class RunPlan:
     asked_s: tuple[float | None, ...]
     """Seconds asked of each input; None: all of it."""
     windows: tuple[Window, ...]
-    """What is painted in one go; one for a clip that the model can take whole."""
+    """What is generated in one go; one for a clip that the model can take whole."""
     tokens: int
     """Tokens of the grid of one window."""
     need: MemoryNeed
@@ -97,7 +97,7 @@ class RunPlan:
 
     @property
     def grids(self) -> tuple[ResolvedGrid, ...]:
-        """What is painted, sampler values settled."""
+        """What is generated, sampler values settled."""
         return (self.prepared.grid,)
 
     def lines(self) -> list[str]:
@@ -146,7 +146,7 @@ class RunPlan:
         clip, grid = self.clips[0], self.prepared.grid
         return {
             "command": self.prepared.job.command,
-            "method": self.prepared.job.painted_by,
+            "method": self.prepared.job.generated_by,
             "inputs": [str(path) for path in self.prepared.job.inputs],
             "edits": list(grid.names),
             "prompt": grid.prompt.text,
@@ -184,7 +184,7 @@ class RunPlan:
         """How much there is to do."""
         job, clip = self.prepared.job, self.clips[0]
         steps = self.prepared.grid.num_inference_steps * len(self.windows) * job.candidates
-        method = "" if job.painted_by == "grid" else f", {job.painted_by}"
+        method = "" if job.generated_by == "grid" else f", {job.generated_by}"
         return Work(
             setting=f"{self.spec.name} on {self.device}, {self.dtype}{method}",
             tokens=self.tokens * steps,
@@ -286,7 +286,7 @@ def _backdrop_notes(
     """
     from dcgrid.video.read import read_clip
 
-    if len(clips) < 2 or spec.paints_from_text:
+    if len(clips) < 2 or spec.generates_from_text:
         return ()
     rules = replace(clip_rules(spec), default_frames=1, longest=None, keeps_all=False)
     clip, _ = read_clip(job.inputs[1], rules, start_s=clips[1].start_s)
@@ -377,13 +377,13 @@ def plan_clips(
 
 
 def windows_of(spec: "ModelSpec", num_frames: int) -> tuple[Window, ...]:
-    """Return the windows in which a model paints a clip of so many frames."""
+    """Return the windows in which a model generates a clip of so many frames."""
     join = Join(head=spec.carried_frames, blend=spec.blended_frames)
     return plan_windows(num_frames, spec.max_frames, join, spec.stride_T)
 
 
 def windows_line(spec: "ModelSpec", windows: Sequence[Window]) -> str:
-    """Return how a long clip is painted, as a sentence; there are two windows or more."""
+    """Return how a long clip is generated, as a sentence; there are two windows or more."""
     first, second = windows[:2]
     return (
         f"Windows: {len(windows)} of up to {first.count} frames ({first.count / spec.fps:.2f} s), "

@@ -26,7 +26,7 @@ class Continuation:
     total: int
     """Latent frames of the whole clip."""
     heads: Mapping[int, Tensor]
-    """For each painted cell the frames that it begins with, THWC; empty in the first window."""
+    """For each generated cell the frames that it begins with, THWC; empty in the first window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class GridRequest:
     layout: GridLayout
     """Its shape."""
     given: Mapping[int, Tensor]
-    """Clips THWC by cell, all of one length and size; the other cells are painted."""
+    """Clips THWC by cell, all of one length and size; the other cells are generated."""
     prompt: Prompt
     """Its text."""
     routing: Routing = field(default_factory=Routing)
@@ -46,13 +46,13 @@ class GridRequest:
     negative_cells: tuple[frozenset[int], ...]
     """For each segment of it the cells that read it."""
     guidance_scale: Mapping[int, float]
-    """Weight of the text in each painted cell; 1 is none."""
+    """Weight of the text in each generated cell; 1 is none."""
     num_inference_steps: int
     """Steps from noise to video."""
     noise_scale: float | None
     """s in x_t = (1-t) x0 + t s e; None: the model's."""
     continuation: Continuation | None = None
-    """None: the clip is painted in one go."""
+    """None: the clip is generated in one go."""
     size_THW: tuple[int, int, int] | None = None
     """Frames, height and width of a cell; needed only where no clip is given."""
     shortcuts: Shortcuts = field(default_factory=Shortcuts)
@@ -112,7 +112,7 @@ def grid_request(
         continuation: See `GridRequest`.
     """
     grid = settle_grid(grid, spec)
-    painted = {c: i for c, i in enumerate(grid.edit_of_cell) if i is not None}
+    generated = {c: i for c, i in enumerate(grid.edit_of_cell) if i is not None}
     return GridRequest(
         layout=GridLayout(rows=grid.rows, cols=grid.cols),
         given=dict(zip(grid.given, given, strict=True)),
@@ -120,7 +120,7 @@ def grid_request(
         routing=_routing(grid),
         negative_prompt=grid.negative_prompt,
         negative_cells=tuple(frozenset(grid.tries[index]) for index in grid.negative_owners),
-        guidance_scale={c: grid.edits[i].guidance_scale or 0.0 for c, i in painted.items()},
+        guidance_scale={c: grid.edits[i].guidance_scale or 0.0 for c, i in generated.items()},
         num_inference_steps=grid.num_inference_steps,
         noise_scale=grid.noise_scale,
         continuation=continuation,

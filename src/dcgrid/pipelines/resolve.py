@@ -116,7 +116,7 @@ class ResolvedGrid:
         )
 
     @property
-    def painted_cells(self) -> tuple[int, ...]:
+    def generated_cells(self) -> tuple[int, ...]:
         """The cells that are not given, in order."""
         edits = enumerate(self.edit_of_cell)
         return tuple(cell for cell, index in edits if index is not None)

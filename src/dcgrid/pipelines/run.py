@@ -1,8 +1,8 @@
 """`dcgrid edit` and `compose` from the top: read, fill the grid, choose, write. No way back.
 
-prepare_run -> plan_run -> carry_out         (plan.py has the first two)
+prepare_run -> plan_run -> run_job         (plan.py has the first two)
 
-read_footage -> load_model -> paint_candidates -> choose_takes -> write_takes, manifest together
+read_footage -> load_model -> generate_candidates -> choose_takes -> write_takes, manifest together
 """
 
 import time
@@ -18,13 +18,13 @@ from dcgrid.pipelines import facts
 from dcgrid.pipelines.candidates import Ranker
 from dcgrid.pipelines.concepts import check_named
 from dcgrid.pipelines.deliver import Candidate, choose_takes, compare_outputs, write_takes
-from dcgrid.pipelines.fill import Painter
+from dcgrid.pipelines.fill import GenerateFn
 from dcgrid.pipelines.footage import Footage, read_footage
+from dcgrid.pipelines.generate import generate_windows
 from dcgrid.pipelines.manifest import OutputRecord, RunManifest, write_manifest
 from dcgrid.pipelines.memory import next_setting_if_full
 from dcgrid.pipelines.models import LoadedModel, check_weights, enter_given
 from dcgrid.pipelines.outputs import StagedFiles
-from dcgrid.pipelines.paint import paint_windows
 from dcgrid.pipelines.plan import RunPlan
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.team import Team
@@ -69,12 +69,12 @@ class RunResult:
         }
 
 
-def carry_out(
+def run_job(
     plan: RunPlan,
     progress: Progress,
     team: Team | None = None,
     *,
-    painter: Painter | None = None,
+    generate_fn: GenerateFn | None = None,
     ranker: Ranker | None = None,
 ) -> RunResult:
     """Carry out a plan. All files appear together at the end; after an error there is none.
@@ -82,8 +82,8 @@ def carry_out(
     Args:
         plan: From `plan_run`.
         progress: Told of stages, steps and remarks.
-        team: The processes that paint; None: this one.
-        painter: How the job's `method` paints; None: with `fill_grid`.
+        team: The processes that generate; None: this one.
+        generate_fn: How the job's `method` generates; None: with `fill_grid`.
         ranker: Measures tries where the job names metrics; None: the cheap scores rank them.
 
     Returns:
@@ -109,7 +109,7 @@ def carry_out(
     started = time.perf_counter()
     with (
         next_setting_if_full(job.model, plan.need),
-        paint_candidates(plan, footage, model, progress, painter) as candidates,
+        generate_candidates(plan, footage, model, progress, generate_fn) as candidates,
         StagedFiles() as staged,
     ):
         watch.add("fill", time.perf_counter() - started)
@@ -144,26 +144,28 @@ def _load(plan: RunPlan, team: Team, progress: Progress) -> LoadedModel:
 
 
 @contextmanager
-def paint_candidates(
+def generate_candidates(
     plan: RunPlan,
     footage: Sequence[Footage],
     model: LoadedModel,
     progress: Progress,
-    painter: Painter | None = None,
+    generate_fn: GenerateFn | None = None,
 ) -> Iterator[tuple[Candidate, ...]]:
-    """Paint the grid once a seed; in a rerun, once for each seed that a kept result came from."""
+    """Generate the grid once a seed; in a rerun, only with seeds that a kept result came from."""
     job, expected = plan.prepared.job, plan.prepared.expected_frames
     seeds = range(job.seed, job.seed + job.candidates)
     wanted = [seed for seed in seeds if seed in {one for _, _, one in expected}] or list(seeds)
     with ExitStack() as stack:
-        painted = []
+        generated = []
         for number, seed in enumerate(wanted, start=1):
             if len(wanted) > 1:
                 progress.note(f"Candidate {number} of {len(wanted)}, seed {seed}.")
             one = replace(plan, prepared=replace(plan.prepared, job=replace(job, seed=seed)))
-            cells = stack.enter_context(paint_windows(one, footage, model, progress, painter))
-            painted.append(Candidate(seed=seed, painted=cells))
-        yield tuple(painted)
+            cells = stack.enter_context(
+                generate_windows(one, footage, model, progress, generate_fn)
+            )
+            generated.append(Candidate(seed=seed, generated=cells))
+        yield tuple(generated)
 
 
 def _warn_of_memory(plan: RunPlan, progress: Progress) -> None:

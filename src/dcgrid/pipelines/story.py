@@ -7,7 +7,7 @@
     from text alone   [ 1    2]  [ 4    5]        later grids go on from the last scene
                       [ 3    4]  [ 6    7]
 
-A scene may be longer than the model's longest clip; its grid is then painted window by window.
+A scene may be longer than the model's longest clip; its grid is then generated window by window.
 
 Letters: T frames, H W height/width, C the 3 colours.
 
@@ -28,6 +28,14 @@ from dcgrid.pipelines.choose import TryScore, rank_scores
 from dcgrid.pipelines.concepts import check_named
 from dcgrid.pipelines.deliver import Take, other_pixels, score_cells, tell_other_pixels
 from dcgrid.pipelines.footage import Footage, read_clips
+from dcgrid.pipelines.generate import (
+    GivenClip,
+    GridTask,
+    generate_grid,
+    tell_what_is_there,
+    work_folder,
+)
+from dcgrid.pipelines.generated import Generated, GeneratedClip
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.lora import absolute_reference
 from dcgrid.pipelines.manifest import StoryManifest, write_manifest
@@ -40,14 +48,6 @@ from dcgrid.pipelines.models import (
     grid_reference,
 )
 from dcgrid.pipelines.outputs import StagedFiles
-from dcgrid.pipelines.paint import (
-    GivenClip,
-    GridTask,
-    paint_grid,
-    tell_what_is_there,
-    work_folder,
-)
-from dcgrid.pipelines.painted import Painted, PaintedClip
 from dcgrid.pipelines.plan import windows_of
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.resolve import ResolvedGrid
@@ -57,7 +57,7 @@ from dcgrid.pipelines.team import Team
 from dcgrid.runtime import device as runtime
 
 _Models = Mapping[bool, LoadedModel]
-"""The model by whether a clip is given to the grid that it paints."""
+"""The model by whether a clip is given to the grid that it generates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,7 @@ def tell_story(plan: StoryPlan, progress: Progress, team: Team | None = None) ->
     Args:
         plan: From `plan_story`.
         progress: Told of stages, steps and remarks.
-        team: The processes that paint; None: this one.
+        team: The processes that generate; None: this one.
 
     Raises:
         InputVideoError: The clip cannot be decoded.
@@ -115,7 +115,7 @@ def tell_story(plan: StoryPlan, progress: Progress, team: Team | None = None) ->
         StagedFiles() as staged,
     ):
         with watch.stage("fill"), full():
-            scenes = _paint(plan, footage, models, folder, progress)
+            scenes = _generate(plan, footage, models, folder, progress)
         with watch.stage("write"):
             written = write_story(plan, footage, scenes, staged, progress)
         same_pixels = _compare(plan, written, progress)
@@ -146,7 +146,7 @@ def _read(plan: StoryPlan, progress: Progress) -> tuple[StoryPlan, Footage | Non
 def _load(plan: StoryPlan, progress: Progress, team: Team) -> _Models:
     """Load the model for each kind of grid that the story has.
 
-    A Grid-Fill adapter knows grids with a given cell only; without one, Grid LoRA paints.
+    A Grid-Fill adapter knows grids with a given cell only; without one, Grid LoRA generates.
     """
     prepared, models = plan.prepared, dict[bool, LoadedModel]()
     for filling in dict.fromkeys(bool(grid.given) for grid in prepared.grids):
@@ -201,19 +201,19 @@ def _story_facts(plan: StoryPlan, footage: Footage | None, models: _Models) -> M
     }
 
 
-def _paint(
+def _generate(
     plan: StoryPlan, footage: Footage | None, models: _Models, folder: Path, progress: Progress
 ) -> list[TakenScene]:
-    """Paint grid after grid; return the scenes in their order."""
+    """Generate grid after grid; return the scenes in their order."""
     grids, scenes = plan.prepared.grids, list[TakenScene]()
     kept = [
-        Painted(plan.windows, grid.painted_cells, folder / f"{number:03d}")
+        Generated(plan.windows, grid.generated_cells, folder / f"{number:03d}")
         for number, grid in enumerate(grids)
     ]
     tell_what_is_there(kept, progress)
     given: GivenClip | None = footage
     picture = (slice(None), slice(None)) if footage is None else footage.plan.picture
-    for number, (grid, painted) in enumerate(zip(grids, kept, strict=True)):
+    for number, (grid, generated) in enumerate(zip(grids, kept, strict=True)):
         task = GridTask(
             grid=grid,
             given=() if given is None else (given,),
@@ -223,18 +223,18 @@ def _paint(
             model=models[bool(grid.given)],
             label=f"grid {number + 1} of {len(grids)}" if len(grids) > 1 else "",
         )
-        paint_grid(task, painted, progress)
+        generate_grid(task, generated, progress)
         paths = plan.prepared.outputs.videos[len(scenes) :]
-        scores = {} if given is None else score_cells(given, painted, picture)
-        scenes += _taken(grid, painted, scores, [path for (path,) in paths], task.seed)
+        scores = {} if given is None else score_cells(given, generated, picture)
+        scenes += _taken(grid, generated, scores, [path for (path,) in paths], task.seed)
         if footage is None:
-            given = PaintedClip(painted, scenes[-1].take.cell)
+            given = GeneratedClip(generated, scenes[-1].take.cell)
     return scenes
 
 
 def _taken(
     grid: ResolvedGrid,
-    painted: Painted,
+    generated: Generated,
     scores: Mapping[int, TryScore],
     paths: list[Path],
     seed: int,
@@ -244,7 +244,7 @@ def _taken(
     # The files of later grids come after those of this one.
     for edit, cells, path in zip(grid.edits, grid.tries, paths, strict=False):
         best = rank_scores([scores[cell] for cell in cells])[0][0] if scores else 0
-        clip = PaintedClip(painted, cells[best])
+        clip = GeneratedClip(generated, cells[best])
         take = Take(
             path=path,
             edit=edit.name,

@@ -13,9 +13,9 @@ from pathlib import Path
 from dcgrid import __version__
 from dcgrid.pipelines.deliver import HashedPieces, Take, Watched, result_timing
 from dcgrid.pipelines.footage import Footage, model_rate
+from dcgrid.pipelines.generated import GeneratedClip
 from dcgrid.pipelines.manifest import OutputRecord
 from dcgrid.pipelines.outputs import StagedFiles
-from dcgrid.pipelines.painted import PaintedClip
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.script import titles_of
 from dcgrid.pipelines.story_plan import StoryPlan
@@ -44,7 +44,7 @@ class TakenScene:
 
     take: Take
     """Where it goes, its score and the hash of its pixels."""
-    clip: PaintedClip
+    clip: GeneratedClip
     """Its frames."""
 
 

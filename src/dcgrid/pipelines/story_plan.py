@@ -63,7 +63,7 @@ class StoryPlan:
     clip: "ClipPlan | None"
     """What of the character's clip is used; None: there is none."""
     windows: tuple[Window, ...]
-    """What of a scene is painted in one go; one for a scene that the model can take whole."""
+    """What of a scene is generated in one go; one for a scene that the model can take whole."""
     cell_size: tuple[int, int]
     """Height and width of a cell."""
     device: str
@@ -86,7 +86,7 @@ class StoryPlan:
 
     @property
     def grids(self) -> tuple[ResolvedGrid, ...]:
-        """What is painted, sampler values settled."""
+        """What is generated, sampler values settled."""
         return self.prepared.grids
 
     @property
@@ -202,7 +202,7 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
 
     job = prepared.job
     spec = model_spec(job.model)
-    if job.source is None and not spec.paints_from_text:
+    if job.source is None and not spec.generates_from_text:
         raise UsageError(
             f"the model {spec.name} makes no character from words alone: it would be noise",
             hint="name a clip with --from (or `from` in the story file), or a larger model with "
@@ -273,7 +273,7 @@ def _remark(job: StoryJob, grids: tuple[ResolvedGrid, ...]) -> str:
     if grid_reference(job) != "none":
         return ""
     return (
-        "The first grid has no clip, and a Grid-Fill adapter needs one: the bare base paints it "
+        "The first grid has no clip, and a Grid-Fill adapter needs one: the bare base generates it "
         "from the text."
     )
 

@@ -1,4 +1,4 @@
-"""Several processes that paint one grid: the first leads, the others follow. Read `Team`.
+"""Several processes that generate one grid: the first leads, the others follow. Read `Team`.
 
     first     reads, draws noise, samples, decodes, writes       a call of the network: all of them
     others    load the model, then wait for calls                     text      other text
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 
 def check_team(model: str, grids: Iterable[ResolvedGrid], processes: Processes) -> str:
-    """Check that several processes can paint grids together, before anything is loaded.
+    """Check that several processes can generate grids together, before anything is loaded.
 
     Args:
         model: Name of the model.
-        grids: What is painted, sampler values settled.
+        grids: What is generated, sampler values settled.
         processes: Those of the job.
 
     Returns:
@@ -54,7 +54,7 @@ def check_team(model: str, grids: Iterable[ResolvedGrid], processes: Processes) 
         return ""
     if is_native(model):
         raise UsageError(
-            f"{model} paints in one process, not in {processes.count}",
+            f"{model} generates in one process, not in {processes.count}",
             hint="start it without torchrun; Wan models take several",
         )
     heads = int(wan_sizes(model).transformer["num_attention_heads"])
@@ -273,7 +273,7 @@ class LedBackbone:
             ValueError: There is a route, which no filled grid has, or an estimate.
         """
         if route_KA is not None or estimate_BKCFYX is not None:
-            raise ValueError("processes that paint together know no routes and no estimates")
+            raise ValueError("processes that generate together know no routes and no estimates")
         return self.velocities(cells_BKCFYX, time_BKF, [text], places, memory)[0]
 
     def velocities(

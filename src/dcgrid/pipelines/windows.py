@@ -1,12 +1,12 @@
-"""Long clips in windows: what each paints, and how it goes on from the one before.
+"""Long clips in windows: what each generates, and how it goes on from the one before.
 
 A window is as long as the model's longest clip. Its head is given: frames that the window before
-has painted, clean, so that the same model goes on where it stopped. What comes next is painted by
-both and blended, so that no step is seen:
+has generated, clean, so that the same model goes on where it stopped. What comes next both
+generate, and it is blended, so that no step is seen:
 
     frames      0 ............ 32
     window 0    [==============]
-    window 1              [##~~~========]          # head, given    ~ blended    = painted
+    window 1              [##~~~========]          # head, given    ~ blended    = generated
     window 2                        [##~~~====]
 
 Frames are counted as stride * n + 1 everywhere, as the autoencoder wants them.
@@ -22,7 +22,7 @@ class Join:
     head: int
     """Frames at the beginning of a window that are given; stride * n + 1."""
     blend: int
-    """Frames after them that both windows paint; a multiple of the stride; 0: a hard join."""
+    """Frames after them that both windows generate; a multiple of the stride; 0: a hard join."""
 
     @property
     def shared(self) -> int:
@@ -32,7 +32,7 @@ class Join:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """A stretch of a clip that is painted in one go."""
+    """A stretch of a clip that is generated in one go."""
 
     index: int
     """Its place, from 0."""
@@ -66,7 +66,7 @@ def plan_windows(num_frames: int, longest: int, join: Join, stride: int) -> tupl
         One window for a clip that fits; else as few as can be, the last one shorter.
 
     Raises:
-        ValueError: A count is not stride * n + 1, or a window would paint nothing new.
+        ValueError: A count is not stride * n + 1, or a window would generate nothing new.
     """
     counts = (("num_frames", num_frames), ("longest", longest), ("head", join.head))
     for name, count in (*counts, ("blend + 1", join.blend + 1)):
@@ -76,7 +76,9 @@ def plan_windows(num_frames: int, longest: int, join: Join, stride: int) -> tupl
         return (Window(index=0, first=0, count=num_frames, head=0, blend=0, shown=num_frames),)
     step = longest - join.shared
     if step < max(stride, join.blend):
-        raise ValueError(f"windows of {longest} frames that share {join.shared} paint nothing new")
+        raise ValueError(
+            f"windows of {longest} frames that share {join.shared} generate nothing new"
+        )
     firsts = range(0, num_frames - join.shared, step)
     windows = []
     for index, first in enumerate(firsts):

@@ -14,7 +14,7 @@ from dcgrid.models.native.text import build_vocabulary
 from dcgrid.prompts.template import render_grid
 from dcgrid.recipes import load_effect, load_layout
 from dcgrid.recipes.schema import EffectRecipe, LayoutRecipe
-from dcgrid.train.panes import PaneSet
+from dcgrid.train.variants import VariantSet
 from dcgrid.train.world.clips import MOTIONS, chance, pick
 from dcgrid.train.world.effects import EFFECT_NAMES
 from dcgrid.train.world.fusion import ELEMENTS, Element
@@ -59,42 +59,42 @@ class Captions:
         return build_vocabulary([*texts, *subjects, *MOTIONS])
 
     def grid_rows(
-        self, panes: PaneSet, chosen: Sequence[int], generator: torch.Generator
+        self, variants: VariantSet, chosen: Sequence[int], generator: torch.Generator
     ) -> list[list[str]]:
         """Return the texts that each cell of a 2x2 grid reads: the global one, its own, others."""
-        if panes.element:
-            return self._fusion_rows(panes, generator, own_clause_only=self.own_clause_only)
-        clauses = [self._clause(panes, i, generator) for i in chosen]
+        if variants.element:
+            return self._fusion_rows(variants, generator, own_clause_only=self.own_clause_only)
+        clauses = [self._clause(variants, i, generator) for i in chosen]
         return cell_rows(
             self.layout,
             clauses,
-            self._slots(panes, generator),
+            self._slots(variants, generator),
             own_clause_only=self.own_clause_only,
         )
 
     def _fusion_rows(
-        self, panes: PaneSet, generator: torch.Generator, *, own_clause_only: bool
+        self, variants: VariantSet, generator: torch.Generator, *, own_clause_only: bool
     ) -> list[list[str]]:
-        element = ELEMENTS[panes.element]
+        element = ELEMENTS[variants.element]
         phrase = element.phrases[pick(len(element.phrases), generator)]
-        slots = {**self._slots(panes, generator), **_element_slots(element, phrase)}
+        slots = {**self._slots(variants, generator), **_element_slots(element, phrase)}
         return cell_rows(self.composition, [], slots, own_clause_only=own_clause_only)
 
-    def clip_row(self, panes: PaneSet, chosen: int, generator: torch.Generator) -> list[str]:
+    def clip_row(self, variants: VariantSet, chosen: int, generator: torch.Generator) -> list[str]:
         """Return the text of a single clip."""
-        if panes.element:
+        if variants.element:
             # Its own clause of the composition says as much as a caption would.
-            return self._fusion_rows(panes, generator, own_clause_only=True)[chosen][1:]
-        slots = self._slots(panes, generator)
+            return self._fusion_rows(variants, generator, own_clause_only=True)[chosen][1:]
+        slots = self._slots(variants, generator)
         subject = slots.get("subject") or self.layout.slots["subject"]
         motion = slots.get("motion") or self.layout.slots["motion"]
-        clause = self._clause(panes, chosen, generator) or ""
+        clause = self._clause(variants, chosen, generator) or ""
         return [f"{subject} {motion} {clause}"]
 
-    def _clause(self, panes: PaneSet, pane: int, generator: torch.Generator) -> str | None:
-        """Return what a pane's cell says: how it is moved, and its effect; None: neither."""
-        moved = panes.moves[pane] if panes.moves else ""
-        said = (moved, self.effect_clause(panes.effects[pane], generator))
+    def _clause(self, variants: VariantSet, variant: int, generator: torch.Generator) -> str | None:
+        """Return what a variant's cell says: how it is moved, and its effect; None: neither."""
+        moved = variants.moves[variant] if variants.moves else ""
+        said = (moved, self.effect_clause(variants.effects[variant], generator))
         return " ".join(words for words in said if words) or None
 
     def effect_clause(self, effect: str, generator: torch.Generator) -> str:
@@ -106,10 +106,10 @@ class Captions:
             return recipe.clause
         return recipe.phrases[pick(len(recipe.phrases), generator)]
 
-    def _slots(self, panes: PaneSet, generator: torch.Generator) -> dict[str, str | None]:
+    def _slots(self, variants: VariantSet, generator: torch.Generator) -> dict[str, str | None]:
         if chance(generator) > NAMED_SHARE:
             return {}
-        return {"subject": panes.subject, "motion": panes.motion}
+        return {"subject": variants.subject, "motion": variants.motion}
 
 
 def cell_rows(

@@ -1,6 +1,6 @@
 """Texts of grids about concepts that the Multi-DC LoRA learned.
 
-A cell that is painted alone gets the prompt that stage `dc` trained on, with another ending:
+A cell that is generated alone gets the prompt that stage `dc` trained on, with another ending:
 
     a cat [Cat_identity] performing stroll [motion_stroll] on a playground    as learned
     a cat [Cat_identity] performing stroll [motion_stroll] on a playground in heavy rain
@@ -33,7 +33,7 @@ class GridTexts:
     """What is said of one grid."""
 
     cells: tuple[str, ...]
-    """The whole prompt of each cell, for painting it alone."""
+    """The whole prompt of each cell, for generating it alone."""
     rows: list[list[str]]
     """What each cell reads in the grid: the global text and its own."""
     concepts: tuple[str, ...]
@@ -85,7 +85,7 @@ class ConceptTexts:
         return self._fusions_of(subject, self._one_of(self.effects, "effect", mode, generator))
 
     def all_texts(self) -> list[str]:
-        """Return what texts are made of, to be looked through before any is painted."""
+        """Return what texts are made of, to be looked through before any is generated."""
         return [*(self._prompt(c, c.scene) for c in (*self.subjects, *self.effects)), *self.places]
 
     def _edits_of(self, concept: Concept, generator: torch.Generator) -> GridTexts:

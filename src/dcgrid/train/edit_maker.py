@@ -25,7 +25,7 @@ from dcgrid.train.captions import Captions
 from dcgrid.train.grids import GRID, token_places
 from dcgrid.train.job import TrainJob
 from dcgrid.train.networks import load_base
-from dcgrid.train.panes import PaneSet
+from dcgrid.train.variants import VariantSet
 from dcgrid.train.world.clips import WorldClip
 
 
@@ -111,14 +111,14 @@ class EditMaker:
     ) -> list[list[str]]:
         """Return the texts that each cell reads."""
         nothing = torch.empty(0)  # captions read words alone
-        panes = PaneSet(
+        variants = VariantSet(
             latents_VCFYX=nothing,
             drift_VMFYX=nothing,
             effects=("", *effects),
             subject=drawn.subject,
             motion=drawn.motion,
         )
-        return self.captions.grid_rows(panes, range(GRID.count), generator)
+        return self.captions.grid_rows(variants, range(GRID.count), generator)
 
     def _velocity(self, rows: list[list[str]], device: torch.device) -> VelocityFn:
         """Return the velocity under these texts: the mean over the grids of tokens."""

@@ -1,7 +1,7 @@
 """Stages `base`, `grid` and `fill`: the transformer, and the adapters on it.
 
 `base` learns text to video, single clips and grids of one clip under several effects, all cells at
-one time, so that it knows panes in context as large video models do; no cell is ever given.
+one time, so that it knows variants in context as large video models do; no cell is ever given.
 `grid` trains a LoRA on whole grids, in composition mode two that are routed to cells.
 `fill` trains a LoRA: given cells are clean at time 0 and out of the loss.
 
@@ -31,10 +31,10 @@ from dcgrid.runtime.device import autocast, training_dtype
 from dcgrid.train.captions import Captions
 from dcgrid.train.estimates import drawn_estimate
 from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
-from dcgrid.train.panes import FusionPool, PanePool, PaneSet
 from dcgrid.train.pieces import in_pieces
-from dcgrid.train.sampled import SampledGrid, SampledGrids, needs_world, painted_share
+from dcgrid.train.sampled import SampledGrid, SampledGrids, generated_share, needs_world
 from dcgrid.train.settings import Phase, TrainRecipe
+from dcgrid.train.variants import FusionPool, VariantPool, VariantSet
 from dcgrid.train.world.clips import chance
 
 _FUSION = "fusion."
@@ -48,7 +48,7 @@ SINGLE, GRID = GridLayout(rows=1, cols=1), GridLayout(rows=2, cols=2)
 def _apart(
     kept: Mapping[str, torch.Tensor],
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Return what is of panes, and what is of fusions, by the pools' own names."""
+    """Return what is of variants, and what is of fusions, by the pools' own names."""
     fusions = {n.removeprefix(_FUSION): t for n, t in kept.items() if n.startswith(_FUSION)}
     return {n: t for n, t in kept.items() if not n.startswith(_FUSION)}, fusions
 
@@ -62,7 +62,7 @@ class Batch:
     drift_BKMFYX: torch.Tensor
     """The moving noise that each cell's effect was rendered from."""
     fill_BKF: torch.Tensor
-    """True where the model paints and the loss counts."""
+    """True where the model generates and the loss counts."""
     rows: list[list[str]]
     """Texts that each cell reads, B * K lists."""
     layout: GridLayout
@@ -75,7 +75,7 @@ class GridStage:
     def __init__(
         self,
         networks: tuple[GridTransformer, TextReader],
-        pools: tuple[PanePool, FusionPool],
+        pools: tuple[VariantPool, FusionPool],
         captions: Captions,
         recipe: TrainRecipe,
         trained: dict[str, nn.Parameter],
@@ -99,7 +99,7 @@ class GridStage:
     def loss(
         self, phase: Phase, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the flow-matching loss over painted cells. Paper: sec. 3.1, 3.3."""
+        """Return the flow-matching loss over generated cells. Paper: sec. 3.1, 3.3."""
         knobs = self.recipe.loss
         batch = self._batch(phase, generator)
         device = batch.cells_BKCFYX.device
@@ -137,7 +137,7 @@ class GridStage:
     def _fixed_grids(self, grids: int) -> list[tuple[Batch, torch.Tensor]]:
         """Draw the grids of the eval loss and their noise, set up as at inference."""
         fusing = self.recipe.mode == "composition"
-        pool = (FusionPool if fusing else PanePool)(self.pool.world, self.pool.autoencoder)
+        pool = (FusionPool if fusing else VariantPool)(self.pool.world, self.pool.autoencoder)
         phase = self.recipe.phases[-1]
         one = replace(phase, sizes=phase.sizes[:1], batch=1)
         filling = self.recipe.stage == "fill"
@@ -146,13 +146,13 @@ class GridStage:
         for number in range(grids):
             generator = torch.Generator().manual_seed(EVAL_SEED + number)
             if self.sampled is not None and not needs_world(self.recipe):
-                painted = self.sampled.draw(replace(phase, batch=1), generator)
-                batch = _painted(painted, [given_K], painted[0].rows, self.pool.world.device)
+                generated = self.sampled.draw(replace(phase, batch=1), generator)
+                batch = _generated(generated, [given_K], generated[0].rows, self.pool.world.device)
                 drawn.append((batch, self._noise(batch, generator)))
                 continue
-            (panes,) = pool.draw(one, generator, fresh=1)
-            rows = self.captions.grid_rows(panes, (0, 1, 2, 3), generator)
-            batch = _gather([panes], [[0, 1, 2, 3]], [given_K], rows, GRID)
+            (variants,) = pool.draw(one, generator, fresh=1)
+            rows = self.captions.grid_rows(variants, (0, 1, 2, 3), generator)
+            batch = _gather([variants], [[0, 1, 2, 3]], [given_K], rows, GRID)
             drawn.append((batch, self._noise(batch, generator)))
         return drawn
 
@@ -210,26 +210,26 @@ class GridStage:
         return None if self.route_KA is None else self.route_KA.to(device)
 
     def remember(self) -> dict[str, torch.Tensor]:
-        """Return what both stocks of panes were rendered from; see `PanePool.remember`."""
+        """Return what both stocks of variants were rendered from; see `VariantPool.remember`."""
         fusions = {f"{_FUSION}{name}": t for name, t in self.fusions.remember().items()}
         return {**self.pool.remember(), **fusions}
 
     def recall(self, kept: Mapping[str, torch.Tensor]) -> None:
-        """Put back the stocks of panes; see `PanePool.recall`."""
-        panes, fusions = _apart(kept)
-        self.pool.recall(panes)
+        """Put back the stocks of variants; see `VariantPool.recall`."""
+        variants, fusions = _apart(kept)
+        self.pool.recall(variants)
         self.fusions.recall(fusions)
 
     def leave_out(self) -> dict[str, torch.Tensor]:
-        """Take a batch's panes out of both stocks again; see `PanePool.leave_out`."""
+        """Take a batch's variants out of both stocks again; see `VariantPool.leave_out`."""
         fusions = {f"{_FUSION}{name}": t for name, t in self.fusions.leave_out().items()}
         return {**self.pool.leave_out(), **fusions}
 
     def take_in(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
-        """Put the panes of all batches of a step into both stocks, in their order."""
+        """Put the variants of all batches of a step into both stocks, in their order."""
         for left in batches:
-            panes, fusions = _apart(left)
-            self.pool.take_in(panes)
+            variants, fusions = _apart(left)
+            self.pool.take_in(variants)
             self.fusions.take_in(fusions)
         for pool in (self.pool, self.fusions):
             pool.forget_own()
@@ -258,8 +258,8 @@ class GridStage:
 
     def _batch(self, phase: Phase, generator: torch.Generator) -> Batch:
         knobs = self.recipe.loss
-        # Without painted grids no chance is drawn for them: such runs stay what they were.
-        if self.sampled is not None and chance(generator) < painted_share(self.recipe):
+        # Without generated grids no chance is drawn for them: such runs stay what they were.
+        if self.sampled is not None and chance(generator) < generated_share(self.recipe):
             return self._sampled_batch(self.sampled, phase, generator)
         fresh = 1 if chance(generator) < knobs["fresh"] else 0
         fusing = chance(generator) < knobs["fusion_share"]
@@ -267,8 +267,8 @@ class GridStage:
         single = chance(generator) < knobs["single_share"]
         layout = SINGLE if single else GRID
         chosen, rows, given = [], [], []
-        for panes in sets:
-            chosen_K, given_K = self._choose(panes, layout, generator)
+        for variants in sets:
+            chosen_K, given_K = self._choose(variants, layout, generator)
             chosen.append(chosen_K)
             given.append(given_K)
             reading_K = self._reading(given_K, generator)
@@ -276,9 +276,9 @@ class GridStage:
                 rows += [[""]] * layout.count
                 continue
             if single:
-                written = [self.captions.clip_row(panes, chosen_K[0], generator)]
+                written = [self.captions.clip_row(variants, chosen_K[0], generator)]
             else:
-                written = self.captions.grid_rows(panes, chosen_K, generator)
+                written = self.captions.grid_rows(variants, chosen_K, generator)
             rows += _read_by(written, reading_K)
         batch = _gather(sets, chosen, given, rows, layout)
         return replace(batch, fill_BKF=self._with_heads(batch.fill_BKF, generator))
@@ -297,17 +297,17 @@ class GridStage:
     def _sampled_batch(
         self, sampled: SampledGrids, phase: Phase, generator: torch.Generator
     ) -> Batch:
-        """Draw a batch of painted grids; what stands where, and its text, are as painted."""
+        """Draw a batch of generated grids; what stands where, and its text, are as generated."""
         grids = sampled.draw(phase, generator)
         rows, given = [], []
         for grid in grids:
-            given.append(self._given_of_painted(generator))
+            given.append(self._given_of_generated(generator))
             rows += _read_by(grid.rows, self._reading(given[-1], generator))
-        batch = _painted(grids, given, rows, self.pool.world.device)
+        batch = _generated(grids, given, rows, self.pool.world.device)
         return replace(batch, fill_BKF=self._with_heads(batch.fill_BKF, generator))
 
-    def _given_of_painted(self, generator: torch.Generator) -> list[bool]:
-        """Draw which cells of a painted grid are given; none but in `fill`."""
+    def _given_of_generated(self, generator: torch.Generator) -> list[bool]:
+        """Draw which cells of a generated grid are given; none but in `fill`."""
         if self.recipe.stage != "fill":
             return [False] * GRID.count
         if chance(generator) < self.recipe.loss["edit_share"]:
@@ -328,18 +328,18 @@ class GridStage:
         return fill_BKF
 
     def _choose(
-        self, panes: PaneSet, layout: GridLayout, generator: torch.Generator
+        self, variants: VariantSet, layout: GridLayout, generator: torch.Generator
     ) -> tuple[list[int], list[bool]]:
-        """Draw the pane of each cell and which cells are given.
+        """Draw the variant of each cell and which cells are given.
 
         In `fill` the usual case is that of `edit`: the clip as it is stands in the first cell and
-        is given. Otherwise any pane may be given, one to all but one.
+        is given. Otherwise any variant may be given, one to all but one.
         """
-        if panes.element:
+        if variants.element:
             return self._choose_fusion(layout, generator)
-        if panes.analogy:
+        if variants.analogy:
             return [0, 1, 2, 3], [True, True, True, False]
-        count = len(panes.effects)
+        count = len(variants.effects)
         order = torch.randperm(count, generator=generator).tolist()
         if self.recipe.stage != "fill":
             return order[: layout.count], [False] * layout.count
@@ -351,7 +351,7 @@ class GridStage:
     def _choose_fusion(
         self, layout: GridLayout, generator: torch.Generator
     ) -> tuple[list[int], list[bool]]:
-        """Draw what is given of a composition, whose panes have fixed cells.
+        """Draw what is given of a composition, whose variants have fixed cells.
 
         In `fill` the usual case is that of `compose`: both sources are given.
         """
@@ -375,32 +375,32 @@ def masking_of(recipe: TrainRecipe, generator: torch.Generator) -> TokenMasking 
 
 
 def _gather(
-    sets: Sequence[PaneSet],
+    sets: Sequence[VariantSet],
     chosen: Sequence[list[int]],
     given: Sequence[list[bool]],
     rows: list[list[str]],
     layout: GridLayout,
 ) -> Batch:
-    """Put grids together: of each set the panes chosen, and which of their cells are given."""
+    """Put grids together: of each set the variants chosen, and which of their cells are given."""
     pairs = list(zip(sets, chosen, strict=True))
-    cells_BKCFYX = torch.stack([panes.latents_VCFYX[chosen_K] for panes, chosen_K in pairs])
+    cells_BKCFYX = torch.stack([variants.latents_VCFYX[chosen_K] for variants, chosen_K in pairs])
     fill_BK = ~torch.tensor(list(given))
     return Batch(
         cells_BKCFYX=cells_BKCFYX,
-        drift_BKMFYX=torch.stack([panes.drift_VMFYX[chosen_K] for panes, chosen_K in pairs]),
+        drift_BKMFYX=torch.stack([variants.drift_VMFYX[chosen_K] for variants, chosen_K in pairs]),
         fill_BKF=spread_over_frames(fill_BK, cells_BKCFYX.shape[3]).to(cells_BKCFYX.device),
         rows=rows,
         layout=layout,
     )
 
 
-def _painted(
+def _generated(
     grids: Sequence[SampledGrid],
     given: Sequence[list[bool]],
     rows: list[list[str]],
     device: torch.device,
 ) -> Batch:
-    """Put a batch of painted grids together."""
+    """Put a batch of generated grids together."""
     cells_BKCFYX = torch.stack([grid.cells_KCFYX for grid in grids]).to(device)
     return Batch(
         cells_BKCFYX=cells_BKCFYX,

@@ -1,6 +1,6 @@
 """What a training run is to do, how it tells, and what its weight files say of it.
 
-run.py carries a job out; dc.py, painter.py and the plan read it, too.
+run.py carries a job out; dc.py, grid_sampler.py and the plan read it, too.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from dcgrid.train.loop import LoopOptions, batches_of_step
 from dcgrid.train.settings import TrainRecipe
 
 if TYPE_CHECKING:
-    from dcgrid.train.validation import Painter
+    from dcgrid.train.validation import GenerateFn
 
 DC_NAME = "dc.safetensors"
 """File of the Multi-DC LoRA."""
@@ -112,8 +112,8 @@ class Reporter:
     """Takes a remark."""
     progress: Callable[[Progress], None]
     """Takes a report of the loop."""
-    paint: "Painter | None" = None
-    """Paints validation grids; None: there are no validation videos."""
+    generate: "GenerateFn | None" = None
+    """Generates validation grids; None: there are no validation videos."""
 
 
 def facts_of(job: TrainJob, state: TrainState) -> dict[str, str]:

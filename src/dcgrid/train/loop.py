@@ -203,7 +203,7 @@ def _run(stage: Stage, recipe: TrainRecipe, options: LoopOptions, watch: _Watch)
 
 
 def _measure(stage: Stage, recipe: TrainRecipe, watch: _Watch) -> None:
-    """Write the eval loss, where the stage has one, and paint, each when it is due."""
+    """Write the eval loss, where the stage has one, and generate, each when it is due."""
     state, log = watch.state, watch.log
     if _is_due(recipe.log.eval_every, state.step, recipe) and isinstance(stage, Evaluates):
         began_s = time.monotonic()
@@ -303,7 +303,7 @@ def _gradients(
     """Compute the gradients of a step; return its loss and figures, means over its batches.
 
     A single batch draws from the run's one source of chance. Of several, each has a source of its
-    own that follows from its number alone, and what one leaves for later batches (rendered panes)
+    own that follows from its number alone, and what one leaves for later batches (its variants)
     is there for the next step; so it does not matter which process takes which.
     """
     count = batches_of_step(recipe, processes)

@@ -33,12 +33,12 @@ from dcgrid.train.facts import preset_of
 from dcgrid.train.job import TrainJob, check_processes, check_text_encoder
 from dcgrid.train.keeping import read_step
 from dcgrid.train.loop import batches_of_step
-from dcgrid.train.panes import PANES, STOCK
 from dcgrid.train.plan_checkout import checkout_counts, frozen_bytes, working_bytes
 from dcgrid.train.run import adapter_specs, missing_parts
 from dcgrid.train.sampled import needs_world
 from dcgrid.train.settings import ADAPTER_STAGES, Phase
 from dcgrid.train.upsampling import CROP_BYTES, stock_bytes
+from dcgrid.train.variants import STOCK, VARIANTS
 from dcgrid.train.world.store import WorldStore
 
 CLUSTERS = (8, 64, 256)
@@ -354,7 +354,7 @@ def _working_bytes(job: TrainJob, phase: Phase) -> int:
     frames = (phase.frames - 1) // geometry.stride_T + 1
     places = frames * height * width // geometry.stride_HW**2
     # Concepts are single cells without a stock; their own latents are few.
-    cells, sets = (1, 0) if job.recipe.stage == "dc" else (4, STOCK * PANES)
+    cells, sets = (1, 0) if job.recipe.stage == "dc" else (4, STOCK * VARIANTS)
     if job.recipe.loss.get("single_share") == 1:
         cells = 1
     tokens = cells * phase.batch * places // (geometry.patch[1] * geometry.patch[2])

@@ -51,7 +51,6 @@ from dcgrid.train.job import (
 )
 from dcgrid.train.loop import train
 from dcgrid.train.networks import Base, load_autoencoder, load_base, load_trained_t5
-from dcgrid.train.panes import FusionPool, PanePool
 from dcgrid.train.pieces import gathered
 from dcgrid.train.reader import fit_noise_reader
 from dcgrid.train.sampled import missing_grids, needs_world, open_grids
@@ -61,6 +60,7 @@ from dcgrid.train.start import start_adapter_from, start_from, start_text_from
 from dcgrid.train.tags import concept_facts, load_concept_tags, names_tags
 from dcgrid.train.upsampling import MIX, UpsamplerStage
 from dcgrid.train.validation import LiveNetworks, Validation
+from dcgrid.train.variants import FusionPool, VariantPool
 from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.store import WorldStore
 
@@ -273,7 +273,7 @@ def _run_base(job: TrainJob, reporter: Reporter) -> Path:
             job.recipe.seed + 3,
             reporter.say,
         )
-    pools = PanePool(world, autoencoder), FusionPool(world, autoencoder)
+    pools = VariantPool(world, autoencoder), FusionPool(world, autoencoder)
     if config.dit.prediction == "mixture":
         dit.latent_spread.copy_(autoencoder.latent_spread)
     captions = world_captions(own_clause_only=job.facts.own_clause_only)
@@ -345,7 +345,7 @@ def _run_adapters(job: TrainJob, reporter: Reporter) -> Path:
     world, autoencoder = WorldClips(store, job.device, job.facts.fps), _autoencoder(job)
     moved_share = job.recipe.loss.get("moved_share", 0.0)
     pools = (
-        PanePool(world, autoencoder, moved_share=moved_share),
+        VariantPool(world, autoencoder, moved_share=moved_share),
         FusionPool(world, autoencoder),
     )
     captions = world_captions(own_clause_only=job.facts.own_clause_only)
@@ -385,7 +385,7 @@ def _train_grids(
 ) -> TrainState:
     """Run the loop of a stage that can show what it has learnt."""
     validation = None
-    if reporter.paint is not None and job.recipe.log.validate_every:
+    if reporter.generate is not None and job.recipe.log.validate_every:
         networks = LiveNetworks(
             model=job.model,
             dit=stage.dit,
@@ -404,7 +404,7 @@ def _train_grids(
             job.recipe,
             networks,
             stage.pool.world if stage.sampled is None or needs_world(job.recipe) else stage.sampled,
-            reporter.paint,
+            reporter.generate,
             reporter.say,
             job.processes,
         )

@@ -1,11 +1,11 @@
-"""Grids that were painted: their files, and the pool that training draws from.
+"""Grids that were generated: their files, and the pool that training draws from.
 
     <out>/grids-consistent/0001.safetensors    latents, and in the facts what they were made with
                            sheet.png           a row a grid, to look for bad ones
                            dropped/            the bad ones; read by nothing
-    <out>/cells-consistent/                    the same, of cells that Multi-DC painted one by one
+    <out>/cells-consistent/                    the same, of cells that Multi-DC generated one by one
 
-Stage `sample` paints the first for stage `fill`, stage `cells` the second for stage `grid`.
+Stage `sample` generates the first for stage `fill`, stage `cells` the second for stage `grid`.
 
 Letters: B batch, K cells, C channels, M moving channels of noise, F Y X latent frames/rows/columns.
 
@@ -30,24 +30,24 @@ DROPPED = "dropped"
 _CELLS, _DRIFT = "cells_KCFYX", "luck_KMFYX"
 _FOLDERS = {"sample": "grids", "cells": "cells"}
 """How the folders of a stage's grids begin."""
-_PAINTERS = {"fill": "sample", "grid": "cells"}
-"""Stage that paints the grids that a stage trains on."""
+_MADE_BY = {"fill": "sample", "grid": "cells"}
+"""Stage that generates the grids that a stage trains on."""
 _SHARES = {"fill": "sampled_share", "grid": "made_share"}
 """Key of [loss] that says in which share of batches."""
 _OTHERS: Mapping[str, str] = MappingProxyType(
     {"base": "another base", "adapters": "another Multi-DC LoRA", "tags": "other tags"}
 )
-"""How it is told that a grid was painted with something else than what is there."""
+"""How it is told that a grid was generated with something else than what is there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampledGrid:
-    """One painted grid."""
+    """One generated grid."""
 
     cells_KCFYX: torch.Tensor
     """Normalised latents, float32."""
     drift_KMFYX: torch.Tensor
-    """The moving noise that each cell was painted from; M may be 0."""
+    """The moving noise that each cell was generated from; M may be 0."""
     facts: dict[str, Any]
     """What it was made with: number, mode, texts of each cell, size, seed, hashes of weights."""
 
@@ -70,7 +70,7 @@ class SampledGrid:
 
 
 def grids_folder(out: Path, mode: str, stage: str = "sample") -> Path:
-    """Return the folder of a mode's grids below a model's folder; `stage` painted them."""
+    """Return the folder of a mode's grids below a model's folder; `stage` generated them."""
     return out / f"{_FOLDERS[stage]}-{mode}"
 
 
@@ -107,8 +107,8 @@ def read_grid(path: Path) -> SampledGrid:
     )
     if missing or tensors[_CELLS].ndim != 5 or not tensors[_CELLS].isfinite().all():
         raise WeightsError(
-            f"{path} is no painted grid",
-            hint="remove it, then run the stage that paints it: sample, or cells",
+            f"{path} is no generated grid",
+            hint="remove it, then run the stage that generates it: sample, or cells",
         )
     return SampledGrid(cells_KCFYX=tensors[_CELLS], drift_KMFYX=tensors[_DRIFT], facts=facts)
 
@@ -122,17 +122,17 @@ def has_facts(path: Path, facts: dict[str, Any]) -> bool:
 
 
 class SampledGrids:
-    """The painted grids of one mode, for training.
+    """The generated grids of one mode, for training.
 
     Args:
         folder: Where they are.
         recipe: Of the stage that trains on them: its phases, and the share for errors.
         made_with: Hashes of the weights that are there, by their names among a grid's facts:
             latents of another base mean nothing here.
-        command: The command that paints grids.
+        command: The command that generates grids.
 
     Raises:
-        WeightsError: There is none, or one is damaged or was painted with other weights.
+        WeightsError: There is none, or one is damaged or was generated with other weights.
         RecipeError: None fits a phase.
     """
 
@@ -140,15 +140,15 @@ class SampledGrids:
         self, folder: Path, recipe: TrainRecipe, made_with: Mapping[str, Any], command: str
     ) -> None:
         files = grid_files(folder)
-        self._key, self._painter = _SHARES[recipe.stage], _PAINTERS[recipe.stage]
+        self._key, self._stage = _SHARES[recipe.stage], _MADE_BY[recipe.stage]
         if not files:
-            raise WeightsError(f"no grids of stage {self._painter} in {folder}", hint=command)
+            raise WeightsError(f"no grids of stage {self._stage} in {folder}", hint=command)
         self._grids = [read_grid(path) for path in files.values()]
         for grid, path in zip(self._grids, files.values(), strict=True):
             for name, made in made_with.items():
                 if grid.facts.get(name) != made:
                     raise WeightsError(
-                        f"{path} was painted with {_OTHERS[name]}",
+                        f"{path} was generated with {_OTHERS[name]}",
                         hint=f"{command}   # replaces it",
                     )
         for phase in recipe.phases:
@@ -177,52 +177,52 @@ class SampledGrids:
             found = dict.fromkeys(_shown(grid.frames, grid.size) for grid in self._grids)
             wanted = " or ".join(_shown(phase.frames, size) for size in phase.sizes)
             raise RecipeError(
-                f"loss.{self._key}: no grid of stage {self._painter} fits a phase of {wanted} "
+                f"loss.{self._key}: no grid of stage {self._stage} fits a phase of {wanted} "
                 f"(frames x height x width); there are {', '.join(found)}",
-                hint="paint grids of that shape: frames and sizes in "
-                f"recipes/train/{self._painter}.toml",
+                hint="generate grids of that shape: frames and sizes in "
+                f"recipes/train/{self._stage}.toml",
             )
         return fitting
 
 
-def painted_share(recipe: TrainRecipe) -> float:
-    """Return the share of a stage's batches that are painted grids; 0 where it takes none."""
+def generated_share(recipe: TrainRecipe) -> float:
+    """Return the share of a stage's batches that are generated grids; 0 where it takes none."""
     return recipe.loss.get(_SHARES.get(recipe.stage, ""), 0.0)
 
 
 def needs_world(recipe: TrainRecipe) -> bool:
-    """Return False where stage `grid` sees painted grids alone; `fill` is measured on clips."""
-    return recipe.stage != "grid" or painted_share(recipe) < 1
+    """Return False where stage `grid` sees generated grids alone; `fill` is measured on clips."""
+    return recipe.stage != "grid" or generated_share(recipe) < 1
 
 
 def missing_grids(recipe: TrainRecipe, out: Path) -> list[tuple[str, Path]]:
     """Return the folder of grids, after its stage, if a recipe wants grids and there are none."""
-    if not painted_share(recipe):
+    if not generated_share(recipe):
         return []
-    folder = grids_folder(out, recipe.mode, _PAINTERS[recipe.stage])
+    folder = grids_folder(out, recipe.mode, _MADE_BY[recipe.stage])
     return [] if grid_files(folder) else [(_stage_of(recipe), folder)]
 
 
 def open_grids(
     recipe: TrainRecipe, model: str, out: Path, made_with: Mapping[str, Any]
 ) -> SampledGrids | None:
-    """Read the painted grids that a recipe draws from; None if it takes none.
+    """Read the generated grids that a recipe draws from; None if it takes none.
 
     Raises:
-        WeightsError: There is none, or one is damaged or was painted with other weights.
+        WeightsError: There is none, or one is damaged or was generated with other weights.
         RecipeError: None fits a phase.
     """
-    if not painted_share(recipe):
+    if not generated_share(recipe):
         return None
     command = f"dcgrid train --stage {_stage_of(recipe)} --model {model} --out {out}"
-    folder = grids_folder(out, recipe.mode, _PAINTERS[recipe.stage])
+    folder = grids_folder(out, recipe.mode, _MADE_BY[recipe.stage])
     return SampledGrids(folder, recipe, made_with, command)
 
 
 def _stage_of(recipe: TrainRecipe) -> str:
-    """Return what stands behind --stage to paint the grids of a recipe."""
-    painter = _PAINTERS[recipe.stage]
-    return painter if recipe.mode == "consistent" else f"{painter} --mode {recipe.mode}"
+    """Return what stands behind --stage to generate the grids of a recipe."""
+    stage = _MADE_BY[recipe.stage]
+    return stage if recipe.mode == "consistent" else f"{stage} --mode {recipe.mode}"
 
 
 def _cut(grid: SampledGrid, frames: int) -> SampledGrid:

@@ -1,7 +1,7 @@
 """What stages `cells` and `sample` are to do: their recipes and jobs. sampling_run.py runs them.
 
-    cells     Multi-DC paints the cells of a grid one by one    stage grid trains on them
-    sample    the Grid LoRA paints whole grids                  stage fill trains on them
+    cells     Multi-DC generates the cells of a grid one by one    stage grid trains on them
+    sample    the Grid LoRA generates whole grids                  stage fill trains on them
 
 Paper: sec. 2 and 3.2 (data of the Grid LoRA, Sampling Grids), sec. 5.1 (data of Grid-Fill)
 """
@@ -29,8 +29,8 @@ _PARTS = (("autoencoder", "autoencoder"), ("base", "text"), ("base", "dit"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PaintRecipe:
-    """How grids are painted, whatever paints them."""
+class GenerateRecipe:
+    """How grids are generated, whatever generates them."""
 
     grids: int
     """How many grids, dropped ones among them."""
@@ -61,7 +61,7 @@ class PaintRecipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SampleRecipe(PaintRecipe):
+class SampleRecipe(GenerateRecipe):
     """What stage `sample` samples; with a `dc_strength` of 0 the Multi-DC LoRA is left away."""
 
     concept_share: float
@@ -69,8 +69,8 @@ class SampleRecipe(PaintRecipe):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellRecipe(PaintRecipe):
-    """What stage `cells` paints; its `dc_strength` is above 0."""
+class CellRecipe(GenerateRecipe):
+    """What stage `cells` generates; its `dc_strength` is above 0."""
 
     concepts: tuple[str, ...]
     """Tags of the identities that grids are about; none: all that Multi-DC knows."""
@@ -81,12 +81,12 @@ class CellRecipe(PaintRecipe):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PaintJob:
-    """One run of a stage that paints grids."""
+class GenerateJob:
+    """One run of a stage that generates grids."""
 
     stage: ClassVar[str]
     """What stands behind --stage."""
-    recipe: PaintRecipe
+    recipe: GenerateRecipe
     """The recipe, overrides applied."""
     mode: Mode
     """What the grids show."""
@@ -119,7 +119,7 @@ class PaintJob:
 
     @property
     def adapters(self) -> tuple[Path, ...]:
-        """Files of the Grid LoRA: one, or those of A and B; none where it does not paint."""
+        """Files of the Grid LoRA: one, or those of A and B; none where it does not generate."""
         return ()
 
     @property
@@ -138,7 +138,7 @@ class PaintJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SampleJob(PaintJob):
+class SampleJob(GenerateJob):
     """One run of stage `sample`."""
 
     stage: ClassVar[str] = "sample"
@@ -169,7 +169,7 @@ class SampleJob(PaintJob):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellJob(PaintJob):
+class CellJob(GenerateJob):
     """One run of stage `cells`."""
 
     stage: ClassVar[str] = "cells"
@@ -177,7 +177,7 @@ class CellJob(PaintJob):
     """The recipe, overrides applied."""
 
 
-_Recipe = TypeVar("_Recipe", bound=PaintRecipe)
+_Recipe = TypeVar("_Recipe", bound=GenerateRecipe)
 
 
 def load_sample_recipe(path: Path, model: str) -> SampleRecipe:
@@ -233,9 +233,9 @@ def _cell_keys(table: Table, shared: CellRecipe | None) -> CellRecipe:
 
 
 def _shared_keys(
-    table: Table, shared: PaintRecipe | None, *, least_strength: float
+    table: Table, shared: GenerateRecipe | None, *, least_strength: float
 ) -> dict[str, Any]:
-    """Read the keys of `PaintRecipe`; `shared` has what is absent.
+    """Read the keys of `GenerateRecipe`; `shared` has what is absent.
 
     Without it all are needed but those that an adapter's file says.
     """
@@ -265,7 +265,7 @@ def _shared_keys(
     return {"sizes": sizes, **counts, **numbers, **told}
 
 
-def _check_shapes(path: Path, recipe: PaintRecipe, model: str) -> None:
+def _check_shapes(path: Path, recipe: GenerateRecipe, model: str) -> None:
     geometry = train_facts(model).geometry
     for height, width in recipe.sizes:
         try:
@@ -292,7 +292,7 @@ class SamplerNumbers:
     """Where the recipe overrides an adapter or adapters disagree, a sentence each."""
 
 
-def sampler_numbers(job: PaintJob) -> SamplerNumbers:
+def sampler_numbers(job: GenerateJob) -> SamplerNumbers:
     """Return what a job samples with: the recipe's numbers, else those of the first adapter.
 
     Only the headers of its adapters are read; they must be there.
@@ -329,7 +329,7 @@ def sampler_numbers(job: PaintJob) -> SamplerNumbers:
     )
 
 
-def _adapter_spec(job: PaintJob, path: Path) -> AdapterSpec:
+def _adapter_spec(job: GenerateJob, path: Path) -> AdapterSpec:
     """Return what the header of one of a job's adapters says, which must be of the right kind."""
     spec = read_spec(path)
     if spec is None:
@@ -341,7 +341,7 @@ def _adapter_spec(job: PaintJob, path: Path) -> AdapterSpec:
     return spec
 
 
-def missing_for_sampling(job: PaintJob) -> list[tuple[Path, str]]:
+def missing_for_sampling(job: GenerateJob) -> list[tuple[Path, str]]:
     """Return the files that a run needs and does not find, each with the command that makes it."""
     mode = "" if job.mode == "consistent" else f" --mode {job.mode}"
     parts = _PARTS if job.facts.native else ()  # a checkout has them all

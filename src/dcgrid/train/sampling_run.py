@@ -1,7 +1,7 @@
-"""Run stages `cells` and `sample`, which paint grids that others train on. Read `run_sampling`.
+"""Run stages `cells` and `sample`, which generate grids that others train on. Read `run_sampling`.
 
-Each grid has a seed of its own and is written as soon as it is painted: a run that was stopped goes
-on where it was. A person looks at the sheet and drops the bad ones.
+Each grid has a seed of its own and is written as soon as it is generated: a stopped run goes on
+where it was. A person looks at the sheet and drops the bad ones.
 
 Letters: K cells, C channels, F Y X latent frames/rows/columns, B batch, T H W frames/height/width.
 
@@ -17,10 +17,10 @@ from einops import rearrange
 
 from dcgrid.errors import UsageError, WeightsError
 from dcgrid.runtime.lock import run_lock
-from dcgrid.train.cell_painter import CellPainter
+from dcgrid.train.cell_sampler import CellSampler
 from dcgrid.train.checkpoint import remove_leftovers
+from dcgrid.train.grid_sampler import GridSampler
 from dcgrid.train.networks import load_autoencoder
-from dcgrid.train.painter import GridPainter
 from dcgrid.train.sampled import (
     DROPPED,
     SampledGrid,
@@ -30,7 +30,7 @@ from dcgrid.train.sampled import (
     read_grid,
     write_grid,
 )
-from dcgrid.train.sampling import CellJob, PaintJob, SampleJob, missing_for_sampling
+from dcgrid.train.sampling import CellJob, GenerateJob, SampleJob, missing_for_sampling
 from dcgrid.video.sheet import write_contact_sheet
 
 SHEET_NAME = "sheet.png"
@@ -39,31 +39,31 @@ SHEET_FRAMES = 2
 """Frames that stand for a cell on the sheet."""
 
 
-class Painter(Protocol):
-    """What paints the grids of a stage."""
+class Sampler(Protocol):
+    """What generates the grids of a stage."""
 
     def notes(self) -> tuple[str, ...]:
-        """Return what a person should know before anything is painted."""
+        """Return what a person should know before anything is generated."""
 
     def facts(self, number: int) -> dict[str, Any]:
         """Return everything that a grid is made with."""
 
-    def paint(self, number: int) -> SampledGrid:
-        """Paint a grid."""
+    def generate(self, number: int) -> SampledGrid:
+        """Generate a grid."""
 
 
-def _painter_of(job: PaintJob) -> Painter:
+def _sampler_of(job: GenerateJob) -> Sampler:
     if isinstance(job, CellJob):
-        return CellPainter(job)
+        return CellSampler(job)
     if isinstance(job, SampleJob):
-        return GridPainter(job)
-    raise ValueError(f"nothing paints for {type(job).__name__}")
+        return GridSampler(job)
+    raise ValueError(f"nothing generates for {type(job).__name__}")
 
 
 def run_sampling(
-    job: PaintJob, say: Callable[[str], None], on_grid: Callable[[int, int], None]
+    job: GenerateJob, say: Callable[[str], None], on_grid: Callable[[int, int], None]
 ) -> list[Path]:
-    """Paint the grids that are not there yet, draw the sheet, and return the grids' files.
+    """Generate the grids that are not there yet, draw the sheet, and return the grids' files.
 
     A grid that is there with the same facts is kept, one with others is replaced (or removed, if
     the recipe asks for fewer now), and one that was dropped is not sampled again.
@@ -83,14 +83,14 @@ def run_sampling(
         raise WeightsError(f"stage {job.stage} needs {path}, which is not there", hint=command)
     with run_lock(job.folder):
         remove_leftovers(job.folder)
-        painter = _painter_of(job)
-        for line in painter.notes():
+        sampler = _sampler_of(job)
+        for line in sampler.notes():
             say(line)
         dropped = grid_files(job.folder / DROPPED)
         numbers = [n for n in range(1, job.recipe.grids + 1) if n not in dropped]
         kept = 0
         for number, path in grid_files(job.folder).items():
-            if has_facts(path, painter.facts(number)):
+            if has_facts(path, sampler.facts(number)):
                 kept += number in numbers
             elif number not in numbers:
                 path.unlink()
@@ -99,14 +99,14 @@ def run_sampling(
             say(f"{kept} of {job.recipe.grids} grids are there, {len(dropped)} were dropped")
         for done, number in enumerate(numbers, start=1):
             path = grid_path(job.folder, number)
-            if not has_facts(path, painter.facts(number)):
-                write_grid(path, painter.paint(number))
+            if not has_facts(path, sampler.facts(number)):
+                write_grid(path, sampler.generate(number))
             on_grid(done, len(numbers))
         write_sheet(job)
     return list(grid_files(job.folder).values())
 
 
-def drop_grids(job: PaintJob, numbers: Sequence[int]) -> list[Path]:
+def drop_grids(job: GenerateJob, numbers: Sequence[int]) -> list[Path]:
     """Move bad grids out of the way and draw the sheet anew; nothing is sampled.
 
     Returns:
@@ -135,7 +135,7 @@ def drop_grids(job: PaintJob, numbers: Sequence[int]) -> list[Path]:
 
 
 @torch.no_grad()
-def write_sheet(job: PaintJob) -> None:
+def write_sheet(job: GenerateJob) -> None:
     """Draw every grid of the folder as a row of a picture, its number above it.
 
     Raises:

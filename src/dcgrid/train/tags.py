@@ -46,7 +46,7 @@ def load_concept_tags(tokens: Path, adapter: Path, text: TextReader) -> tuple[st
 
 
 def hash_tags(tokens: Path) -> str:
-    """Return the hash of the tags in a file, as painted grids name it.
+    """Return the hash of the tags in a file, as generated grids name it.
 
     Raises:
         WeightsError: It is missing or damaged.

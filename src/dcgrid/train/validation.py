@@ -1,10 +1,10 @@
-"""Validation videos: the same few grids, painted on the way of a run by the network as it is then.
+"""Validation videos: the same few grids, generated now and then by the network as it is.
 
     <run>/validation/000500.png     frames of every cell, beside the truth where there is one
     <run>/validation/000500.mp4     the grids one below the other, on their right the truth
 
-Who paints is handed in: only the pipelines know how `edit` and `compose` sample, and training must
-not know a way of its own. Nothing here draws from the run's chance. Read `Validation`.
+What generates is handed in: only the pipelines know how `edit` and `compose` sample, and training
+must not know a way of its own. Nothing here draws from the run's chance. Read `Validation`.
 
 Letters: K cells, C channels, M moving channels of noise, T H W pixel frames/height/width, F Y X
 latent frames/rows/columns; THWC is a clip as uint8.
@@ -27,7 +27,7 @@ from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.runtime.processes import ALONE, Processes
 from dcgrid.train.evaluation import at_rest
 from dcgrid.train.grids import GRID
-from dcgrid.train.painting import grid_noise, paint_cells
+from dcgrid.train.sample_latents import generate_cells, grid_noise
 from dcgrid.train.sampled import SampledGrid, SampledGrids
 from dcgrid.train.sampling import SamplerNumbers
 from dcgrid.train.settings import TrainRecipe
@@ -41,7 +41,7 @@ from dcgrid.video.write import write_video
 FOLDER_NAME = "validation"
 """Folder of the pictures in a run's folder."""
 VALIDATION_GRIDS = 2
-"""Grids that are painted each time."""
+"""Grids that are generated each time."""
 VALIDATION_SEED = 30_001
 """Seed of the first grid and of its noise, whatever the run's seed is."""
 _CELLS, _COLUMNS = 4, 2
@@ -84,10 +84,10 @@ class LiveNetworks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationGrid:
-    """A grid to be painted, in the words of `edit` or `compose`; its layout is 2x2."""
+    """A grid to be generated, in the words of `edit` or `compose`; its layout is 2x2."""
 
     given: tuple[torch.Tensor, ...]
-    """Clips THWC of the first cells; empty: every cell is painted."""
+    """Clips THWC of the first cells; empty: every cell is generated."""
     effects: tuple[str, ...] = ()
     """Effects of the cells after the first; empty: the grid is a composition. Beside `rows`: what
     is said of each of the four cells."""
@@ -104,7 +104,7 @@ class ValidationGrid:
     seed: int
     """Seed of the noise."""
     truth: Mapping[int, torch.Tensor] = field(default_factory=dict)
-    """What painted cells should show, THWC by cell, as far as it is known."""
+    """What generated cells should show, THWC by cell, as far as it is known."""
     rows: Sequence[list[str]] = ()
     """Texts that each cell reads, in place of all words above; none: the words say it."""
 
@@ -118,23 +118,23 @@ class ValidationGrid:
         return (f"A, {self.subject}", f"B, {self.concept}", "fusion", "fusion-2")
 
 
-Painter = Callable[[LiveNetworks, ValidationGrid], Sequence[torch.Tensor]]
-"""Paints a grid as `edit` or `compose` would and returns its cells, THWC, given ones as they are.
+GenerateFn = Callable[[LiveNetworks, ValidationGrid], Sequence[torch.Tensor]]
+"""Generates a grid as `edit` or `compose` would; returns its cells, THWC, given ones as they are.
 
 It may set modes and gradients of the networks as it likes: they are put back."""
 
 
 class Validation:
-    """Paints the grids of one run and writes the pictures.
+    """Generates the grids of one run and writes the pictures.
 
     Args:
         folder: The run's folder.
         recipe: Its recipe; grids have the shape of the last phase.
         networks: What it trains, and what that stands on.
         source: Where clips come from; or grids of stage `cells`, for a run that sees no others.
-        paint: Paints a grid.
+        generate: Generates a grid.
         say: Told if a picture could not be made.
-        processes: Those that train together. All of them paint, for they may share the weights;
+        processes: Those that train together. All of them generate, for they may share the weights;
             the first one writes.
     """
 
@@ -144,13 +144,13 @@ class Validation:
         recipe: TrainRecipe,
         networks: LiveNetworks,
         source: WorldClips | SampledGrids,
-        paint: Painter,
+        generate: GenerateFn,
         say: Callable[[str], None],
         processes: Processes = ALONE,
     ) -> None:
         self.folder, self._processes = folder / FOLDER_NAME, processes
         self._recipe, self._networks, self._source = recipe, networks, source
-        self._paint, self._say = paint, say
+        self._generate, self._say = generate, say
         self._grids: list[ValidationGrid] = []
 
     def forget(self) -> None:
@@ -160,23 +160,23 @@ class Validation:
                 path.unlink(missing_ok=True)
 
     def __call__(self, step: int) -> None:
-        """Paint the grids with the weights as they are and write sheet and video of a step.
+        """Generate the grids with the weights as they are and write sheet and video of a step.
 
         A picture is not worth a run: what goes wrong with it is said, and that is all. A disk that
         is full ends the run at its next checkpoint. Of several processes, one that fails in the
-        middle of painting ends the run all the same: the others would wait for it.
+        middle of generating ends the run all the same: the others would wait for it.
         """
         try:
             if not self._grids:
                 self._grids = self._drawn()
             with as_they_were(self._networks):
-                painted = [
-                    self._from_texts(grid) if grid.rows else self._paint(self._networks, grid)
+                generated = [
+                    self._from_texts(grid) if grid.rows else self._generate(self._networks, grid)
                     for grid in self._grids
                 ]
             if self._processes.is_first:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._write(self.folder / f"{step:06d}", painted)
+                self._write(self.folder / f"{step:06d}", generated)
         except DcgridError as error:
             self._say(f"no validation video of step {step}: {error}")
         except Exception as error:  # of any kind, out of memory for one: the run goes on
@@ -214,7 +214,7 @@ class Validation:
         )
 
     def _from_texts(self, grid: ValidationGrid) -> list[torch.Tensor]:
-        """Paint all cells of a grid from its texts, as stage `sample` does."""
+        """Generate all cells of a grid from its texts, as stage `sample` does."""
         networks = self._networks
         device = next(networks.dit.parameters()).device
         numbers = SamplerNumbers(
@@ -226,7 +226,7 @@ class Validation:
         noise_BKCFYX = grid_noise(networks.model, grid.size_THW, grid.seed, device)
         route_KA = None if networks.route_KA is None else networks.route_KA.to(device)
         pair = networks.dit, networks.text
-        made_BKCFYX = paint_cells(pair, list(grid.rows), noise_BKCFYX, numbers, GRID, route_KA)
+        made_BKCFYX = generate_cells(pair, list(grid.rows), noise_BKCFYX, numbers, GRID, route_KA)
         return self._decoded(made_BKCFYX[0])
 
     @torch.no_grad()
@@ -278,9 +278,9 @@ class Validation:
     def _luck(
         self, clip_CTHW: torch.Tensor, seed: int, cell: int, generator: torch.Generator
     ) -> torch.Tensor:
-        """Return the moving noise MFYX that a cell is painted from, where the model has any.
+        """Return the moving noise MFYX that a cell is generated from, where the model has any.
 
-        Rain then falls in the truth where it should fall in the painted cell.
+        Rain then falls in the truth where it should fall in the generated cell.
         """
         spec = training_spec(self._networks.model)
         frames, height, width = _size(clip_CTHW)
@@ -317,9 +317,9 @@ class Validation:
             truth=truth,
         )
 
-    def _write(self, stem: Path, painted: Sequence[Sequence[torch.Tensor]]) -> None:
+    def _write(self, stem: Path, generated: Sequence[Sequence[torch.Tensor]]) -> None:
         rows, labels, films = [], [], []
-        for number, (grid, cells) in enumerate(zip(self._grids, painted, strict=True), start=1):
+        for number, (grid, cells) in enumerate(zip(self._grids, generated, strict=True), start=1):
             sides = [tile_grid(cells, _CELLS // _COLUMNS, _COLUMNS)]
             if grid.truth:
                 shown = [grid.truth.get(cell, clip) for cell, clip in enumerate(cells)]
@@ -330,7 +330,7 @@ class Validation:
                 kind = " (given)" if cell < len(grid.given) else ""
                 labels.append(f"{number}: {label}{kind}")
         shown_frames = min(_SHOWN_FRAMES, self._grids[0].size_THW[0])
-        heads = ["painted", *[""] * (shown_frames - 1)] + ["truth"] * bool(self._grids[0].truth)
+        heads = ["generated", *[""] * (shown_frames - 1)] + ["truth"] * bool(self._grids[0].truth)
         write_contact_sheet(
             stem.with_suffix(".png"),
             rows,

@@ -28,7 +28,7 @@ _MOST_LINES = 3
 _ROWS_PER_PIXEL = 12
 _COLUMNS_PER_PIXEL = 20
 _LEAST_LETTERS = 9  # pixels; smaller ones cannot be read
-# Frames that are taken at a time: a few megabytes at the sizes that models paint.
+# Frames that are taken at a time: a few megabytes at the sizes that models generate.
 _STRETCH = 32
 
 

@@ -51,14 +51,14 @@ def test_an_edit_its_files_its_manifest_and_its_rerun(clip, capsys, key):
         f"{stem}.json",
     ]
     manifest = read_manifest(clip.parent / f"{stem}.json")
-    assert manifest.job.painted_by == key
+    assert manifest.job.generated_by == key
     assert manifest.job.adapter == "none"
     code, again, err = command(capsys, "rerun", clip.parent / f"{stem}.json")
     assert (code, again["same_pixels"]) == (0, True), err
     assert Path(again["files"][0]).name == f"input.rain.{key}.rerun.mp4"
 
 
-def test_methods_paint_different_pixels(clip, capsys):
+def test_methods_generate_different_pixels(clip, capsys):
     made = {}
     for key in METHODS:
         _, result, _ = command(capsys, "edit", clip, "-e", "rain", *SHORT, "--method", key)

@@ -14,9 +14,9 @@ from dcgrid.eval.methods import dreambooth, dreammix, sdedit, set_and_sequence
 from dcgrid.eval.methods.cells import Steps
 from dcgrid.eval.methods.personal import (
     ADAPTER,
+    Example,
     LearnSettings,
-    Lesson,
-    Pupil,
+    Student,
     adapter_on,
     learn,
     still_frames,
@@ -47,8 +47,8 @@ def short(chosen):
 
 
 @contextmanager
-def pupil_of(backbone) -> Iterator[Pupil]:
-    yield Pupil(clip=opened(backbone), networks=trainable(backbone))
+def student_of(backbone) -> Iterator[Student]:
+    yield Student(clip=opened(backbone), networks=trainable(backbone))
 
 
 def weights(backbone) -> dict[str, torch.Tensor]:
@@ -70,9 +70,9 @@ def test_the_base_is_the_same_bit_for_bit_afterwards(method):
     backbone = load_backbone("tiny")
     asked = request(backbone)
     before, modules = weights(backbone), dict(backbone.network.named_modules())
-    edit = sdedit.paint(backbone, asked, settings(), Silent())
+    edit = sdedit.generate(backbone, asked, settings(), Silent())
     chance = torch.get_rng_state()
-    made = method.paint(backbone, asked, settings(), Silent())
+    made = method.generate(backbone, asked, settings(), Silent())
     assert torch.equal(torch.get_rng_state(), chance)
     assert_same(weights(backbone), before)
     after = dict(backbone.network.named_modules())
@@ -82,8 +82,8 @@ def test_the_base_is_the_same_bit_for_bit_afterwards(method):
     assert not any(
         module.training for part in backbone.parts.modules() for module in part.modules()
     )
-    # Another edit of the same process sees no trace of it, and it did paint something else.
-    again = sdedit.paint(backbone, asked, settings(), Silent())
+    # Another edit of the same process sees no trace of it, and it did generate something else.
+    again = sdedit.generate(backbone, asked, settings(), Silent())
     for first, second, other in zip(edit, again, made, strict=True):
         assert torch.equal(first.frames_THWC, second.frames_THWC)
         assert not torch.equal(first.frames_THWC, other.frames_THWC)
@@ -102,7 +102,7 @@ def test_an_error_on_the_way_leaves_the_base_as_it_was(method):
     backbone = load_backbone("tiny")
     before = weights(backbone)
     with pytest.raises(KeyboardInterrupt):
-        method.paint(backbone, request(backbone), settings(), Breaks())
+        method.generate(backbone, request(backbone), settings(), Breaks())
     assert_same(weights(backbone), before)
     assert not any(module.training for module in backbone.network.modules())
 
@@ -111,18 +111,19 @@ def test_an_error_on_the_way_leaves_the_base_as_it_was(method):
 def test_same_seed_same_pixels(method):
     asked = request(load_backbone("tiny"))
     made = [
-        method.paint(load_backbone("tiny"), asked, settings(seed), Silent()) for seed in (3, 3, 4)
+        method.generate(load_backbone("tiny"), asked, settings(seed), Silent())
+        for seed in (3, 3, 4)
     ]
     for first, again, other in zip(*made, strict=True):
         assert torch.equal(first.frames_THWC, again.frames_THWC)
         assert not torch.equal(first.frames_THWC, other.frames_THWC)
 
 
-def mean_loss(pupil: Pupil, text: str) -> float:
-    lesson = Lesson(latents_BKCFYX=pupil.clip.latents_BKCFYX, text=text)
+def mean_loss(student: Student, text: str) -> float:
+    example = Example(latents_BKCFYX=student.clip.latents_BKCFYX, text=text)
     with torch.no_grad():
         losses = [
-            pupil.loss(lesson, torch.Generator().manual_seed(seed), 0.3) for seed in range(24)
+            student.loss(example, torch.Generator().manual_seed(seed), 0.3) for seed in range(24)
         ]
     return float(torch.stack(losses).mean())
 
@@ -130,10 +131,10 @@ def mean_loss(pupil: Pupil, text: str) -> float:
 def test_set_and_sequence_masks_single_tokens_of_checkouts_texts(monkeypatch):
     assert (set_and_sequence.SETTINGS.text_masking, set_and_sequence.MINI.text_masking) == (0.1, 0)
     chosen = replace(set_and_sequence.MINI, text_masking=0.5, caption_dropout=0.0, prior_share=0.0)
-    with pupil_of(load_backbone("tiny")) as pupil:
-        course = Course.of(pupil, chosen, Silent())
-        draw, generator = course.sequence_lessons(), torch.Generator().manual_seed(0)
-        reader, counts = pupil.networks.text, []
+    with student_of(load_backbone("tiny")) as student:
+        course = Course.of(student, chosen, Silent())
+        draw, generator = course.sequence_examples(), torch.Generator().manual_seed(0)
+        reader, counts = student.networks.text, []
         read = reader.read_rows
 
         def watched(rows, cells, masking=None):
@@ -144,7 +145,7 @@ def test_set_and_sequence_masks_single_tokens_of_checkouts_texts(monkeypatch):
         monkeypatch.setattr(reader, "read_rows", watched)
         with torch.no_grad():
             for _ in range(30):
-                pupil.loss(draw(generator), generator)
+                student.loss(draw(generator), generator)
     assert sum(counts) / len(counts) == pytest.approx(0.5, abs=0.15)
     assert min(counts) > 0
     assert len(set(counts)) > 3
@@ -152,18 +153,18 @@ def test_set_and_sequence_masks_single_tokens_of_checkouts_texts(monkeypatch):
 
 def test_dreambooths_lora_lowers_the_loss_on_the_clip():
     chosen = replace(dreambooth.MINI, learning=replace(LEARNING, steps=60, rank=8))
-    with pupil_of(load_backbone("tiny")) as pupil:
-        text = f"sks {pupil.clip.text}"
-        draw = dreambooth.lessons(pupil.clip, chosen, Silent())
-        before = mean_loss(pupil, text)
-        with adapter_on(pupil, chosen.learning) as parameters:
-            assert mean_loss(pupil, text) == before  # a fresh one changes nothing
+    with student_of(load_backbone("tiny")) as student:
+        text = f"sks {student.clip.text}"
+        draw = dreambooth.examples(student.clip, chosen, Silent())
+        before = mean_loss(student, text)
+        with adapter_on(student, chosen.learning) as parameters:
+            assert mean_loss(student, text) == before  # a fresh one changes nothing
             steps = Steps(Silent(), "training on the clip", 60)
-            losses = learn(pupil, [(parameters, 4e-3)], draw, chosen.learning, steps)
-            after = mean_loss(pupil, text)
+            losses = learn(student, [(parameters, 4e-3)], draw, chosen.learning, steps)
+            after = mean_loss(student, text)
         assert len(losses) == 60
         assert after < 0.9 * before
-        assert mean_loss(pupil, text) == before
+        assert mean_loss(student, text) == before
 
 
 def sides(network: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
@@ -180,10 +181,10 @@ def test_the_second_stage_leaves_a1_and_b1_alone_and_the_first_b2():
     backbone = load_backbone("tiny")
     chosen = set_and_sequence.MINI
     networks = trainable(backbone)
-    with pupil_of(backbone) as pupil:
+    with student_of(backbone) as student:
         tags = networks.text.add_tags(("v", "u"))
-        course = Course.of(pupil, chosen, Silent())
-        with adapter_on(pupil, chosen.set_learning, "structured"):
+        course = Course.of(student, chosen, Silent())
+        with adapter_on(student, chosen.set_learning, "structured"):
             fresh = sides(backbone.network)
             course.learn("appearance", tags[:1], Steps(Silent(), "", 3))
             middle, look = sides(backbone.network), tags[0].detach().clone()
@@ -209,7 +210,7 @@ def test_lessons_are_the_clip_its_frames_and_clips_of_the_base():
     # The first latent frame of a causal codec is that of the picture alone.
     assert torch.allclose(pictures[0, 0, :, 0], clip.latents_BKCFYX[0, 0, :, 0], atol=1e-4)
 
-    mixed = dreammix.lessons(clip, replace(dreammix.MINI, batch=2))
+    mixed = dreammix.examples(clip, replace(dreammix.MINI, batch=2))
     generator = torch.Generator().manual_seed(0)
     drawn = [mixed(generator) for _ in range(40)]
     shapes = {(len(one.latents_BKCFYX), one.latents_BKCFYX.shape[3]) for one in drawn}
@@ -217,7 +218,7 @@ def test_lessons_are_the_clip_its_frames_and_clips_of_the_base():
     assert {one.text for one in drawn} == {f"sks {clip.text}"}
 
     chosen = replace(dreambooth.MINI, prior_share=0.2, caption_dropout=0.0)
-    booth = dreambooth.lessons(clip, chosen, Silent())
+    booth = dreambooth.examples(clip, chosen, Silent())
     drawn = [booth(generator) for _ in range(40)]
     own = [one for one in drawn if one.text.startswith("sks ")]
     assert all(torch.equal(one.latents_BKCFYX, clip.latents_BKCFYX) for one in own)
@@ -225,18 +226,18 @@ def test_lessons_are_the_clip_its_frames_and_clips_of_the_base():
     assert 0 < len(prior) < len(own)
     assert not any(torch.equal(one.latents_BKCFYX, clip.latents_BKCFYX) for one in prior)
     half = replace(chosen, prior_share=0.0, caption_dropout=0.5)
-    plain = dreambooth.lessons(clip, half, Silent())
+    plain = dreambooth.examples(clip, half, Silent())
     drawn = [plain(generator) for _ in range(40)]
     assert {one.text for one in drawn} == {"", f"sks {clip.text}"}
     assert all(torch.equal(one.latents_BKCFYX, clip.latents_BKCFYX) for one in drawn)
 
 
 def test_a_loss_that_is_no_number_is_told():
-    with pupil_of(load_backbone("tiny")) as pupil:
-        bad = Lesson(latents_BKCFYX=pupil.clip.latents_BKCFYX * float("nan"), text="")
+    with student_of(load_backbone("tiny")) as student:
+        bad = Example(latents_BKCFYX=student.clip.latents_BKCFYX * float("nan"), text="")
         steps = Steps(Silent(), "", 3)
-        with adapter_on(pupil, LEARNING) as parameters, pytest.raises(DeviceError, match="nan"):
-            learn(pupil, [(parameters, 1e-3)], lambda _: bad, LEARNING, steps)
+        with adapter_on(student, LEARNING) as parameters, pytest.raises(DeviceError, match="nan"):
+            learn(student, [(parameters, 1e-3)], lambda _: bad, LEARNING, steps)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -244,7 +245,7 @@ def test_a_wan_checkout_learns_too_and_is_left_as_it_was(wan_folder, method):
     backbone = load_backbone(str(wan_folder))
     before = {n: t.clone() for n, t in backbone.network.state_dict().items()}
     asked = request(backbone, num_inference_steps=2)
-    made = method.paint(backbone, asked, settings(), Silent())
+    made = method.generate(backbone, asked, settings(), Silent())
     assert [one.cell for one in made] == [1, 2, 3]
     assert_same(dict(backbone.network.state_dict()), before)
 
@@ -254,5 +255,5 @@ def test_a_checkout_whose_weights_are_away_is_refused(wan_folder):
 
     backbone = load_backbone(str(wan_folder), placement=Placement(offload="block"))
     with pytest.raises(UsageError, match="cannot be learnt") as told:
-        dreambooth.paint(backbone, request(backbone), settings(), Silent())
+        dreambooth.generate(backbone, request(backbone), settings(), Silent())
     assert "--offload none" in told.value.hint

@@ -26,7 +26,7 @@ def test_an_unknown_method_is_told_with_the_nearest():
 def test_every_method_has_a_painter_and_a_source(key: str):
     method = METHODS[key]
     assert method.key == key
-    assert callable(method.painter())
+    assert callable(method.generate_fn())
     assert method.source
     assert method.line.startswith(f"Method: {method.label} (")
     assert method.trains == ("training" in method.line)
@@ -37,7 +37,7 @@ def test_only_the_grid_keeps_its_adapter():
     for key, method in METHODS.items():
         prepared = method.prepare(JOB)
         assert prepared.adapter == ("default" if key == "grid" else "none")
-        assert prepared.painted_by == key
+        assert prepared.generated_by == key
 
 
 def test_own_sampler_values_stand_where_the_user_names_none():

@@ -121,7 +121,7 @@ def test_sdedit_without_strength_is_the_codec_and_with_all_of_it_plain_sampling(
     backbone = load_backbone("tiny")
     clip = opened(backbone)
     still = finish(clip, edited(clip, 0.0, Silent(), clip.edit_slope), Silent())
-    wanted = codec.paint(backbone, request(backbone), settings(), Silent())
+    wanted = codec.generate(backbone, request(backbone), settings(), Silent())
     assert [one.cell for one in still] == [1, 2, 3]
     for one, other in zip(still, wanted, strict=True):
         assert torch.equal(one.frames_THWC, other.frames_THWC)
@@ -175,7 +175,7 @@ def _with_moving_noise():
 def test_same_seed_same_pixels_and_cells_have_noise_of_their_own(method):
     backbone = load_backbone("tiny")
     asked = request(backbone, effects=("rain",))
-    made = [method.paint(backbone, asked, settings(seed), Silent()) for seed in (0, 0, 1)]
+    made = [method.generate(backbone, asked, settings(seed), Silent()) for seed in (0, 0, 1)]
     for first, again, other in zip(*made, strict=True):
         assert torch.equal(first.frames_THWC, again.frames_THWC)
         assert not torch.equal(first.frames_THWC, other.frames_THWC)
@@ -185,11 +185,11 @@ def test_same_seed_same_pixels_and_cells_have_noise_of_their_own(method):
 def test_references_are_the_clip_and_its_codec():
     backbone, clip_THWC = load_backbone("tiny"), square()
     asked = request(backbone, clip_THWC=clip_THWC)
-    same = unedited.paint(backbone, asked, settings(), Silent())
+    same = unedited.generate(backbone, asked, settings(), Silent())
     assert [one.cell for one in same] == [1, 2, 3]
     video_BCTHW = to_model_range(clip_THWC)
     assert all(torch.equal(one.frames_THWC, clip_THWC) for one in same)
-    coded = codec.paint(backbone, asked, settings(), Silent())
+    coded = codec.generate(backbone, asked, settings(), Silent())
     assert torch.equal(
         coded[1].frames_THWC, to_frames(backbone.decode(backbone.encode(video_BCTHW)))
     )

@@ -21,7 +21,7 @@ from dcgrid.eval.suites.footage import effect_truth, given_frames
 from dcgrid.eval.suites.handed import parse_handed
 from dcgrid.eval.suites.plan import plan_eval
 from dcgrid.eval.suites.request import EvalRequest, group_tasks
-from dcgrid.eval.suites.run import carry_out
+from dcgrid.eval.suites.run import run_job
 from dcgrid.eval.suites.schema import Task, load_suite
 from dcgrid.models.loading import model_spec
 from dcgrid.pipelines.progress import Silent
@@ -69,7 +69,7 @@ def request(clips: Path, **changes) -> EvalRequest:
 
 
 def run(asked: EvalRequest, told: Silent | None = None):
-    return carry_out(plan_eval(asked), told or Silent()).results
+    return run_job(plan_eval(asked), told or Silent()).results
 
 
 def test_every_clip_task_and_method_has_its_item_and_files(clips: Path) -> None:
@@ -114,12 +114,12 @@ def test_the_ceiling_is_the_truth_after_the_autoencoder(clips: Path) -> None:
 
 def test_a_second_run_makes_nothing_anew_and_says_so(clips: Path) -> None:
     first = run(request(clips))
-    painted = sorted((clips.parent / "out/cache/painted").iterdir())
-    before = [path.stat().st_mtime_ns for path in painted]
+    generated = sorted((clips.parent / "out/cache/generated").iterdir())
+    before = [path.stat().st_mtime_ns for path in generated]
     told = Told()
     second = run(request(clips), told)
     assert "4 of 4 units were there from an earlier run." in told.notes
-    assert [path.stat().st_mtime_ns for path in painted] == before
+    assert [path.stat().st_mtime_ns for path in generated] == before
     assert second.items == first.items
 
 
@@ -133,7 +133,7 @@ def test_what_is_added_is_all_that_is_made(clips: Path) -> None:
 
 
 def test_another_seed_gives_other_pixels_and_a_changed_clip_other_results(clips: Path) -> None:
-    # What `tiny` paints does not depend on the noise.
+    # What `tiny` generates does not depend on the noise.
     results = run(request(clips, seeds=(0, 1), methods=("grid",), model="mini"))
     values = {item.key: item.scores["psnr"].value for item in results.items}
     assert values["one--night--grid--0"] != values["one--night--grid--1"]
@@ -144,18 +144,18 @@ def test_another_seed_gives_other_pixels_and_a_changed_clip_other_results(clips:
 
 
 def test_a_method_that_fails_is_counted_and_tried_again(clips: Path, monkeypatch) -> None:
-    def painter(self):
-        def paint(backbone, request, settings, progress):
-            raise RuntimeError("out of paint\nsecond line")
+    def generate_fn(self):
+        def generate(backbone, request, settings, progress):
+            raise RuntimeError("out of generate\nsecond line")
 
-        return paint
+        return generate
 
     # Patched on the class, since methods are frozen; `unedited` does not go through it here.
-    monkeypatch.setattr(type(METHODS["grid"]), "painter", painter)
+    monkeypatch.setattr(type(METHODS["grid"]), "generate_fn", generate_fn)
     told = Told()
     results = run(request(clips, methods=("grid",)), told)
     assert [item.status for item in results.items] == ["failed"] * 4
-    assert results.items[0].error == "RuntimeError: out of paint"
+    assert results.items[0].error == "RuntimeError: out of generate"
     (row,) = results.table
     assert (row.done, row.failed) == (0, 4)
     assert (row.scores["psnr"].mean, row.scores["psnr"].items) == (None, 4)
@@ -167,7 +167,7 @@ def test_a_method_that_fails_is_counted_and_tried_again(clips: Path, monkeypatch
 def test_a_clip_that_is_gone_fails_all_its_items_and_no_others(clips: Path) -> None:
     plan = plan_eval(request(clips, methods=("unedited",)))
     (clips / "two.mp4").unlink()
-    results = carry_out(plan, Silent()).results
+    results = run_job(plan, Silent()).results
     status = {item.clip: item.status for item in results.items}
     assert status == {"one": "done", "two": "failed"}
     assert "two.mp4" in next(item.error for item in results.items if item.clip == "two")
@@ -250,7 +250,7 @@ def test_a_picture_may_be_a_mask_and_a_broken_one_is_told_first(clips: Path) -> 
 def test_what_cannot_be_is_told_before_anything_is_made(clips: Path, changes, told) -> None:
     with pytest.raises(UsageError, match=told):
         plan_eval(request(clips, **changes))
-    assert not (clips.parent / "out" / "cache" / "painted").exists()
+    assert not (clips.parent / "out" / "cache" / "generated").exists()
 
 
 def test_an_unreadable_clip_is_told_before_anything_is_made(clips: Path) -> None:
@@ -268,14 +268,14 @@ def test_what_is_no_video_in_a_folder_is_left_out_and_told(clips: Path) -> None:
     plan = plan_eval(request(clips))
     assert [clip.key for clip in plan.request.clips] == ["one", "two"]
     assert any(line.startswith("Left out: bad.mp4") for line in plan.lines())
-    results = carry_out(plan, Silent()).results
+    results = run_job(plan, Silent()).results
     assert any("bad.mp4" in note for note in results.notes)
 
 
 def test_two_runs_in_one_folder_are_refused(clips: Path) -> None:
     plan = plan_eval(request(clips))
     with run_lock(plan.request.out / "cache"), pytest.raises(OutputError, match="another run"):
-        carry_out(plan, Silent())
+        run_job(plan, Silent())
 
 
 def test_tasks_share_grids_evenly() -> None:
@@ -301,13 +301,13 @@ def test_a_killed_run_goes_on_where_it_was(clips: Path) -> None:
     command += ["--method", "grid", "--seed", "0", "--seed", "1", "--seed", "2", "--seed", "3"]
     command += ["--metric", "psnr", "--model", "tiny", "--device", "cpu", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    painted = out / "cache" / "painted"
+    generated = out / "cache" / "generated"
     until = time.monotonic() + 120
-    while time.monotonic() < until and len(list(painted.glob("*/done.json"))) < 2:
+    while time.monotonic() < until and len(list(generated.glob("*/done.json"))) < 2:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    kept = {path: path.stat().st_mtime_ns for path in painted.glob("*/done.json")}
+    kept = {path: path.stat().st_mtime_ns for path in generated.glob("*/done.json")}
     assert 2 <= len(kept) < 16
     again = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr

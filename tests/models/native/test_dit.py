@@ -171,7 +171,7 @@ def plain_grid(case: Case, b: int) -> Tensor:
     luck = torch.zeros(())
     if dit.noise_reader is not None:
         assert dit.noise_in is not None
-        luck = plain_luck(dit, tokens, cells, case.time_BKF[b])
+        luck = plain_drift(dit, tokens, cells, case.time_BKF[b])
         stream = stream + linear(dit.noise_in, luck)
     time = torch.stack([case.time_BKF[b, t.cell, t.frame] for t in tokens])
     table_SD = linear(dit.time_out, F.silu(linear(dit.time_in, plain_time(time))))
@@ -239,7 +239,7 @@ def plain_pool(pool: TextPool, text: CellText, b: int, cell: int) -> Tensor:
     return linear(pool.out, (weights[:, None] * words).sum(0, keepdim=True) / weights.sum())[0]
 
 
-def plain_luck(dit: DiT, tokens: list[Token], cells: Tensor, time_KF: Tensor) -> Tensor:
+def plain_drift(dit: DiT, tokens: list[Token], cells: Tensor, time_KF: Tensor) -> Tensor:
     """Sum, latent by latent, over the window around each token, mirrored at the cell's edges."""
     reader = dit.noise_reader
     assert reader is not None

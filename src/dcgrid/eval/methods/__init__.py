@@ -1,7 +1,7 @@
 """Baselines on the same backbone, each a small file with its source. Read table.py first.
 
-A method is a `Painter` (pipelines/fill.py): it has the signature of `fill_grid` and is carried out
-by everything else of `dcgrid edit`. No torch is loaded by looking one up.
+A method is a `GenerateFn` (pipelines/fill.py): it has the signature of `fill_grid` and runs in
+everything else of `dcgrid edit`. No torch is loaded by looking one up.
 """
 
 from dcgrid.eval.methods.table import METHODS, Method, method_of

@@ -70,7 +70,7 @@ class Clip:
 
     @property
     def cells(self) -> list[int]:
-        """The cells that are to be painted."""
+        """The cells that are to be generated."""
         return [c for c in range(self.request.layout.count) if c not in self.request.given]
 
     def times(self) -> tuple[float, ...]:
@@ -138,7 +138,7 @@ def open_clip(
     """Encode the given clip of a request.
 
     Raises:
-        UsageError: The clip is painted in several windows, or is not one clip.
+        UsageError: The clip is generated in several windows, or is not one clip.
     """
     given = given_clip(request)
     if request.continuation is not None:

@@ -13,7 +13,7 @@ from dcgrid.pipelines.request import GridRequest
 
 
 @torch.inference_mode()
-def paint(
+def generate(
     backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
 ) -> list[FilledCell]:
     """Return the encoded and decoded clip for every cell that is not given; see `fill_grid`."""

@@ -1,10 +1,10 @@
-"""DreamBooth-LoRA: tie the clip to a rare word, then paint the edit of that word from noise.
+"""DreamBooth-LoRA: tie the clip to a rare word, then generate the edit of that word from noise.
 
 Ruiz et al. 2023, "DreamBooth", arXiv 2208.12242; as a LoRA: Ryu 2023, github.com/cloneofsimo/lora.
 
     learn    "sks <caption>"          the clip
              "<caption>"              clips that the base made of it (prior preservation)
-    paint    "sks <edit's caption>"   from noise
+    generate    "sks <edit's caption>"   from noise
 
 Differs: the clip is learnt as a video, as the paper of this program does for its comparison; clips
 of the prior come in a share of the steps and not in each.
@@ -21,9 +21,9 @@ from torch import Tensor
 from dcgrid.eval.methods.cells import Clip, Steps, clip_text, finish, open_clip
 from dcgrid.eval.methods.personal import (
     Draw,
+    Example,
     LearnSettings,
-    Lesson,
-    Pupil,
+    Student,
     adapter_on,
     chance,
     learn,
@@ -65,14 +65,14 @@ MINI = DreamBoothSettings(
 """For the program's own models: a net of 11 million parameters learns fast, and at 1e-4 it would
 hardly move in two minutes. Two fifths of the examples stand at pure noise, as when the base
 was trained (`noise_share`, recipes/train/base.toml): nowhere else is there so much to learn. No
-prior: the base makes no subject from words alone (`ModelSpec.paints_from_text`), so its own clips
-would only teach haze."""
+prior: the base makes no subject from words alone (`ModelSpec.generates_from_text`), so its own
+clips would only teach haze."""
 
 
-def paint(
+def generate(
     backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
 ) -> list[FilledCell]:
-    """Learn the clip, then paint every cell from noise; see `fill_grid`.
+    """Learn the clip, then generate every cell from noise; see `fill_grid`.
 
     Raises:
         UsageError: There is not one given clip, it is longer than a window, or the model cannot
@@ -82,17 +82,17 @@ def paint(
     chosen = MINI if is_native(backbone.spec.name) else SETTINGS
     networks = trainable(backbone)
     clip = open_clip(backbone, request, settings, progress)
-    pupil = Pupil(clip=clip, networks=networks)
-    draw = lessons(clip, chosen, progress)
-    with adapter_on(pupil, chosen.learning) as parameters:
+    student = Student(clip=clip, networks=networks)
+    draw = examples(clip, chosen, progress)
+    with adapter_on(student, chosen.learning) as parameters:
         on_step = Steps(progress, "training on the clip", chosen.learning.steps)
         groups = [(parameters, chosen.learning.learning_rate)]
-        learn(pupil, groups, draw, chosen.learning, on_step)
+        learn(student, groups, draw, chosen.learning, on_step)
         with torch.inference_mode():
-            return finish(clip, painted(clip, f"{chosen.word} ", progress), progress)
+            return finish(clip, generated(clip, f"{chosen.word} ", progress), progress)
 
 
-def lessons(clip: Clip, settings: DreamBoothSettings, progress: Progress) -> Draw:
+def examples(clip: Clip, settings: DreamBoothSettings, progress: Progress) -> Draw:
     """Return what draws the clip under its word, and clips of the base without it."""
     priors: list[Tensor] = []
     if settings.prior_share:
@@ -100,19 +100,19 @@ def lessons(clip: Clip, settings: DreamBoothSettings, progress: Progress) -> Dra
         priors = prior_clips(clip, clip.text, settings.prior_steps, settings.priors)
         progress.update(1)
 
-    def draw(generator: torch.Generator) -> Lesson:
+    def draw(generator: torch.Generator) -> Example:
         dropped = chance(settings.caption_dropout, generator)
         if chance(settings.prior_share, generator):
             number = int(torch.randint(len(priors), (), generator=generator))
-            return Lesson(latents_BKCFYX=priors[number], text="" if dropped else clip.text)
+            return Example(latents_BKCFYX=priors[number], text="" if dropped else clip.text)
         text = "" if dropped else f"{settings.word} {clip.text}"
-        return Lesson(latents_BKCFYX=clip.latents_BKCFYX, text=text)
+        return Example(latents_BKCFYX=clip.latents_BKCFYX, text=text)
 
     return draw
 
 
-def painted(clip: Clip, before: str, progress: Progress) -> Iterator[tuple[int, Tensor]]:
-    """Yield the latents of every cell, painted from noise.
+def generated(clip: Clip, before: str, progress: Progress) -> Iterator[tuple[int, Tensor]]:
+    """Yield the latents of every cell, generated from noise.
 
     Args:
         clip: The clip, its networks taught.

@@ -1,10 +1,10 @@
-"""DreamMix: learn the clip as a video and as a heap of frames, then paint from the noised clip.
+"""DreamMix: learn the clip as a video and as a heap of frames, then generate from the noised clip.
 
 Molad et al. 2023, "Dreamix: Video Diffusion Models are General Video Editors", arXiv 2302.01329.
 
     learn    video steps             the clip, all of it
              frame steps             its frames as single pictures, in no order
-    paint    from x_t = (1-t) x0 + t s e, t = strength, under the edit's text
+    generate    from x_t = (1-t) x0 + t s e, t = strength, under the edit's text
 
 Differs: a LoRA learns and not the whole model, and there is no cascade: the paper of this program
 moved the method to its own transformer in the same way. Instead of masked attention over time, a
@@ -20,9 +20,9 @@ import torch
 from dcgrid.eval.methods.cells import Clip, Steps, clip_text, finish, open_clip
 from dcgrid.eval.methods.personal import (
     Draw,
+    Example,
     LearnSettings,
-    Lesson,
-    Pupil,
+    Student,
     adapter_on,
     chance,
     learn,
@@ -41,7 +41,7 @@ from dcgrid.pipelines.request import GridRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DreamMixSettings:
-    """What is learnt, and where painting starts."""
+    """What is learnt, and where generating starts."""
 
     learning: LearnSettings
     """Of the LoRA."""
@@ -52,7 +52,7 @@ class DreamMixSettings:
     batch: int = 8
     """Frames of such a step."""
     strength: float = 0.8
-    """Flow time at which painting starts."""
+    """Flow time at which generating starts."""
 
 
 SETTINGS = DreamMixSettings(learning=LearnSettings(steps=500, learning_rate=1e-4, rank=16))
@@ -61,7 +61,7 @@ MINI = DreamMixSettings(learning=LearnSettings(steps=150, learning_rate=4e-3, ra
 """For the program's own models; the rate as in dreambooth.py."""
 
 
-def paint(
+def generate(
     backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
 ) -> list[FilledCell]:
     """Learn the clip, then edit it once for every cell; see `fill_grid`.
@@ -74,29 +74,29 @@ def paint(
     chosen = MINI if is_native(backbone.spec.name) else SETTINGS
     networks = trainable(backbone)
     clip = open_clip(backbone, request, settings, progress)
-    pupil = Pupil(clip=clip, networks=networks)
-    draw = lessons(clip, chosen)
+    student = Student(clip=clip, networks=networks)
+    draw = examples(clip, chosen)
 
     def slope_of(cell: int) -> SlopeFn:
         return clip.edit_slope(cell, f"{chosen.word} {clip_text(request.prompt, cell)}")
 
-    with adapter_on(pupil, chosen.learning) as parameters:
+    with adapter_on(student, chosen.learning) as parameters:
         on_step = Steps(progress, "training on the clip", chosen.learning.steps)
         groups = [(parameters, chosen.learning.learning_rate)]
-        learn(pupil, groups, draw, chosen.learning, on_step)
+        learn(student, groups, draw, chosen.learning, on_step)
         with torch.inference_mode():
             return finish(clip, edited(clip, chosen.strength, progress, slope_of), progress)
 
 
-def lessons(clip: Clip, settings: DreamMixSettings) -> Draw:
+def examples(clip: Clip, settings: DreamMixSettings) -> Draw:
     """Return what draws the clip, or some of its frames, under the same text."""
     pictures_NKCFYX = still_frames(clip)
     text = f"{settings.word} {clip.text}"
 
-    def draw(generator: torch.Generator) -> Lesson:
+    def draw(generator: torch.Generator) -> Example:
         if chance(settings.frame_share, generator):
             frames = some_of(pictures_NKCFYX, settings.batch, generator)
-            return Lesson(latents_BKCFYX=frames, text=text)
-        return Lesson(latents_BKCFYX=clip.latents_BKCFYX, text=text)
+            return Example(latents_BKCFYX=frames, text=text)
+        return Example(latents_BKCFYX=clip.latents_BKCFYX, text=text)
 
     return draw

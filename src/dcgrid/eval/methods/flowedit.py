@@ -69,7 +69,7 @@ class FlowPath:
 
 
 @torch.inference_mode()
-def paint(
+def generate(
     backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
 ) -> list[FilledCell]:
     """Edit the clip once for every cell; see `fill_grid`.

@@ -1,8 +1,8 @@
-"""Learn one clip: a LoRA goes on the loaded model, learns, paints, and comes off again.
+"""Learn one clip: a LoRA goes on the loaded model, learns, generates, and comes off again.
 
     with adapter_on(networks, spec) as parameters:      the base underneath is never written
-        learn(pupil, parameters, draw, settings)
-        ...                                              the loaded model paints with the LoRA
+        learn(student, parameters, draw, settings)
+        ...                                              the loaded model generates with the LoRA
 
 Letters: B batch, K cells (1 here), C channels, F Y X latent frames/rows/columns, N frames.
 """
@@ -54,11 +54,11 @@ class LearnSettings:
     clip_norm: float = 1.0
     """Longest gradient."""
     noise_share: float = 0.0
-    """Share of the examples that stand at flow time 1, where painting starts."""
+    """Share of the examples that stand at flow time 1, where generating starts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
+class Example:
     """What one step learns from."""
 
     latents_BKCFYX: Tensor
@@ -69,12 +69,12 @@ class Lesson:
     """Probability with which each of its tokens is left away, see models/text_masking.py."""
 
 
-Draw = Callable[[torch.Generator], Lesson]
-"""Draws a lesson."""
+Draw = Callable[[torch.Generator], Example]
+"""Draws a example."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pupil:
+class Student:
     """A clip and the networks that learn it."""
 
     clip: Clip
@@ -85,9 +85,11 @@ class Pupil:
         request = replace(self.clip.request, layout=SINGLE, shortcuts=Shortcuts())
         return token_grids(self.clip.backbone, request, size_FYX, self.clip.settings.device)
 
-    def loss(self, lesson: Lesson, generator: torch.Generator, noise_share: float = 0.0) -> Tensor:
-        """Return the flow-matching loss of a lesson; noise and times are drawn."""
-        spec, data = self.clip.backbone.spec, lesson.latents_BKCFYX
+    def loss(
+        self, example: Example, generator: torch.Generator, noise_share: float = 0.0
+    ) -> Tensor:
+        """Return the flow-matching loss of a example; noise and times are drawn."""
+        spec, data = self.clip.backbone.spec, example.latents_BKCFYX
         noise = draw_noise(
             tuple(data.shape), _seed(generator), device=data.device, motion=spec.noise_motion
         )
@@ -98,11 +100,11 @@ class Pupil:
         grids = self.places(tuple(data.shape[3:]))
         grid = grids[_pick(len(grids), generator)]
         scale = self.clip.noise_scale
-        share = lesson.text_masking
+        share = example.text_masking
         masking = TokenMasking(share=share, generator=generator) if share else None
         noised = noisy(data, noise, time_BKF, scale)
         with autocast(data.device, self.networks.dtype):
-            text = self.networks.text.read_rows([[lesson.text]] * len(data), 1, masking)
+            text = self.networks.text.read_rows([[example.text]] * len(data), 1, masking)
         velocity = self._velocity(noised, time_BKF, text, grid)
         everywhere = torch.ones_like(time_BKF, dtype=torch.bool)
         return flow_loss(velocity, velocity_target(data, noise, scale), everywhere)
@@ -120,16 +122,16 @@ class Pupil:
 
 @contextmanager
 def adapter_on(
-    pupil: Pupil, settings: LearnSettings, form: Form = "plain"
+    student: Student, settings: LearnSettings, form: Form = "plain"
 ) -> Iterator[list[nn.Parameter]]:
     """Keep a fresh LoRA on the networks for as long as the context lasts.
 
     Yields:
         Its parameters. It changes nothing until it has learnt.
     """
-    name = pupil.clip.backbone.spec.name
+    name = student.clip.backbone.spec.name
     targets = train_facts(name).targets if is_native(name) else WAN_TARGETS
-    network = pupil.networks.dit.network
+    network = student.networks.dit.network
     spec = AdapterSpec(
         name=ADAPTER,
         stage="dc",
@@ -139,7 +141,7 @@ def adapter_on(
         targets=targets.all,
         layout="1x1",
     )
-    parameters = attach_adapter(network, spec, seed=pupil.clip.settings.seed)
+    parameters = attach_adapter(network, spec, seed=student.clip.settings.seed)
     try:
         yield parameters
     finally:
@@ -165,18 +167,18 @@ def tags_on(text: TextReader, names: Sequence[str]) -> Iterator[list[nn.Paramete
 
 
 def learn(
-    pupil: Pupil,
+    student: Student,
     groups: Sequence[tuple[Sequence[nn.Parameter], float]],
     draw: Draw,
     settings: LearnSettings,
     on_step: Steps,
 ) -> list[float]:
-    """Let parameters learn from drawn lessons, the same ones for the same seed.
+    """Let parameters learn from drawn examples, the same ones for the same seed.
 
     Args:
-        pupil: What learns, adapter on.
+        student: What learns, adapter on.
         groups: Parameters and their rates.
-        draw: Gives the lessons.
+        draw: Gives the examples.
         settings: Steps and so on.
         on_step: Told of each step.
 
@@ -192,15 +194,15 @@ def learn(
         weight_decay=settings.weight_decay,
     )
     learning = [parameter for group, _ in groups for parameter in group]
-    generator = torch.Generator().manual_seed(pupil.clip.settings.seed)
+    generator = torch.Generator().manual_seed(student.clip.settings.seed)
     losses: list[float] = []
-    pupil.networks.dit.train()
+    student.networks.dit.train()
     # Dropout draws from torch's own chance, which is left as it was.
-    with torch.random.fork_rng(_cuda(pupil.clip.settings.device)), torch.enable_grad():
-        torch.manual_seed(pupil.clip.settings.seed)
+    with torch.random.fork_rng(_cuda(student.clip.settings.device)), torch.enable_grad():
+        torch.manual_seed(student.clip.settings.seed)
         for step in range(settings.steps):
             optimizer.zero_grad(set_to_none=True)
-            loss = pupil.loss(draw(generator), generator, settings.noise_share)
+            loss = student.loss(draw(generator), generator, settings.noise_share)
             losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
                 raise DeviceError(
@@ -211,7 +213,7 @@ def learn(
             torch.nn.utils.clip_grad_norm_(learning, settings.clip_norm)
             optimizer.step()
             on_step()
-    pupil.networks.dit.eval()
+    student.networks.dit.eval()
     return losses
 
 

@@ -38,7 +38,7 @@ SETTINGS = SDEditSettings()
 
 
 @torch.inference_mode()
-def paint(
+def generate(
     backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
 ) -> list[FilledCell]:
     """Edit the clip once for every cell; see `fill_grid`.

@@ -4,7 +4,7 @@ Abdal et al. 2025, "Dynamic Concepts Personalization from Single Videos", arXiv 
 
     stage 1  "[v] <caption>"                    frames in no order     A1 and B1 learn
     stage 2  "[v] in [u] motion, <caption>"     the whole clip         B2 alone learns
-    paint    "[v] in [u] motion, <edit>"        from noise             W + A1 (B1 + B2)
+    generate    "[v] in [u] motion, <edit>"        from noise             W + A1 (B1 + B2)
 
 The structured LoRA, its dropouts and tags are those of stage `dc` (train/concepts.py), which does
 this for many clips at once. Differs: no self-conditioning, which neither `mini` nor Wan has.
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from dcgrid.adapters.routed import Part
 from dcgrid.adapters.structured import learn_part
 from dcgrid.eval.methods.cells import Steps, finish, open_clip
-from dcgrid.eval.methods.dreambooth import painted
+from dcgrid.eval.methods.dreambooth import generated
 from dcgrid.eval.methods.personal import (
     ADAPTER,
     Draw,
+    Example,
     LearnSettings,
-    Lesson,
-    Pupil,
+    Student,
     adapter_on,
     chance,
     learn,
@@ -97,10 +97,10 @@ MINI = SetAndSequenceSettings(
 (recipes/train/dc.toml); rate and times as in dreambooth.py."""
 
 
-def paint(
+def generate(
     backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
 ) -> list[FilledCell]:
-    """Learn the clip in two stages, then paint every cell from noise; see `fill_grid`.
+    """Learn the clip in two stages, then generate every cell from noise; see `fill_grid`.
 
     Raises:
         UsageError: There is not one given clip, it is longer than a window, or the model cannot
@@ -110,11 +110,11 @@ def paint(
     chosen = MINI if is_native(backbone.spec.name) else SETTINGS
     networks = trainable(backbone)
     clip = open_clip(backbone, request, settings, progress)
-    pupil = Pupil(clip=clip, networks=networks)
-    course = Course.of(pupil, chosen, progress)
+    student = Student(clip=clip, networks=networks)
+    course = Course.of(student, chosen, progress)
     with (
         tags_on(networks.text, (LOOK, MOTION)) as tags,
-        adapter_on(pupil, chosen.set_learning, "structured"),
+        adapter_on(student, chosen.set_learning, "structured"),
     ):
         total = chosen.set_learning.steps + chosen.sequence_learning.steps
         on_step = Steps(progress, "training on the clip", total)
@@ -122,7 +122,7 @@ def paint(
         course.learn("motion", tags[1:], on_step)
         reading = replace(clip, read=lambda text: networks.text.read_rows([[text]], cells=1))
         with torch.inference_mode():
-            return finish(clip, painted(reading, f"{_moving()} ", progress), progress)
+            return finish(clip, generated(reading, f"{_moving()} ", progress), progress)
 
 
 def _moving() -> str:
@@ -133,7 +133,7 @@ def _moving() -> str:
 class Course:
     """Both stages, and what they learn from."""
 
-    pupil: Pupil
+    student: Student
     settings: SetAndSequenceSettings
     pictures_NKCFYX: Tensor
     """The clip's frames, each encoded alone."""
@@ -141,14 +141,14 @@ class Course:
     """What the base makes of the caption."""
 
     @classmethod
-    def of(cls, pupil: Pupil, settings: SetAndSequenceSettings, progress: Progress) -> "Course":
+    def of(cls, student: Student, settings: SetAndSequenceSettings, progress: Progress) -> "Course":
         """Encode the frames and let the base make its own clip, before anything is learnt."""
-        clip = pupil.clip
+        clip = student.clip
         progress.start("sampling clips of the base", 1)
         (prior_BKCFYX,) = prior_clips(clip, clip.text, settings.prior_steps, 1)
         progress.update(1)
         return cls(
-            pupil=pupil,
+            student=student,
             settings=settings,
             pictures_NKCFYX=still_frames(clip),
             prior_BKCFYX=prior_BKCFYX,
@@ -160,41 +160,41 @@ class Course:
         chosen = self.settings
         learning = chosen.set_learning if looks else chosen.sequence_learning
         dropout = chosen.set_dropout if looks else chosen.sequence_dropout
-        network = self.pupil.networks.dit.network
+        network = self.student.networks.dit.network
         parameters = learn_part(network, ADAPTER, part, dropout)
-        for tag_E in self.pupil.networks.text.tags:
+        for tag_E in self.student.networks.text.tags:
             tag_E.requires_grad_(any(tag_E is one for one in tags))
         groups = [(parameters, learning.learning_rate), (tags, chosen.token_rate)]
-        draw = self.set_lessons() if looks else self.sequence_lessons()
-        return learn(self.pupil, groups, draw, learning, on_step)
+        draw = self.set_examples() if looks else self.sequence_examples()
+        return learn(self.student, groups, draw, learning, on_step)
 
-    def set_lessons(self) -> Draw:
+    def set_examples(self) -> Draw:
         """Return what draws frames as a set."""
         first_BKCFYX = self.prior_BKCFYX[:, :, :, :1]
-        return self._lessons(
+        return self._examples(
             lambda generator: some_of(self.pictures_NKCFYX, self.settings.batch, generator),
             first_BKCFYX,
-            f"[{LOOK}] {self.pupil.clip.text}",
+            f"[{LOOK}] {self.student.clip.text}",
         )
 
-    def sequence_lessons(self) -> Draw:
+    def sequence_examples(self) -> Draw:
         """Return what draws the whole clip."""
-        clip = self.pupil.clip
+        clip = self.student.clip
         text = f"{_moving()} {clip.text}"
-        return self._lessons(lambda _: clip.latents_BKCFYX, self.prior_BKCFYX, text)
+        return self._examples(lambda _: clip.latents_BKCFYX, self.prior_BKCFYX, text)
 
-    def _lessons(
+    def _examples(
         self, draw_own: Callable[[torch.Generator], Tensor], prior_BKCFYX: Tensor, text: str
     ) -> Draw:
         """Return what draws the clip's own, or the base's."""
-        clip, settings = self.pupil.clip, self.settings
+        clip, settings = self.student.clip, self.settings
 
-        def draw(generator: torch.Generator) -> Lesson:
+        def draw(generator: torch.Generator) -> Example:
             dropped = chance(settings.caption_dropout, generator)
             of_prior = chance(settings.prior_share, generator)
             latents = prior_BKCFYX if of_prior else draw_own(generator)
             own = clip.text if of_prior else text
-            return Lesson(
+            return Example(
                 latents_BKCFYX=latents,
                 text="" if dropped else own,
                 text_masking=settings.text_masking,

@@ -1,6 +1,6 @@
 """Which methods there are, what they need, and what they do by default. No torch.
 
-`method_of(name)`, then `prepare(job)`, `refuse(...)` once the clip is planned, and `painter()`,
+`method_of(name)`, then `prepare(job)`, `refuse(...)` once the clip is planned, and `generate_fn()`,
 which is called like `fill_grid`.
 """
 
@@ -15,7 +15,7 @@ from dcgrid.errors import UsageError
 from dcgrid.pipelines.job import EditJob
 
 if TYPE_CHECKING:
-    from dcgrid.pipelines.fill import Painter
+    from dcgrid.pipelines.fill import GenerateFn
 
 _SMALL_MODELS = ("mini", "tiny")
 
@@ -33,11 +33,11 @@ class Method:
     title: str
     """What it does, a few words."""
     module: str
-    """File in this folder; its `paint` is the painter."""
+    """File in this folder; its `generate` is the method."""
     uses_adapter: bool = False
     """True: it wants the Grid-Fill adapter. False: the bare base is loaded for it."""
     trains: bool = False
-    """True: it trains on the clip before it paints."""
+    """True: it trains on the clip before it generates."""
     continues: bool = False
     """True: it takes clips of several windows."""
     steps: int | None = None
@@ -52,9 +52,9 @@ class Method:
         learns = ", after training on the clip" if self.trains else ""
         return f"Method: {self.label} ({self.source}): {self.title}{learns}."
 
-    def painter(self) -> "Painter":
-        """Return what paints; this loads torch."""
-        found: Painter = import_module(f"dcgrid.eval.methods.{self.module}").paint
+    def generate_fn(self) -> "GenerateFn":
+        """Return what generates; this loads torch."""
+        found: GenerateFn = import_module(f"dcgrid.eval.methods.{self.module}").generate
         return found
 
     def prepare(self, job: EditJob) -> EditJob:
@@ -84,9 +84,9 @@ class Method:
         """Refuse before anything is loaded what the method cannot do.
 
         Args:
-            windows: In how many windows the clip would be painted.
+            windows: In how many windows the clip would be generated.
             longest_s: Seconds of the longest clip of one window.
-            processes: How many processes paint.
+            processes: How many processes generate.
 
         Raises:
             UsageError: The clip is too long for it, or it trains and there are several processes.
@@ -146,7 +146,7 @@ _ALL = (
         key="dreambooth",
         label="DreamBooth-LoRA",
         source="Ruiz et al. 2023, arXiv 2208.12242; Ryu 2023, github.com/cloneofsimo/lora",
-        title="ties the clip to a rare word and paints from noise",
+        title="ties the clip to a rare word and generates from noise",
         module="dreambooth",
         trains=True,
         steps=4,
@@ -156,7 +156,7 @@ _ALL = (
         key="dreammix",
         label="DreamMix",
         source="Molad et al. 2023, arXiv 2302.01329",
-        title="learns the clip and its frames, then paints from the noised clip",
+        title="learns the clip and its frames, then generates from the noised clip",
         module="dreammix",
         trains=True,
         steps=24,
@@ -166,7 +166,7 @@ _ALL = (
         key="set-and-sequence",
         label="Set-and-Sequence",
         source="Abdal et al. 2025, arXiv 2502.14844",
-        title="learns first the frames as a set, then their motion, and paints from noise",
+        title="learns first the frames as a set, then their motion, and generates from noise",
         module="set_and_sequence",
         trains=True,
         steps=4,

@@ -9,10 +9,10 @@ from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest
 
 
-def paint(
+def generate(
     backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
 ) -> list[FilledCell]:
-    """Return the given clip, of two the first, for every cell to paint; see `fill_grid`."""
+    """Return the given clip, of two the first, for every cell to generate; see `fill_grid`."""
     clip_THWC = request.given[min(request.given)]
     del backbone, settings, progress
     return [

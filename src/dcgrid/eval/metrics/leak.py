@@ -13,7 +13,7 @@ def leak(result: Tensor, own: Tensor, other: Tensor, mask: Tensor | None = None)
 
     The coordinate of the result on the line from its own clip to the other one: 0: nothing of the
     other that should not be there; 1: the other itself; below 0: away from it. Our own, in place of
-    the leakage between panes that the paper shows in pictures (section 5.2.1, Fig. 7). What differs
+    the leakage between panels that the paper has pictures of (section 5.2.1, Fig. 7). What differs
     from both does not count. Lower is better. The series is the same of each frame.
 
     Args:

@@ -29,7 +29,7 @@ _MOST_FILES_OF_A_RATER = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Desk:
+class OpenStudy:
     """What a server hands out and takes in."""
 
     folder: Path
@@ -58,16 +58,16 @@ def make_server(
     key = read_key(folder)
     if not (folder / PAGE_DIR / "index.html").is_file():
         raise StudyError(f"{folder / PAGE_DIR} holds no page", hint="make the study again")
-    desk = Desk(folder=folder, key=key, on_answers=on_answers)
+    study = OpenStudy(folder=folder, key=key, on_answers=on_answers)
     try:
-        return ThreadingHTTPServer((host, port), partial(_Handler, desk=desk))
+        return ThreadingHTTPServer((host, port), partial(_Handler, study=study))
     except (OSError, OverflowError) as error:
         raise UsageError(
             f"cannot listen at {host}, port {port} ({error})", hint="choose another --port"
         ) from error
 
 
-def keep_answers(desk: Desk, content: bytes) -> str:
+def keep_answers(study: OpenStudy, content: bytes) -> str:
     """Keep answers that came in; what is there is never replaced.
 
     The same answers again change nothing. Others by the same rater are kept beside them under a
@@ -80,8 +80,8 @@ def keep_answers(desk: Desk, content: bytes) -> str:
         ValueError: They do not fit the study, or the rater has handed in too often.
         OSError: They cannot be written.
     """
-    answers = parse_answers(content, desk.key)
-    folder = desk.folder / ANSWERS_DIR
+    answers = parse_answers(content, study.key)
+    folder = study.folder / ANSWERS_DIR
     folder.mkdir(exist_ok=True)
     part = folder / f".{secrets.token_hex(8)}.part"
     try:
@@ -91,7 +91,7 @@ def keep_answers(desk: Desk, content: bytes) -> str:
             with contextlib.suppress(FileExistsError):
                 # A link, not a rename: it fails where the name is taken.
                 os.link(part, path)
-                desk.on_answers(path.name)
+                study.on_answers(path.name)
                 return path.name
             if path.read_bytes() == content:
                 return path.name
@@ -108,8 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = _SECONDS
 
-    def __init__(self, *arguments: object, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, *arguments: object, study: OpenStudy) -> None:
+        self.study = study
         super().__init__(*arguments)  # type: ignore[arg-type]
 
     def log_message(self, *_: object) -> None:
@@ -141,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _take(self, content: bytes) -> None:
         try:
-            name = keep_answers(self.desk, content)
+            name = keep_answers(self.study, content)
         except ValueError as error:
             self._refuse(HTTPStatus.BAD_REQUEST, str(error))
         except OSError as error:
@@ -151,11 +151,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _get(self, *, with_body: bool) -> None:
         place = unquote(urlsplit(self.path).path)
-        page = self.desk.folder / PAGE_DIR
+        page = self.study.folder / PAGE_DIR
         if place in ("/", "/index.html"):
             self._send_file(page / "index.html", "text/html; charset=utf-8", with_body=with_body)
         elif place == "/collector.json":
-            body = json.dumps({"study": self.desk.key.id}).encode()
+            body = json.dumps({"study": self.study.key.id}).encode()
             self._reply(HTTPStatus.OK, body, "application/json", with_body=with_body)
         elif place.startswith(f"/{MEDIA_DIR}/") and _NAME.fullmatch(place.split("/", 2)[2]):
             path = page / MEDIA_DIR / place.split("/", 2)[2]

@@ -82,7 +82,7 @@ class EvalPlan:
 
 
 def plan_eval(request: EvalRequest, *, dry_run: bool = False) -> EvalPlan:
-    """Check a request as far as that goes without painting.
+    """Check a request as far as that goes without generating.
 
     Args:
         request: What is asked.

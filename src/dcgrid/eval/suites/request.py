@@ -13,8 +13,8 @@ from dcgrid.eval.suites.schema import Suite, Task
 from dcgrid.pipelines.job import MAX_EDITS
 
 CEILING = "ceiling"
-"""A reference where the truth is known: the truth after the model's autoencoder. No painter of the
-model can come nearer."""
+"""A reference where the truth is known: the truth after the model's autoencoder. Nothing that the
+model generates can come nearer."""
 FUSION_NAMES = ("around", "lit")
 """What the two fusions of a composition show: the subject in the midst of the element, and lit by
 it alone."""

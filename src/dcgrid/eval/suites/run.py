@@ -1,6 +1,6 @@
 """`dcgrid eval` from the top: plan, make, score, write. No way back.
 
-    plan_eval -> make (Studio, a unit a time) -> score (Judge) -> results.json, tables, report.html
+    plan_eval -> make (UnitGenerator) -> score (Scorer) -> results.json, tables, report.html
 
 What is made and measured is kept in out/cache, so the same command goes on where it was stopped,
 and does only what is new when clips, methods or metrics are added.
@@ -21,7 +21,6 @@ from dcgrid.eval.results import (
 )
 from dcgrid.eval.scoring import Encoders
 from dcgrid.eval.suites.clips import DEFAULT_SUBJECT, EvalClip
-from dcgrid.eval.suites.judge import Judge, Judged
 from dcgrid.eval.suites.plan import EvalPlan
 from dcgrid.eval.suites.request import (
     CEILING,
@@ -31,7 +30,8 @@ from dcgrid.eval.suites.request import (
     item_names,
     units_of,
 )
-from dcgrid.eval.suites.studio import Studio
+from dcgrid.eval.suites.scorer import Scored, Scorer
+from dcgrid.eval.suites.units import UnitGenerator
 from dcgrid.eval.suites.workers import DeadWorker, work_through
 from dcgrid.eval.suites.written import write_all
 from dcgrid.eval.tables import table_rows
@@ -54,7 +54,7 @@ class EvalDone:
     """What a person opens, the page first."""
 
 
-def carry_out(plan: EvalPlan, progress: Progress) -> EvalDone:
+def run_job(plan: EvalPlan, progress: Progress) -> EvalDone:
     """Make what is to be made, score it and write the results.
 
     Args:
@@ -69,8 +69,8 @@ def carry_out(plan: EvalPlan, progress: Progress) -> EvalDone:
     with run_lock(request.out / "cache"):
         units = units_of(request)
         outcomes = make_all(request, plan.devices, units, progress)
-        judged = judge_all(request, plan.devices, outcomes, progress)
-        results = gather(plan, judged)
+        scored = score_all(request, plan.devices, outcomes, progress)
+        results = gather(plan, scored)
         return EvalDone(results=results, files=write_all(request.out, results))
 
 
@@ -81,7 +81,7 @@ def make_all(
     progress.start("making videos", len(units))
     shown = _Counted(progress) if request.jobs == 1 else progress
     outcomes: dict[int, UnitOutcome] = {}
-    make = partial(_studio, request, tuple(devices))
+    make = partial(_unit_generator, request, tuple(devices))
     for index, found in work_through(units, make, request.jobs, shown):
         if isinstance(found, DeadWorker):
             names = item_names(request.suite, found.item)
@@ -97,30 +97,30 @@ def make_all(
     return [outcomes[index] for index in range(len(units))]
 
 
-def judge_all(
+def score_all(
     request: EvalRequest,
     devices: Sequence[str],
     outcomes: Sequence[UnitOutcome],
     progress: Progress,
-) -> list[Judged]:
+) -> list[Scored]:
     """Score every outcome, clip by clip: what is known of a clip serves all methods."""
     progress.start("scoring", len(outcomes))
     order = sorted(range(len(outcomes)), key=lambda index: _place(outcomes[index]))
-    found: dict[int, Judged] = {}
-    make = partial(_judge, request, tuple(devices))
+    found: dict[int, Scored] = {}
+    make = partial(_scorer, request, tuple(devices))
     chosen = [outcomes[index] for index in order]
-    for turn, judged in work_through(chosen, make, request.jobs, _Counted(progress)):
-        if isinstance(judged, DeadWorker):
-            raise RuntimeError(f"scoring stopped: {judged.reason}")
-        found[order[turn]] = judged
+    for turn, scored in work_through(chosen, make, request.jobs, _Counted(progress)):
+        if isinstance(scored, DeadWorker):
+            raise RuntimeError(f"scoring stopped: {scored.reason}")
+        found[order[turn]] = scored
         progress.update(len(found))
     return [found[index] for index in range(len(outcomes))]
 
 
-def gather(plan: EvalPlan, judged: Sequence[Judged]) -> Results:
+def gather(plan: EvalPlan, scored: Sequence[Scored]) -> Results:
     """Put items, tables and facts together."""
     request = plan.request
-    items = tuple(item for one in judged for item in one.items)
+    items = tuple(item for one in scored for item in one.items)
     methods = tuple(_method(name) for name in request.suite.methods)
     methods += tuple(
         MethodRow(key=label, label=label, note=f"videos handed in from {folder}")
@@ -135,7 +135,7 @@ def gather(plan: EvalPlan, judged: Sequence[Judged]) -> Results:
         made=_facts(plan),
         metrics=plan.columns,
         methods=methods,
-        clips=_clips(judged),
+        clips=_clips(scored),
         tasks=_tasks(request),
         items=items,
         table=table_rows(items, plan.columns, methods),
@@ -164,12 +164,12 @@ class _Counted:
         self._progress.warn(line)
 
 
-def _studio(request: EvalRequest, devices: tuple[str, ...], number: int) -> Studio:
-    return Studio(request, devices[number % len(devices)])
+def _unit_generator(request: EvalRequest, devices: tuple[str, ...], number: int) -> UnitGenerator:
+    return UnitGenerator(request, devices[number % len(devices)])
 
 
-def _judge(request: EvalRequest, devices: tuple[str, ...], number: int) -> Judge:
-    return Judge(request, encoders_of(request, devices[number % len(devices)]))
+def _scorer(request: EvalRequest, devices: tuple[str, ...], number: int) -> Scorer:
+    return Scorer(request, encoders_of(request, devices[number % len(devices)]))
 
 
 def encoders_of(request: EvalRequest, device: str) -> Encoders:
@@ -194,8 +194,8 @@ def _method(key: str) -> MethodRow:
     )
 
 
-def _clips(judged: Iterable[Judged]) -> tuple[ClipEntry, ...]:
-    return tuple({one.clip.key: one.clip for one in judged}.values())
+def _clips(scored: Iterable[Scored]) -> tuple[ClipEntry, ...]:
+    return tuple({one.clip.key: one.clip for one in scored}.values())
 
 
 def _tasks(request: EvalRequest) -> tuple[TaskEntry, ...]:

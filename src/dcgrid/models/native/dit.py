@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import nn
 
 from dcgrid.models.base import CellText, Memory, TokenPlaces
-from dcgrid.models.given import Call, carry_out
+from dcgrid.models.given import Call, run_job
 from dcgrid.models.modulation import gate, modulate
 from dcgrid.models.native.attention import axis_frequencies, rotary_tables
 from dcgrid.models.native.config import DiTConfig
@@ -221,7 +221,7 @@ class DiT(GridTransformer):
             memory=memory,
             estimate_BKCFYX=estimate_BKCFYX,
         )
-        return carry_out(call, self._predict, self.config.patch[0], given_first=self.given_first)
+        return run_job(call, self._predict, self.config.patch[0], given_first=self.given_first)
 
     def _predict(self, call: Call) -> torch.Tensor:
         """Return the velocity of the cells of a call."""

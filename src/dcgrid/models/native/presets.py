@@ -32,7 +32,7 @@ MINI_SPEC = ModelSpec(
     offset_tokens=True,
     carried_frames=5,
     blended_frames=8,
-    paints_from_text=False,
+    generates_from_text=False,
     # One step: it learnt to see the result at once (docs/decisions/0003).
     filling=SamplerDefaults(guidance_scale=1.0, num_inference_steps=1),
     # From noise alone one step makes no picture; the weight of the text is that of sec. 8.
@@ -52,7 +52,7 @@ TINY_SPEC = replace(
     max_frames=9,
     cell_sizes=((32, 48), (48, 32), (32, 32)),
     # It makes noise of everything; tests tell stories with it.
-    paints_from_text=True,
+    generates_from_text=True,
 )
 PAPER_SPEC = ModelSpec(
     name="paper",
@@ -77,7 +77,7 @@ PAPER_SPEC = ModelSpec(
     offset_tokens=False,
     carried_frames=9,
     blended_frames=8,
-    paints_from_text=True,
+    generates_from_text=True,
     # Guidance of sec. 8 (4 to 5); the steps are ours.
     filling=SamplerDefaults(guidance_scale=4.5, num_inference_steps=40),
     from_text=SamplerDefaults(guidance_scale=4.5, num_inference_steps=40),
@@ -89,7 +89,7 @@ PAPER_SMALL_SPEC = replace(
     default_frames=17,
     max_frames=33,
     cell_sizes=((96, 160), (160, 96), (128, 128)),
-    paints_from_text=False,
+    generates_from_text=False,
 )
 NATIVE: Mapping[str, tuple[ModelSpec, NativeConfig]] = MappingProxyType(
     {

@@ -28,7 +28,7 @@ def run_last_block(block: Foreign, tokens_BSD: Tensor, context: Context, live: L
         block: The last one: after it nobody reads the others.
         tokens_BSD: All tokens.
         context: Of all tokens.
-        live: The painted part.
+        live: The generated part.
     """
     return _run(block, tokens_BSD, context, live)
 

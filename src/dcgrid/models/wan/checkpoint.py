@@ -135,7 +135,7 @@ def spec_of(
         offset_tokens=False,
         carried_frames=5,
         blended_frames=8,
-        paints_from_text=True,
+        generates_from_text=True,
         filling=_SAMPLER,
         from_text=_SAMPLER,
         license=_LICENSE,

@@ -28,7 +28,7 @@ class Options:
     fused: bool = False
     """Projections whose weights lie side by side (fused.py) are one matrix product."""
     skip_given: bool = False
-    """In the last block nothing is computed for given tokens but what the painted ones read; the
+    """In the last block nothing is computed for given tokens but what the generated ones read; the
     velocity of given cells is 0 then."""
     attend: Attend = attend
     """Attention over tokens."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSplit:
-    """The processes that paint a grid together, seen from one of them."""
+    """The processes that generate a grid together, seen from one of them."""
 
     group: "ProcessGroup"
     """All of them."""

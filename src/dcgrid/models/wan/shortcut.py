@@ -2,7 +2,7 @@
 
 First-block caching: what the first block adds tells how much has changed since a call that went
 through all blocks. Where that is little, what the other blocks added then is added again. It is
-looked at where the grid is painted: given tokens hardly change and would hide it. Approximate.
+looked at where the grid is generated: given tokens hardly change and would hide it. Approximate.
 
 Letters: S tokens, D width.
 """
@@ -20,7 +20,7 @@ from dcgrid.models.wan.context import Context, Foreign
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Added:
-    """What blocks added to painted tokens in a call that went through all of them."""
+    """What blocks added to generated tokens in a call that went through all of them."""
 
     first_BSD: Tensor
     """What the first block added."""
@@ -51,7 +51,7 @@ def run_blocks(
     watched = alone and memory is not None and memory.cache_threshold > 0
     before_BSD = first_BSD = tokens_BSD
 
-    def painted(some_BSD: Tensor) -> Tensor:
+    def generated(some_BSD: Tensor) -> Tensor:
         return some_BSD if live is None else context.live(some_BSD, live)
 
     for number, block in enumerate(blocks):
@@ -60,8 +60,8 @@ def run_blocks(
         else:
             tokens_BSD = each(block, tokens_BSD, context)
         if watched and number == 0:
-            first_BSD = painted(tokens_BSD)
-            before_BSD = first_BSD - painted(before_BSD)
+            first_BSD = generated(tokens_BSD)
+            before_BSD = first_BSD - generated(before_BSD)
             known = _recall(memory, context, before_BSD)
             if known is not None:
                 return first_BSD + known.rest_BSD

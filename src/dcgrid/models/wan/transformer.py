@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dcgrid.models.base import CellText, Memory, TokenPlaces
-from dcgrid.models.given import Call, carry_out, painted_part
+from dcgrid.models.given import Call, generated_part, run_job
 from dcgrid.models.wan.blocks import run_block as run_block
 from dcgrid.models.wan.blocks import shifted_norm
 from dcgrid.models.wan.context import Context as Context
@@ -76,7 +76,7 @@ def predict_velocity(
     )
     patch_frames = int(model.config.patch_size[0])
     way = _Way(blocks=model.blocks if blocks is None else blocks, each=each or run_block)
-    return carry_out(
+    return run_job(
         call, partial(_predict, model, way, options), patch_frames, given_first=given_first
     )
 
@@ -101,7 +101,7 @@ def _predict(model: Foreign, way: _Way, options: Options, call: Call) -> Tensor:
         tokens_BSD = split.part(tokens_BSD, frames, 1)
         context = replace(context, rotation=split.part(context.rotation, frames, 0))
     elif options.skip_given and not (call.given is not None and call.given.recalled):
-        live = painted_part(call.time_BKF, patch_frames, call.memory)
+        live = generated_part(call.time_BKF, patch_frames, call.memory)
     last = len(model.blocks) - 1, live
     tokens_BSD = run_blocks(way.blocks, way.each, tokens_BSD, context, last)
     if split is not None:

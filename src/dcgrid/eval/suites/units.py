@@ -1,6 +1,6 @@
 """Does units of work: one clip, one method, what it makes kept without loss in the cache.
 
-    out/cache/painted/HASH/rain.mkv ...   HASH names clip, text, method, seed, weights
+    out/cache/generated/HASH/rain.mkv ...   HASH names clip, text, method, seed, weights
 
 Letters: T frames, H W height/width, C the 3 colours.
 """
@@ -45,15 +45,15 @@ from dcgrid.video.read import read_clip
 _DONE = "done.json"
 
 
-class Studio:
-    """Paints units, with one model in memory at a time."""
+class UnitGenerator:
+    """Generates units, with one model in memory at a time."""
 
     def __init__(self, request: EvalRequest, device: str) -> None:
         """Take what is asked.
 
         Args:
             request: The evaluation.
-            device: Where to paint, e.g. "cuda:1".
+            device: Where to generate, e.g. "cuda:1".
         """
         self._request = replace(request, device=device)
         self._spec = model_spec(request.model)
@@ -140,12 +140,12 @@ class Studio:
         }
         text = json.dumps(facts, sort_keys=True, default=str)
         name = hashlib.sha256(text.encode()).hexdigest()[:24]
-        return self._request.out / "cache" / "painted" / name
+        return self._request.out / "cache" / "generated" / name
 
     def _fill(
         self, unit: Unit, job: GridJob, grid: ResolvedGrid, progress: Progress
     ) -> tuple[dict[str, Tensor], float]:
-        """Paint a grid; return its results by item, and the seconds that painting took."""
+        """Generate a grid; return its results by item, and the seconds that generating took."""
         clip, spec = self._request.clips[unit.clip], self._spec
         given = [footage.given_frames(self._request, spec, clip)]
         if isinstance(job, ComposeJob):
@@ -157,9 +157,9 @@ class Studio:
             return self._ceilings(unit, model.backbone, given), 0.0
         settings = FillSettings(seed=unit.seed, device=model.backbone.device)
         asked = grid_request(grid, model.backbone.spec, given)
-        painter = method_of(unit.method).painter()
+        generate_fn = method_of(unit.method).generate_fn()
         started = time.perf_counter()
-        filled = painter(model.backbone, asked, settings, progress)
+        filled = generate_fn(model.backbone, asked, settings, progress)
         seconds = time.perf_counter() - started
         return self._chosen(unit, grid, given[0], filled), seconds
 
@@ -249,7 +249,7 @@ def method_digest(name: str) -> str:
 
 
 def read_result(path: Path) -> Tensor:
-    """Return the frames of a result, THWC, uint8, as they were painted.
+    """Return the frames of a result, THWC, uint8, as they were generated.
 
     Raises:
         InputVideoError: The file is damaged.

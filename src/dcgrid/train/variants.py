@@ -1,12 +1,12 @@
-"""Panes: latents of one clip under several effects, from which training grids are assembled.
+"""Variants: latents of one clip under several effects, from which training grids are assembled.
 
-Cells are encoded alone, so a grid is put together in latent space and the same pane serves many
-grids. `PanePool.draw` keeps a rolling stock: each step renders a little that is new and reuses the
-rest. All chance comes from one generator, so a seed fixes the run. A checkpoint keeps no pixels,
+Cells are encoded alone, so a grid is put together in latent space and the same variant serves many
+grids. `VariantPool.draw` keeps a rolling stock: each step renders a little that is new and reuses
+the rest. All chance comes from one generator: a seed fixes the run. A checkpoint keeps no pixels,
 only the random state that each set of the stock was rendered from: a resumed run renders a set
 again when it is drawn.
 
-Letters: V panes of a set, C channels, M moving channels of noise, F Y X latent frames/rows/columns.
+Letters: V variants of a set, C channels, M drifting channels, F Y X latent frames/rows/columns.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,14 @@ from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
 from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
 from dcgrid.train.world.moves import ANALOGY_WORDS, MOVES, STILL, draw_analogy, draw_scene
 
-PANES = 5
-"""Panes of a set: the clip as it is, and this many less one effects on it."""
+VARIANTS = 5
+"""Variants of a set: the clip as it is, and this many less one effects on it."""
 STOCK = 96
 """Sets kept; the oldest leaves first."""
 ANALOGY_SHARE = 0.25
-"""Share of the moved sets whose fourth pane follows from the others; in the rest words say it."""
+"""Share of the moved sets whose fourth variant follows from the others; else words say it."""
 MOVED_EFFECT_SHARE = 1 / 3
-"""Share of the panes that words move which are under an effect, too."""
+"""Share of the variants that words move which are under an effect, too."""
 ENCODED_PIXELS = 8_000_000
 """Most pixels of all frames that are encoded at once; a clip of 121 x 576 x 1024 has 71 million."""
 DRAWN_EFFECTS = (*EFFECT_NAMES, "rain", "snow", "snow", "sparks")
@@ -38,26 +38,26 @@ DRAWN_EFFECTS = (*EFFECT_NAMES, "rain", "snow", "snow", "sparks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PaneSet:
+class VariantSet:
     """One clip as it is and under effects."""
 
     latents_VCFYX: torch.Tensor
-    """Normalised latents; pane 0 is the clip as it is."""
+    """Normalised latents; variant 0 is the clip as it is."""
     drift_VMFYX: torch.Tensor
-    """The moving noise that each pane's effect was rendered from."""
+    """The moving noise that each variant's effect was rendered from."""
     effects: tuple[str, ...]
-    """Name of each pane's effect; "" for pane 0."""
+    """Name of each variant's effect; "" for variant 0."""
     subject: str
     """What is in the clip."""
     motion: str
     """What it does."""
     element: str = ""
-    """Key of `fusion.ELEMENTS`: the panes are the clip, the element alone, and two fusions of them.
-    Empty: the panes are the clip and effects on it."""
+    """Key of `fusion.ELEMENTS`: the variants are clip, element alone, and two fusions of them.
+    Empty: the variants are the clip and effects on it."""
     moves: tuple[str, ...] = ()
-    """How each pane differs in place, size, pose or view, in words; empty: none does."""
+    """How each variant differs in place, size, pose or view, in words; empty: none does."""
     analogy: bool = False
-    """True: the fourth pane follows from the other three; see `world.moves`."""
+    """True: the fourth variant follows from the other three; see `world.moves`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class _Kept:
 
     origin: torch.Tensor
     """Random state from which it was rendered."""
-    panes: PaneSet | None
+    variants: VariantSet | None
     """None: known from a checkpoint only, not rendered again yet."""
 
 
@@ -89,12 +89,12 @@ def _stocks(origins: Mapping[str, torch.Tensor]) -> dict[_Shape, list[_Kept]]:
     for name, rows in origins.items():
         frames, height, width = (int(number) for number in name.split(".")[1:])
         # Copies: torch crashes on a random state that is a row of a larger tensor.
-        stocks[frames, (height, width)] = [_Kept(origin=row.clone(), panes=None) for row in rows]
+        stocks[frames, (height, width)] = [_Kept(origin=row.clone(), variants=None) for row in rows]
     return stocks
 
 
-class PanePool:
-    """A rolling stock of pane sets of one shape."""
+class VariantPool:
+    """A rolling stock of variant sets of one shape."""
 
     def __init__(
         self,
@@ -104,13 +104,13 @@ class PanePool:
         *,
         moved_share: float = 0.0,
     ) -> None:
-        """Take what clips are drawn from, and how often panes differ in place.
+        """Take what clips are drawn from, and how often variants differ in place.
 
         Args:
             world: Clips, grounds and subjects.
             autoencoder: What encodes them.
             effects: Effects that are drawn; names that stand more than once are drawn more often.
-            moved_share: Share of the sets whose panes differ in place, see `world.moves`, 0 to 1.
+            moved_share: Share of the sets whose variants differ in place, see `world.moves`.
         """
         self.world = world
         self.moved_share = moved_share
@@ -120,7 +120,7 @@ class PanePool:
         self._added: dict[_Shape, list[_Kept]] = {}
         self._own: dict[bytes, _Kept] = {}
 
-    def draw(self, phase: Phase, generator: torch.Generator, *, fresh: int) -> list[PaneSet]:
+    def draw(self, phase: Phase, generator: torch.Generator, *, fresh: int) -> list[VariantSet]:
         """Draw a batch of sets of one size; `fresh` of them are rendered now."""
         size = phase.sizes[pick(len(phase.sizes), generator)]
         added = self._added.setdefault((phase.frames, size), [])
@@ -128,13 +128,13 @@ class PanePool:
         wanted = max(fresh, phase.batch - len(stock))
         for _ in range(wanted):
             origin = generator.get_state()
-            panes = self._render(phase.frames, size, generator)
+            variants = self._render(phase.frames, size, generator)
             for sets in (stock, added):
-                sets.append(_Kept(origin=origin, panes=panes))
+                sets.append(_Kept(origin=origin, variants=variants))
         del stock[:-STOCK], added[:-STOCK]
         newest = stock[-fresh:] if fresh else []
         older = [stock[pick(len(stock), generator)] for _ in range(phase.batch - len(newest))]
-        return [self._panes_of(kept, phase.frames, size) for kept in newest + older]
+        return [self._variants_of(kept, phase.frames, size) for kept in newest + older]
 
     def remember(self) -> dict[str, torch.Tensor]:
         """Return how the stock was made: random states, N x bytes for each shape, oldest first."""
@@ -176,24 +176,24 @@ class PanePool:
         self._added.clear()
         self._stock = stocks
 
-    def _panes_of(self, kept: _Kept, frames: int, size: tuple[int, int]) -> PaneSet:
-        if kept.panes is None:
+    def _variants_of(self, kept: _Kept, frames: int, size: tuple[int, int]) -> VariantSet:
+        if kept.variants is None:
             again = torch.Generator()
             again.set_state(kept.origin)
-            kept.panes = self._render(frames, size, again)
-        return kept.panes
+            kept.variants = self._render(frames, size, again)
+        return kept.variants
 
-    def _render(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> PaneSet:
+    def _render(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> VariantSet:
         # Without moved sets no chance is drawn for them: such runs stay what they were.
         if self.moved_share and chance(generator) < self.moved_share:
             return self._render_moved(frames, size, generator)
         drawn = self.world.draw(frames, size, generator)
-        names = [self.effects[pick(len(self.effects), generator)] for _ in range(PANES - 1)]
+        names = [self.effects[pick(len(self.effects), generator)] for _ in range(VARIANTS - 1)]
         if chance(generator) < 0.25:
             names[1] = names[0]  # users ask for one effect in several cells, too
         seconds_T = self.world.seconds(frames)
         scale = cell_scale(drawn.clip_CTHW)
-        drift = [draw_drift(drawn.clip_CTHW, seconds_T, generator, scale) for _ in range(PANES)]
+        drift = [draw_drift(drawn.clip_CTHW, seconds_T, generator, scale) for _ in range(VARIANTS)]
         clips = [drawn.clip_CTHW]
         for name, drift_MFYX in zip(names, drift[1:], strict=True):
             clips.append(
@@ -207,7 +207,7 @@ class PanePool:
                     matte_THW=drawn.matte_THW,
                 )
             )
-        return PaneSet(
+        return VariantSet(
             latents_VCFYX=self._encode(clips),
             drift_VMFYX=torch.stack(drift),
             effects=("", *names),
@@ -217,8 +217,8 @@ class PanePool:
 
     def _render_moved(
         self, frames: int, size: tuple[int, int], generator: torch.Generator
-    ) -> PaneSet:
-        """Render panes of one subject at several places; see `world.moves`."""
+    ) -> VariantSet:
+        """Render variants of one subject at several places; see `world.moves`."""
         analogy = chance(generator) < ANALOGY_SHARE
         if analogy:
             scene, other, move = draw_analogy(self.world, frames, size, generator)
@@ -228,7 +228,7 @@ class PanePool:
             scene = draw_scene(self.world, frames, size, generator)
             fitting = scene.fitting_moves()
             order = torch.randperm(len(fitting), generator=generator).tolist()
-            words = ["", *(fitting[order[i % len(order)]] for i in range(PANES - 1))]
+            words = ["", *(fitting[order[i % len(order)]] for i in range(VARIANTS - 1))]
             views = [scene.view(MOVES.get(one, STILL)) for one in words]
             names = ["", *(self._some_effect(generator) for _ in words[1:])]
         clips, mattes = [clip for clip, _ in views], [alpha_1THW[0] for _, alpha_1THW in views]
@@ -246,7 +246,7 @@ class PanePool:
                     drift_MFYX=drift[i],
                     matte_THW=mattes[i],
                 )
-        return PaneSet(
+        return VariantSet(
             latents_VCFYX=self._encode(clips),
             drift_VMFYX=torch.stack(drift),
             effects=tuple(names),
@@ -257,7 +257,7 @@ class PanePool:
         )
 
     def _some_effect(self, generator: torch.Generator) -> str:
-        """Draw the effect of a moved pane; most have none."""
+        """Draw the effect of a moved variant; most have none."""
         if chance(generator) > MOVED_EFFECT_SHARE:
             return ""
         return self.effects[pick(len(self.effects), generator)]
@@ -271,13 +271,13 @@ class PanePool:
             return torch.cat([self.autoencoder.encode(part) for part in parts]).float()
 
 
-class FusionPool(PanePool):
+class FusionPool(VariantPool):
     """A rolling stock of compositions: a clip, an element alone, and two fusions of them.
 
     Paper: sec. 3.2 (composition)
     """
 
-    def _render(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> PaneSet:
+    def _render(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> VariantSet:
         drawn = self.world.draw(frames, size, generator)
         like_CTHW = drawn.clip_CTHW
         seconds_T = self.world.seconds(frames)
@@ -289,7 +289,7 @@ class FusionPool(PanePool):
         # Nothing here is rendered from the noise: the element is seen in its own cell.
         scale = cell_scale(like_CTHW)
         drift = [draw_drift(like_CTHW, seconds_T, generator, scale) for _ in clips]
-        return PaneSet(
+        return VariantSet(
             latents_VCFYX=self._encode(clips),
             drift_VMFYX=torch.stack(drift),
             effects=("",) * len(clips),

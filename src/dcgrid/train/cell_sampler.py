@@ -1,4 +1,4 @@
-"""Paints the cells of a grid one by one with the Multi-DC LoRA. Read `CellPainter.paint`.
+"""Generates the cells of a grid one by one with the Multi-DC LoRA. Read `CellSampler.generate`.
 
     consistent     concept      its edit      composition    concept A    concept B
                    its edit     its edit                     A with B     A with B
@@ -22,14 +22,19 @@ from dcgrid.train.concept_texts import ConceptTexts, GridTexts
 from dcgrid.train.data.record import chosen_concepts, read_record
 from dcgrid.train.grids import SINGLE
 from dcgrid.train.networks import load_base
-from dcgrid.train.painting import as_read_back, draw_grid_noise, paint_cells, paint_facts
+from dcgrid.train.sample_latents import (
+    as_read_back,
+    draw_grid_noise,
+    generate_cells,
+    generate_facts,
+)
 from dcgrid.train.sampled import SampledGrid
 from dcgrid.train.sampling import CellJob, sampler_numbers
 from dcgrid.train.tags import concept_facts, load_concept_tags, unknown_notes
 
 
-class CellPainter:
-    """Holds the networks and paints the cells of one grid after another.
+class CellSampler:
+    """Holds the networks and generates the cells of one grid after another.
 
     Raises:
         WeightsError: A file is missing or damaged, the tokens say no words of their concepts.
@@ -61,14 +66,14 @@ class CellPainter:
             network.to(job.device).eval().requires_grad_(False)
 
     def notes(self) -> tuple[str, ...]:
-        """Return what a person should know of the texts, before anything is painted."""
+        """Return what a person should know of the texts, before anything is generated."""
         return (*self.numbers.notes, *unknown_notes(self.texts.all_texts(), self.text))
 
     def facts(self, number: int) -> dict[str, Any]:
         """Return everything that a grid is made with; what JSON can hold."""
         texts = self._texts(number)
         facts = {
-            **paint_facts(self.job, number, self.numbers),
+            **generate_facts(self.job, number, self.numbers),
             "texts": texts.rows,
             "cell_texts": texts.cells,
             "concepts": texts.concepts,
@@ -81,14 +86,14 @@ class CellPainter:
         generator = torch.Generator().manual_seed(self.job.recipe.seed_of(number))
         return self.texts.draw(self.job.mode, generator)
 
-    def paint(self, number: int) -> SampledGrid:
-        """Paint the cells of a grid, each from its own text alone."""
+    def generate(self, number: int) -> SampledGrid:
+        """Generate the cells of a grid, each from its own text alone."""
         facts = self.facts(number)
         moving = len(self.dit.config.noise_motion)
         noise_KCFYX = draw_grid_noise(self.job, number)[0]
         if self.job.recipe.shared_noise:
             noise_KCFYX = share_noise(noise_KCFYX, self.job.mode, moving)
-        cells_BKCFYX = paint_cells(
+        cells_BKCFYX = generate_cells(
             (self.dit, self.text),
             [[text] for text in facts["cell_texts"]],
             rearrange(noise_KCFYX, "b c f y x -> b 1 c f y x"),

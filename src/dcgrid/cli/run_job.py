@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dcgrid.pipelines.team import Team
 
 WithTeam: TypeAlias = Callable[["Team | None", str], None]
-"""A command's work: gets the processes that paint together (None: this one alone) and its
+"""A command's work: gets the processes that generate together (None: this one alone) and its
 device."""
 
 
@@ -47,26 +47,24 @@ def in_first_process(device: str, output: Output, work: WithTeam) -> None:
             follow(processes, own)
 
 
-def check_and_carry_out(job: GridJob, sink: Output, *, dry_run: bool) -> None:
+def check_and_run(job: GridJob, sink: Output, *, dry_run: bool) -> None:
     """Check a job with the user's recipes at hand and carry it out."""
 
     def work(team: "Team | None", device: str) -> None:
         prepared = prepare_run(replace(job, device=device), hub.config_dir() / "recipes")
-        carry_out(prepared, output, team, dry_run=dry_run)
+        run_job(prepared, output, team, dry_run=dry_run)
 
     with sink as output:
         in_first_process(job.device, output, work)
 
 
-def carry_out(
-    prepared: "PreparedRun", output: Output, team: "Team | None", *, dry_run: bool
-) -> None:
+def run_job(prepared: "PreparedRun", output: Output, team: "Team | None", *, dry_run: bool) -> None:
     """Plan a checked job, run it unless it is a dry run, and print the result."""
     if prepared.job.offline:
         hub.go_offline()
     from dcgrid.pipelines.plan import plan_run
 
-    method = _baseline(prepared.job.painted_by)
+    method = _baseline(prepared.job.generated_by)
     plan = plan_run(prepared)
     if method is not None:
         method.refuse(
@@ -79,11 +77,11 @@ def carry_out(
         return
     from dcgrid.pipelines import run
 
-    result = run.carry_out(
+    result = run.run_job(
         plan,
         output,
         team,
-        painter=None if method is None else method.painter(),
+        generate_fn=None if method is None else method.generate_fn(),
         ranker=ranker,
     )
     output.result(_lines(result), result.as_json())
@@ -102,7 +100,7 @@ def _baseline(name: str) -> "Method | None":
     return method_of(name)
 
 
-def carry_out_story(
+def run_story(
     prepared: "PreparedStory", output: Output, team: "Team | None", *, dry_run: bool
 ) -> None:
     """Plan a checked story, tell it unless it is a dry run, and print the result."""

@@ -1,4 +1,4 @@
-"""What has been painted of a grid, window by window, and clips put together from it.
+"""What has been generated of a grid, window by window, and clips put together from it.
 
 A grid of one window is kept in memory; with a folder it goes to disk without loss, so that memory
 is that of one window and a run that was killed goes on where it stopped.
@@ -18,8 +18,8 @@ from dcgrid.pipelines.windows import Window
 from dcgrid.video.parts import read_part, write_part
 
 
-class Painted:
-    """The painted cells of all windows of a grid."""
+class Generated:
+    """The generated cells of all windows of a grid."""
 
     def __init__(
         self, windows: Sequence[Window], cells: Sequence[int], folder: Path | None
@@ -30,7 +30,7 @@ class Painted:
         self._kept: dict[tuple[int, int], FilledCell] = {}
 
     def has(self, window: Window) -> bool:
-        """Return True if the window is painted already."""
+        """Return True if the window is generated already."""
         if self._folder is None:
             return all((window.index, cell) in self._kept for cell in self.cells)
         return all(path.exists() for path in self._paths(window))
@@ -47,7 +47,7 @@ class Painted:
         return dropped
 
     def put(self, window: Window, filled: Sequence[FilledCell]) -> None:
-        """Keep what was painted of a window.
+        """Keep what was generated of a window.
 
         Raises:
             OutputError: The disk is full.
@@ -83,7 +83,7 @@ class Painted:
 
         Args:
             window: One of `windows`.
-            cell: A painted cell.
+            cell: A generated cell.
         """
         held_THWC = None
         if window.blend:
@@ -105,17 +105,17 @@ class Painted:
         return self._folder / f"{index:06d}.{cell}.mkv"
 
 
-class PaintedClip:
-    """One painted cell as a clip that may be longer than memory: any stretch of it on demand."""
+class GeneratedClip:
+    """One generated cell as a clip that may be longer than memory: any stretch of it on demand."""
 
-    def __init__(self, painted: Painted, cell: int) -> None:
-        self._painted, self._cell = painted, cell
+    def __init__(self, generated: Generated, cell: int) -> None:
+        self._generated, self._cell = generated, cell
         # Stretches are taken in order, so the piece that one ends in is where the next begins.
         self._piece = lru_cache(maxsize=1)(self._read)
 
     def __len__(self) -> int:
         """Return the number of frames."""
-        last = self._painted.windows[-1]
+        last = self._generated.windows[-1]
         return last.first + last.count
 
     def __getitem__(self, stretch: slice, /) -> torch.Tensor:
@@ -129,7 +129,7 @@ class PaintedClip:
         if step != 1 or start >= stop:
             raise ValueError(f"no frames from {start} to {stop} in steps of {step}")
         found = []
-        for window in self._painted.windows:
+        for window in self._generated.windows:
             begin, end = window.first + window.head, window.first + window.shown
             if begin < stop and start < end:
                 piece_THWC = self._piece(window.index)
@@ -142,10 +142,10 @@ class PaintedClip:
 
     def pieces(self) -> Iterator[torch.Tensor]:
         """Yield all frames in order, those of a window at a time."""
-        return self._painted.pieces(self._cell)
+        return self._generated.pieces(self._cell)
 
     def _read(self, index: int) -> torch.Tensor:
-        return self._painted.piece(self._painted.windows[index], self._cell)
+        return self._generated.piece(self._generated.windows[index], self._cell)
 
 
 def blend(before_THWC: torch.Tensor, after_THWC: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Panes and grids: what is drawn, what is given, and what the loss covers."""
+"""Variants and grids: what is drawn, what is given, and what the loss covers."""
 
 from dataclasses import replace
 
@@ -11,12 +11,12 @@ from dcgrid.models.native.config import PRESETS
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.recipes import load_effect, load_layout
-from dcgrid.train import panes as panes_module
+from dcgrid.train import variants as variants_module
 from dcgrid.train.captions import Captions
 from dcgrid.train.estimates import drawn_estimate
 from dcgrid.train.grids import GRID, GridStage
-from dcgrid.train.panes import PANES, FusionPool, PanePool
 from dcgrid.train.settings import Phase, load_train_recipe
+from dcgrid.train.variants import VARIANTS, FusionPool, VariantPool
 from dcgrid.train.world.clips import WorldClips
 from dcgrid.train.world.effects import EFFECT_NAMES
 from dcgrid.train.world.fusion import ELEMENTS
@@ -30,22 +30,22 @@ TINY = PRESETS["tiny"]
 @pytest.fixture
 def pool(tiny_store):
     torch.manual_seed(2)
-    return PanePool(WorldClips(WorldStore(tiny_store)), Autoencoder(TINY.autoencoder))
+    return VariantPool(WorldClips(WorldStore(tiny_store)), Autoencoder(TINY.autoencoder))
 
 
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def test_a_pane_set_is_a_clip_and_effects_on_it(pool):
-    for panes in pool.draw(PHASE, seeded(0), fresh=3):
-        assert panes.effects[0] == ""
-        assert set(panes.effects[1:]) <= set(EFFECT_NAMES)
-        assert panes.latents_VCFYX.shape[:3] == (PANES, 4, 2)
-        assert panes.latents_VCFYX.dtype == torch.float32
-        assert not panes.latents_VCFYX.requires_grad
-        plain = panes.latents_VCFYX[0]
-        assert all(not torch.equal(plain, pane) for pane in panes.latents_VCFYX[1:])
+def test_a_variant_set_is_a_clip_and_effects_on_it(pool):
+    for variants in pool.draw(PHASE, seeded(0), fresh=3):
+        assert variants.effects[0] == ""
+        assert set(variants.effects[1:]) <= set(EFFECT_NAMES)
+        assert variants.latents_VCFYX.shape[:3] == (VARIANTS, 4, 2)
+        assert variants.latents_VCFYX.dtype == torch.float32
+        assert not variants.latents_VCFYX.requires_grad
+        plain = variants.latents_VCFYX[0]
+        assert all(not torch.equal(plain, variant) for variant in variants.latents_VCFYX[1:])
 
 
 def test_sets_of_a_batch_have_one_shape_and_sizes_vary(pool):
@@ -58,33 +58,33 @@ def test_sets_of_a_batch_have_one_shape_and_sizes_vary(pool):
 
 @pytest.fixture
 def moved_pool(pool):
-    return PanePool(pool.world, pool.autoencoder, moved_share=1.0)
+    return VariantPool(pool.world, pool.autoencoder, moved_share=1.0)
 
 
-def test_moved_sets_are_a_clip_and_views_of_it_that_words_or_other_panes_determine(moved_pool):
+def test_moved_sets_are_a_clip_and_views_of_it_that_words_or_other_variants_determine(moved_pool):
     generator, kinds = seeded(3), set()
     for _ in range(8):
-        for panes in moved_pool.draw(PHASE, generator, fresh=3):
-            kinds.add(panes.analogy)
-            assert len(panes.moves) == len(panes.effects) == len(panes.latents_VCFYX)
-            assert panes.moves[0] == panes.effects[0] == ""
-            if panes.analogy:
-                assert panes.moves == ANALOGY_WORDS
-                assert not any(panes.effects)
-                # Two places, two grounds: no two panes are the same.
+        for variants in moved_pool.draw(PHASE, generator, fresh=3):
+            kinds.add(variants.analogy)
+            assert len(variants.moves) == len(variants.effects) == len(variants.latents_VCFYX)
+            assert variants.moves[0] == variants.effects[0] == ""
+            if variants.analogy:
+                assert variants.moves == ANALOGY_WORDS
+                assert not any(variants.effects)
+                # Two places, two grounds: no two variants are the same.
                 pairs = [(i, j) for i in range(4) for j in range(i)]
-                latents = panes.latents_VCFYX
+                latents = variants.latents_VCFYX
                 assert all(not torch.equal(latents[i], latents[j]) for i, j in pairs)
             else:
-                assert set(panes.moves[1:]) <= set(MOVES)
+                assert set(variants.moves[1:]) <= set(MOVES)
     assert kinds == {True, False}
 
 
 def test_a_share_of_the_sets_is_moved_and_none_leaves_runs_as_they_were(pool):
-    some = PanePool(pool.world, pool.autoencoder, moved_share=0.5)
+    some = VariantPool(pool.world, pool.autoencoder, moved_share=0.5)
     drawn = [bool(p.moves) for _ in range(12) for p in some.draw(PHASE, seeded(_), fresh=3)]
     assert 0.3 < sum(drawn) / len(drawn) < 0.7
-    none = PanePool(pool.world, pool.autoencoder, moved_share=0.0)
+    none = VariantPool(pool.world, pool.autoencoder, moved_share=0.0)
     for one, two in zip(
         pool.draw(PHASE, seeded(9), fresh=3), none.draw(PHASE, seeded(9), fresh=3), strict=True
     ):
@@ -93,10 +93,10 @@ def test_a_share_of_the_sets_is_moved_and_none_leaves_runs_as_they_were(pool):
 
 def test_a_recalled_moved_stock_gives_the_same_sets(moved_pool):
     first = moved_pool.draw(PHASE, seeded(4), fresh=3)
-    again = PanePool(moved_pool.world, moved_pool.autoencoder, moved_share=1.0)
+    again = VariantPool(moved_pool.world, moved_pool.autoencoder, moved_share=1.0)
     again.recall(moved_pool.remember())
     (shape,) = again._stock
-    recalled = [again._panes_of(kept, *shape) for kept in again._stock[shape]]
+    recalled = [again._variants_of(kept, *shape) for kept in again._stock[shape]]
     for one, two in zip(first, recalled, strict=True):
         assert torch.equal(one.latents_VCFYX, two.latents_VCFYX)
         assert one.moves == two.moves
@@ -110,7 +110,7 @@ def test_words_are_those_of_the_world(pool):
 
 
 def test_the_stock_is_reused_and_rolls(pool, monkeypatch):
-    monkeypatch.setattr(panes_module, "STOCK", 4)
+    monkeypatch.setattr(variants_module, "STOCK", 4)
     one_size, generator = Phase(until=1.0, frames=1, sizes=((32, 32),), batch=3), seeded(3)
     first = pool.draw(one_size, generator, fresh=0)
     again = pool.draw(one_size, generator, fresh=0)
@@ -128,7 +128,7 @@ def test_a_recalled_stock_gives_the_same_sets(pool, tiny_store):
         pool.draw(PHASE, generator, fresh=1)
     kept, random_state = pool.remember(), generator.get_state()
     torch.manual_seed(2)
-    other = PanePool(WorldClips(WorldStore(tiny_store)), Autoencoder(TINY.autoencoder))
+    other = VariantPool(WorldClips(WorldStore(tiny_store)), Autoencoder(TINY.autoencoder))
     other.recall(kept)
     again = torch.Generator()
     again.set_state(random_state)
@@ -143,8 +143,8 @@ def test_a_recalled_stock_gives_the_same_sets(pool, tiny_store):
 
 def test_batches_of_a_step_draw_from_one_stock_wherever_they_are_drawn(pool, tiny_store):
     """Two batches a step: both here, or one here and one in another process."""
-    other = PanePool(WorldClips(WorldStore(tiny_store)), pool.autoencoder)
-    third = PanePool(WorldClips(WorldStore(tiny_store)), pool.autoencoder)
+    other = VariantPool(WorldClips(WorldStore(tiny_store)), pool.autoencoder)
+    third = VariantPool(WorldClips(WorldStore(tiny_store)), pool.autoencoder)
     together, apart = [], []
     for step in range(4):
         left = []
@@ -212,16 +212,16 @@ def test_base_gives_nothing_and_draws_singles_and_grids(stage_of):
 def test_moved_sets_are_filled_where_they_are_determined(stage_of, moved_pool):
     stage, generator = stage_of("fill", edit_share=1.0, text_masking=0.0), seeded(6)
     stage.pool, seen = moved_pool, set()
-    for panes in (p for _ in range(8) for p in moved_pool.draw(PHASE, generator, fresh=3)):
-        chosen, given = stage._choose(panes, GRID, generator)
-        rows = stage.captions.grid_rows(panes, chosen, generator)
-        seen.add(panes.analogy)
-        if panes.analogy:
+    for variants in (p for _ in range(8) for p in moved_pool.draw(PHASE, generator, fresh=3)):
+        chosen, given = stage._choose(variants, GRID, generator)
+        rows = stage.captions.grid_rows(variants, chosen, generator)
+        seen.add(variants.analogy)
+        if variants.analogy:
             assert (chosen, given) == ([0, 1, 2, 3], [True, True, True, False])
         else:
             assert (chosen[0], given) == (0, [True, False, False, False])
-        for pane, row in zip(chosen, rows, strict=True):
-            assert panes.moves[pane] in " ".join(row)
+        for variant, row in zip(chosen, rows, strict=True):
+            assert variants.moves[variant] in " ".join(row)
     assert seen == {True, False}
     loss, _ = stage.loss(PHASE, generator)
     assert loss.isfinite()
@@ -241,9 +241,9 @@ def test_fill_as_edit_gives_the_clip_as_it_is_in_the_first_cell(stage_of, monkey
         batch = stage._batch(PHASE, generator)
         assert batch.fill_BKF[:, 0].logical_not().all()
         assert batch.fill_BKF[:, 1:].all()
-        for cells, panes in zip(batch.cells_BKCFYX, drawn[-1], strict=True):
-            assert torch.equal(cells[0], panes.latents_VCFYX[0])
-            assert not any(torch.equal(cell, panes.latents_VCFYX[0]) for cell in cells[1:])
+        for cells, variants in zip(batch.cells_BKCFYX, drawn[-1], strict=True):
+            assert torch.equal(cells[0], variants.latents_VCFYX[0])
+            assert not any(torch.equal(cell, variants.latents_VCFYX[0]) for cell in cells[1:])
 
 
 def test_some_grids_are_set_up_as_later_windows_of_a_clip(stage_of):
@@ -258,7 +258,7 @@ def test_some_grids_are_set_up_as_later_windows_of_a_clip(stage_of):
             assert heads.all() or not heads.any()
             counts[bool(heads.any())] += 1
     assert min(counts.values()) > 8
-    # A clip of two latent frames must have one left to paint.
+    # A clip of two latent frames must have one left to generate.
     short = stage_of("fill", edit_share=1.0, window_share=1.0)._batch(PHASE, generator).fill_BKF
     assert short[:, 1:].tolist() == [[[False, True]] * 3] * PHASE.batch
     assert stage_of("fill", window_share=1.0).loss(long, generator)[0].isfinite()
@@ -425,11 +425,11 @@ def test_offset_steps_show_wider_cells_and_score_what_lies_inside(stage_of, monk
 
 def test_a_composition_is_a_clip_an_element_and_two_fusions_of_them(pool):
     fusions = FusionPool(pool.world, pool.autoencoder)
-    for panes in fusions.draw(PHASE, seeded(0), fresh=3):
-        assert panes.element in ELEMENTS
-        assert len(panes.latents_VCFYX) == len(panes.drift_VMFYX) == 4
-        flat = panes.latents_VCFYX.flatten(1)
-        assert torch.pdist(flat).min() > 0.1, "four panes, all different"
+    for variants in fusions.draw(PHASE, seeded(0), fresh=3):
+        assert variants.element in ELEMENTS
+        assert len(variants.latents_VCFYX) == len(variants.drift_VMFYX) == 4
+        flat = variants.latents_VCFYX.flatten(1)
+        assert torch.pdist(flat).min() > 0.1, "four variants, all different"
 
 
 def test_fill_as_compose_gives_both_sources_in_the_upper_row(stage_of):
@@ -448,7 +448,7 @@ def test_fill_as_compose_gives_both_sources_in_the_upper_row(stage_of):
     assert len(seen) > 3
 
 
-def test_base_sees_single_panes_of_compositions_with_their_own_clause(stage_of):
+def test_base_sees_single_variants_of_compositions_with_their_own_clause(stage_of):
     stage = stage_of("base", fusion_share=1.0, single_share=1.0, caption_dropout=0.0)
     generator = seeded(5)
     texts = [row for _ in range(8) for row in stage._batch(PHASE, generator).rows]

@@ -23,7 +23,7 @@ from dcgrid.eval.scoring import Case, Encoders, score_case
 from dcgrid.eval.suites import footage
 from dcgrid.eval.suites.request import EvalRequest, UnitOutcome, item_names
 from dcgrid.eval.suites.schema import Task
-from dcgrid.eval.suites.studio import read_result
+from dcgrid.eval.suites.units import read_result
 from dcgrid.models.loading import model_spec
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.typed import typed
@@ -31,7 +31,7 @@ from dcgrid.video.write import write_video
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class Scored:
     """The items of a unit, and the clip that they were made of."""
 
     clip: ClipEntry
@@ -50,7 +50,7 @@ class _Footage:
     truths: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Judge:
+class Scorer:
     """Scores units, clip by clip."""
 
     def __init__(self, request: EvalRequest, encoders: Encoders) -> None:
@@ -62,7 +62,7 @@ class Judge:
         self._named = {one.key: f"{one.key} {one.encoder}".strip() for one in columns}
         self._last: tuple[str, _Footage] | None = None
 
-    def work(self, outcome: UnitOutcome, progress: Progress) -> Judged:
+    def work(self, outcome: UnitOutcome, progress: Progress) -> Scored:
         """Score what a unit made; where it made nothing, its items say why.
 
         Raises:
@@ -82,15 +82,15 @@ class Judge:
         for name in outcome.videos:
             scored[name] = self._scores(outcome, name, shown)
         items = (self._item(outcome, entry, name, scored.get(name)) for name in names)
-        return Judged(clip=entry, items=tuple(_with_truth(one, shown) for one in items))
+        return Scored(clip=entry, items=tuple(_with_truth(one, shown) for one in items))
 
-    def _unreadable(self, outcome: UnitOutcome, key: str, error: InputVideoError) -> Judged:
+    def _unreadable(self, outcome: UnitOutcome, key: str, error: InputVideoError) -> Scored:
         """Count all results of a clip as failed that breaks off while it is read."""
         names = item_names(self._request.suite, outcome.unit)
         broken = replace(outcome, videos={}, errors=dict.fromkeys(names, error.message))
         entry = ClipEntry(key=key, label=key, video="", frames=0, fps=self._spec.fps)
         items = tuple(self._item(broken, entry, name, None) for name in names)
-        return Judged(clip=entry, items=items)
+        return Scored(clip=entry, items=items)
 
     def _footage(self, key: str, index: int, tasks: Sequence[Task]) -> _Footage:
         """Return what the results of a clip are compared with; read once for all methods."""

@@ -1,4 +1,4 @@
-"""Paints whole grids with the Grid LoRA on the base, no cell given. Read `GridPainter.paint`.
+"""Generates whole grids with the Grid LoRA on the base, no cell given. Read `GridSampler.generate`.
 
 Letters: B batch, K cells, C channels, M moving channels of noise, F Y X latent frames/rows/columns,
 A adapters.
@@ -20,19 +20,24 @@ from dcgrid.train.concept_texts import ConceptTexts
 from dcgrid.train.data.record import read_record
 from dcgrid.train.grids import GRID
 from dcgrid.train.networks import load_base
-from dcgrid.train.painting import as_read_back, draw_grid_noise, paint_cells, paint_facts
-from dcgrid.train.panes import PaneSet
+from dcgrid.train.sample_latents import (
+    as_read_back,
+    draw_grid_noise,
+    generate_cells,
+    generate_facts,
+)
 from dcgrid.train.sampled import SampledGrid
 from dcgrid.train.sampling import SampleJob, sampler_numbers
 from dcgrid.train.tags import hash_tags, load_concept_tags, unknown_notes
+from dcgrid.train.variants import VariantSet
 from dcgrid.train.world.clips import MOTIONS, chance, pick
 from dcgrid.train.world.effects import EFFECT_NAMES
 from dcgrid.train.world.fusion import ELEMENTS
 from dcgrid.train.world.store import WorldStore
 
 
-class GridPainter:
-    """Holds the networks and paints one grid after another."""
+class GridSampler:
+    """Holds the networks and generates one grid after another."""
 
     def __init__(self, job: SampleJob) -> None:
         self.job, self.numbers = job, sampler_numbers(job)
@@ -82,7 +87,7 @@ class GridPainter:
     def facts(self, number: int) -> dict[str, Any]:
         """Return everything that a grid is made with; what JSON can hold."""
         job, recipe = self.job, self.job.recipe
-        facts = paint_facts(job, number, self.numbers)
+        facts = generate_facts(job, number, self.numbers)
         facts |= {"texts": self._texts(number), "base": self.base_hash}
         # Grids without concepts say nothing of them: those of earlier runs stay what they are.
         facts |= {"adapters": self.adapter_hashes, **self.tag_facts}
@@ -91,7 +96,7 @@ class GridPainter:
         return as_read_back(facts)
 
     def notes(self) -> tuple[str, ...]:
-        """Return what a person should know of the texts, before anything is painted."""
+        """Return what a person should know of the texts, before anything is generated."""
         texts = () if self.concepts is None else self.concepts.all_texts()
         return (*self.numbers.notes, *unknown_notes(texts, self.text))
 
@@ -113,7 +118,7 @@ class GridPainter:
             order = torch.randperm(len(EFFECT_NAMES), generator=generator).tolist()
             effects = ("", *(EFFECT_NAMES[i] for i in order[:3]))
         nothing = torch.empty(0)  # captions read words alone
-        panes = PaneSet(
+        variants = VariantSet(
             latents_VCFYX=nothing,
             drift_VMFYX=nothing,
             effects=effects,
@@ -121,17 +126,17 @@ class GridPainter:
             motion=motion,
             element=element,
         )
-        return self.captions.grid_rows(panes, (0, 1, 2, 3), generator)
+        return self.captions.grid_rows(variants, (0, 1, 2, 3), generator)
 
-    def paint(self, number: int) -> SampledGrid:
-        """Paint all cells of a grid at once.
+    def generate(self, number: int) -> SampledGrid:
+        """Generate all cells of a grid at once.
 
         Paper: sec. 3.2 (Sampling Grids)
         """
         facts = self.facts(number)
         noise_BKCFYX = draw_grid_noise(self.job, number)
         networks = self.dit, self.text
-        cells_BKCFYX = paint_cells(
+        cells_BKCFYX = generate_cells(
             networks, facts["texts"], noise_BKCFYX, self.numbers, GRID, self.route_KA
         )
         still = noise_BKCFYX.shape[2] - len(self.dit.config.noise_motion)

@@ -1,4 +1,4 @@
-"""Paints latents from texts and noise, no cell given: what stages `cells` and `sample` share.
+"""Generates latents from texts and noise, no cell given: what stages `cells` and `sample` share.
 
 Letters: B batch, K cells, C channels, F Y X latent frames/rows/columns, A adapters.
 
@@ -19,11 +19,11 @@ from dcgrid.models.trunk import GridTransformer, TextReader
 from dcgrid.runtime.device import autocast, choose_dtype
 from dcgrid.train.facts import train_facts
 from dcgrid.train.grids import GRID, token_places
-from dcgrid.train.sampling import PaintJob, SamplerNumbers
+from dcgrid.train.sampling import GenerateJob, SamplerNumbers
 
 
-def paint_facts(job: PaintJob, number: int, numbers: SamplerNumbers) -> dict[str, Any]:
-    """Return what every painted grid says of itself: how it was sampled, not with which weights."""
+def generate_facts(job: GenerateJob, number: int, numbers: SamplerNumbers) -> dict[str, Any]:
+    """Return what a generated grid says of itself: how it was sampled, not with which weights."""
     recipe = job.recipe
     return {
         "number": number,
@@ -49,7 +49,7 @@ def as_read_back(facts: dict[str, Any]) -> dict[str, Any]:
     return read_back
 
 
-def draw_grid_noise(job: PaintJob, number: int) -> torch.Tensor:
+def draw_grid_noise(job: GenerateJob, number: int) -> torch.Tensor:
     """Draw the noise of a grid, BKCFYX with B = 1."""
     recipe = job.recipe
     size_THW = (recipe.frames, *recipe.size_of(number))
@@ -74,7 +74,7 @@ def grid_noise(
 
 
 @torch.no_grad()
-def paint_cells(
+def generate_cells(
     networks: tuple[GridTransformer, TextReader],
     rows: list[list[str]],
     noise_BKCFYX: torch.Tensor,
@@ -82,7 +82,7 @@ def paint_cells(
     layout: GridLayout,
     route_KA: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Paint all cells of grids from noise, guided against the empty text.
+    """Generate all cells of grids from noise, guided against the empty text.
 
     Args:
         networks: Transformer with its adapters, and text encoder.

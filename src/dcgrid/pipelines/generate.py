@@ -1,4 +1,4 @@
-"""Paint a grid window by window, and keep what was painted until it is written.
+"""Generate a grid window by window, and keep what was generated until it is written.
 
 Letters: T frames, H W height/width, C the 3 colours.
 """
@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import torch
 
 from dcgrid import __version__, hub
-from dcgrid.pipelines.fill import FillSettings, Painter, fill_grid
+from dcgrid.pipelines.fill import FillSettings, GenerateFn, fill_grid
 from dcgrid.pipelines.footage import Footage
+from dcgrid.pipelines.generated import Generated
 from dcgrid.pipelines.models import LoadedModel
-from dcgrid.pipelines.painted import Painted
 from dcgrid.pipelines.plan import RunPlan
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import Continuation, grid_request
@@ -32,7 +32,7 @@ KEPT_DAYS = 14
 
 
 class GivenClip(Protocol):
-    """A clip that is given to a grid: `Footage`, or what another grid has painted."""
+    """A clip that is given to a grid: `Footage`, or what another grid has generated."""
 
     def frames(self, window: Window) -> torch.Tensor:
         """Return the frames of a window, THWC, uint8."""
@@ -40,28 +40,28 @@ class GivenClip(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridTask:
-    """One grid that is to be painted."""
+    """One grid that is to be generated."""
 
     grid: ResolvedGrid
     """Cells, text and sampler values."""
     given: tuple[GivenClip, ...]
     """The given clips, in the order of `grid.given`."""
     windows: tuple[Window, ...]
-    """What is painted in one go."""
+    """What is generated in one go."""
     cell_size: tuple[int, int]
     """Height and width of a cell in pixels."""
     seed: int
     """Seed of the noise."""
     model: LoadedModel
-    """What paints it."""
+    """What generates it."""
     label: str = ""
     """Which grid of several it is, for progress."""
-    painter: Painter | None = None
-    """How it is painted; None: with `fill_grid`."""
+    generate_fn: GenerateFn | None = None
+    """How it is generated; None: with `fill_grid`."""
 
 
-def paint_grid(task: GridTask, painted: Painted, progress: Progress) -> None:
-    """Paint the windows of a grid that are not there yet.
+def generate_grid(task: GridTask, generated: Generated, progress: Progress) -> None:
+    """Generate the windows of a grid that are not there yet.
 
     Raises:
         InputVideoError: A given clip ends or breaks before its plan does.
@@ -69,17 +69,17 @@ def paint_grid(task: GridTask, painted: Painted, progress: Progress) -> None:
     """
     backbone, count = task.model.backbone, len(task.windows)
     settings = FillSettings(seed=task.seed, device=backbone.device)
-    painter = task.painter or fill_grid
+    generate_fn = task.generate_fn or fill_grid
     stride = backbone.spec.stride_T
     total = (task.windows[-1].first + task.windows[-1].count - 1) // stride + 1
     for window in task.windows:
-        if painted.has(window):
+        if generated.has(window):
             continue
         where = None
         labels = [task.label] if task.label else []
         if count > 1:
             first = window.first // stride
-            where = Continuation(first=first, total=total, heads=painted.heads(window))
+            where = Continuation(first=first, total=total, heads=generated.heads(window))
             labels.append(f"window {window.index + 1} of {count}")
         shown = _Labelled(progress, ", ".join(labels)) if labels else progress
         request = replace(
@@ -88,27 +88,27 @@ def paint_grid(task: GridTask, painted: Painted, progress: Progress) -> None:
             ),
             size_THW=(window.count, *task.cell_size),
         )
-        painted.put(window, painter(backbone, request, settings, shown))
+        generated.put(window, generate_fn(backbone, request, settings, shown))
 
 
 @contextmanager
-def paint_windows(
+def generate_windows(
     plan: RunPlan,
     footage: Sequence[Footage],
     model: LoadedModel,
     progress: Progress,
-    painter: Painter | None = None,
-) -> Iterator[Painted]:
-    """Paint the grid of a run; the result lasts as long as the context.
+    generate_fn: GenerateFn | None = None,
+) -> Iterator[Generated]:
+    """Generate the grid of a run; the result lasts as long as the context.
 
     A clip of one window is kept in memory, a longer one on disk.
 
     Args:
-        plan: What is painted.
+        plan: What is generated.
         footage: The given clips.
-        model: What paints it.
+        model: What generates it.
         progress: Told of stages and steps.
-        painter: How; None: with `fill_grid`.
+        generate_fn: How; None: with `fill_grid`.
 
     Raises:
         InputVideoError: An input ends or breaks before its plan does.
@@ -121,23 +121,23 @@ def paint_windows(
         cell_size=plan.clips[0].cell_size,
         seed=plan.prepared.job.seed,
         model=model,
-        painter=painter,
+        generate_fn=generate_fn,
     )
     with ExitStack() as stack:
         folder = None
         if len(plan.windows) > 1:
             folder = stack.enter_context(work_folder(_run_facts(plan, footage, model), progress))
-        painted = Painted(plan.windows, task.grid.painted_cells, folder)
-        tell_what_is_there([painted], progress)
-        paint_grid(task, painted, progress)
-        yield painted
+        generated = Generated(plan.windows, task.grid.generated_cells, folder)
+        tell_what_is_there([generated], progress)
+        generate_grid(task, generated, progress)
+        yield generated
 
 
-def tell_what_is_there(grids: Sequence[Painted], progress: Progress) -> None:
+def tell_what_is_there(grids: Sequence[Generated], progress: Progress) -> None:
     """Remove damaged windows of an earlier run, and tell of them and of those that are whole."""
-    if damaged := sum(painted.drop_damaged() for painted in grids):
-        progress.note(f"Damaged windows of an earlier run that are painted again: {damaged}.")
-    there = [painted.has(window) for painted in grids for window in painted.windows]
+    if damaged := sum(generated.drop_damaged() for generated in grids):
+        progress.note(f"Damaged windows of an earlier run that are generated again: {damaged}.")
+    there = [generated.has(window) for generated in grids for window in generated.windows]
     if any(there):
         progress.note(
             f"{sum(there)} of {len(there)} windows are there from an earlier run; going on."
@@ -164,7 +164,7 @@ def work_folder(facts: Mapping[str, Any], progress: Progress) -> Iterator[Path]:
             yield folder
         except BaseException:
             if any(folder.rglob("*.mkv")):
-                progress.note("What is painted so far is kept; the same command goes on with it.")
+                progress.note("What is generated so far is kept; the same command goes on with it.")
             else:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -181,7 +181,7 @@ def _folder_of(facts: Mapping[str, Any]) -> Path:
 def _run_facts(plan: RunPlan, footage: Sequence[Footage], model: LoadedModel) -> Mapping[str, Any]:
     """Return what decides the pixels of a run: inputs, text, weights, seed, machine."""
     return {
-        "method": plan.prepared.job.painted_by,
+        "method": plan.prepared.job.generated_by,
         "inputs": [one.sha256 for one in footage],
         "clips": [(one.start_s, one.num_frames, one.fps, one.cell_size) for one in plan.clips],
         "windows": [asdict(window) for window in plan.windows],
