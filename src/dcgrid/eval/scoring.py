@@ -18,7 +18,7 @@ from dcgrid.eval.encoders.flow import SMALLEST as SMALLEST_FLOW
 from dcgrid.eval.encoders.flow import flow_size
 from dcgrid.eval.encoders.lpips import SMALLEST as SMALLEST_LPIPS
 from dcgrid.eval.encoders.preprocess import chunks, resize
-from dcgrid.eval.encoders.shelf import Encoders
+from dcgrid.eval.encoders.registry import Encoders
 from dcgrid.eval.results import Score
 
 __all__ = ["METRICS", "Case", "Encoders", "Metric", "score_case"]
