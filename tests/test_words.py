@@ -1,4 +1,4 @@
-"""Words that only this project would know do not come back: readers search for those of the field."""
+"""Words that only this project would know do not come back: readers search for the field's."""
 
 import re
 from pathlib import Path

@@ -10,7 +10,7 @@ import torch
 from dcgrid import hub
 from dcgrid.errors import WeightsError
 from dcgrid.eval.columns import METRICS
-from dcgrid.eval.encoders import extra
+from dcgrid.eval.encoders import extra, registry
 from dcgrid.eval.encoders.dino import DinoEncoder
 from dcgrid.eval.scoring import Case, Encoders, fit, score_case
 from dcgrid.runtime.install import install_hint
