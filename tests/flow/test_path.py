@@ -6,9 +6,7 @@ import torch
 from dcgrid.flow.path import (
     data_from_velocity,
     flow_loss,
-    noise_from_velocity,
     noisy,
-    velocity_from_data,
     velocity_target,
 )
 
@@ -46,15 +44,11 @@ def test_target_is_the_derivative_of_the_path() -> None:
     torch.testing.assert_close(slope, velocity_target(data, noise, 1.8), atol=1e-8, rtol=1e-7)
 
 
-def test_conversions() -> None:
+def test_a_velocity_points_to_the_data() -> None:
     data, noise, time = draw(3)
     time[0, 0] = 0
     x, v = noisy(data, noise, time, 1.9), velocity_target(data, noise, 1.9)
     torch.testing.assert_close(data_from_velocity(x, v, time), data)
-    torch.testing.assert_close(noise_from_velocity(x, v, time), 1.9 * noise)
-    back = velocity_from_data(x, data, time)
-    assert back[0, 0].eq(0).all()
-    torch.testing.assert_close(back[:, 1:], v[:, 1:])
 
 
 def test_loss_covers_filled_cells_only() -> None:

@@ -5,18 +5,15 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from dcgrid.errors import LayoutError
 from dcgrid.grid import layout as layout_module
-from dcgrid.grid.canvas import place_cells, take_cells
 from dcgrid.grid.layout import (
     Cell,
     GridLayout,
     LatentGeometry,
     cell_token_shape,
     check_cell_size,
-    split_canvas,
 )
 
 PAPER = LatentGeometry(stride_T=8, stride_HW=16, patch=(1, 2, 2))
@@ -30,10 +27,7 @@ def test_doctest() -> None:
 
 
 def test_paper_canvas_is_9216_tokens() -> None:
-    height, width = split_canvas(TWO_BY_TWO, 576, 1024)
-    assert (height, width) == (288, 512)
-    assert cell_token_shape(121, height, width, PAPER).count == 2304
-    assert 4 * cell_token_shape(121, height, width, PAPER).count == 9216
+    assert cell_token_shape(121, 288, 512, PAPER).count == 2304
     assert cell_token_shape(121, 576, 1024, PAPER).count == 9216
 
 
@@ -111,24 +105,6 @@ def test_hinted_sizes_and_frames_fit() -> None:
             assert cell_token_shape(above, 16, 32, geometry).frames >= 1
             assert above > frames
             assert below < frames or below == 5
-
-
-def test_canvas_must_divide() -> None:
-    with pytest.raises(LayoutError, match="577x1024"):
-        split_canvas(TWO_BY_TWO, 577, 1024)
-    with pytest.raises(LayoutError):
-        take_cells(torch.zeros(1, 3, 1, 6, 7), TWO_BY_TWO)
-
-
-@pytest.mark.parametrize("text", ["1x1", "2x2", "1x3", "3x2"])
-def test_place_take_round_trip(text: str) -> None:
-    layout = GridLayout.parse(text)
-    cells = torch.randn(2, layout.count, 3, 2, 4, 5)
-    canvas = place_cells(cells, layout)
-    assert torch.equal(take_cells(canvas, layout), cells)
-    for cell in layout.cells:
-        top, left = cell.row * 4, cell.col * 5
-        assert torch.equal(canvas[..., top : top + 4, left : left + 5], cells[:, cell.index])
 
 
 def test_plans_need_no_torch() -> None:

@@ -5,11 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from dcgrid.errors import DeviceError, UsageError
+from dcgrid.errors import DeviceError
 from dcgrid.models.attention import attend
 from dcgrid.models.attention_choice import (
     AttentionChoice,
-    check_attention,
     find_kernels,
     seconds_on,
 )
@@ -73,9 +72,6 @@ def test_a_kernel_that_is_asked_for_is_not_timed(name: str) -> None:
 def test_a_kernel_that_is_not_there_is_told() -> None:
     with pytest.raises(DeviceError, match="no sage attention"):
         Kernels(sdpa=1.0).choice("sage")(Q, K, V)
-    with pytest.raises(UsageError, match="unknown attention 'fast'"):
-        check_attention("fast")
-    assert check_attention("cudnn") == "cudnn"
 
 
 def test_padding_float32_and_the_cpu_are_left_to_torch() -> None:

@@ -8,7 +8,6 @@ Letters: B batch, K cells, C channels, F Y X latent frames/rows/columns.
 Times are per cell and latent frame (`time_BKF`), so that given cells can stand at t = 0.
 """
 
-import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -46,18 +45,6 @@ def velocity_target(data_BKCFYX: Tensor, noise_BKCFYX: Tensor, noise_scale: floa
 def data_from_velocity(noisy_BKCFYX: Tensor, velocity_BKCFYX: Tensor, time_BKF: Tensor) -> Tensor:
     """Return the data that a velocity points to: x0 = x_t - t v."""
     return noisy_BKCFYX - spread_time(time_BKF) * velocity_BKCFYX
-
-
-def noise_from_velocity(noisy_BKCFYX: Tensor, velocity_BKCFYX: Tensor, time_BKF: Tensor) -> Tensor:
-    """Return the scaled noise that a velocity comes from: s e = x_t + (1-t) v."""
-    return noisy_BKCFYX + (1 - spread_time(time_BKF)) * velocity_BKCFYX
-
-
-def velocity_from_data(noisy_BKCFYX: Tensor, data_BKCFYX: Tensor, time_BKF: Tensor) -> Tensor:
-    """Return the velocity towards some data: v = (x_t - x0) / t; 0 where t = 0."""
-    time = spread_time(time_BKF)
-    apart = noisy_BKCFYX - data_BKCFYX
-    return torch.where(time > 0, apart / torch.where(time > 0, time, 1.0), 0.0)
 
 
 def flow_loss(velocity_BKCFYX: Tensor, target_BKCFYX: Tensor, fill_BKF: Tensor) -> Tensor:

@@ -230,18 +230,3 @@ def cell_token_shape(frames: int, height: int, width: int, geometry: LatentGeome
         rows=height // (geometry.stride_HW * geometry.patch[1]),
         cols=width // (geometry.stride_HW * geometry.patch[2]),
     )
-
-
-def split_canvas(layout: GridLayout, height: int, width: int) -> tuple[int, int]:
-    """Return the size (height, width) of one cell of a canvas given in pixels.
-
-    Raises:
-        LayoutError: If the cells would not be of one whole size.
-    """
-    if height < layout.rows or height % layout.rows or width < layout.cols or width % layout.cols:
-        cell = (max(height // layout.rows, 1), max(width // layout.cols, 1))
-        raise LayoutError(
-            f"a canvas of {height}x{width} does not divide into {layout} cells",
-            hint=f"Try {cell[0] * layout.rows}x{cell[1] * layout.cols}.",
-        )
-    return height // layout.rows, width // layout.cols

@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from dcgrid.errors import DeviceError, UsageError
+from dcgrid.errors import DeviceError
 from dcgrid.models.attention import attend
 
 AttentionName = Literal["auto", "sdpa", "cudnn", "flash", "sage"]
@@ -36,19 +36,6 @@ MARGIN = 0.97
 equal ones is used would change from run to run, and with it the last bits."""
 TRIES = 3
 """Times that each kernel is timed, after one that is not; the shortest counts."""
-
-
-def check_attention(name: str) -> AttentionName:
-    """Return the way to attend that a name means.
-
-    Raises:
-        UsageError: There is no such way.
-    """
-    if name in get_args(AttentionName):
-        return cast(AttentionName, name)
-    raise UsageError(
-        f"unknown attention {name!r}", hint="use auto, sdpa, cudnn, flash or sage (--attention)"
-    )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -24,14 +24,12 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.stream import VideoStream
 
 from dcgrid.video.clip import Picture, SoundSource
-from dcgrid.video.resample import resample_frames
 from dcgrid.video.sound import Layer, SoundTrack, open_sound
 from dcgrid.video.whole import whole_file
 
 __all__ = [
     "Timing",
     "WriteReport",
-    "resample_frames",
     "write_pictures",
     "write_pieces",
     "write_video",

@@ -6,7 +6,7 @@ Letters: T frames, H W height/width, C the 3 colours, N faces, E embedding.
 """
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,13 +20,6 @@ from dcgrid.eval.metrics import FrameFaces
 
 MOST = 8
 """Faces of a frame that are read, the largest ones."""
-
-
-class FaceReader(Protocol):
-    """Reads the faces of frames."""
-
-    def read(self, frames_THWC: Tensor) -> tuple[FrameFaces, ...]:
-        """Return the faces of each frame (uint8), the largest first."""
 
 
 class ArcFaceReader:

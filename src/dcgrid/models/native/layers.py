@@ -51,11 +51,6 @@ class GridShape:
     rows: int
     columns: int
 
-    @property
-    def token_size(self) -> tuple[int, int, int]:
-        """Tokens of one cell along time, rows, columns."""
-        return self.frames, self.rows, self.columns
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
