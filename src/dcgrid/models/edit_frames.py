@@ -179,7 +179,11 @@ def lay_particles(overlay_BCHW: Tensor, particles_BCHW: Tensor, planes_BNHW: Ten
     All are of one size.
     """
     by_plane_BNCHW = particles_BCHW.unflatten(1, (-1, 4))
-    laid_BCHW = torch.einsum("bnhw,bnchw->bchw", planes_BNHW, by_plane_BNCHW)
+    laid_BCHW = torch.zeros_like(overlay_BCHW)
+    for number in range(planes_BNHW.shape[1]):
+        laid_BCHW = torch.addcmul(
+            laid_BCHW, planes_BNHW[:, number, None], by_plane_BNCHW[:, number]
+        )
     clear_B1HW = 1 - laid_BCHW[:, :1].clamp(max=0.95)
     opacity_B1HW = 1 - (1 - overlay_BCHW[:, :1]) * clear_B1HW
     colour_BCHW = overlay_BCHW[:, 1:] * clear_B1HW + laid_BCHW[:, 1:]
