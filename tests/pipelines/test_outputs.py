@@ -46,6 +46,24 @@ def test_out_may_be_a_folder_or_a_file(tmp_path: Path) -> None:
     assert names(paths) == ["wet.mp4", "wet.json"]
 
 
+@pytest.mark.parametrize(
+    ("out", "video"), [("new/place", "a.clip.rain.mp4"), ("new/place/wet.mp4", "wet.mp4")]
+)
+def test_a_folder_that_is_not_there_is_made_when_results_are_written(
+    tmp_path: Path, out: str, video: str
+) -> None:
+    paths = name_outputs(job(tmp_path, out=tmp_path / out), ["rain"], [3])
+    assert paths.videos == ((tmp_path / "new" / "place" / video,),)
+    assert not (tmp_path / "new").exists()
+    with StagedFiles() as staged:
+        staged.stage(paths.manifest).write_text("{}")
+    assert not (tmp_path / "new").exists()
+    with StagedFiles() as staged:
+        staged.stage(paths.manifest).write_text("{}")
+        staged.commit()
+    assert paths.manifest.read_text() == "{}"
+
+
 def test_braces_in_a_file_name_stay(tmp_path: Path) -> None:
     (tmp_path / "{}{0}.mp4").write_bytes(b"video")
     paths = name_outputs(EditJob(input=tmp_path / "{}{0}.mp4"), ["rain"], [3])
@@ -67,8 +85,7 @@ def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("out", "message", "hint"),
     [
-        ("none", "none does not exist", "mkdir -p"),
-        ("none/x.mp4", "none does not exist", "mkdir -p"),
+        ("a.clip.mp4/none", "cannot write into", "choose another folder"),
         ("x.webm", r"results are \.mp4 files", "x.mp4"),
     ],
 )

@@ -60,8 +60,8 @@ def name_outputs(
         tag: Goes behind the edit's name, e.g. ".rerun"; not used where --out names a file.
 
     Raises:
-        OutputError: The folder is missing or read-only, a file exists (and `force` is not set), or
-            a result would replace the input.
+        OutputError: The folder cannot be made or is read-only, a file exists (and `force` is not
+            set), or a result would replace the input.
         UsageError: One file name is given for several results.
     """
     folder, file_name = _place(job, len(names))
@@ -95,6 +95,7 @@ class StagedFiles:
 
     def __init__(self) -> None:
         self._parts: dict[Path, Path] = {}
+        self._made: list[Path] = []
 
     def __enter__(self) -> Self:
         """Return self."""
@@ -110,9 +111,26 @@ class StagedFiles:
         for part in self._parts.values():
             with suppress(OSError):
                 part.unlink(missing_ok=True)
+        for folder in reversed(self._made):
+            with suppress(OSError):  # something lies in it
+                folder.rmdir()
 
     def stage(self, path: Path) -> Path:
-        """Return a temporary path in the folder of `path`, with its suffix, to write to."""
+        """Return a temporary path in the folder of `path`, with its suffix, to write to.
+
+        Raises:
+            OutputError: The folder is not there and cannot be made.
+        """
+        missing = [one for one in path.parents if not one.exists()]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = (error.strerror or "unknown error").lower()
+            raise OutputError(
+                f"cannot make the folder {path.parent} ({reason})",
+                hint="write elsewhere with --out",
+            ) from error
+        self._made += reversed(missing)
         part = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}.part{path.suffix}")
         self._parts[path] = part
         return part
@@ -147,19 +165,12 @@ def _place(job: GridJob, edits: int) -> tuple[Path, str]:
         return job.home, ""
     if job.out.is_dir():
         return job.out, ""
+    if not job.out.suffix:
+        return job.out, ""
     if job.out.suffix.lower() != VIDEO_SUFFIX:
-        if job.out.suffix and job.out.parent.is_dir():
-            raise OutputError(
-                f"--out {job.out}: results are {VIDEO_SUFFIX} files",
-                hint=f"use --out {job.out.with_suffix(VIDEO_SUFFIX)}, or name a folder that exists",
-            )
         raise OutputError(
-            f"the output folder {job.out} does not exist", hint=f"make it: `mkdir -p {job.out}`"
-        )
-    if not job.out.parent.is_dir():
-        raise OutputError(
-            f"the output folder {job.out.parent} does not exist",
-            hint=f"make it: `mkdir -p {job.out.parent}`",
+            f"--out {job.out}: results are {VIDEO_SUFFIX} files",
+            hint=f"use --out {job.out.with_suffix(VIDEO_SUFFIX)}, or name a folder that exists",
         )
     if edits > 1:
         raise UsageError(
@@ -196,7 +207,12 @@ def _check_free(job: GridJob, paths: OutputPaths) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    """Try to make a file: permission bits lie for root and on network disks."""
+    """Try to make a file: permission bits lie for root and on network disks.
+
+    A folder that is not there yet is made when results are written.
+    """
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
     probe = folder / f".dcgrid.{secrets.token_hex(4)}.part"
     try:
         probe.touch(exist_ok=False)
