@@ -5,7 +5,7 @@ import pytest
 
 from dcgrid.errors import OutputError, UsageError
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.outputs import StagedFiles, name_outputs
+from dcgrid.pipelines.outputs import StagedFiles, claimed, name_outputs
 
 
 def job(folder: Path, **values: object) -> EditJob:
@@ -55,10 +55,10 @@ def test_a_folder_that_is_not_there_is_made_when_results_are_written(
     paths = name_outputs(job(tmp_path, out=tmp_path / out), ["rain"], [3])
     assert paths.videos == ((tmp_path / "new" / "place" / video,),)
     assert not (tmp_path / "new").exists()
-    with StagedFiles() as staged:
+    with claimed(job(tmp_path), paths), StagedFiles() as staged:
         staged.stage(paths.manifest).write_text("{}")
     assert not (tmp_path / "new").exists()
-    with StagedFiles() as staged:
+    with claimed(job(tmp_path), paths), StagedFiles() as staged:
         staged.stage(paths.manifest).write_text("{}")
         staged.commit()
     assert paths.manifest.read_text() == "{}"
@@ -72,9 +72,35 @@ def test_braces_in_a_file_name_stay(tmp_path: Path) -> None:
 
 def test_existing_results_need_force(tmp_path: Path) -> None:
     (tmp_path / "a.clip.rain.json").write_text("{}")
-    with pytest.raises(OutputError, match=r"a\.clip\.rain\.json exists already"):
-        name_outputs(job(tmp_path), ["rain"], [3])
-    assert name_outputs(job(tmp_path, force=True), ["rain"], [3])
+    paths = name_outputs(job(tmp_path), ["rain"], [3])
+    assert paths.lines(force=False)[1:] == ["There already: a.clip.rain.json; see --force."]
+    assert paths.lines(force=True)[1:] == ["Replaced: a.clip.rain.json."]
+    with (
+        pytest.raises(OutputError, match=r"a\.clip\.rain\.json exists already"),
+        claimed(job(tmp_path), paths),
+    ):
+        pass
+    with claimed(job(tmp_path, force=True), paths):
+        assert len(list(tmp_path.glob(".*.lock"))) == len(paths.all())
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_names_are_one_run_s_while_it_works(tmp_path: Path) -> None:
+    """Another run that shares a file with it is refused, one that shares none is not."""
+    rain = name_outputs(job(tmp_path), ["rain"], [3])
+    both = name_outputs(job(tmp_path), ["rain", "fog"], [2, 1])
+    fog = name_outputs(job(tmp_path), ["fog"], [3])
+    with claimed(job(tmp_path), rain):
+        for force in (False, True):
+            with (
+                pytest.raises(OutputError, match=r"rain\.mp4 is being written by another run"),
+                claimed(job(tmp_path, force=force), both),
+            ):
+                pass
+        with claimed(job(tmp_path), fog):
+            pass
+    with claimed(job(tmp_path), both):
+        pass
 
 
 def test_the_input_is_never_overwritten(tmp_path: Path) -> None:

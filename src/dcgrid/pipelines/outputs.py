@@ -13,8 +13,8 @@ No torch here.
 
 import os
 import secrets
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from typing import Self
 
 from dcgrid.errors import OutputError, UsageError
 from dcgrid.pipelines.job import GridJob
+from dcgrid.runtime.lock import run_lock
 
 VIDEO_SUFFIX = ".mp4"
 
@@ -47,6 +48,18 @@ class OutputPaths:
         pictures = (path for path in (self.reel, self.sheet, self.grid) if path)
         return (*videos, *pictures, self.manifest)
 
+    def existing(self) -> tuple[Path, ...]:
+        """Return those that are there already."""
+        return tuple(path for path in self.all() if path.exists())
+
+    def lines(self, *, force: bool) -> list[str]:
+        """Return what a plan says of them."""
+        there = ", ".join(path.name for path in self.existing())
+        files = f"Files: {', '.join(path.name for path in self.all())}."
+        if not there:
+            return [files]
+        return [files, f"Replaced: {there}." if force else f"There already: {there}; see --force."]
+
 
 def name_outputs(
     job: GridJob, names: Sequence[str], tries: Sequence[int], tag: str = ""
@@ -60,8 +73,8 @@ def name_outputs(
         tag: Goes behind the edit's name, e.g. ".rerun"; not used where --out names a file.
 
     Raises:
-        OutputError: The folder cannot be made or is read-only, a file exists (and `force` is not
-            set), or a result would replace the input.
+        OutputError: The folder cannot be made or is read-only, or a result would replace the
+            input. Whether files exist already, `claimed` looks.
         UsageError: One file name is given for several results.
     """
     folder, file_name = _place(job, len(names))
@@ -85,6 +98,36 @@ def name_outputs(
     return paths
 
 
+@contextmanager
+def claimed(job: GridJob, paths: OutputPaths) -> Iterator[None]:
+    """Hold the names of a run's files, so that no other run can take them meanwhile.
+
+    Their folder is made where it is not there; it goes again if nothing is written.
+
+    Raises:
+        OutputError: Another run holds one, one exists (and `force` is not set), or the folder
+            cannot be made.
+    """
+    folder = paths.manifest.parent
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        with ExitStack() as locks:
+            for path in paths.all():
+                held = f"{path} is being written by another run"
+                locks.enter_context(run_lock(folder, f".{path.name[:200]}.lock", held))
+            for path in paths.existing():
+                if not job.force:
+                    raise OutputError(
+                        f"{path} exists already",
+                        hint="add --force to replace it, or choose another --out",
+                    )
+            yield
+    finally:
+        for one in missing:
+            with suppress(OSError):  # something lies in it
+                one.rmdir()
+
+
 class StagedFiles:
     """Files that appear together at the end, or not at all.
 
@@ -95,7 +138,6 @@ class StagedFiles:
 
     def __init__(self) -> None:
         self._parts: dict[Path, Path] = {}
-        self._made: list[Path] = []
 
     def __enter__(self) -> Self:
         """Return self."""
@@ -111,26 +153,9 @@ class StagedFiles:
         for part in self._parts.values():
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-        for folder in reversed(self._made):
-            with suppress(OSError):  # something lies in it
-                folder.rmdir()
 
     def stage(self, path: Path) -> Path:
-        """Return a temporary path in the folder of `path`, with its suffix, to write to.
-
-        Raises:
-            OutputError: The folder is not there and cannot be made.
-        """
-        missing = [one for one in path.parents if not one.exists()]
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = (error.strerror or "unknown error").lower()
-            raise OutputError(
-                f"cannot make the folder {path.parent} ({reason})",
-                hint="write elsewhere with --out",
-            ) from error
-        self._made += reversed(missing)
+        """Return a temporary path in the folder of `path`, with its suffix, to write to."""
         part = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}.part{path.suffix}")
         self._parts[path] = part
         return part
@@ -200,10 +225,6 @@ def _check_free(job: GridJob, paths: OutputPaths) -> None:
             )
         if path.is_dir():
             raise OutputError(f"{path} is a folder", hint="move it away or choose another --out")
-        if path.exists() and not job.force:
-            raise OutputError(
-                f"{path} exists already", hint="add --force to replace it, or choose another --out"
-            )
 
 
 def _check_writable(folder: Path) -> None:

@@ -120,7 +120,7 @@ class RunPlan:
             *self.text_notes,
             result_line(self.prepared.job, self.clips[0]),
             time_line(self.work),
-            f"Files: {', '.join(path.name for path in self.prepared.outputs.all())}.",
+            *self.prepared.outputs.lines(force=self.prepared.job.force),
         ]
         if len(self.windows) > 1:
             lines.insert(lines.index(shape) + 1, windows_line(self.spec, self.windows))

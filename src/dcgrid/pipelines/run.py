@@ -24,7 +24,7 @@ from dcgrid.pipelines.generate import generate_windows
 from dcgrid.pipelines.manifest import OutputRecord, RunManifest, write_manifest
 from dcgrid.pipelines.memory import next_setting_if_full
 from dcgrid.pipelines.models import LoadedModel, check_weights, enter_given
-from dcgrid.pipelines.outputs import StagedFiles
+from dcgrid.pipelines.outputs import StagedFiles, claimed
 from dcgrid.pipelines.plan import RunPlan
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.team import Team
@@ -95,15 +95,26 @@ def run_job(
         AdapterError: The adapter is damaged or for another model.
         NetworkError: A download failed or the network is off.
         DeviceError: A rerun came to other pixels than the run it repeats (unless `force`).
-        OutputError: A file cannot be written.
+        OutputError: A file cannot be written, exists already, or is another run's.
     """
+    with claimed(plan.prepared.job, plan.prepared.outputs):
+        return _run(plan, progress, team or Team(), generate_fn, ranker)
+
+
+def _run(
+    plan: RunPlan,
+    progress: Progress,
+    team: Team,
+    generate_fn: GenerateFn | None,
+    ranker: Ranker | None,
+) -> RunResult:
     job, watch = plan.prepared.job, facts.Stopwatch()
     torch.set_num_threads(plan.prepared.threads or torch.get_num_threads())
     _warn_of_memory(plan, progress)
     with watch.stage("read"):
         plan, footage = read_footage(plan, progress)
     with watch.stage("load"):
-        model = _load(plan, team or Team(), progress)
+        model = _load(plan, team, progress)
     if not job.force:
         check_weights(model, plan.prepared.expected_weights)
     started = time.perf_counter()

@@ -47,7 +47,7 @@ from dcgrid.pipelines.models import (
     enter_given,
     grid_reference,
 )
-from dcgrid.pipelines.outputs import StagedFiles
+from dcgrid.pipelines.outputs import StagedFiles, claimed
 from dcgrid.pipelines.plan import windows_of
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.resolve import ResolvedGrid
@@ -103,13 +103,18 @@ def tell_story(plan: StoryPlan, progress: Progress, team: Team | None = None) ->
         DeviceError: A rerun came to other pixels than the story it repeats (unless `force`).
         OutputError: A file cannot be written.
     """
+    with claimed(plan.prepared.job, plan.prepared.outputs):
+        return _tell(plan, progress, team or Team())
+
+
+def _tell(plan: StoryPlan, progress: Progress, team: Team) -> StoryResult:
     started, watch = time.perf_counter(), facts.Stopwatch()
     torch.set_num_threads(plan.prepared.threads or torch.get_num_threads())
     with watch.stage("read"):
         plan, footage = _read(plan, progress)
     full = partial(next_setting_if_full, plan.prepared.job.model, plan.need)
     with watch.stage("load"), full():
-        models = _load(plan, progress, team or Team())
+        models = _load(plan, progress, team)
     with (
         work_folder(_story_facts(plan, footage, models), progress) as folder,
         StagedFiles() as staged,

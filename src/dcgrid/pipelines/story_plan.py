@@ -113,7 +113,7 @@ class StoryPlan:
             *self.text_notes,
             result_line(job, self.clip) if self.clip else self._text_line(),
             *([time_line(self._work(self.clip))] if self.clip else []),
-            f"Files: {', '.join(path.name for path in self.prepared.outputs.all())}.",
+            *self.prepared.outputs.lines(force=self.prepared.job.force),
             *([self.remark] if self.remark else []),
             *download_lines(self.downloads),
         ]
