@@ -160,7 +160,7 @@ def test_impossible_stories_are_refused(tmp_path: Path, clip: Path) -> None:
         plan_story(prepare_story(story_job(tmp_path, "rain", source=clip, fade_s=5.0)))
     (tmp_path / "tale.story.json").write_text("{}")
     with pytest.raises(OutputError, match="exists already"):
-        prepare_story(story_job(tmp_path, "rain"))
+        tell(story_job(tmp_path, "rain"))
 
 
 def test_an_interrupt_leaves_no_file(
