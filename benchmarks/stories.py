@@ -20,8 +20,17 @@ from dcgrid.video.clip import Clip
 from dcgrid.video.read import read_clip
 
 
-def tell_scenes(clip: Path, effects: Sequence[str], seed: int, model: str = "mini") -> list[Tensor]:
+def tell_scenes(
+    clip: Path, effects: Sequence[str], seed: int, model: str = "mini", *, guided: bool = False
+) -> list[Tensor]:
     """Run `dcgrid story --from` with an effect a scene; return the scenes THWC, uint8.
+
+    Args:
+        clip: The character's clip.
+        effects: Names of effects.
+        seed: Seed of the noise.
+        model: The model.
+        guided: True: scenes have size and rate of the clip. False: those of the model's cells.
 
     Raises:
         DcgridError: As the command.
@@ -37,8 +46,8 @@ def tell_scenes(clip: Path, effects: Sequence[str], seed: int, model: str = "min
             model=model,
             contact_sheet=False,
             duration_s=spec.default_frames / spec.fps,
-            fps="model",
-            upsample="none",
+            fps="source" if guided else "model",
+            upsample="guided" if guided else "none",
         )
         result = tell_story(plan_story(prepare_story(job)), Silent())
         return [read_frames(file) for file in result.files[: len(effects)]]

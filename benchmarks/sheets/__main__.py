@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import options as shared
-from benchmarks.clips import CLIPS_DIR, find_clips, read_bench_clip
-from benchmarks.models import load_choice
+from benchmarks.clips import CLIPS_DIR, find_clips
 from benchmarks.sheets.credits import SHEET_CLIPS, Credit, credit_of, credits_page
 from benchmarks.sheets.effects_page import PREVIEWS, effects_page
 from benchmarks.sheets.films import PAIRS, TALES, films_page, write_fusions, write_tale
 from benchmarks.sheets.make import SHEET_EFFECTS, write_page, write_previews, write_sheet
 from dcgrid.errors import UsageError
+from dcgrid.pipelines.job import EditJob
 from dcgrid.recipes import effect_names, list_effects
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -42,9 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     films.add_argument("--clips-dir", type=Path, default=CLIPS_DIR, help="where the clips are")
     table = commands.add_parser("table", help="effects.md alone, without a model")
     for command in (clips, effects):
-        shared.add_clip_options(command)
-        shared.add_model_options(command)
-        shared.add_sampler_options(command)
+        command.add_argument("--clips-dir", type=Path, default=CLIPS_DIR, help="where clips are")
+        command.add_argument("--duration", type=float, default=2.0, help="seconds of a clip (2)")
+        command.add_argument("--model", default="mini", help="name of the model (mini)")
+        command.add_argument("--seed", type=int, default=0, help="seed of the noise (0)")
     for command in (effects, table):
         command.add_argument("--clip", default=PREVIEW_CLIP, help="the clip of the previews")
     for command in (clips, effects, films, table):
@@ -57,12 +58,10 @@ def _clips(options: argparse.Namespace) -> None:
     chosen = [_credit(Path(name).name) for name in names]
     effects = shared.choose_effects(options.effects)
     paths = find_clips(names, options.clips_dir, allow_seen=False)
-    backbone = load_choice(shared.model_choice(options))
-    folder, settings = options.docs / "pictures", shared.edit_settings(options)
+    folder = options.docs / "pictures"
     for credit, path in zip(chosen, paths, strict=True):
-        clip = read_bench_clip(path, backbone.spec, options.duration)
         picture = folder / "clips" / credit.picture
-        write_sheet(picture, backbone, clip, effects, settings)
+        write_sheet(picture, _job(path, options), effects)
         print(picture)
     write_page(folder / "CREDITS.md", credits_page(effects, _credit(PREVIEW_CLIP)))
 
@@ -72,12 +71,13 @@ def _effects(options: argparse.Namespace) -> None:
     # All shipped recipes, and not only those that training can render.
     effects = options.effects or effect_names()
     path = find_clips([options.clip], options.clips_dir, allow_seen=False)[0]
-    backbone = load_choice(shared.model_choice(options))
-    clip = read_bench_clip(path, backbone.spec, options.duration)
-    folder, settings = options.docs / PREVIEWS, shared.edit_settings(options)
-    for written in write_previews(folder, backbone, clip, effects, settings):
+    for written in write_previews(options.docs / PREVIEWS, _job(path, options), effects):
         print(written)
     write_page(options.docs / "effects.md", effects_page(list_effects(), options.docs, preview))
+
+
+def _job(path: Path, options: argparse.Namespace) -> EditJob:
+    return EditJob(input=path, model=options.model, seed=options.seed, duration_s=options.duration)
 
 
 def _films(options: argparse.Namespace) -> None:

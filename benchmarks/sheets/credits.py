@@ -25,7 +25,7 @@ class Credit:
     @property
     def picture(self) -> str:
         """File name of its contact sheet."""
-        return f"{self.clip.rsplit('.', 1)[0].replace('_', '-')}.png"
+        return f"{self.clip.rsplit('.', 1)[0].replace('_', '-')}.webp"
 
 
 _INTEL = "https://github.com/intel-iot-devkit/sample-videos"

@@ -44,7 +44,7 @@ original, below the edit.
 
 
 def _row(effect: EffectRecipe, docs: Path) -> str:
-    picture = PREVIEWS / f"{effect.name}.png"
+    picture = PREVIEWS / f"{effect.name}.webp"
     # A link to a picture that is not there would be worse than none.
     shown = f"![{effect.title}]({picture.as_posix()})" if (docs / picture).exists() else "-"
     answer = "yes" if effect.deterministic else "no"

@@ -19,8 +19,8 @@ from dcgrid.pipelines.run import run_job
 from dcgrid.train.world.fusion import ELEMENTS
 from dcgrid.video.write import write_video
 
-FRAMES, MOST_BYTES = 4, 200_000
-"""Frames of a clip on a sheet, and how large its file may be."""
+FRAMES = 3
+"""Frames of a clip on a sheet."""
 SECONDS = 2.75
 """What of a pair is composed."""
 
@@ -38,7 +38,7 @@ class Pair:
     def picture(self) -> str:
         """File name of the sheet."""
         names = [name.rsplit(".", 1)[0].replace("_", "-") for name in (self.first, self.second)]
-        return f"{'-'.join(names)}.png"
+        return f"{'-'.join(names)}.webp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +84,13 @@ def write_fusions(path: Path, pair: Pair, clips_dir: Path, seed: int) -> None:
             words = words_of(pair.second)
         job = ComposeJob(
             first=first, second=second, seed=seed, out=Path(folder), contact_sheet=False,
-            save_grid=True, duration_s=SECONDS, **words,
+            duration_s=SECONDS, **words,
         )  # fmt: skip
         result = run_job(plan_run(prepare_run(job)), Silent())
         fusions = [read_frames(file) for file in result.files[:2]]
-        grid_THWC = read_frames(result.files[2])
-    height, width = (side // 2 for side in grid_THWC.shape[1:3])
-    rows = [grid_THWC[:, :height, :width], grid_THWC[:, :height, width:], *fusions]
-    write_small(path, rows, ["A", "B", "fusion", "fusion-2"], FRAMES, MOST_BYTES)
+        count = len(fusions[0])
+        rows = [read_frames(first)[:count], read_frames(second)[:count], *fusions]
+    write_small(path, rows, ["A", "B", "fusion", "fusion-2"], FRAMES)
 
 
 def write_tale(path: Path, tale: Tale, clips_dir: Path, seed: int) -> None:
@@ -101,9 +100,9 @@ def write_tale(path: Path, tale: Tale, clips_dir: Path, seed: int) -> None:
         DcgridError: As the command.
     """
     clip = clips_dir / tale.clip
-    scenes = tell_scenes(clip, tale.scenes, seed)
-    given_THWC = given_clip(clip).frames_THWC
-    write_small(path, [given_THWC, *scenes], ["clip", *tale.scenes], FRAMES, MOST_BYTES)
+    scenes = tell_scenes(clip, tale.scenes, seed, guided=True)
+    source_THWC = read_frames(clip)[: len(scenes[0])]
+    write_small(path, [source_THWC, *scenes], ["clip", *tale.scenes], FRAMES)
 
 
 def films_page(title: str, pictures: Sequence[tuple[str, str]], command: str) -> str:

@@ -1,85 +1,89 @@
-"""Make the pictures of docs/: edits of real clips as contact sheets, small enough for a repository.
+"""Make the pictures of docs/: edits of real clips as contact sheets, made by the very command.
 
 Letters: T frames, H W height/width, C the 3 colours.
 """
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from PIL import Image
 from torch import Tensor
 
-from benchmarks.clips import BenchClip
-from benchmarks.edits import EditSettings, edit_clip
+from benchmarks.clips import read_frames
 from benchmarks.progress import Silent
 from dcgrid.errors import OutputError
-from dcgrid.models.native.backbone import NativeBackbone
-from dcgrid.video.sheet import write_contact_sheet
+from dcgrid.pipelines.job import EditJob
+from dcgrid.pipelines.plan import plan_run, prepare_run
+from dcgrid.pipelines.run import run_job
+from dcgrid.video.sheet import contact_sheet
 from dcgrid.video.write import whole_file
 
-SHEET_EFFECTS = ("rain", "night", "smoke", "backlight")
+SHEET_EFFECTS = ("rain", "night", "snow", "purple-smoke")
 """Edits of a contact sheet, below the original."""
-SHEET_FRAMES, SHEET_BYTES = 4, 300_000
-PREVIEW_FRAMES, PREVIEW_BYTES = 3, 120_000
-# Longest side of a frame to begin with, how far it shrinks when the file is too large, and where
-# that ends.
-_LARGEST, _SHRINK, _SMALLEST = 240, 0.92, 64
+SHEET_FRAMES, PREVIEW_FRAMES = 3, 2
+LARGEST = 640
+"""Longest side of a frame on a sheet, in pixels."""
+QUALITY = 80
+"""Of the WebP files, 0 to 100."""
+TOGETHER = 3
+"""Effects that one run edits a clip with."""
 
 
-def write_sheet(
-    path: Path,
-    backbone: NativeBackbone,
-    clip: BenchClip,
-    effects: Sequence[str],
-    settings: EditSettings,
-) -> None:
+def write_sheet(path: Path, job: EditJob, effects: Sequence[str]) -> None:
     """Edit a clip and write the original and the edits below each other.
 
     Args:
-        path: The PNG file; its folder is made.
-        backbone: The model, adapter and all.
-        clip: The clip.
+        path: The WebP file; its folder is made.
+        job: Names the clip, the model and all settings; its effects and files are not read.
         effects: Names of effects.
-        settings: Seed and sampler values.
 
     Raises:
-        OutputError: The file cannot be written.
+        DcgridError: As `dcgrid edit`.
     """
-    edits = _edits(backbone, clip, effects, settings)
-    rows = [clip.frames_THWC, *(edits[name] for name in effects)]
-    write_small(path, rows, ["original", *effects], SHEET_FRAMES, SHEET_BYTES)
+    source_THWC, edits = edit(job, effects)
+    write_small(path, [source_THWC, *edits.values()], ["original", *edits], SHEET_FRAMES)
 
 
-def write_previews(
-    folder: Path,
-    backbone: NativeBackbone,
-    clip: BenchClip,
-    effects: Sequence[str],
-    settings: EditSettings,
-) -> list[Path]:
+def write_previews(folder: Path, job: EditJob, effects: Sequence[str]) -> list[Path]:
     """Edit a clip with every effect and write one picture each: the original, then the edit.
 
     Args:
-        folder: Where `<effect>.png` go; it is made.
-        backbone: The model, adapter and all.
-        clip: The clip.
+        folder: Where `<effect>.webp` go; it is made.
+        job: As for `write_sheet`.
         effects: Names of effects.
-        settings: Seed and sampler values.
 
     Returns:
         The files.
 
     Raises:
-        OutputError: A file cannot be written.
+        DcgridError: As `dcgrid edit`.
     """
     paths = []
-    for name, edit_THWC in _edits(backbone, clip, effects, settings).items():
-        rows = [clip.frames_THWC, edit_THWC]
-        paths.append(folder / f"{name}.png")
-        write_small(paths[-1], rows, ["original", name], PREVIEW_FRAMES, PREVIEW_BYTES)
+    source_THWC, edits = edit(job, effects)
+    for name, edit_THWC in edits.items():
+        paths.append(folder / f"{name}.webp")
+        write_small(paths[-1], [source_THWC, edit_THWC], ["original", name], PREVIEW_FRAMES)
     return paths
+
+
+def edit(job: EditJob, effects: Sequence[str]) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Run `dcgrid edit`; return the frames of the clip and of each edit, at the clip's size."""
+    edits = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for first in range(0, len(effects), TOGETHER):
+            chosen = tuple(effects[first : first + TOGETHER])
+            one = replace(job, effects=chosen, out=Path(folder), contact_sheet=False)
+            result = run_job(plan_run(prepare_run(one)), Silent())
+            edits |= {
+                name: read_frames(file) for name, file in zip(chosen, result.files, strict=False)
+            }
+    count = len(next(iter(edits.values())))
+    return read_frames(job.input)[:count], edits
 
 
 def write_page(path: Path, text: str) -> None:
@@ -93,31 +97,17 @@ def write_page(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def _edits(
-    backbone: NativeBackbone, clip: BenchClip, effects: Sequence[str], settings: EditSettings
-) -> dict[str, Tensor]:
-    made = edit_clip(backbone, clip.frames_THWC, effects, settings, backbone.device, Silent())
-    return {name: edit.frames_THWC for name, edit in made.items()}
-
-
-def write_small(
-    path: Path, clips: Sequence[Tensor], labels: Sequence[str], frames: int, most_bytes: int
-) -> None:
-    """Write a contact sheet with frames as large as the file may be.
+def write_small(path: Path, clips: Sequence[Tensor], labels: Sequence[str], frames: int) -> None:
+    """Write a contact sheet as a WebP file.
 
     Raises:
         OutputError: The file cannot be written.
     """
     _make_folder(path.parent)
-    side = float(_LARGEST)
-    # A picture that is too large must never be seen under the final name.
+    rows = [[_scaled(_spread(clip_THWC, frames), LARGEST)] for clip_THWC in clips]
+    sheet_HWC = contact_sheet(rows, labels, frames_per_clip=frames)
     with whole_file(path, overwrite=True) as part:
-        while True:
-            rows = [[_scaled(_spread(clip_THWC, frames), round(side))] for clip_THWC in clips]
-            write_contact_sheet(part, rows, labels, frames_per_clip=frames, overwrite=True)
-            if part.stat().st_size <= most_bytes or side * _SHRINK < _SMALLEST:
-                return
-            side *= _SHRINK
+        Image.fromarray(sheet_HWC.numpy()).save(part, "webp", quality=QUALITY, method=6)
 
 
 def _make_folder(folder: Path) -> None:
@@ -137,9 +127,9 @@ def _spread(clip_THWC: Tensor, count: int) -> Tensor:
 
 
 def _scaled(clip_THWC: Tensor, side: int) -> Tensor:
-    """Scale a clip so that its longer side has `side` pixels."""
+    """Scale a clip so that its longer side has `side` pixels at most."""
     height, width = clip_THWC.shape[1:3]
-    factor = side / max(height, width)
+    factor = min(1.0, side / max(height, width))
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     video_TCHW = rearrange(clip_THWC, "t h w c -> t c h w").float()
     scaled_TCHW = F.interpolate(video_TCHW, size, mode="bicubic", antialias=True)
