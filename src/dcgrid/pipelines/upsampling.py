@@ -11,6 +11,7 @@ Letters: T frames, H W height/width, C the 3 colours.
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -186,13 +187,14 @@ def guided(
             coefficients = network.analyze(*cells, looks_TCHW, noise.text)
 
         def enlarge(place: float, source_HWC: Tensor) -> Tensor:
-            source_CHW = _to_network(source_HWC[None])[0].to(device)
-            shown_NHW = None
-            if planes is not None and coefficients.planes:
-                shown_NHW = planes(first + place, coefficients.planes).to(device)
-            made_CHW = coefficients.frame(place, source_CHW, shown_NHW)
-            pixels_CHW = made_CHW.add(1).mul_(127.5).round_().to(torch.uint8)
-            return rearrange(pixels_CHW, "c h w -> h w c").contiguous().cpu()
+            with one_thread():
+                source_CHW = _to_network(source_HWC[None])[0].to(device)
+                shown_NHW = None
+                if planes is not None and coefficients.planes:
+                    shown_NHW = planes(first + place, coefficients.planes).to(device)
+                made_CHW = coefficients.frame(place, source_CHW, shown_NHW)
+                pixels_CHW = made_CHW.add(1).mul_(127.5).round_().to(torch.uint8)
+                return rearrange(pixels_CHW, "c h w -> h w c").contiguous().cpu()
 
         return enlarge
 
@@ -332,6 +334,17 @@ def resized(frames_THWC: Tensor, size: tuple[int, int]) -> Tensor:
     video_TCHW = rearrange(frames_THWC, "t h w c -> t c h w")
     scaled_TCHW = F.interpolate(video_TCHW, size, mode="bicubic", antialias=True)
     return rearrange(scaled_TCHW, "t c h w -> t h w c").contiguous()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread of the CPU: a frame is many small sums, which wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _to_network(frames_THWC: Tensor) -> Tensor:
