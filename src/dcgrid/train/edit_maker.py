@@ -18,7 +18,7 @@ from dcgrid.flow.sampler import SampleSettings, VelocityFn, sample
 from dcgrid.flow.schedule import Schedule
 from dcgrid.flow.self_conditioning import self_conditioned, unconditioned
 from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
-from dcgrid.models.loading import model_spec
+from dcgrid.models.loading import training_spec
 from dcgrid.models.trunk import VideoCodec
 from dcgrid.runtime.device import autocast
 from dcgrid.train.captions import Captions
@@ -60,7 +60,7 @@ class EditMaker:
         self.dit.given_first = report.spec.given_first or job.facts.given_first
         self.dit.to(job.device).eval().requires_grad_(False)
         self.autoencoder, self.captions = autoencoder, captions
-        self.spec, self.dtype = model_spec(job.model), job.dtype
+        self.spec, self.dtype = training_spec(job.model), job.dtype
         self.feeds_back = report.spec.self_conditioning
         self.settings = SampleSettings(
             schedule=Schedule(
