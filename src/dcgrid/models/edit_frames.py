@@ -161,9 +161,8 @@ def enlarged(
 @lru_cache(maxsize=16)
 def _weights(count: int, known: int, device: torch.device) -> Tensor:
     """Return how much each of the known pixels of a line counts in each of `count`."""
-    return resized(torch.eye(known, device=device)[None, :, None], (1, count))[
-        0, :, 0
-    ].T.contiguous()
+    lines_1KW = resized(torch.eye(known, device=device)[None, :, None], (1, count))[:, :, 0]
+    return lines_1KW[0].T.contiguous()
 
 
 def _between(first: int, last: int, count: int, known: int) -> slice:

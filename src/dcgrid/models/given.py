@@ -3,8 +3,8 @@
 So what they are depends on nothing that is generated. The first call of a sampling computes it, the
 later ones compute the generated tokens only:
 
-    call 1      queries  given    -> keys  given
-                queries  generated  -> keys  given, generated        keys of the given are kept
+    call 1      queries  given      -> keys  given
+                queries  generated  -> keys  given, generated      keys of the given are kept
     call 2 ...  queries  generated  -> keys  kept,  generated
 
 Exact for a network that was trained so. With 1, 2 or 3 of 4 cells given, later calls have 1.33, 2

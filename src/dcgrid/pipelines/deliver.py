@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from dcgrid.pipelines.candidates import Measure, Ranker, Try, rank_by_measures, 
 from dcgrid.pipelines.choose import TryScore, mean_score, rank_scores, score_try
 from dcgrid.pipelines.footage import Footage, clip_fps
 from dcgrid.pipelines.generate import GivenClip
-from dcgrid.pipelines.generated import Generated
+from dcgrid.pipelines.generated import Generated, GeneratedClip
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.manifest import OutputRecord
 from dcgrid.pipelines.outputs import StagedFiles
@@ -39,6 +40,9 @@ from dcgrid.video.clip import ClipPlan, Picture
 from dcgrid.video.frames import clock_tick
 from dcgrid.video.sheet import sheet_size, tile_grid, write_contact_sheet
 from dcgrid.video.write import Timing, write_pictures, write_pieces
+
+if TYPE_CHECKING:
+    from dcgrid.pipelines.story_plan import StoryPlan
 
 Pieces = Callable[[], Iterable[Tensor]]
 """Gives a clip piece by piece, from the first on each time it is called."""
@@ -247,8 +251,9 @@ def write_takes(
     rate = clip_fps(plan) if plan.prepared.job.fps == "model" else None
     for done, take in enumerate(takes, start=1):
         part = staged.stage(take.path)
+        clip = GeneratedClip(candidates[take.candidate].generated, take.cell)
         watched = Watched(
-            partial(_result, plan, source, candidates[take.candidate].generated, take, rate),
+            partial(results_of, plan, source, take, clip, rate),
             source.plan.duration_s,
         )
         report = write_pictures(
@@ -270,25 +275,37 @@ def write_takes(
     return records, notes
 
 
-def _result(
-    plan: RunPlan, source: Footage, generated: Generated, take: Take, rate: Fraction | None
+def results_of(
+    plan: "RunPlan | StoryPlan",
+    source: Footage,
+    take: Take,
+    clip: GeneratedClip,
+    rate: Fraction | None,
 ) -> Iterator[Shown]:
-    """Yield the frames of a take."""
+    """Yield the frames of a take at the size of its source.
+
+    Args:
+        plan: What is run.
+        source: The clip that it shows.
+        take: Which cell, of which noise.
+        clip: The frames of that cell.
+        rate: Frames per second; None: each frame of the source at its own time.
+    """
     job, noise = plan.prepared.job, None
+    grid = plan.grids[0]  # those of a story are of one layout
     # Drops and sparks of a composition are those of its second clip.
-    if job.generated_by == "grid" and plan.prepared.grid.mode == "consistent":
-        count = len(plan.prepared.grid.edit_of_cell)
+    if job.generated_by == "grid" and grid.mode == "consistent":
         noise = cell_noise(
             plan.spec,
             plan.windows,
             source.plan,
-            cells=count,
+            cells=len(grid.edit_of_cell),
             cell=take.cell,
             seed=take.seed,
             text=take.text,
         )
     upsampler = upsampler_for(job, source.plan, plan.device, noise)
-    return upsampled(source, plan.windows, generated.pieces(take.cell), upsampler, rate)
+    return upsampled(source, plan.windows, clip.pieces(), upsampler, rate)
 
 
 def result_timing(job: GridJob, clip: ClipPlan, spec: ModelSpec) -> Timing:

@@ -197,7 +197,7 @@ def next_setting_if_full(model: str, need: MemoryNeed) -> Iterator[None]:
             raise
         from dcgrid.models.wan.memory import out_of_memory
 
-        told = out_of_memory(error, model=model, offload=need.offload, quantize=need.quantize)
-        if told is None:
+        explained = out_of_memory(error, model=model, offload=need.offload, quantize=need.quantize)
+        if explained is None:
             raise
-        raise told from error
+        raise explained from error

@@ -58,7 +58,10 @@ class OutputPaths:
         files = f"Files: {', '.join(path.name for path in self.all())}."
         if not there:
             return [files]
-        return [files, f"Replaced: {there}." if force else f"There already: {there}; see --force."]
+        return [
+            files,
+            f"Replaced: {there}." if force else f"There already: {there}; see --force.",
+        ]
 
 
 def name_outputs(
@@ -115,12 +118,12 @@ def claimed(job: GridJob, paths: OutputPaths) -> Iterator[None]:
             for path in paths.all():
                 held = f"{path} is being written by another run"
                 locks.enter_context(run_lock(folder, f".{path.name[:200]}.lock", held))
-            for path in paths.existing():
-                if not job.force:
-                    raise OutputError(
-                        f"{path} exists already",
-                        hint="add --force to replace it, or choose another --out",
-                    )
+            existing = paths.existing()
+            if existing and not job.force:
+                raise OutputError(
+                    f"{existing[0]} exists already",
+                    hint="add --force to replace it, or choose another --out",
+                )
             yield
     finally:
         for one in missing:

@@ -104,10 +104,10 @@ def tell_story(plan: StoryPlan, progress: Progress, team: Team | None = None) ->
         OutputError: A file cannot be written.
     """
     with claimed(plan.prepared.job, plan.prepared.outputs):
-        return _tell(plan, progress, team or Team())
+        return _run(plan, progress, team or Team())
 
 
-def _tell(plan: StoryPlan, progress: Progress, team: Team) -> StoryResult:
+def _run(plan: StoryPlan, progress: Progress, team: Team) -> StoryResult:
     started, watch = time.perf_counter(), facts.Stopwatch()
     torch.set_num_threads(plan.prepared.threads or torch.get_num_threads())
     with watch.stage("read"):

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from dcgrid import __version__
-from dcgrid.pipelines.deliver import HashedPieces, Take, Watched, result_timing
+from dcgrid.pipelines.deliver import HashedPieces, Take, Watched, result_timing, results_of
 from dcgrid.pipelines.footage import Footage, model_rate
 from dcgrid.pipelines.generated import GeneratedClip
 from dcgrid.pipelines.manifest import OutputRecord
@@ -22,10 +22,7 @@ from dcgrid.pipelines.story_plan import StoryPlan
 from dcgrid.pipelines.upsampling import (
     ResultClip,
     Shown,
-    cell_noise,
     text_size,
-    upsampled,
-    upsampler_for,
     without_source,
 )
 from dcgrid.video.reel import reel_length, reel_pieces
@@ -119,18 +116,7 @@ def _scene_results(
     wanted = model_rate(plan.spec) if job.fps == "model" else None
 
     def results(scene: TakenScene, rate: Fraction | None) -> Iterator[Shown]:
-        take, cells = scene.take, len(plan.grids[0].edit_of_cell)  # grids are of one layout
-        noise = cell_noise(
-            plan.spec,
-            plan.windows,
-            footage.plan,
-            cells=cells,
-            cell=take.cell,
-            seed=take.seed,
-            text=take.text,
-        )
-        upsampler = upsampler_for(job, footage.plan, plan.device, noise)
-        return upsampled(footage, plan.windows, scene.clip.pieces(), upsampler, rate or wanted)
+        return results_of(plan, footage, scene.take, scene.clip, rate or wanted)
 
     return results
 

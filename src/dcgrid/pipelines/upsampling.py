@@ -187,7 +187,7 @@ def guided(
             coefficients = network.analyze(*cells, looks_TCHW, noise.text)
 
         def enlarge(place: float, source_HWC: Tensor) -> Tensor:
-            with one_thread():
+            with _one_thread():
                 source_CHW = _to_network(source_HWC[None])[0].to(device)
                 shown_NHW = None
                 if planes is not None and coefficients.planes:
@@ -337,7 +337,7 @@ def resized(frames_THWC: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     """Compute with one thread of the CPU: a frame is many small sums, which wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

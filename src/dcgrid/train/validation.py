@@ -254,7 +254,7 @@ class Validation:
         truth: dict[int, torch.Tensor] = {}
         if filling:
             for cell, name in enumerate(effects, start=1):
-                drift = self._luck(drawn.clip_CTHW, seed, cell, generator)
+                drift = self._drift(drawn.clip_CTHW, seed, cell, generator)
                 made = render_effect(
                     name,
                     drawn.clip_CTHW,
@@ -275,7 +275,7 @@ class Validation:
             truth=truth,
         )
 
-    def _luck(
+    def _drift(
         self, clip_CTHW: torch.Tensor, seed: int, cell: int, generator: torch.Generator
     ) -> torch.Tensor:
         """Return the moving noise MFYX that a cell is generated from, where the model has any.
