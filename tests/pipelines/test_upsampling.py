@@ -1,5 +1,6 @@
 """Results have size, frames and time stamps of their source; `tiny` makes the pictures."""
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -122,7 +123,10 @@ def numbered(
     return Footage(path=path, plan=plan, whole_THWC=clip.frames_THWC, stream=CellFrames(path, plan))
 
 
-def test_each_source_frame_shows_the_cell_frame_nearest_in_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_source_frame_shows_the_cell_frame_nearest_in_time(
+    tmp_path: Path, threads: int
+) -> None:
     footage = numbered(tmp_path, 60, 25)
     count = footage.plan.num_frames
     windows = plan_windows(count, 9, Join(head=5, blend=0), 4)
@@ -130,7 +134,7 @@ def test_each_source_frame_shows_the_cell_frame_nearest_in_time(tmp_path: Path) 
     cell_THWC += torch.arange(count, dtype=torch.uint8)[:, None, None, None]
     cell_THWC[:, [0, 1, 30, 31]] = 255  # the padding must not be seen
     pieces = [cell_THWC[one.first :][one.fresh] for one in windows]
-    shown = list(upsampled(footage, windows, pieces, plain((56, 96))))
+    shown = list(upsampled(footage, windows, pieces, plain((56, 96)), threads=threads))
     assert [one.result.time for one in shown] == [Fraction(n, 25) for n in range(60)]
     for number, one in enumerate(shown):
         assert one.result.rgb_HWC.shape == (56, 96, 3)
@@ -149,10 +153,10 @@ def test_stretches_see_places_and_their_source(tmp_path: Path) -> None:
         assert torch.equal(given_THWC, generated_THWC)
         begun.append(len(given_THWC))
 
-        def enlarge(place: float, source_HWC: torch.Tensor) -> torch.Tensor:
+        def enlarge(place: float, source_HWC: torch.Tensor) -> Callable[[], torch.Tensor]:
             assert 0 <= place <= begun[-1] - 1
             places.append(sum(length - 1 for length in begun[:-1]) + place)
-            return source_HWC
+            return lambda: source_HWC
 
         return enlarge
 

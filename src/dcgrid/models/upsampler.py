@@ -335,9 +335,9 @@ def _features(given_BCHW: Tensor, generated_BCHW: Tensor) -> tuple[Tensor, Tenso
 
 def _window_mean(picture_BCHW: Tensor) -> Tensor:
     """Return the mean over the window around each pixel, as far as it lies in the picture."""
-    return F.avg_pool2d(
-        picture_BCHW, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False
-    )
+    half = WINDOW // 2
+    tall_BCHW = F.avg_pool2d(picture_BCHW, (WINDOW, 1), 1, (half, 0), count_include_pad=False)
+    return F.avg_pool2d(tall_BCHW, (1, WINDOW), 1, (0, half), count_include_pad=False)
 
 
 def load_upsampler(path: Path = WEIGHTS, device: torch.device | str = "cpu") -> GuidedUpsampler:

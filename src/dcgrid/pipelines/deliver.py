@@ -305,7 +305,9 @@ def results_of(
             text=take.text,
         )
     upsampler = upsampler_for(job, source.plan, plan.device, noise)
-    return upsampled(source, plan.windows, clip.pieces(), upsampler, rate)
+    # A GPU makes frames faster than they are encoded.
+    threads = torch.get_num_threads() if plan.device == "cpu" else 1
+    return upsampled(source, plan.windows, clip.pieces(), upsampler, rate, threads=threads)
 
 
 def result_timing(job: GridJob, clip: ClipPlan, spec: ModelSpec) -> Timing:

@@ -11,10 +11,9 @@ Letters: T frames, H W height/width, C the 3 colours.
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from typing import TypeAlias
 
@@ -26,18 +25,20 @@ from torch import Tensor
 from dcgrid.flow.noise import draw_noise
 from dcgrid.models.base import ModelSpec
 from dcgrid.models.drift import RATE, DriftingNoise
-from dcgrid.models.edit_frames import OVERLAY_SCALE
+from dcgrid.models.edit_frames import OVERLAY_SCALE, Coefficients
 from dcgrid.models.particles import PLANES, point_planes, soft_fields
 from dcgrid.models.upsampler import GuidedUpsampler, load_upsampler
 from dcgrid.pipelines.footage import Footage
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.plan import result_size
 from dcgrid.pipelines.windows import Window
+from dcgrid.runtime.ahead import run_ahead
 from dcgrid.video.clip import ClipPlan, Picture
 
-Enlarge: TypeAlias = Callable[[float, Tensor], Tensor]
-"""Makes a frame of the result, HWC, uint8: gets its place in a stretch, counted in cell frames and
-perhaps between two, and the source's frame there, HWC, uint8."""
+Enlarge: TypeAlias = Callable[[float, Tensor], Callable[[], Tensor]]
+"""Prepares a frame of the result: gets its place in a stretch, counted in cell frames and perhaps
+between two, and the source's frame there, HWC, uint8. It is called for one frame after another;
+what it returns makes the frame, HWC, uint8, and may run beside that of other frames."""
 
 Upsampler: TypeAlias = Callable[[Tensor, Tensor, int], Enlarge]
 """Prepares a stretch: gets its given and its generated frames, THWC, uint8, of the same size, and
@@ -161,7 +162,12 @@ def plain(size: tuple[int, int] | None = None) -> Upsampler:
             piece_THWC = generated_THWC[index : index + 1]
             return (piece_THWC if size is None else resized(piece_THWC, size))[0]
 
-        return lambda place, _: frame(min(math.floor(place + 0.5), len(generated_THWC) - 1))
+        def enlarge(place: float, source_HWC: Tensor) -> Callable[[], Tensor]:
+            del source_HWC
+            frame_HWC = frame(min(math.floor(place + 0.5), len(generated_THWC) - 1))
+            return lambda: frame_HWC
+
+        return enlarge
 
     return prepare
 
@@ -186,15 +192,11 @@ def guided(
             looks_TCHW = noise.looks(first, len(given_THWC))
             coefficients = network.analyze(*cells, looks_TCHW, noise.text)
 
-        def enlarge(place: float, source_HWC: Tensor) -> Tensor:
-            with _one_thread():
-                source_CHW = _to_network(source_HWC[None])[0].to(device)
-                shown_NHW = None
-                if planes is not None and coefficients.planes:
-                    shown_NHW = planes(first + place, coefficients.planes).to(device)
-                made_CHW = coefficients.frame(place, source_CHW, shown_NHW)
-                pixels_CHW = made_CHW.add(1).mul_(127.5).round_().to(torch.uint8)
-                return rearrange(pixels_CHW, "c h w -> h w c").contiguous().cpu()
+        def enlarge(place: float, source_HWC: Tensor) -> Callable[[], Tensor]:
+            shown_NHW = None
+            if planes is not None and coefficients.planes:
+                shown_NHW = planes(first + place, coefficients.planes)
+            return partial(_guided_frame, coefficients, place, source_HWC, shown_NHW)
 
         return enlarge
 
@@ -227,6 +229,8 @@ def upsampled(
     generated: Iterable[Tensor],
     upsampler: Upsampler,
     rate: Fraction | None = None,
+    *,
+    threads: int = 1,
 ) -> Iterator[Shown]:
     """Yield the frames of a result that has a source.
 
@@ -236,26 +240,37 @@ def upsampled(
         generated: The frames of a generated cell, THWC, those of a window at a time.
         upsampler: Makes frames of the result.
         rate: Frames per second of the result; None: each frame of the source at its own time.
+        threads: How many make frames at once, beside whoever takes them.
 
     Raises:
         InputVideoError: The source cannot be read.
     """
     plan = footage.plan
     rows, cols = plan.picture
-    pairs = zip(footage.pieces(windows), generated, strict=True)
-    pieces = ((one[:, rows, cols], other[:, rows, cols]) for one, other in pairs)
-    stretches = _overlapping(_chunks(pieces))
-    first, (given_THWC, generated_THWC) = 0, next(stretches)
-    enlarge = upsampler(given_THWC, generated_THWC, first)
-    for source, time, duration in _due(footage.pictures(), rate):
-        place = min(float(source.time) * plan.fps, plan.num_frames - 1)
-        while place - first > len(generated_THWC) - 1:
-            first += len(generated_THWC) - 1
-            given_THWC, generated_THWC = next(stretches)
-            enlarge = upsampler(given_THWC, generated_THWC, first)
-        frame_HWC = enlarge(place - first, source.rgb_HWC)
-        result = Picture(rgb_HWC=frame_HWC, time=time, duration=duration)
-        yield Shown(source=source, result=result)
+
+    def prepared() -> Iterator[Callable[[], Shown]]:
+        pairs = zip(footage.pieces(windows), generated, strict=True)
+        pieces = ((one[:, rows, cols], other[:, rows, cols]) for one, other in pairs)
+        stretches = _overlapping(_chunks(pieces))
+        first, (given_THWC, generated_THWC) = 0, next(stretches)
+        enlarge = upsampler(given_THWC, generated_THWC, first)
+        for source, time, duration in _due(footage.pictures(), rate):
+            place = min(float(source.time) * plan.fps, plan.num_frames - 1)
+            while place - first > len(generated_THWC) - 1:
+                first += len(generated_THWC) - 1
+                given_THWC, generated_THWC = next(stretches)
+                enlarge = upsampler(given_THWC, generated_THWC, first)
+            make = enlarge(place - first, source.rgb_HWC)
+            yield partial(_shown, source, time, duration, make)
+
+    yield from run_ahead(prepared(), threads)
+
+
+def _shown(
+    source: Picture, time: Fraction, duration: Fraction, make: Callable[[], Tensor]
+) -> Shown:
+    """Make a frame of a result."""
+    return Shown(source=source, result=Picture(rgb_HWC=make(), time=time, duration=duration))
 
 
 def without_source(
@@ -272,7 +287,7 @@ def without_source(
     for piece_THWC in generated:
         frame_of = plain(size)(piece_THWC, piece_THWC, count)
         for index, frame_HWC in enumerate(piece_THWC):
-            made_HWC = frame_of(index, frame_HWC)
+            made_HWC = frame_of(index, frame_HWC)()
             picture = Picture(rgb_HWC=made_HWC, time=count / fps, duration=1 / fps)
             yield Shown(source=picture, result=picture)
             count += 1
@@ -336,15 +351,16 @@ def resized(frames_THWC: Tensor, size: tuple[int, int]) -> Tensor:
     return rearrange(scaled_TCHW, "t c h w -> t h w c").contiguous()
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute with one thread of the CPU: a frame is many small sums, which wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _guided_frame(
+    coefficients: Coefficients, place: float, source_HWC: Tensor, planes_NHW: Tensor | None
+) -> Tensor:
+    """Return a frame of an edit, HWC, uint8; see `Coefficients.frame`."""
+    device = coefficients.transform_TCHW.device
+    source_CHW = _to_network(source_HWC[None])[0].to(device)
+    shown_NHW = None if planes_NHW is None else planes_NHW.to(device)
+    made_CHW = coefficients.frame(place, source_CHW, shown_NHW)
+    pixels_CHW = made_CHW.add(1).mul_(127.5).round_().to(torch.uint8)
+    return rearrange(pixels_CHW, "c h w -> h w c").contiguous().cpu()
 
 
 def _to_network(frames_THWC: Tensor) -> Tensor:
