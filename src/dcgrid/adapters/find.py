@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dcgrid import hub
+from dcgrid.adapters.foreign_alpha import PEFT_CONFIG
 from dcgrid.errors import AdapterError
 
 
@@ -36,4 +37,19 @@ def find_adapter(reference: str, *, offline: bool, hint: str = "") -> Path:
         NetworkError: The download failed or the network is off.
     """
     require_file(reference, hint=hint)
-    return hub.fetch_weights(reference, offline=offline)
+    path = hub.fetch_weights(reference, offline=offline)
+    if not _is_own(path):
+        # PEFT keeps a LoRA's alpha there.
+        hub.fetch_beside(path, reference, PEFT_CONFIG, offline=offline)
+    return path
+
+
+def _is_own(path: Path) -> bool:
+    """Return True for a file of this program, False for any other, damaged ones included."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return str((file.metadata() or {}).get("format")).startswith("dcgrid-")
+    except (SafetensorError, OSError):
+        return False

@@ -101,6 +101,8 @@ class FoldReport:
     """Layers, biases and norms that were changed: all that the file holds."""
     mean_delta: float
     """Mean over these of the root mean square of the update at strength 1; 0: it does nothing."""
+    scale: str
+    """Factors of B A in its layers and, for another program's file, where they stand."""
 
 
 def fold_lora(
@@ -121,7 +123,7 @@ def fold_lora(
     if is_foreign(path):
         return fold_foreign(model, read_foreign(path), strength)
     report = fold_adapter(model, path, base=base, base_hash=base_hash, strength=strength)
-    return FoldReport(naming="dcgrid", matched=report.matched, mean_delta=report.mean_delta)
+    return _own_report(report)
 
 
 def attach_lora(
@@ -136,7 +138,16 @@ def attach_lora(
     from dcgrid.adapters.files import load_adapter
 
     report = load_adapter(model, path, base=base, base_hash=base_hash, strength=strength)
-    return FoldReport(naming="dcgrid", matched=report.matched, mean_delta=report.mean_delta)
+    return _own_report(report)
+
+
+def _own_report(report: LoadReport) -> FoldReport:
+    return FoldReport(
+        naming="dcgrid",
+        matched=report.matched,
+        mean_delta=report.mean_delta,
+        scale=f"scale {report.spec.scale:.4g}",
+    )
 
 
 @torch.no_grad()
@@ -155,6 +166,7 @@ def fold_foreign(model: nn.Module, lora: ForeignLora, strength: float = 1.0) -> 
         naming=lora.naming,
         matched=len(lora.layers) + len(lora.deltas),
         mean_delta=mean_foreign_update(lora),
+        scale=lora.scale_line,
     )
 
 

@@ -6,8 +6,9 @@
     kohya       lora_unet_<original_layer>.lora_down.weight, .lora_up.weight, .alpha
     bare        no prefix (DiffSynth)
 
-The update of a layer is scale * B A, scale = alpha / R; without an alpha it is 1. Nothing in a file
-is passed over: what cannot be applied is refused by name.
+The update of a layer is scale * B A, scale = alpha / R. Where neither the layer nor what
+foreign_alpha.py reads has an alpha, it is 1, and `ForeignLora.scale_line` says so. Nothing in a
+file is passed over: what cannot be applied is refused by name.
 
 Letters: D width, R rank.
 """
@@ -90,6 +91,15 @@ class ForeignLora:
     """Updates by layer."""
     deltas: Mapping[str, Tensor]
     """What is added to whole parameters (biases, norms, modulation) by parameter, float32."""
+    scale_source: str
+    """Where the alphas stand, or that none does and a scale of 1 is assumed."""
+
+    @property
+    def scale_line(self) -> str:
+        """Scales of the layers and where they stand, such as "scale 4 (lora_alpha 16 of ...)"."""
+        scales = sorted({one.scale for one in self.layers.values()}) or [1.0]
+        span = " to ".join(f"{one:.4g}" for one in dict.fromkeys((scales[0], scales[-1])))
+        return f"scale {span} ({self.scale_source})"
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -119,6 +129,32 @@ def is_foreign(path: Path) -> bool:
     return not _is_own(metadata)
 
 
+def assumed_scale(path: Path) -> str:
+    """Return why the scale of another program's LoRA is assumed; empty: it is known.
+
+    Alphas and shapes are read, no other numbers: a plan has no time for them.
+
+    Raises:
+        AdapterError: The file or its config is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            named = [(key, *_place(key)) for key in file.keys()]  # noqa: SIM118 - no mapping
+            known = {raw for _, _, raw, side in named if side == "alpha"}
+            ranks = {
+                raw: int(file.get_slice(key).get_shape()[0])
+                for key, _, raw, side in named
+                if side == "down"
+            }
+    except (SafetensorError, OSError, IndexError) as error:
+        raise AdapterError(f"cannot read adapter {path}: {error}", hint=_AGAIN) from error
+    if _is_own(metadata) or not set(ranks) - known:
+        return ""
+    alphas = read_alphas(path, metadata, ranks)
+    return alphas.source if alphas.alpha is None and not alphas.patterns else ""
+
+
 def _is_own(metadata: Mapping[str, str]) -> bool:
     """Return True for what any version of this program says of its files."""
     return metadata.get("format", "").startswith(FORMAT.rsplit("-", 1)[0])
@@ -139,13 +175,20 @@ def read_foreign(path: Path) -> ForeignLora:
             hint=f"use it as it is: --adapter {path}, or --lora {path}",
         )
     parts, naming = _sorted_parts(path, tensors)
-    alphas = read_alphas(path, metadata, naming)
+    downs = {raw: sides["down"] for raw, sides in parts.items() if "down" in sides}
+    ranks = {raw: down.shape[0] for raw, down in downs.items() if down.ndim == 2}
+    without = sum("alpha" not in parts[raw] for raw in ranks)
+    alphas = read_alphas(path, metadata, ranks)
     alphas.require_known(path, parts)
     layers: dict[str, Factors] = {}
     deltas: dict[str, Tensor] = {}
     for raw, sides in parts.items():
         _take(path, raw, sides, alphas, (layers, deltas))
-    return ForeignLora(path=path, naming=naming, layers=layers, deltas=deltas)
+    source = "alpha of each layer"
+    if without:
+        some = f"{without} of {len(ranks)} layers: " if without < len(ranks) else ""
+        source = some + alphas.source
+    return ForeignLora(path=path, naming=naming, layers=layers, deltas=deltas, scale_source=source)
 
 
 def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -183,13 +226,12 @@ def _sorted_parts(
     unknown: list[str] = []
     for key, tensor in tensors.items():
         _refuse_kind(path, key)
-        prefix, naming = next(one for one in _PREFIXES if key.startswith(one[0]))
-        end, side = next((one for one in _ENDS if key.endswith(one[0])), ("", None))
+        naming, raw, side = _place(key)
         if side is None:
             unknown.append(key)
             continue
         namings[naming] += 1
-        sides = parts.setdefault(key.removeprefix(prefix).removesuffix(end), {})
+        sides = parts.setdefault(raw, {})
         if side in sides:
             raise AdapterError(f"{path} holds {key[:200]} twice", hint=_KNOWN)
         # An alpha may be a whole number.
@@ -212,6 +254,13 @@ def _sorted_parts(
             hint=_KNOWN,
         )
     return parts, namings.most_common(1)[0][0]
+
+
+def _place(key: str) -> tuple[Naming, str, Side | None]:
+    """Return who names a tensor so, its layer's name without prefix, and what it is of it."""
+    prefix, naming = next(one for one in _PREFIXES if key.startswith(one[0]))
+    end, side = next((one for one in _ENDS if key.endswith(one[0])), ("", None))
+    return naming, key.removeprefix(prefix).removesuffix(end), side
 
 
 def _refuse_kind(path: Path, key: str) -> None:

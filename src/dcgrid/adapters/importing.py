@@ -82,7 +82,7 @@ def import_lora(
         given="clean" if model.per_cell_time else "replace",
         given_first=model.given_first,
         base=model.name,
-        recipe=f"imported from {source.name}",
+        recipe=f"imported from {source.name}, {lora.scale_line}",
     )
     write_adapter(spec, tensors, out)
     count = len(lora.layers)

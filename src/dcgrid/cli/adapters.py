@@ -277,6 +277,7 @@ def import_file(
         lines = [
             f"{report.matched} of {report.total} layers matched, rank {report.spec.rank}, "
             f"mean update {report.mean_delta:.2g}",
+            report.spec.recipe,
             f"wrote {out}",
         ]
         facts = {"files": [str(out)], "layers": report.matched, **_facts(report.spec)}
@@ -308,6 +309,7 @@ def _foreign_facts(path: Path) -> dict[str, Any]:
         "base": f"Wan {size}" if size else "",
         "ranks": list(lora.ranks),
         "scales": sorted({one.scale for one in lora.layers.values()}),
+        "scale_from": lora.scale_source,
         "layers": len(lora.layers),
         "deltas": len(lora.deltas),
         "parameters": sum(tensor.numel() for tensor in (*sides, *lora.deltas.values())),

@@ -30,7 +30,13 @@ from dcgrid.hub.table import (
     hub_model,
     model_name,
 )
-from dcgrid.hub.weights import download_bytes, fetch_weights, file_sha256, locate_weights
+from dcgrid.hub.weights import (
+    download_bytes,
+    fetch_beside,
+    fetch_weights,
+    file_sha256,
+    locate_weights,
+)
 
 __all__ = [
     "ADAPTERS",
@@ -49,6 +55,7 @@ __all__ = [
     "config_dir",
     "default_adapter",
     "download_bytes",
+    "fetch_beside",
     "fetch_model",
     "fetch_weights",
     "file_sha256",

@@ -117,6 +117,44 @@ def fetch_weights(
     return path
 
 
+def fetch_beside(path: Path, reference: str, name: str, *, offline: bool = False) -> Path | None:
+    """Return a small file of the folder in which a repository holds a weight file.
+
+    Args:
+        path: What `fetch_weights` returned.
+        reference: What it was asked for; only an `hf:` one has files beside it here.
+        name: Name of the other file.
+        offline: True forbids the network, as HF_HUB_OFFLINE=1 does.
+
+    Returns:
+        Its path; None: the repository has none at that commit, or it cannot be asked.
+
+    Raises:
+        NetworkError: The download failed.
+        OutputError: No space is left for it.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    parsed = parse_reference(reference)
+    parts = path.parts
+    if parsed.source != "hub" or "snapshots" not in parts:
+        return None
+    start = len(parts) - parts[::-1].index("snapshots")
+    inside = "/".join((*parts[start + 1 : -1], name))
+    asked = replace(parsed, revision=parts[start], path=inside)
+    known = try_to_load_from_cache(asked.repo, inside, cache_dir=hub_dir(), revision=asked.revision)
+    if known is not None or offline or is_offline():
+        # The client remembers, too, that a commit lacks a file.
+        return Path(known) if isinstance(known, str) else None
+    try:
+        return _download(asked, offline=False, report=None)
+    except WeightsError as error:
+        if isinstance(error.__cause__, EntryNotFoundError):
+            return None
+        raise
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hex.
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from shlex import quote
 
 from dcgrid import hub
+from dcgrid.adapters.foreign import assumed_scale
 from dcgrid.adapters.reading import check_use, read_sha256, read_spec
 from dcgrid.adapters.spec import AdapterSpec, Stage
 from dcgrid.errors import AdapterError
@@ -81,6 +82,8 @@ def adapter_lines(
     for choice in map(parse_lora, loras):
         path = hub.locate_weights(choice.reference)
         lora = None if path is None else read_spec(path)
+        if path is not None and lora is None and (assumed := assumed_scale(path)):
+            lines.append(f"LoRA {path.name}: scale 1 is {assumed}.")
         if lora is not None and lora.sampled_noise_scale != scale:
             lines.append(
                 f"LoRA {lora.name} is for noise scale {lora.sampled_noise_scale:g}; {owner} has "

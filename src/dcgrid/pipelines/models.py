@@ -349,7 +349,7 @@ def _put_loras(
         )
         progress.note(
             f"LoRA {path.name} ({report.naming}): all {report.matched} parts matched, "
-            f"mean update {report.mean_delta:.2g}, strength {choice.strength:g}."
+            f"{report.scale}, mean update {report.mean_delta:.2g}, strength {choice.strength:g}."
         )
         folded.append(
             LoadedLora(
