@@ -17,11 +17,11 @@ from torch import Tensor
 from benchmarks.clips import read_frames
 from benchmarks.progress import Silent
 from dcgrid.errors import OutputError
+from dcgrid.io.atomic import whole_file
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.pipelines.run import run_job
 from dcgrid.video.sheet import contact_sheet
-from dcgrid.video.write import whole_file
 
 SHEET_EFFECTS = ("rain", "night", "snow", "purple-smoke")
 """Edits of a contact sheet, below the original."""

@@ -9,13 +9,13 @@ import torch
 
 from dcgrid import hub
 from dcgrid.errors import InputVideoError, OutputError
+from dcgrid.io.locks import run_lock
 from dcgrid.pipelines import generate
 from dcgrid.pipelines.fill import FilledCell
 from dcgrid.pipelines.generated import Generated
 from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 from dcgrid.pipelines.windows import Join, Window, plan_windows
-from dcgrid.runtime.lock import run_lock
 from tests.pipelines.runs import (
     Silence,
     decoded,

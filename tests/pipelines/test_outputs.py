@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from dcgrid.errors import OutputError, UsageError
+from dcgrid.io.atomic import StagedFiles
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.outputs import StagedFiles, claimed, name_outputs
+from dcgrid.pipelines.outputs import claimed, name_outputs
 
 
 def job(folder: Path, **values: object) -> EditJob:

@@ -14,13 +14,13 @@ from benchmarks.models import ModelChoice, load_choice
 from dcgrid.adapters.files import hash_tensors, load_adapter, read_adapter, write_adapter
 from dcgrid.adapters.reading import read_sha256
 from dcgrid.errors import OutputError, RecipeError, WeightsError
+from dcgrid.io.locks import run_lock
 from dcgrid.models import loading
 from dcgrid.models.loading import load_backbone, load_text_encoder
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import PRESETS
 from dcgrid.models.tags import save_tags
 from dcgrid.models.weights import load_weights, read_weights
-from dcgrid.runtime.lock import run_lock
 from dcgrid.train import facts as facts_module
 from dcgrid.train import networks as networks_module
 from dcgrid.train import run as stages
@@ -384,7 +384,7 @@ def test_one_run_a_folder(run_tiny, trained, tmp_path):
 def test_a_killed_run_leaves_no_lock(tmp_path):
     code = (
         "import os, signal, sys, pathlib\n"
-        "from dcgrid.runtime.lock import run_lock\n"
+        "from dcgrid.io.locks import run_lock\n"
         "with run_lock(pathlib.Path(sys.argv[1])):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from dcgrid.adapters.files import write_whole
 from dcgrid.adapters.reading import (
     KEY_PREFIX,
     OUTPUT_SIDE,
@@ -30,6 +29,7 @@ from dcgrid.adapters.reading import (
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.adapters.wan_names import original_name
 from dcgrid.errors import AdapterError, OutputError
+from dcgrid.io.atomic import write_whole
 
 Target = Literal["peft", "diffusers", "comfyui", "kohya"]
 """For which program."""
@@ -144,8 +144,4 @@ def _write_all(files: dict[Path, bytes], *, force: bool) -> None:
         if path.parent.is_file():
             raise OutputError(f"{path.parent} is a file, not a folder")
     for path, content in files.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder {path.parent}: {error.strerror}") from error
         write_whole(path, content)

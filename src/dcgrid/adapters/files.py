@@ -5,8 +5,6 @@ The format and the checks are in reading.py, which needs no PEFT.
 Letters: D width, R rank.
 """
 
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +35,8 @@ from dcgrid.adapters.reading import (
 )
 from dcgrid.adapters.routed import RoutedLinear
 from dcgrid.adapters.spec import AdapterSpec, Form
-from dcgrid.errors import AdapterError, OutputError
+from dcgrid.errors import AdapterError
+from dcgrid.io.atomic import whole_file
 
 
 def adapter_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
@@ -97,33 +96,8 @@ def write_adapter(spec: AdapterSpec, tensors: Mapping[str, Tensor], path: Path) 
         "spec": spec_text,
         "sha256": hash_tensors(tensors, spec_text),
     }
-    write_whole(path, save(dict(tensors), metadata=metadata))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write to a temporary name in the same folder, then rename.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        # mkstemp makes files for the owner's eyes only; an adapter is an ordinary file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write adapter {path}: {error.strerror}",
-            hint="Check that the folder exists, is writable and has space.",
-        ) from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+    with whole_file(path) as part:
+        part.write_bytes(save(dict(tensors), metadata=metadata))
 
 
 def load_adapter(

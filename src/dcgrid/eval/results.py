@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from dcgrid.errors import InputVideoError
 from dcgrid.eval.formats import read_format
+from dcgrid.io.atomic import write_whole
 from dcgrid.pipelines.typed import typed
 
 FORMAT = "dcgrid-eval-1"
@@ -218,11 +219,8 @@ def as_json(results: Results) -> dict[str, Any]:
 
 
 def write_results(path: Path, results: Results) -> None:
-    """Write results as JSON, whole or not at all; an OSError is the caller's to word."""
-    text = json.dumps(as_json(results), indent=1, allow_nan=False)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(f"{text}\n", encoding="utf-8")
-    part.replace(path)
+    """Write results as JSON, whole or not at all."""
+    write_whole(path, json.dumps(as_json(results), indent=1, allow_nan=False) + "\n")
 
 
 def read_results(path: Path) -> Results:

@@ -8,7 +8,6 @@ Differs: docs/decisions/0012.
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from dcgrid.errors import OutputError, WeightsError
+from dcgrid.errors import WeightsError
+from dcgrid.io.atomic import write_whole
 
 STEP_KEY = "@step"
 """Comes behind a tensor's name for the step widths of its rows."""
@@ -46,21 +46,8 @@ def save_weights(
         else:
             stored[name] = tensor.detach().to(dtype).contiguous()
     metadata = {"facts": json.dumps(dict(facts))}
-    temporary = path.with_suffix(".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not safetensors' own save_file: it makes files that only their owner can read.
-        temporary.write_bytes(save(stored, metadata))
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"cannot write weights {path}: {error}",
-            hint="free some space, or choose another folder",
-        ) from error
-    finally:
-        # Gone already if it took its place.
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    # Not safetensors' own save_file: it makes files that only their owner can read.
+    write_whole(path, save(stored, metadata), hint="free some space, or choose another folder")
 
 
 def load_weights(path: Path, module: nn.Module) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dcgrid import __version__, hub
 from dcgrid.errors import DeviceError
+from dcgrid.io.atomic import StagedFiles
 from dcgrid.models.base import ModelSpec
 from dcgrid.pipelines.candidates import Measure, Ranker, Try, rank_by_measures, why_first
 from dcgrid.pipelines.choose import TryScore, mean_score, rank_scores, score_try
@@ -26,7 +27,6 @@ from dcgrid.pipelines.generate import GivenClip
 from dcgrid.pipelines.generated import Generated, GeneratedClip
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.manifest import OutputRecord
-from dcgrid.pipelines.outputs import StagedFiles
 from dcgrid.pipelines.plan import PixelKey, RunPlan
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.upsampling import (

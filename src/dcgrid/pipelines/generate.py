@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from dcgrid import __version__, hub
+from dcgrid.io.locks import run_lock
 from dcgrid.pipelines.fill import FillSettings, GenerateFn, fill_grid
 from dcgrid.pipelines.footage import Footage
 from dcgrid.pipelines.generated import Generated
@@ -25,7 +26,6 @@ from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import Continuation, grid_request
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.windows import Window
-from dcgrid.runtime.lock import run_lock
 
 KEPT_DAYS = 14
 """Days that the windows of a run that was not finished stay on disk."""

@@ -112,7 +112,7 @@ class StoryManifest(Manifest):
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write a manifest as JSON to a path that is not its final one (see outputs.StagedFiles)."""
+    """Write a manifest as JSON to a path that is not its final one (see io.atomic.StagedFiles)."""
     format_ = STORY_FORMAT if isinstance(manifest, StoryManifest) else FORMAT
     values = {"format": format_, **asdict(manifest)}
     text = json.dumps(values, indent=2, default=str, allow_nan=False)

@@ -11,18 +11,15 @@
 No torch here.
 """
 
-import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from dcgrid.errors import OutputError, UsageError
+from dcgrid.io.locks import run_lock
 from dcgrid.pipelines.job import GridJob
-from dcgrid.runtime.lock import run_lock
 
 VIDEO_SUFFIX = ".mp4"
 
@@ -129,62 +126,6 @@ def claimed(job: GridJob, paths: OutputPaths) -> Iterator[None]:
         for one in missing:
             with suppress(OSError):  # something lies in it
                 one.rmdir()
-
-
-class StagedFiles:
-    """Files that appear together at the end, or not at all.
-
-    with StagedFiles() as staged:
-        write(staged.stage(final_path))
-        staged.commit()
-    """
-
-    def __init__(self) -> None:
-        self._parts: dict[Path, Path] = {}
-
-    def __enter__(self) -> Self:
-        """Return self."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Remove what was not committed."""
-        for part in self._parts.values():
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-
-    def stage(self, path: Path) -> Path:
-        """Return a temporary path in the folder of `path`, with its suffix, to write to."""
-        part = path.with_name(f".{path.stem[:80]}.{secrets.token_hex(4)}.part{path.suffix}")
-        self._parts[path] = part
-        return part
-
-    def commit(self) -> None:
-        """Rename every staged file to its final name.
-
-        Raises:
-            OutputError: A rename failed; files that did not exist before are gone again.
-        """
-        made: list[Path] = []
-        for path, part in self._parts.items():
-            existed = path.exists()
-            try:
-                os.replace(part, path)
-            except OSError as error:
-                for earlier in made:
-                    with suppress(OSError):
-                        earlier.unlink()
-                reason = (error.strerror or "unknown error").lower()
-                raise OutputError(
-                    f"{path} cannot be written ({reason})", hint="write elsewhere with --out"
-                ) from error
-            if not existed:
-                made.append(path)
-        self._parts.clear()
 
 
 def _place(job: GridJob, edits: int) -> tuple[Path, str]:

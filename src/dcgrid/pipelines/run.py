@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from dcgrid.io.atomic import StagedFiles
 from dcgrid.pipelines import facts
 from dcgrid.pipelines.candidates import Ranker
 from dcgrid.pipelines.concepts import check_named
@@ -24,7 +25,7 @@ from dcgrid.pipelines.generate import generate_windows
 from dcgrid.pipelines.manifest import OutputRecord, RunManifest, write_manifest
 from dcgrid.pipelines.memory import next_setting_if_full
 from dcgrid.pipelines.models import LoadedModel, check_weights, enter_given
-from dcgrid.pipelines.outputs import StagedFiles, claimed
+from dcgrid.pipelines.outputs import claimed
 from dcgrid.pipelines.plan import RunPlan
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.team import Team

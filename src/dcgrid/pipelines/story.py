@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from dcgrid.io.atomic import StagedFiles
 from dcgrid.pipelines import facts
 from dcgrid.pipelines.choose import TryScore, rank_scores
 from dcgrid.pipelines.concepts import check_named
@@ -47,7 +48,7 @@ from dcgrid.pipelines.models import (
     enter_given,
     grid_reference,
 )
-from dcgrid.pipelines.outputs import StagedFiles, claimed
+from dcgrid.pipelines.outputs import claimed
 from dcgrid.pipelines.plan import windows_of
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.resolve import ResolvedGrid

@@ -7,13 +7,14 @@ the first run of a model the time is not known.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from dcgrid import hub
+from dcgrid.errors import OutputError
+from dcgrid.io.atomic import write_whole
 
 LONG_S = 20.0
 """A run that takes longer is told what half of the clip would take."""
@@ -46,11 +47,8 @@ def keep_rates(work: Work, timings_s: Mapping[str, float]) -> None:
         "pixel": timings_s.get("write", 0.0) / work.pixels,
     }
     known = {**_kept(), work.setting: rates}
-    part = _path().with_suffix(f".{os.getpid()}.part")
-    with suppress(OSError):
-        part.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(known))
-        part.replace(_path())
+    with suppress(OutputError):
+        write_whole(_path(), json.dumps(known))
 
 
 def expected_seconds(work: Work, share: float = 1.0) -> float | None:

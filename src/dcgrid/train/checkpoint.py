@@ -7,7 +7,7 @@ are gathered into the same file, one tensor at a time, so any number of processe
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from dcgrid.errors import OutputError, WeightsError
+from dcgrid.errors import WeightsError
+from dcgrid.io.atomic import whole_file
 from dcgrid.train.pieces import own, put
 from dcgrid.train.state_file import write_tensors
 
 STATE_NAME = "state.safetensors"
+WHOLE_HINT = "the last checkpoint is whole; free some space, then run again with --resume"
 
 
 class DamagedCheckpoint(WeightsError):  # noqa: N818 - a state of the file
@@ -77,26 +79,13 @@ def save_state(
         "facts": json.dumps(dict(facts)),
         "pending": json.dumps(state.pending),
     }
-    temporary = folder / f"{STATE_NAME}.tmp"
-    try:
-        write_tensors(temporary, tensors, metadata, writes=writes)
-        if writes:
-            temporary.chmod(0o644)
-            temporary.replace(folder / STATE_NAME)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write checkpoint {folder / STATE_NAME}: {error}",
-            hint="the last checkpoint is whole; free some space, then run again with --resume",
-        ) from error
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the half-written files that a kill left; nobody else may be writing there."""
-    for pattern in ("*.tmp", ".tmp??????"):  # ours, and safetensors' own
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+    if not writes:
+        write_tensors(None, tensors, metadata)
+        return
+    path = folder / STATE_NAME
+    hint = WHOLE_HINT if path.exists() else "free some space, then run again"
+    with whole_file(path, hint=hint) as part:
+        write_tensors(part, tensors, metadata)
 
 
 def load_state(path: Path, state: TrainState) -> None:

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from dcgrid.errors import OutputError, WeightsError
+from dcgrid.errors import WeightsError
+from dcgrid.io.atomic import whole_file
 from dcgrid.train.checkpoint import (
     STATE_NAME,
+    WHOLE_HINT,
     DamagedCheckpoint,
     TrainState,
     load_state,
@@ -35,24 +37,16 @@ def keep_state(folder: Path, step: int, keep_last: int) -> None:
         OutputError: The copy cannot be written; the newest checkpoint stays.
     """
     target = folder / f"state-{step}.safetensors"
-    temporary = target.with_name(f"{target.name}.tmp")
-    try:
-        shutil.copyfile(folder / STATE_NAME, temporary)
-        temporary.replace(target)
-        drop_states(folder, keep_last)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write checkpoint {target}: {error.strerror}",
-            hint="the last checkpoint is whole; free some space, then run again with --resume",
-        ) from error
+    with whole_file(target, hint=WHOLE_HINT) as part:
+        shutil.copyfile(folder / STATE_NAME, part)
+    drop_states(folder, keep_last)
 
 
 def drop_states(folder: Path, keep_last: int = 0) -> None:
     """Remove all kept checkpoints but the newest few."""
     for _, path in kept_states(folder)[keep_last:]:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # one too many is no reason to stop
+            path.unlink(missing_ok=True)
 
 
 def find_state(folder: Path) -> tuple[Path, int, dict[str, str], str]:

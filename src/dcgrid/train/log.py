@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dcgrid.errors import OutputError
+from dcgrid.io.atomic import write_whole
 
 LOG_NAME = "log.jsonl"
 BOARD_NAME = "tensorboard"
@@ -156,9 +157,7 @@ def cut_log(path: Path, step: int) -> list[dict[str, Any]]:
         kept = [line for line in read if line is not None and line["step"] <= step]
         new = "".join(json.dumps(line) + "\n" for line in kept)
         if new != text:
-            temporary = path.with_name(f"{path.name}.tmp")
-            temporary.write_text(new)
-            temporary.replace(path)
+            write_whole(path, new)
     except OSError as error:
         raise _unwritable(path, error) from error
     return kept

@@ -20,6 +20,7 @@ from dcgrid.adapters.reading import check_use, read_sha256
 from dcgrid.adapters.spec import AdapterSpec, Stage
 from dcgrid.errors import OutputError, WeightsError
 from dcgrid.grid.modes import Mode
+from dcgrid.io.locks import run_lock
 from dcgrid.models.loading import is_here
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
@@ -31,9 +32,8 @@ from dcgrid.models.trunk import TextReader, VideoCodec
 from dcgrid.models.upsampler import GuidedUpsampler
 from dcgrid.models.wan.trunk import WanTransformer
 from dcgrid.models.weights import load_weights, read_weights, save_weights
-from dcgrid.runtime.lock import run_lock
 from dcgrid.train.captions import captions_of, world_captions
-from dcgrid.train.checkpoint import TrainState, remove_leftovers
+from dcgrid.train.checkpoint import TrainState
 from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
 from dcgrid.train.dc import check_concepts, run_concepts
 from dcgrid.train.edit_maker import EditMaker
@@ -128,7 +128,6 @@ def _folder_of(job: TrainJob) -> Iterator[None]:
         yield
         return
     with run_lock(job.loop.folder):
-        remove_leftovers(job.loop.folder)
         job.processes.wait()
         yield
 

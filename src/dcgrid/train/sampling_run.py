@@ -16,9 +16,8 @@ import torch
 from einops import rearrange
 
 from dcgrid.errors import UsageError, WeightsError
-from dcgrid.runtime.lock import run_lock
+from dcgrid.io.locks import run_lock
 from dcgrid.train.cell_sampler import CellSampler
-from dcgrid.train.checkpoint import remove_leftovers
 from dcgrid.train.grid_sampler import GridSampler
 from dcgrid.train.networks import load_autoencoder
 from dcgrid.train.sampled import (
@@ -82,7 +81,6 @@ def run_sampling(
     for path, command in missing_for_sampling(job):
         raise WeightsError(f"stage {job.stage} needs {path}, which is not there", hint=command)
     with run_lock(job.folder):
-        remove_leftovers(job.folder)
         sampler = _sampler_of(job)
         for line in sampler.notes():
             say(line)

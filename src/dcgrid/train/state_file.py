@@ -29,26 +29,22 @@ _TYPES: Mapping[torch.dtype, str] = MappingProxyType(
 
 
 def write_tensors(
-    path: Path,
-    tensors: Mapping[str, torch.Tensor],
-    metadata: Mapping[str, str],
-    *,
-    writes: bool = True,
+    path: Path | None, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> None:
     """Write tensors to a safetensors file.
 
     Args:
-        path: The file; an earlier one is replaced.
+        path: The file; an earlier one is replaced. None: another process writes, and this one
+            gathers with it.
         tensors: By name; of those in pieces all processes call this with the same ones.
         metadata: Texts by name.
-        writes: False: gather with the others, who write.
 
     Raises:
         OSError: The file cannot be written.
     """
     # Wide numbers first, so that each tensor begins at a multiple of its number's size.
     order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
-    if not writes:
+    if path is None:
         for name in order:
             gathered(tensors[name])
         return

@@ -15,8 +15,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from dcgrid.errors import InputVideoError
+from dcgrid.io.atomic import whole_file
 from dcgrid.video.source import open_container, reading, video_stream
-from dcgrid.video.whole import whole_file
 
 _TAG = "DCGRID_PART"
 # qp 0 is x264's lossless mode. Measured on 33 real frames, against FFV1 (bgr0, long groups): at

@@ -18,8 +18,8 @@ import torch
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
+from dcgrid.io.atomic import whole_file
 from dcgrid.video.text import text_pixels, text_width
-from dcgrid.video.whole import whole_file
 
 _GAP = 4
 _PAPER = 24  # dark grey, so that dark and light frames both have an edge

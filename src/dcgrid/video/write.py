@@ -23,9 +23,9 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 
+from dcgrid.io.atomic import whole_file
 from dcgrid.video.clip import Picture, SoundSource
 from dcgrid.video.sound import Layer, SoundTrack, open_sound
-from dcgrid.video.whole import whole_file
 
 __all__ = [
     "Timing",

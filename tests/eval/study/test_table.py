@@ -168,7 +168,7 @@ def test_written_tables_say_the_same(shared_study, tmp_path):
         "table.json",
         "table.md",
     ]
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot write"):
         write_table(tmp_path / "no" / "where", table)
     head = table_csv(table).splitlines()[0].split(",")
     assert len(set(head)) == len(head)

@@ -23,9 +23,9 @@ from dcgrid.eval.suites.plan import plan_eval
 from dcgrid.eval.suites.request import EvalRequest, group_tasks
 from dcgrid.eval.suites.run import run_job
 from dcgrid.eval.suites.schema import Task, load_suite
+from dcgrid.io.locks import run_lock
 from dcgrid.models.loading import model_spec
 from dcgrid.pipelines.progress import Silent
-from dcgrid.runtime.lock import run_lock
 from dcgrid.video.write import write_video
 
 METRICS = ("psnr", "change", "motion")

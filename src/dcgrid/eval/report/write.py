@@ -17,9 +17,9 @@ from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
-from dcgrid.errors import OutputError
 from dcgrid.eval.results import Results
 from dcgrid.eval.tables import REFERENCES, gaps, marks
+from dcgrid.io.atomic import whole_file
 
 
 def write_report(folder: Path, results: Results) -> Path:
@@ -36,15 +36,8 @@ def write_report(folder: Path, results: Results) -> Path:
         OutputError: It cannot be written.
     """
     path = folder / "report.html"
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with whole_file(path) as part:
         part.write_text(report_page(results), encoding="utf-8", errors="replace", newline="\n")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        reason = (error.strerror or "unknown error").lower()
-        hint = f"Make the folder, or choose another with --out: `mkdir -p {folder}`."
-        raise OutputError(f"cannot write {path} ({reason})", hint=hint) from error
     return path
 
 

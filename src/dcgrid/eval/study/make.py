@@ -1,12 +1,8 @@
 """Make a study from the results of an evaluation: DIR/page/ to hand out, DIR/key.json to keep."""
 
-import contextlib
 import hashlib
-import os
-import secrets
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +19,7 @@ from dcgrid.eval.study.design import (
 from dcgrid.eval.study.order import rater_seed
 from dcgrid.eval.study.pairing import Blind, Pairing, make_pairs, methods_against
 from dcgrid.eval.study.render import page_data, render_page
+from dcgrid.io.atomic import whole_folder
 
 RESULTS_NAME = "results.json"
 DEFAULT_TITLE = "Which edit is better?"
@@ -108,7 +105,8 @@ def make_study(
     blind = Blind(f"{digest}:{wishes.seed}")
     pairing = make_pairs(found, wishes.ours, against, wishes.checks, blind)
     key = _key(found, pairing, wishes, against, digest)
-    with _new_folder(out, force=force) as part:
+    _check_place(out, force=force)
+    with whole_folder(out) as part:
         media = part / PAGE_DIR / MEDIA_DIR
         media.mkdir(parents=True)
         shapes = _write_media(media, path.parent, pairing, blind, on_video)
@@ -175,35 +173,6 @@ def _study_id(key: StudyKey, wishes: StudyWishes, media: Path) -> str:
     for path in sorted(media.iterdir()):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-@contextmanager
-def _new_folder(out: Path, *, force: bool) -> Iterator[Path]:
-    """Give a temporary folder beside `out`; rename it at the end, or leave nothing.
-
-    Raises:
-        OutputError: Something is in the way that is not ours to replace, or it cannot be written.
-    """
-    _check_place(out, force=force)
-    part = out.with_name(f".{out.name[:40]}.{secrets.token_hex(4)}.part")
-    try:
-        part.mkdir()
-        yield part
-        if out.exists():
-            old = part.with_suffix(".old")
-            os.replace(out, old)
-            os.replace(part, out)
-            shutil.rmtree(old)
-        else:
-            os.replace(part, out)
-    except OSError as error:
-        reason = (error.strerror or "unknown error").lower()
-        raise OutputError(
-            f"{out} cannot be written ({reason})", hint="choose another folder with --out"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(part)
 
 
 def _check_place(out: Path, *, force: bool) -> None:

@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 from dcgrid.errors import OutputError
 from dcgrid.eval.study.design import QUESTIONS
 from dcgrid.eval.study.table import PAPER, Preference, StudyTable
+from dcgrid.io.atomic import StagedFiles, refused
 
 FORMAT = "dcgrid-study-table-1"
 NAMES = ("table.md", "table.csv", "table.json")
@@ -119,21 +118,14 @@ def write_table(folder: Path, table: StudyTable, *, force: bool = False) -> list
     for path in paths:
         if path.exists() and not force:
             raise OutputError(f"{path} exists already", hint="add --force to replace it")
-    parts = [path.with_name(f".{path.name}.{secrets.token_hex(4)}.part") for path in paths]
     try:
         folder.mkdir(exist_ok=True)
-        for part, text in zip(parts, texts, strict=True):
-            part.write_text(text, encoding="utf-8")
-        for part, path in zip(parts, paths, strict=True):
-            os.replace(part, path)
+        with StagedFiles() as staged:
+            for path, text in zip(paths, texts, strict=True):
+                staged.stage(path).write_text(text, encoding="utf-8")
+            staged.commit()
     except OSError as error:
-        for part in parts:
-            part.unlink(missing_ok=True)
-        reason = (error.strerror or "unknown error").lower()
-        raise OutputError(
-            f"the table cannot be written into {folder} ({reason})",
-            hint="choose another folder with --out",
-        ) from error
+        raise refused(folder, error) from error
     return paths
 
 

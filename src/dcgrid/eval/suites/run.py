@@ -35,9 +35,9 @@ from dcgrid.eval.suites.units import UnitGenerator
 from dcgrid.eval.suites.workers import DeadWorker, work_through
 from dcgrid.eval.suites.written import write_all
 from dcgrid.eval.tables import table_rows
+from dcgrid.io.locks import run_lock
 from dcgrid.pipelines import facts
 from dcgrid.pipelines.progress import Progress
-from dcgrid.runtime.lock import run_lock
 from dcgrid.train.world.sources import TRAINING_CLIPS
 
 REFERENCES = frozenset({"unedited", "codec"})

@@ -24,6 +24,7 @@ from dcgrid.eval.suites import footage
 from dcgrid.eval.suites.request import EvalRequest, UnitOutcome, item_names
 from dcgrid.eval.suites.schema import Task
 from dcgrid.eval.suites.units import read_result
+from dcgrid.io.atomic import write_whole
 from dcgrid.models.loading import model_spec
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.typed import typed
@@ -210,8 +211,7 @@ class Scorer:
         if not path.exists() or not mark.exists() or mark.read_text() != digest:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_video(path, frames_THWC, self._spec.fps, overwrite=True)
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.write_text(digest)
+            write_whole(mark, digest)
         return place
 
     def _prompt(self, outcome: UnitOutcome, name: str) -> str:
@@ -259,8 +259,5 @@ def _read_scores(path: Path) -> dict[str, Score]:
 
 
 def _write_scores(path: Path, scores: Mapping[str, Score]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
     values = {key: asdict(score) for key, score in scores.items()}
-    part.write_text(json.dumps(values, allow_nan=False))
-    part.replace(path)
+    write_whole(path, json.dumps(values, allow_nan=False))

@@ -7,7 +7,6 @@ Letters: T frames, H W height/width, C the 3 colours.
 
 import hashlib
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from dcgrid.eval.methods.codec import codec_pass
 from dcgrid.eval.suites import footage
 from dcgrid.eval.suites.handed import reason_of, take_handed
 from dcgrid.eval.suites.request import CEILING, EvalRequest, Unit, UnitOutcome, item_names
+from dcgrid.io.atomic import whole_folder
 from dcgrid.models.base import Backbone
 from dcgrid.models.loading import model_spec, weight_digests
 from dcgrid.pipelines.choose import rank_tries
@@ -223,19 +223,12 @@ class UnitGenerator:
         self, unit: Unit, folder: Path, made: Mapping[str, Tensor], seconds: float
     ) -> UnitOutcome:
         """Write what was made; the folder is there whole or not at all."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
-        try:
-            files = {name: f"{number}.mkv" for number, name in enumerate(made)}
+        files = {name: f"{number}.mkv" for number, name in enumerate(made)}
+        seconds = round(seconds, 3)
+        with whole_folder(folder) as part:
             for name, file in files.items():
                 write_part(part / file, made[name].contiguous())
-            seconds = round(seconds, 3)
-            facts = {"videos": files, "seconds": seconds}
-            (part / _DONE).write_text(json.dumps(facts))
-            shutil.rmtree(folder, ignore_errors=True)
-            part.rename(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+            (part / _DONE).write_text(json.dumps({"videos": files, "seconds": seconds}))
         videos = {name: folder / file for name, file in files.items()}
         return UnitOutcome(unit=unit, videos=videos, seconds=seconds)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from dcgrid.errors import OutputError, UsageError
 from dcgrid.eval.suites.clips import CAPTIONS, MASKS
 from dcgrid.eval.suites.footage import to_pixels, to_unit
+from dcgrid.io.atomic import write_whole
 from dcgrid.models.drift import RATE
 from dcgrid.train.world.clips import pick
 from dcgrid.train.world.motion import camera_move, composite_sprite
@@ -84,7 +85,7 @@ def draw_clips(job: WorldJob) -> tuple[Path, ...]:
         write_video(job.out / MASKS / path.name, to_pixels(mask_CTHW), RATE, overwrite=True)
         captions.append(f'["{path.name}"]\nsubject = "{words}"\nmotion = "movement"\n')
         paths.append(path)
-    (job.out / CAPTIONS).write_text("\n".join(captions), encoding="utf-8")
+    write_whole(job.out / CAPTIONS, "\n".join(captions))
     return tuple(paths)
 
 

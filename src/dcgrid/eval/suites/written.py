@@ -5,6 +5,7 @@ from pathlib import Path
 from dcgrid.eval.report import write_report
 from dcgrid.eval.results import Results, write_results
 from dcgrid.eval.tables import csv_summary, csv_table, markdown_table
+from dcgrid.io.atomic import write_whole
 
 RESULTS_NAME = "results.json"
 
@@ -18,6 +19,6 @@ def write_all(out: Path, results: Results) -> tuple[Path, ...]:
         "items.csv": csv_table(results),
     }
     for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8")
+        write_whole(out / name, text)
     page = write_report(out, results)
     return (page, *(out / name for name in texts), out / RESULTS_NAME)

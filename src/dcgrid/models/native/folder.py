@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dcgrid.errors import OutputError, WeightsError
+from dcgrid.errors import WeightsError
+from dcgrid.io.atomic import write_whole
 from dcgrid.models.native.config import PRESETS, NativeConfig
 
 CONFIG_NAME = "config.json"
@@ -94,15 +95,7 @@ def write_native_folder(written: NativeFolder) -> None:
         "sizes": sizes,
     }
     path = written.path / CONFIG_NAME
-    temporary = path.with_suffix(".tmp")
-    try:
-        temporary.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}",
-            hint="free some space, or choose another --out",
-        ) from error
+    write_whole(path, json.dumps(table, indent=2) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,13 +6,14 @@ the cache folder under path, size and time of change.
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from dcgrid import hub
+from dcgrid.errors import OutputError
+from dcgrid.io.atomic import write_whole
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEPT = "digests.json"
@@ -68,9 +69,5 @@ def _read_kept() -> dict[str, str]:
 def _write_kept(known: Mapping[str, str]) -> None:
     """Keep the newest hashes; where the folder cannot be written, they are made again next time."""
     kept = dict(list(known.items())[-_MOST_KEPT:])
-    path = hub.cache_dir() / _KEPT
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(kept, indent=1), encoding="utf-8")
-        part.replace(path)
+    with suppress(OutputError):
+        write_whole(hub.cache_dir() / _KEPT, json.dumps(kept, indent=1))

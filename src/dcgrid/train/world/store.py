@@ -15,7 +15,6 @@ import io
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from dcgrid.errors import InputVideoError, OutputError, UsageError, WeightsError
+from dcgrid.errors import InputVideoError, UsageError, WeightsError
+from dcgrid.io.atomic import whole_file
+from dcgrid.train.state_file import write_tensors
 from dcgrid.train.world.mattes import Matting, can_run, find_network
 from dcgrid.train.world.sources import SOURCES, TRAINING_CLIPS, source_dir
 from dcgrid.video.clip import ClipRules
@@ -97,17 +97,8 @@ def build_store(
 
 def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write one file of the store, all or nothing."""
-    temporary = path.with_suffix(".tmp")
-    try:
-        save_file(tensors, temporary)
-        temporary.chmod(0o644)  # safetensors makes files for the owner's eyes only
-        temporary.replace(path)
-    except (SafetensorError, OSError) as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write {path}: {error}", hint="free some space, or use another --world"
-        ) from error
+    with whole_file(path, hint="free some space, or use another --world") as part:
+        write_tensors(part, tensors, {})
 
 
 class WorldStore:

@@ -1,0 +1,1 @@
+"""How files are written, locked, read and checked, and how progress is reported; loads no torch."""
