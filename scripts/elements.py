@@ -13,7 +13,7 @@ from dcgrid.pipelines.elements import ELEMENT_CLIPS
 from dcgrid.train.world.fusion import draw_element
 from dcgrid.video.write import write_pieces
 
-SIZE, FPS, SECONDS = (192, 320), 12, 6
+SIZE, FPS, SECONDS = (384, 640), 24, 6
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from dcgrid.pipelines.footage import Footage, clip_fps
 from dcgrid.pipelines.generate import GivenClip
 from dcgrid.pipelines.generated import Generated, GeneratedClip
 from dcgrid.pipelines.job import GridJob
+from dcgrid.pipelines.light import with_light
 from dcgrid.pipelines.manifest import OutputRecord
 from dcgrid.pipelines.plan import PixelKey, RunPlan
 from dcgrid.pipelines.progress import Progress
@@ -248,12 +249,13 @@ def write_takes(
     outputs, records, notes = plan.prepared.outputs, [], list[str]()
     progress.start("writing", len(outputs.all()) - 1)
     source, best = footage[0], dict[str, Watched]()
+    second = footage[1] if len(footage) > 1 else None
     rate = clip_fps(plan) if plan.prepared.job.fps == "model" else None
     for done, take in enumerate(takes, start=1):
         part = staged.stage(take.path)
         clip = GeneratedClip(candidates[take.candidate].generated, take.cell)
         watched = Watched(
-            partial(results_of, plan, source, take, clip, rate),
+            partial(results_of, plan, source, take, clip, rate, second=second),
             source.plan.duration_s,
         )
         report = write_pictures(
@@ -281,6 +283,8 @@ def results_of(
     take: Take,
     clip: GeneratedClip,
     rate: Fraction | None,
+    *,
+    second: Footage | None = None,
 ) -> Iterator[Shown]:
     """Yield the frames of a take at the size of its source.
 
@@ -290,6 +294,7 @@ def results_of(
         take: Which cell, of which noise.
         clip: The frames of that cell.
         rate: Frames per second; None: each frame of the source at its own time.
+        second: The clip that it is composed with.
     """
     job, noise = plan.prepared.job, None
     grid = plan.grids[0]  # those of a story are of one layout
@@ -305,6 +310,8 @@ def results_of(
             text=take.text,
         )
     upsampler = upsampler_for(job, source.plan, plan.device, noise)
+    if second is not None and job.upsample == "guided":
+        upsampler = with_light(upsampler, second, source.plan.picture, plan.windows[0])
     # A GPU makes frames faster than they are encoded.
     threads = torch.get_num_threads() if plan.device == "cpu" else 1
     return upsampled(source, plan.windows, clip.pieces(), upsampler, rate, threads=threads)

@@ -51,7 +51,7 @@ class Footage:
             InputVideoError: The video breaks before its plan ends.
         """
         wanted = range(window.first, window.first + window.count)
-        at_T = torch.tensor([_turned(number, self.plan.num_frames) for number in wanted])
+        at_T = torch.tensor([turned(number, self.plan.num_frames) for number in wanted])
         first, last = int(at_T.min()), int(at_T.max())
         if self.whole_THWC is not None:
             return self.whole_THWC[at_T]
@@ -168,7 +168,7 @@ def _rules(spec: ModelSpec, clip: ClipPlan) -> ClipRules:
     return replace(clip_rules(spec), cell_sizes=(clip.cell_size,), keeps_all=clip.keeps_all)
 
 
-def _turned(number: int, count: int) -> int:
+def turned(number: int, count: int) -> int:
     """Return which of `count` frames is shown at a place, forwards and backwards in turn."""
     place = number % max(1, 2 * count - 2)
     return min(place, 2 * count - 2 - place) if count > 1 else 0

@@ -20,6 +20,8 @@ from dcgrid.pipelines.times import Work, expected_seconds, time_line
 from dcgrid.pipelines.windows import Join, Window, plan_windows
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dcgrid.grid.layout import LatentGeometry
     from dcgrid.models.base import ModelSpec
     from dcgrid.pipelines.concepts import Concepts
@@ -290,7 +292,7 @@ def _backdrop_notes(
         return ()
     rules = replace(clip_rules(spec), default_frames=1, longest=None, keeps_all=False)
     clip, _ = read_clip(job.inputs[1], rules, start_s=clips[1].start_s)
-    dark = float((clip.frames_THWC.float().mean(-1) < DARK).float().mean())
+    dark = dark_share(clip.frames_THWC)
     if dark >= DARK_SHARE:
         return ()
     return (
@@ -298,6 +300,11 @@ def _backdrop_notes(
         "learned elements on dark ground (fire, sparks, smoke), and of a whole scene it takes the "
         "light and the colours of everything in it.",
     )
+
+
+def dark_share(frames_THWC: "Tensor") -> float:
+    """Return which part of uint8 frames is dark; see `DARK`."""
+    return float((frames_THWC.float().mean(-1) < DARK).float().mean())
 
 
 def find_downloads(job: GridJob, adapters: Sequence[str]) -> dict[str, int | None]:
