@@ -56,6 +56,23 @@ def test_commands_are_understood(command: str, clip: Path, monkeypatch: pytest.M
     assert main(arguments) == 0
 
 
+@pytest.mark.slow
+def test_the_commands_of_use_it_succeed_one_after_another(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a newcomer types them: in one folder, in their order, for real."""
+    text = (ROOT / "README.md").read_text()
+    section = text.split("## Use it")[1].split("## ")[0]
+    commands = re.findall(r"^dcgrid .*$", section, flags=re.MULTILINE)
+    assert len(commands) >= 10
+    monkeypatch.chdir(clip.parent)
+    for name in ("person.mp4", "sparks.mp4"):
+        shutil.copy(clip, name)
+    for command in (*commands, commands[0]):
+        assert main(shlex.split(command)[1:]) == 0, command
+    assert Path("input.rain-2.mp4").exists()
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_targets_exist(target: str) -> None:
     if shutil.which("make") is None:

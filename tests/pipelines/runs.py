@@ -11,7 +11,8 @@ import torch
 from dcgrid.pipelines import generate
 from dcgrid.pipelines.fill import FilledCell
 from dcgrid.pipelines.job import EditJob, GridJob
-from dcgrid.pipelines.plan import PreparedRun, plan_run, prepare_run
+from dcgrid.pipelines.plan import plan_run, prepare_run
+from dcgrid.pipelines.prepared import PreparedRun
 from dcgrid.pipelines.request import GridRequest
 from dcgrid.pipelines.run import RunResult, run_job
 from dcgrid.pipelines.script import StoryJob, scene_of

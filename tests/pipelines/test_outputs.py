@@ -5,7 +5,7 @@ import pytest
 
 from dcgrid.errors import OutputError, UsageError
 from dcgrid.io.atomic import StagedFiles
-from dcgrid.pipelines.job import EditJob
+from dcgrid.pipelines.job import ComposeJob, EditJob
 from dcgrid.pipelines.outputs import claimed, name_outputs
 
 
@@ -71,19 +71,43 @@ def test_braces_in_a_file_name_stay(tmp_path: Path) -> None:
     assert names(paths)[0] == "{}{0}.rain.mp4"
 
 
-def test_existing_results_need_force(tmp_path: Path) -> None:
+def test_what_appears_after_the_plan_is_not_replaced_without_force(tmp_path: Path) -> None:
     (tmp_path / "a.clip.rain.json").write_text("{}")
     paths = name_outputs(job(tmp_path), ["rain"], [3])
-    assert paths.lines(force=False)[1:] == ["There already: a.clip.rain.json; see --force."]
-    assert paths.lines(force=True)[1:] == ["Replaced: a.clip.rain.json."]
     with (
-        pytest.raises(OutputError, match=r"a\.clip\.rain\.json exists already"),
+        pytest.raises(OutputError, match=r"a\.clip\.rain\.json exists already") as caught,
         claimed(job(tmp_path), paths),
     ):
         pass
+    assert "again" in caught.value.hint
     with claimed(job(tmp_path, force=True), paths):
         assert len(list(tmp_path.glob(".*.lock"))) == len(paths.all())
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_number_goes_into_every_name(tmp_path: Path) -> None:
+    every = job(tmp_path, keep="all", save_grid=True)
+    assert names(name_outputs(every, ["rain", "fog"], [2, 1], ".sdedit", 3)) == [
+        "a.clip.rain.sdedit-3.mp4",
+        "a.clip.rain.sdedit-3.2.mp4",
+        "a.clip.fog.sdedit-3.mp4",
+        "a.clip.rain-fog.sdedit-3.png",
+        "a.clip.rain-fog.sdedit-3.grid.mp4",
+        "a.clip.rain-fog.sdedit-3.json",
+    ]
+    single = job(tmp_path, out=tmp_path / "wet.mp4", contact_sheet=False)
+    assert names(name_outputs(single, ["rain"], [3], "", 2)) == ["wet-2.mp4", "wet-2.json"]
+
+
+def test_the_number_of_a_composition_is_not_that_of_a_fusion(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(b"video")
+    two = ComposeJob(first=tmp_path / "a.mp4", second=tmp_path / "b.mp4", contact_sheet=False)
+    assert names(name_outputs(two, ["fusion", "fusion-2"], [1, 1], "", 2)) == [
+        "a.b-2.fusion.mp4",
+        "a.b-2.fusion-2.mp4",
+        "a.b-2.fusion.json",
+    ]
 
 
 def test_names_are_one_run_s_while_it_works(tmp_path: Path) -> None:

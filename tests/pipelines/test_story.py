@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcgrid.errors import InputVideoError, OutputError, RecipeError, UsageError
+from dcgrid.errors import InputVideoError, RecipeError, UsageError
 from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.pipelines import story_files
 from dcgrid.pipelines.request import settle_grid
@@ -158,9 +158,6 @@ def test_impossible_stories_are_refused(tmp_path: Path, clip: Path) -> None:
             plan_story(prepare_story(story_job(tmp_path, "rain", duration_s=duration_s)))
     with pytest.raises(UsageError, match="longer than half of a scene"):
         plan_story(prepare_story(story_job(tmp_path, "rain", source=clip, fade_s=5.0)))
-    (tmp_path / "tale.story.json").write_text("{}")
-    with pytest.raises(OutputError, match="exists already"):
-        tell(story_job(tmp_path, "rain"))
 
 
 def test_an_interrupt_leaves_no_file(

@@ -248,8 +248,10 @@ def test_the_command_tells_stories_and_runs_apart(
     value = json.loads(capsys.readouterr().out)
     assert value["same_pixels"] is True
     assert value["files"][0].endswith("tale.1-rain.rerun.mp4")
-    assert main(["rerun", str(story)]) == 3
-    assert "exists already" in capsys.readouterr().err
+    assert main(["rerun", str(story)]) == 0
+    shown = capsys.readouterr().out
+    assert "already there, same settings" in shown
+    assert "same pixels as the story it repeats" in shown
     assert main(["rerun", str(story), "--force"]) == 0
     assert "same pixels as the story it repeats" in capsys.readouterr().out
     assert main(["rerun", str(edit), "--out", str(tmp_path)]) == 0

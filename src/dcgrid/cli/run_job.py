@@ -15,8 +15,10 @@ from dcgrid.runtime.processes import join_processes
 if TYPE_CHECKING:
     from dcgrid.eval.methods import Method
     from dcgrid.pipelines.candidates import Ranker
-    from dcgrid.pipelines.plan import PreparedRun, RunPlan
+    from dcgrid.pipelines.plan import RunPlan
+    from dcgrid.pipelines.prepared import PreparedRun
     from dcgrid.pipelines.run import RunResult
+    from dcgrid.pipelines.story import StoryResult
     from dcgrid.pipelines.story_plan import PreparedStory, StoryPlan
     from dcgrid.pipelines.team import Team
 
@@ -84,7 +86,12 @@ def run_job(prepared: "PreparedRun", output: Output, team: "Team | None", *, dry
         generate_fn=None if method is None else method.generate_fn(),
         ranker=ranker,
     )
-    output.result(_lines(result), result.as_json())
+    lines = _result_lines(result, plan.prepared.names_remark)
+    if not result.already_there:
+        seconds = sum(result.manifest.timings_s.values())
+        memory = result.manifest.peak_memory_bytes / 1e9
+        lines.append(f"{seconds:.1f} s, {memory:.1f} GB at most, seed {prepared.job.seed}")
+    output.result(lines, {**result.as_json(), "names_remark": plan.prepared.names_remark})
 
 
 def _baseline(name: str) -> "Method | None":
@@ -114,11 +121,10 @@ def run_story(
     from dcgrid.pipelines.story import tell_story
 
     result = tell_story(plan, output, team)
-    lines = [*result.notes, *(f"wrote {path}" for path in result.files)]
-    if result.same_pixels:
-        lines.append("same pixels as the story it repeats")
-    lines.append(f"{result.seconds:.1f} s, seed {prepared.job.seed}")
-    output.result(lines, result.as_json())
+    lines = _result_lines(result, plan.prepared.names_remark)
+    if not result.already_there:
+        lines.append(f"{result.seconds:.1f} s, seed {prepared.job.seed}")
+    output.result(lines, {**result.as_json(), "names_remark": plan.prepared.names_remark})
 
 
 def _tell_plan(
@@ -163,11 +169,17 @@ def _ranker(prepared: "PreparedRun", device: str) -> "Ranker | None":
     return make_ranker(job.rank, device, weights_dir=Path(folder) if folder else None)
 
 
-def _lines(result: "RunResult") -> list[str]:
-    manifest = result.manifest
-    seconds = sum(manifest.timings_s.values())
-    lines = [*result.notes, *(f"wrote {path}" for path in result.files)]
+def _result_lines(result: "RunResult | StoryResult", remark: str) -> list[str]:
+    """Return the files of a run with what is to be known of them."""
+    what = "already there, same settings:" if result.already_there else "wrote"
+    lines = [*result.notes, *([f"{remark}."] if remark else [])]
+    lines += [f"{what} {path}" for path in result.files]
     if result.same_pixels:
-        lines.append("same pixels as the run it repeats")
-    memory = manifest.peak_memory_bytes / 1e9
-    return [*lines, f"{seconds:.1f} s, {memory:.1f} GB at most, seed {manifest.job.seed}"]
+        lines.append(f"same pixels as the {_noun(result.manifest.command)} it repeats")
+    if result.already_there:
+        lines.append("nothing was generated; --force makes them again")
+    return lines
+
+
+def _noun(command: str) -> str:
+    return "story" if command == "story" else "run"

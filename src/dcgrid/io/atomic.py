@@ -10,6 +10,7 @@ process that made it; the next run that writes into the folder removes it (`remo
 """
 
 import errno
+import hashlib
 import os
 import re
 import secrets
@@ -116,6 +117,14 @@ class StagedFiles:
             remove_abandoned(path.parent)
         self._parts[path] = _part_of(path)
         return self._parts[path]
+
+    def digests(self, *paths: Path | None) -> dict[str, str]:
+        """Return the SHA-256 of what is staged for these paths, by name; None is no file."""
+        found = {}
+        for path in filter(None, paths):
+            with self._parts[path].open("rb") as stream:
+                found[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return found
 
     def commit(self) -> None:
         """Rename every staged file to its final name, in the order in which they were staged.

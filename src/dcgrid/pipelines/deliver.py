@@ -27,8 +27,8 @@ from dcgrid.pipelines.generate import GivenClip
 from dcgrid.pipelines.generated import Generated, GeneratedClip
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.light import with_light
-from dcgrid.pipelines.manifest import OutputRecord
-from dcgrid.pipelines.plan import PixelKey, RunPlan
+from dcgrid.pipelines.manifest import OutputRecord, PixelKey
+from dcgrid.pipelines.plan import RunPlan
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.upsampling import (
     Shown,

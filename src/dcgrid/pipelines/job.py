@@ -35,6 +35,8 @@ class GridJob:
     """What the layout recipe's `mode` must be."""
     has_reel: ClassVar[bool] = False
     """True: all results are put together as one video, too."""
+    numbers_results: ClassVar[bool] = False
+    """True: names of results may end in a number of their own (a.b.fusion-2.mp4)."""
 
     layout: str
     """Layout recipe: name or path."""
@@ -219,6 +221,7 @@ class ComposeJob(GridJob):
 
     command: ClassVar[str] = "compose"
     shows: ClassVar[str] = "composition"
+    numbers_results: ClassVar[bool] = True
 
     layout: str = "composition-2x2"
     first: Path

@@ -17,6 +17,8 @@ from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.script import MAX_SCENES, StoryJob
 from dcgrid.pipelines.typed import typed
 
+PixelKey = tuple[str, int, int | None]
+"""An edit or scene, its cell, the seed of its noise (None in manifests that do not say it)."""
 FORMAT = "dcgrid-run-3"
 STORY_FORMAT = "dcgrid-story-3"
 # What an earlier dcgrid wrote and this one cannot repeat, with what to do instead.
@@ -85,6 +87,20 @@ class Manifest:
     """Most memory of the process (on CUDA: of the GPU)."""
     outputs: tuple[OutputRecord, ...]
     """The videos that were written."""
+    folder: str = ""
+    """Where they were written; after a move, inputs and weights are found relative to it."""
+    files_sha256: Mapping[str, str] = field(default_factory=dict)
+    """Hash of each file beside the videos (contact sheet, grid, reel), by its name."""
+
+    @property
+    def frames_sha256(self) -> dict[PixelKey, str]:
+        """Hash of the pixels of each video, by edit or scene, cell and seed."""
+        return {(one.edit, one.cell, one.seed): one.frames_sha256 for one in self.outputs}
+
+    @property
+    def all_grids(self) -> tuple[ResolvedGrid, ...]:
+        """The grids that were generated, one after another."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +111,11 @@ class RunManifest(Manifest):
     """What the recipes made of the job: text, edits, cells."""
     sampler: Mapping[str, Any]
     """Solver, steps, noise scale, shift, how given cells enter, windows."""
+
+    @property
+    def all_grids(self) -> tuple[ResolvedGrid, ...]:
+        """The one grid."""
+        return (self.grid,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +130,11 @@ class StoryManifest(Manifest):
     """How each grid was sampled."""
     reel_sha256: str
     """Hash of the reel's pixels before video compression."""
+
+    @property
+    def all_grids(self) -> tuple[ResolvedGrid, ...]:
+        """The grids."""
+        return self.grids
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

@@ -7,8 +7,9 @@
     --method sdedit            input.rain.sdedit.mp4  input.rain.sdedit.{png,json}
     a.mp4 b.mp4 (compose)      a.b.fusion.mp4  a.b.fusion-2.mp4  a.b.fusion.{png,json}
     a story                    name.1-rain.mp4  name.2-night.mp4  name.story.{mp4,png,json}
+    names taken                input.rain-2.mp4  input.rain-2.{png,json}  a.b-2.fusion.mp4
 
-No torch here.
+No torch here. Whether results are there already: earlier.py.
 """
 
 import secrets
@@ -49,20 +50,9 @@ class OutputPaths:
         """Return those that are there already."""
         return tuple(path for path in self.all() if path.exists())
 
-    def lines(self, *, force: bool) -> list[str]:
-        """Return what a plan says of them."""
-        there = ", ".join(path.name for path in self.existing())
-        files = f"Files: {', '.join(path.name for path in self.all())}."
-        if not there:
-            return [files]
-        return [
-            files,
-            f"Replaced: {there}." if force else f"There already: {there}; see --force.",
-        ]
-
 
 def name_outputs(
-    job: GridJob, names: Sequence[str], tries: Sequence[int], tag: str = ""
+    job: GridJob, names: Sequence[str], tries: Sequence[int], tag: str = "", number: int = 1
 ) -> OutputPaths:
     """Name the files of a run and check that they can be written.
 
@@ -71,6 +61,7 @@ def name_outputs(
         names: Name of each edit.
         tries: How many cells show each edit.
         tag: Goes behind the edit's name, e.g. ".rerun"; not used where --out names a file.
+        number: From 2 on it goes into all names, which are taken without it.
 
     Raises:
         OutputError: The folder cannot be made or is read-only, or a result would replace the
@@ -78,14 +69,18 @@ def name_outputs(
         UsageError: One file name is given for several results.
     """
     folder, file_name = _place(job, len(names))
+    again = "" if number == 1 else f"-{number}"
+    stem = f"{job.stem}{again}" if job.numbers_results else job.stem
+    end = tag if job.numbers_results else f"{tag}{again}"
+    whole = f"{file_name}{again}" if file_name else ""
     # Joined and not formatted: a file name may hold braces.
-    stems = [file_name or f"{job.stem}.{name}{tag}" for name in names]
+    stems = [whole or f"{stem}.{name}{end}" for name in names]
     counts = [count if job.keep == "all" else 1 for count in tries]
     videos = tuple(
         tuple(_numbered(folder / stem, index) for index in range(count))
         for stem, count in zip(stems, counts, strict=True)
     )
-    joined = folder / (file_name or f"{job.stem}.{job.joined(tuple(names))}{tag}")
+    joined = folder / (whole or f"{stem}.{job.joined(tuple(names))}{end}")
     paths = OutputPaths(
         videos=videos,
         manifest=_with_suffix(joined, ".json"),
@@ -105,8 +100,8 @@ def claimed(job: GridJob, paths: OutputPaths) -> Iterator[None]:
     Their folder is made where it is not there; it goes again if nothing is written.
 
     Raises:
-        OutputError: Another run holds one, one exists (and `force` is not set), or the folder
-            cannot be made.
+        OutputError: Another run holds one, one has appeared since the plan (and `force` is not
+            set), or the folder cannot be made.
     """
     folder = paths.manifest.parent
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
@@ -118,8 +113,8 @@ def claimed(job: GridJob, paths: OutputPaths) -> Iterator[None]:
             existing = paths.existing()
             if existing and not job.force:
                 raise OutputError(
-                    f"{existing[0]} exists already",
-                    hint="add --force to replace it, or choose another --out",
+                    f"{existing[0]} exists already: it has appeared since the plan was made",
+                    hint="run the command again, it finds names that are free",
                 )
             yield
     finally:

@@ -5,16 +5,18 @@ videos'. `--dry-run` prints a plan and stops.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcgrid import hub
 from dcgrid.errors import NetworkError, UsageError
+from dcgrid.pipelines.earlier import Settled, settle_names
 from dcgrid.pipelines.job import GridJob, check_input
 from dcgrid.pipelines.lora import lora_lines, parse_lora
 from dcgrid.pipelines.memory import MemoryNeed, grid_size, plan_memory
-from dcgrid.pipelines.outputs import OutputPaths, name_outputs
+from dcgrid.pipelines.outputs import name_outputs
+from dcgrid.pipelines.prepared import PreparedRun, count_tries
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve
 from dcgrid.pipelines.times import Work, expected_seconds, time_line
 from dcgrid.pipelines.windows import Join, Window, plan_windows
@@ -27,38 +29,10 @@ if TYPE_CHECKING:
     from dcgrid.pipelines.concepts import Concepts
     from dcgrid.video.clip import ClipPlan, ClipRules
 
-PixelKey = tuple[str, int, int | None]
-"""An edit or scene, its cell, the seed of its noise (None in manifests that do not say it)."""
 DARK, DARK_SHARE = 60, 0.5
 """A clip is an element on dark ground if this part of its first frame is darker than so, of 255."""
 LONGEST_FRAMES = 1_000_001
 """Most frames of a whole clip, generated in windows; a day at 12 frames a second."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """What a checked run and a checked story have in common: files, and what must come out."""
-
-    outputs: OutputPaths
-    """Files that will be written."""
-    expected_frames: Mapping[PixelKey, str] = field(default_factory=dict)
-    """Hash of pixels that must come out, by edit or scene, cell and seed; empty: anything may."""
-    expected_weights: Mapping[str, str] = field(default_factory=dict)
-    """Hash that each weight file must have, by the part it holds; empty: any."""
-    threads: int = 0
-    """CPU threads to use; 0: torch's own choice."""
-    inputs_sha256: tuple[str, ...] = ()
-    """Hash of each input, if it was needed already."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedRun(Prepared):
-    """A job whose names, texts and files have been checked."""
-
-    job: GridJob
-    """What was asked."""
-    grid: ResolvedGrid
-    """Edits, text, cells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +96,7 @@ class RunPlan:
             *self.text_notes,
             result_line(self.prepared.job, self.clips[0]),
             time_line(self.work),
-            *self.prepared.outputs.lines(force=self.prepared.job.force),
+            *self.prepared.file_lines(),
         ]
         if len(self.windows) > 1:
             lines.insert(lines.index(shape) + 1, windows_line(self.spec, self.windows))
@@ -177,7 +151,7 @@ class RunPlan:
             "available_bytes": self.available_bytes,
             "expected_s": expected_seconds(self.work),
             "downloads": dict(self.downloads),
-            "outputs": [str(path) for path in self.prepared.outputs.all()],
+            **self.prepared.files_json(),
             "notes": [*self.clip_lines(), *self.adapter_notes],
         }
 
@@ -216,11 +190,6 @@ def prepare_run(job: GridJob, recipe_dir: Path | None = None) -> PreparedRun:
     return PreparedRun(job=job, grid=grid, outputs=outputs)
 
 
-def count_tries(job: GridJob, grid: ResolvedGrid) -> list[int]:
-    """Return for each edit how many cells show it, of all candidates together."""
-    return [len(cells) * job.candidates for cells in grid.tries]
-
-
 def plan_run(prepared: PreparedRun) -> RunPlan:
     """Add the facts of the model and of the videos to a checked job; nothing is decoded or loaded.
 
@@ -257,7 +226,7 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     tokens = cell_token_shape(windows[0].count, *size, geometry_of(spec)).count
     need = plan_memory(job, grid_size(grid, spec, windows[0].count, size), device, dtype)
     check_loras(job, need.offload)
-    return RunPlan(
+    plan = RunPlan(
         prepared=replace(prepared, job=job, grid=grid),
         spec=spec,
         clips=clips,
@@ -277,6 +246,19 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
         ),
         text_notes=(*text_notes, *_backdrop_notes(job, spec, clips)),
     )
+    return _with_names(plan, reference)
+
+
+def _with_names(plan: RunPlan, adapter: str) -> RunPlan:
+    """Return the plan with names that are free, or with the earlier run that it would repeat."""
+    settled = Settled(
+        job=plan.prepared.job,
+        grids=plan.grids,
+        clips=plan.clips,
+        machine=(plan.device, plan.dtype, plan.need.offload),
+        adapters=(adapter,),
+    )
+    return replace(plan, prepared=settle_names(plan.prepared, settled))
 
 
 def _backdrop_notes(

@@ -4,6 +4,7 @@ Text and sampler values come from the manifest, so a recipe that has changed sin
 input and weights must be what they were.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any, TypeVar
 from dcgrid import hub
 from dcgrid.errors import InputVideoError, UsageError
 from dcgrid.pipelines.job import GridJob, check_input
-from dcgrid.pipelines.lora import lora_part
+from dcgrid.pipelines.lora import lora_part, parse_lora
 from dcgrid.pipelines.manifest import Manifest, RunManifest, StoryManifest, read_manifest
 from dcgrid.pipelines.outputs import name_outputs
-from dcgrid.pipelines.plan import PixelKey, PreparedRun, count_tries
+from dcgrid.pipelines.prepared import PreparedRun, count_tries
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.story_plan import PreparedStory
 
@@ -76,7 +77,7 @@ def _prepare_run(
         job=job,
         grid=grid,
         outputs=name_outputs(job, grid.names, count_tries(job, grid), job.tag + TAG),
-        expected_frames=_frames(manifest),
+        expected_frames=manifest.frames_sha256,
         expected_weights={
             **model["weights"],
             "adapter": str(model.get("adapter_sha256", "")),
@@ -85,6 +86,7 @@ def _prepare_run(
         },
         threads=manifest.machine["threads"],
         inputs_sha256=digests,
+        tag=TAG,
     )
 
 
@@ -97,16 +99,20 @@ def _prepare_story(
         job=job,
         grids=tuple(map(_as_sampled, manifest.grids, manifest.samplers)),
         outputs=name_outputs(job, names, [1] * len(names), TAG),
-        expected_frames=_frames(manifest),
+        expected_frames=manifest.frames_sha256,
         expected_reel=manifest.reel_sha256,
         expected_weights={
             **manifest.model["weights"],
             "concepts": str(manifest.model.get("concepts_sha256", "")),
             **_lora_hashes(manifest),
         },
-        expected_adapters=manifest.model["adapters"],
+        expected_adapters={
+            _moved_reference(reference, rerun, manifest): digest
+            for reference, digest in manifest.model["adapters"].items()
+        },
         threads=manifest.machine["threads"],
         inputs_sha256=digests,
+        tag=TAG,
     )
 
 
@@ -130,8 +136,17 @@ def _lora_hashes(manifest: Manifest) -> dict[str, str]:
 
 def _job_again(job: AnyJob, rerun: RerunJob, manifest: Manifest, sources: Sequence[Path]) -> AnyJob:
     """Return the first run's job for the inputs, the folder and the machine of the rerun."""
+    loras = (parse_lora(text) for text in job.loras)
+
+    def moved(reference: str) -> str:
+        return _moved_reference(reference, rerun, manifest)
+
     return replace(
         job.with_inputs(sources),
+        model=moved(job.model) if Path(job.model).is_absolute() else job.model,
+        adapter=moved(job.adapter),
+        loras=tuple(str(replace(one, reference=moved(one.reference))) for one in loras),
+        concepts=moved(job.concepts) if job.concepts else "",
         out=rerun.out or rerun.manifest.parent,
         force=rerun.force,
         offline=rerun.offline,
@@ -169,12 +184,33 @@ def _find_inputs(rerun: RerunJob, manifest: Manifest) -> tuple[Path, ...]:
                 hint="name each of them once, in their order",
             )
         return rerun.inputs
-    beside = [rerun.manifest.parent / path.name for path in recorded]
-    return tuple(
-        near if not path.exists() and near.exists() else path
-        for path, near in zip(recorded, beside, strict=True)
-    )
+    found = zip(recorded, manifest.inputs_sha256, strict=True)
+    return tuple(_moved_input(path, digest, rerun, manifest) for path, digest in found)
 
 
-def _frames(manifest: Manifest) -> dict[PixelKey, str]:
-    return {(one.edit, one.cell, one.seed): one.frames_sha256 for one in manifest.outputs}
+def _moved_input(path: Path, digest: str, rerun: RerunJob, manifest: Manifest) -> Path:
+    """Return where an input is now: where it was, as far from the manifest, or beside it.
+
+    A file that has another content only takes part if there is no other.
+    """
+    places = (path, _moved(path, rerun, manifest), rerun.manifest.parent / path.name)
+    there = [one for one in dict.fromkeys(places) if one.is_file()]
+    if len(there) < 2:
+        return there[0] if there else path
+    return next((one for one in there if hub.file_sha256(one) == digest), there[0])
+
+
+def _moved_reference(reference: str, rerun: RerunJob, manifest: Manifest) -> str:
+    """Return the reference of weights, or of a folder, that moved together with the manifest."""
+    path = Path(reference)
+    if not path.is_absolute() or path.exists():
+        return reference
+    moved = _moved(path, rerun, manifest)
+    return str(moved) if moved.exists() else reference
+
+
+def _moved(path: Path, rerun: RerunJob, manifest: Manifest) -> Path:
+    """Return the place that is as far from the manifest as a recorded one was."""
+    if not manifest.folder:
+        return path
+    return (rerun.manifest.parent / os.path.relpath(path, manifest.folder)).resolve()

@@ -45,12 +45,15 @@ class RunResult:
     """What was changed or left out while writing."""
     same_pixels: bool | None
     """True: the pixels of an earlier run were reached again. None: not a rerun."""
+    already_there: bool = False
+    """True: an earlier run has made them, nothing was generated."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the result for programs."""
         manifest = self.manifest
         return {
-            "files": [str(path) for path in self.files],
+            "files": [str(path.absolute()) for path in self.files],
+            "already_there": self.already_there,
             "outputs": [
                 {
                     "path": one.path,
@@ -78,7 +81,9 @@ def run_job(
     generate_fn: GenerateFn | None = None,
     ranker: Ranker | None = None,
 ) -> RunResult:
-    """Carry out a plan. All files appear together at the end; after an error there is none.
+    """Run a plan, unless its results are there already.
+
+    All files appear together at the end; after an error there is none.
 
     Args:
         plan: From `plan_run`.
@@ -98,7 +103,16 @@ def run_job(
         DeviceError: A rerun came to other pixels than the run it repeats (unless `force`).
         OutputError: A file cannot be written, exists already, or is another run's.
     """
-    with claimed(plan.prepared.job, plan.prepared.outputs):
+    prepared = plan.prepared
+    if isinstance(prepared.earlier, RunManifest):
+        return RunResult(
+            manifest=prepared.earlier,
+            files=prepared.outputs.all(),
+            notes=(),
+            same_pixels=bool(prepared.expected_frames) or None,
+            already_there=True,
+        )
+    with claimed(prepared.job, prepared.outputs):
         return _run(plan, progress, team or Team(), generate_fn, ranker)
 
 
@@ -131,13 +145,18 @@ def _run(
             records, notes = write_takes(plan, footage, candidates, takes, staged, progress)
         same_pixels = compare_outputs(plan, records, progress)
         # Known only after writing, so the manifest is made now, with everything but itself.
-        manifest = _manifest(plan, footage, model, watch.seconds, records)
-        write_manifest(staged.stage(plan.prepared.outputs.manifest), manifest)
+        outputs = plan.prepared.outputs
+        manifest = replace(
+            _manifest(plan, footage, model, watch.seconds, records),
+            folder=str(outputs.manifest.parent.resolve()),
+            files_sha256=staged.digests(outputs.sheet, outputs.grid),
+        )
+        write_manifest(staged.stage(outputs.manifest), manifest)
         staged.commit()
     keep_rates(plan.work, watch.seconds)
     return RunResult(
         manifest=manifest,
-        files=plan.prepared.outputs.all(),
+        files=outputs.all(),
         notes=(*notes, *model.backbone.notes),
         same_pixels=same_pixels,
     )

@@ -75,11 +75,14 @@ class StoryResult:
     """What was changed or left out while writing."""
     same_pixels: bool | None
     """True: the pixels of an earlier story were reached again. None: not a rerun."""
+    already_there: bool = False
+    """True: an earlier run has made them, nothing was generated."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the result for programs."""
         return {
-            "files": [str(path) for path in self.files],
+            "files": [str(path.absolute()) for path in self.files],
+            "already_there": self.already_there,
             "seed": self.manifest.job.seed,
             "seconds": round(self.seconds, 3),
             "timings_s": dict(self.manifest.timings_s),
@@ -90,7 +93,9 @@ class StoryResult:
 
 
 def tell_story(plan: StoryPlan, progress: Progress, team: Team | None = None) -> StoryResult:
-    """Carry out a plan. All files appear together at the end; after an error there is none.
+    """Run a plan, unless its results are there already.
+
+    All files appear together at the end; after an error there is none.
 
     Args:
         plan: From `plan_story`.
@@ -104,7 +109,17 @@ def tell_story(plan: StoryPlan, progress: Progress, team: Team | None = None) ->
         DeviceError: A rerun came to other pixels than the story it repeats (unless `force`).
         OutputError: A file cannot be written.
     """
-    with claimed(plan.prepared.job, plan.prepared.outputs):
+    prepared = plan.prepared
+    if isinstance(prepared.earlier, StoryManifest):
+        return StoryResult(
+            manifest=prepared.earlier,
+            files=prepared.outputs.all(),
+            seconds=0.0,
+            notes=(),
+            same_pixels=bool(prepared.expected_frames) or None,
+            already_there=True,
+        )
+    with claimed(prepared.job, prepared.outputs):
         return _run(plan, progress, team or Team())
 
 
@@ -125,12 +140,17 @@ def _run(plan: StoryPlan, progress: Progress, team: Team) -> StoryResult:
         with watch.stage("write"):
             written = write_story(plan, footage, scenes, staged, progress)
         same_pixels = _compare(plan, written, progress)
-        manifest = _manifest(plan, footage, models, watch.seconds, written)
-        write_manifest(staged.stage(plan.prepared.outputs.manifest), manifest)
+        outputs = plan.prepared.outputs
+        manifest = replace(
+            _manifest(plan, footage, models, watch.seconds, written),
+            folder=str(outputs.manifest.parent.resolve()),
+            files_sha256=staged.digests(outputs.sheet, outputs.reel),
+        )
+        write_manifest(staged.stage(outputs.manifest), manifest)
         staged.commit()
     return StoryResult(
         manifest=manifest,
-        files=plan.prepared.outputs.all(),
+        files=outputs.all(),
         seconds=time.perf_counter() - started,
         notes=written.notes,
         same_pixels=same_pixels,

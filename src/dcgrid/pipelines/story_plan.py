@@ -5,18 +5,18 @@ clip's. `--dry-run` prints a plan and stops.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcgrid.errors import UsageError
+from dcgrid.pipelines.earlier import Settled, settle_names
 from dcgrid.pipelines.job import check_input
 from dcgrid.pipelines.lora import lora_lines
 from dcgrid.pipelines.memory import MemoryNeed, grid_size, plan_memory
-from dcgrid.pipelines.outputs import name_outputs
+from dcgrid.pipelines.outputs import OutputPaths, name_outputs
 from dcgrid.pipelines.plan import (
-    Prepared,
     clip_rules,
     download_lines,
     find_downloads,
@@ -27,6 +27,7 @@ from dcgrid.pipelines.plan import (
     windows_line,
     windows_of,
 )
+from dcgrid.pipelines.prepared import Prepared
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.script import StoryJob, resolve_story
 from dcgrid.pipelines.times import Work, time_line
@@ -50,6 +51,11 @@ class PreparedStory(Prepared):
     """Hash of the reel's pixels that must come out; empty: any."""
     expected_adapters: Mapping[str, str] = field(default_factory=dict)
     """Hash that each adapter must have, by its reference."""
+
+    def named(self, number: int) -> OutputPaths:
+        """Return the files by another number; see `name_outputs`."""
+        names = [name for grid in self.grids for name in grid.names]
+        return name_outputs(self.job, names, [1] * len(names), self.tag, number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +119,7 @@ class StoryPlan:
             *self.text_notes,
             result_line(job, self.clip) if self.clip else self._text_line(),
             *([time_line(self._work(self.clip))] if self.clip else []),
-            *self.prepared.outputs.lines(force=self.prepared.job.force),
+            *self.prepared.file_lines(),
             *([self.remark] if self.remark else []),
             *download_lines(self.downloads),
         ]
@@ -159,7 +165,7 @@ class StoryPlan:
             "concepts": self.concepts.as_json(),
             "device": self.device,
             "dtype": self.dtype,
-            "outputs": [str(path) for path in self.prepared.outputs.all()],
+            **self.prepared.files_json(),
             "notes": list(self.adapter_notes),
         }
 
@@ -202,12 +208,7 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
 
     job = prepared.job
     spec = model_spec(job.model)
-    if job.source is None and not spec.generates_from_text:
-        raise UsageError(
-            f"the model {spec.name} makes no character from words alone: it would be noise",
-            hint="name a clip with --from (or `from` in the story file), or a larger model with "
-            "--model",
-        )
+    _check_from_text(job, spec)
     device = runtime.choose_device(job.device)
     rules, clip = clip_rules(spec, job.cell_size), None
     if job.source is not None:
@@ -226,7 +227,7 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
     largest = grid_size(grids[0], spec, windows[0].count, size)
     need = plan_memory(job, largest, device, dtype)
     check_loras(job, need.offload)
-    return StoryPlan(
+    plan = StoryPlan(
         prepared=replace(prepared, job=job, grids=grids),
         spec=spec,
         clip=clip,
@@ -241,6 +242,29 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
         adapter_notes=_adapter_notes(job, spec, grids),
         text_notes=text_notes,
     )
+    # The first adapter is that of grids with a given cell.
+    return _with_names(plan, adapters[0 if any(one.given for one in grids) else 1 :])
+
+
+def _check_from_text(job: StoryJob, spec: "ModelSpec") -> None:
+    if job.source is None and not spec.generates_from_text:
+        raise UsageError(
+            f"the model {spec.name} makes no character from words alone: it would be noise",
+            hint="name a clip with --from (or `from` in the story file), or a larger model with "
+            "--model",
+        )
+
+
+def _with_names(plan: StoryPlan, adapters: Sequence[str]) -> StoryPlan:
+    """Return the plan with names that are free, or with the earlier run that it would repeat."""
+    settled = Settled(
+        job=plan.prepared.job,
+        grids=plan.grids,
+        clips=[plan.clip] if plan.clip else [],
+        machine=(plan.device, plan.dtype, plan.need.offload),
+        adapters=tuple(adapters),
+    )
+    return replace(plan, prepared=settle_names(plan.prepared, settled))
 
 
 def _adapter_notes(
