@@ -14,20 +14,24 @@ INSTALL := $(PIP) install --quiet --no-compile
 TORCH ?= torch==2.13.0
 CACHE := $(VENV)/cache
 CLIP := $(CACHE)/bigbuckbunny.mp4
+# Without bytecode every process compiles torch anew, which takes longer than many a test.
+export PYTHONDONTWRITEBYTECODE :=
 DEMO_OUT ?= demo
 # Real clips for pictures, benchmarks and training; not in the repository.
 CLIPS ?= ../shared/clips
 EFFECT ?= night
 # Processes that run tests, one thread each: about 1 GB of memory for each of them.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+# Files go out as they stand: by default those with few tests, often the slow ones, come last.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n $(WORKERS) \
+  --dist loadfile --no-loadscope-reorder
 # The commands that tests check against, each with its package in Debian. With root and apt-get they
 # are installed and required; `make test APT=` does without.
 TOOLS := ffmpeg:ffmpeg ffprobe:ffmpeg chromium:chromium chromedriver:chromium-driver node:nodejs
 APT := $(shell test "$$(id -u)" = 0 && command -v apt-get)
 REQUIRE = $(if $(APT),--require-tools)
 
-.PHONY: setup demo test test-slow tools docs truths bench lint format clean
+.PHONY: setup demo test pytest test-slow tools docs truths bench lint format clean
 
 setup: $(STAMP)
 
@@ -57,7 +61,10 @@ lint: $(STAMP)
 	$(BIN)/mypy src
 	$(BIN)/lint-imports
 
-test: lint tools
+# `make -j 2 test` checks types, for which one process is enough, beside the first tests.
+test: lint pytest
+
+pytest: $(STAMP) tools
 	$(PYTEST) -m "not slow" $(REQUIRE)
 
 test-slow: $(STAMP) tools

@@ -224,9 +224,9 @@ def test_one_frame_is_held_and_told(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_a_huge_picture_is_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "wall.mp4"
-    frames(path, 2, size=(7680, 4320))
+    frames(path, 2, size=(3840, 2160))
     assert main(["edit", str(path), *EDIT]) == 0
-    assert "Scaled for the model: 7680x4320" in capsys.readouterr().err
+    assert "Scaled for the model: 3840x2160" in capsys.readouterr().err
 
 
 BAD_MANIFESTS: dict[str, object] = {

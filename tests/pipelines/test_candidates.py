@@ -80,7 +80,7 @@ def test_impossible_candidates_are_refused(count, rank, seed):
 
 @dataclass
 class Darkest:
-    """Ranks by darkness, which the seed of rain decides in the third digit."""
+    """Ranks by darkness, which the seed decides."""
 
     keys: tuple[str, ...] = ("dark",)
     seen: list[float] = field(default_factory=list)
@@ -106,7 +106,14 @@ def run(job: EditJob, ranker=None):
 
 
 def job(clip: Path, **changes) -> EditJob:
-    fields = {"effects": ("rain",), "candidates": 2, "seed": 3, "duration_s": 0.4}
+    fields = {
+        "effects": ("rain",),
+        "model": "tiny",
+        "num_inference_steps": 2,
+        "candidates": 2,
+        "seed": 3,
+        "duration_s": 0.4,
+    }
     return EditJob(input=clip, **{**fields, **changes})
 
 

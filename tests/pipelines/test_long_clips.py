@@ -13,6 +13,7 @@ from dcgrid.io.locks import run_lock
 from dcgrid.pipelines import generate
 from dcgrid.pipelines.fill import FilledCell
 from dcgrid.pipelines.generated import Generated
+from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 from dcgrid.pipelines.windows import Join, Window, plan_windows
@@ -37,13 +38,14 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DCGRID_CACHE_DIR", str(tmp_path / "cache"))
 
 
-def whole(path: Path, **values: object) -> object:
-    return job(path, duration_s=None, keep="all", **values)
+def whole(path: Path, upsample: str = "none", **values: object) -> EditJob:
+    """All of a clip at the size of its cells; two tests upsample, which takes most of the time."""
+    return job(path, duration_s=None, keep="all", upsample=upsample, **values)
 
 
 def test_a_long_clip_is_generated_to_its_end(long_clip: Path) -> None:
     progress = Silence()
-    result = run(whole(long_clip, save_grid=True), progress)
+    result = run(whole(long_clip, upsample="guided", save_grid=True), progress)
     for path in (*result.files[:3], result.files[-2]):
         assert len(decoded(path)) == 30
     assert result.manifest.sampler["windows"] == 7
@@ -167,7 +169,7 @@ def test_a_damaged_part_is_refused_and_named(tmp_path: Path) -> None:
 
 
 def test_a_long_run_can_be_made_again(long_clip: Path) -> None:
-    first = run(whole(long_clip, effects=("rain", "fog")))
+    first = run(whole(long_clip, upsample="guided", effects=("rain", "fog")))
     text = json.loads(first.files[-1].read_text())
     assert text["clips"][0]["frames"] == 33
     prepared, _ = prepare_rerun(RerunJob(manifest=first.files[-1]))

@@ -10,7 +10,7 @@ from dcgrid import hub
 from dcgrid.pipelines import generate
 from dcgrid.pipelines.generated import Generated, GeneratedClip
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
-from dcgrid.pipelines.script import read_story
+from dcgrid.pipelines.script import StoryJob, read_story
 from dcgrid.pipelines.story_plan import plan_story, prepare_story
 from dcgrid.pipelines.upsampling import ResultClip
 from dcgrid.pipelines.windows import Join, plan_windows
@@ -23,12 +23,18 @@ from tests.pipelines.runs import (
     moving_square,
     run,
     spy_on_grids,
-    story_job,
     tell,
 )
+from tests.pipelines.runs import story_job as any_story
 
-LONG_S = 25 / 12
-"""Seconds of 25 frames: 5 windows."""
+LONG_S = 17 / 12
+"""Seconds of 17 frames: 3 windows."""
+
+
+def story_job(folder: Path, *scenes: str, **values: object) -> StoryJob:
+    """A story at the size of its cells: upsampling takes most of the time and is tested once."""
+    settings = {"duration_s": LONG_S, "upsample": "none", **values}
+    return any_story(folder, *scenes, **settings)
 
 
 @pytest.fixture
@@ -43,11 +49,11 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_scenes_are_as_long_as_is_asked(tmp_path: Path, long_clip: Path) -> None:
     scenes = ("rain", "night", "fog", "smoke")
-    result = tell(story_job(tmp_path, *scenes, source=long_clip, duration_s=LONG_S, fade_s=0.5))
-    assert [len(decoded(path)) for path in result.files[:4]] == [25] * 4
-    assert len(decoded(result.files[4])) == 4 * 25 - 3 * 6
-    assert [one["windows"] for one in result.manifest.samplers] == [5, 5]
-    assert result.manifest.clips[0]["frames"] == 25
+    result = tell(story_job(tmp_path, *scenes, source=long_clip, fade_s=0.5))
+    assert [len(decoded(path)) for path in result.files[:4]] == [17] * 4
+    assert len(decoded(result.files[4])) == 4 * 17 - 3 * 6
+    assert [one["windows"] for one in result.manifest.samplers] == [3, 3]
+    assert result.manifest.clips[0]["frames"] == 17
     assert not list((hub.cache_dir() / "runs").iterdir())
 
 
@@ -56,7 +62,7 @@ def test_a_scene_from_a_clip_is_what_an_edit_of_it_is(tmp_path: Path, long_clip:
     edit = run(
         job(long_clip, effects=("rain", "night", "fog"), guidance_scale=1.0, duration_s=LONG_S)
     )
-    story = tell(story_job(tmp_path, "rain", "night", "fog", source=long_clip, duration_s=LONG_S))
+    story = tell(story_job(tmp_path, "rain", "night", "fog", source=long_clip, upsample="guided"))
     assert [one.frames_sha256 for one in story.manifest.outputs] == [
         one.frames_sha256 for one in edit.manifest.outputs
     ]
@@ -67,19 +73,19 @@ def test_from_text_alone_all_cells_are_carried_from_window_to_window(
 ) -> None:
     requests, made = spy_on_grids(monkeypatch)
     scenes = ("rain", "night", "fog", "smoke", "snow")
-    result = tell(story_job(tmp_path, *scenes, duration_s=LONG_S))
-    assert [len(decoded(path)) for path in result.files[:5]] == [25] * 5
-    first, second = requests[:5], requests[5:]
-    assert len(second) == 5
-    assert [sorted(request.given) for request in requests] == [[]] * 5 + [[0]] * 5
-    assert [sorted(request.continuation.heads) for request in first] == [[]] + [[0, 1, 2, 3]] * 4
-    assert [request.continuation.first for request in first] == [0, 1, 2, 3, 4]
+    result = tell(story_job(tmp_path, *scenes))
+    assert [len(decoded(path)) for path in result.files[:5]] == [17] * 5
+    first, second = requests[:3], requests[3:]
+    assert len(second) == 3
+    assert [sorted(request.given) for request in requests] == [[]] * 3 + [[0]] * 3
+    assert [sorted(request.continuation.heads) for request in first] == [[]] + [[0, 1, 2, 3]] * 2
+    assert [request.continuation.first for request in first] == [0, 1, 2]
     for before, request in zip(made, first[1:], strict=False):
         for one in before:
             assert torch.equal(request.continuation.heads[one.cell], one.frames_THWC[-5:])
     # The second grid goes on from the whole last scene of the first: the frames of its windows
     # that count, at the size of a cell.
-    last = [made[0][3].frames_THWC, *(window[3].frames_THWC[5:] for window in made[1:5])]
+    last = [made[0][3].frames_THWC, *(window[3].frames_THWC[5:] for window in made[1:3])]
     last_THWC = torch.cat(last)
     for number, request in enumerate(second):
         assert torch.equal(request.given[0], last_THWC[4 * number :][:9])
@@ -110,18 +116,21 @@ def test_no_more_than_a_window_is_generated_or_read_at_once(
 
     monkeypatch.setattr(ResultClip, "__getitem__", watch)
     monkeypatch.setattr("dcgrid.video.reel._STRETCH", 8)
-    tell(story_job(tmp_path, "rain", "fog", source=long_clip, duration_s=LONG_S, fade_s=0.25))
+    scenes = ("rain", "fog")
+    tell(any_story(tmp_path, *scenes, source=long_clip, duration_s=LONG_S, fade_s=0.25))
     assert max(len(request.given[0]) for request in requests) == 9
     assert max(len(one.frames_THWC) for window in made for one in window) == 9
     assert max(taken) <= 9
 
 
 def test_a_long_story_can_be_made_again(tmp_path: Path, long_clip: Path) -> None:
-    for folder, source in (("clip", long_clip), ("text", None)):
-        (tmp_path / folder).mkdir()
-        scenes = ("rain", "night", "fog", "smoke", "snow")
+    # Two grids each: three scenes fill a grid beside a clip, four one without.
+    scenes = ("rain", "night", "fog", "smoke", "snow")
+    for source, count, upsample in ((long_clip, 4, "guided"), (None, 5, "none")):
+        folder = tmp_path / upsample
+        folder.mkdir()
         first = tell(
-            story_job(tmp_path / folder, *scenes, source=source, duration_s=LONG_S, fade_s=0.2)
+            story_job(folder, *scenes[:count], source=source, upsample=upsample, fade_s=0.2)
         )
         prepared, _ = prepare_rerun(RerunJob(manifest=first.files[-1]))
         assert tell(prepared).same_pixels is True
@@ -133,17 +142,17 @@ def test_a_story_that_was_killed_goes_on_with_the_windows_it_has(
 ) -> None:
     scenes = ("rain", "night", "fog", "smoke", "snow")
     source = long_clip if from_clip else None
-    story = story_job(tmp_path, *scenes, source=source, duration_s=LONG_S, force=True)
+    story = story_job(tmp_path, *scenes, source=source, force=True)
     untouched = tell(story).manifest
-    calls = interrupt_grid(monkeypatch, 8)
+    calls = interrupt_grid(monkeypatch, 5)
     progress = Silence()
     with pytest.raises(KeyboardInterrupt):
         tell(story, progress)
     assert "What is generated so far is kept; the same command goes on with it." in progress.lines
     progress = Silence()
     again = tell(story, progress).manifest
-    assert "7 of 10 windows are there from an earlier run; going on." in progress.lines
-    assert len(calls) == 8 + 3
+    assert "4 of 6 windows are there from an earlier run; going on." in progress.lines
+    assert len(calls) == 5 + 2
     assert again.outputs == untouched.outputs
     assert again.reel_sha256 == untouched.reel_sha256
 
@@ -157,7 +166,7 @@ def test_a_story_that_generated_nothing_leaves_nothing_in_the_cache(
     monkeypatch.setattr(generate, "fill_grid", interrupt)
     progress = Silence()
     with pytest.raises(KeyboardInterrupt):
-        tell(story_job(tmp_path, "rain", source=long_clip, duration_s=LONG_S), progress)
+        tell(story_job(tmp_path, "rain", source=long_clip), progress)
     assert not [line for line in progress.lines if "is kept" in line]
     assert not list((hub.cache_dir() / "runs").iterdir())
 

@@ -196,9 +196,9 @@ def test_a_story_and_its_rerun_use_them(
 ) -> None:
     path, source = make_lora("steps", 1), clip if from_clip else None
     scenes = ("rain", "fog", "night", "smoke", "snow")
-    plain = tell(story_job(tmp_path, *scenes, source=source))
-    asked = story_job(tmp_path, *scenes, source=source, loras=(str(path),), force=True)
-    first = tell(asked)
+    settings = {"source": source, "upsample": "none"}
+    plain = tell(story_job(tmp_path, *scenes, **settings))
+    first = tell(story_job(tmp_path, *scenes, loras=(str(path),), force=True, **settings))
     assert not set(hashes(first)) & set(hashes(plain))
     assert first.manifest.model["loras"][0]["sha256"] == file_sha256(path)
     prepared, _ = prepare_rerun(RerunJob(manifest=first.files[-1]))
@@ -216,14 +216,15 @@ def test_windows_generated_without_a_lora_are_not_gone_on_with(
     monkeypatch.setenv("DCGRID_CACHE_DIR", str(tmp_path / "cache"))
     clip, path = moving_square(tmp_path / "long.mp4", 20), make_lora("steps", 1)
     calls = interrupt_grid(monkeypatch, 3)
+    settings = {"duration_s": None, "upsample": "none"}
     with pytest.raises(KeyboardInterrupt):
-        run(job(clip, duration_s=None))
+        run(job(clip, **settings))
     for lora in (str(path), f"{path}:0.5"):
         progress = Silence()
-        run(job(clip, duration_s=None, loras=(lora,), force=True), progress)
+        run(job(clip, loras=(lora,), force=True, **settings), progress)
         assert not any("from an earlier run" in line for line in progress.lines)
     progress = Silence()
-    run(job(clip, duration_s=None, force=True), progress)
+    run(job(clip, force=True, **settings), progress)
     assert any("from an earlier run" in line for line in progress.lines)
     assert len(calls) > 3
 

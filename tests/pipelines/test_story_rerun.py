@@ -18,10 +18,11 @@ from dcgrid.pipelines.story import StoryResult
 from tests.pipelines.runs import Silence, decoded, job, run, story_job, tell
 
 
-def told(folder: Path, clip: Path | None, **values: object) -> StoryResult:
+def told(folder: Path, clip: Path | None, upsample: str = "none", **values: object) -> StoryResult:
     """Tell a story of two grids, with titles and fades."""
     scenes = ("rain", "in a snowy street", "fog", "night", "smoke")
-    return tell(story_job(folder, *scenes, source=clip, titles=True, fade_s=0.1, **values))
+    settings = {"titles": True, "fade_s": 0.1, "upsample": upsample, **values}
+    return tell(story_job(folder, *scenes, source=clip, **settings))
 
 
 def again(manifest: Path, progress: Silence | None = None, **values: Any) -> StoryResult:
@@ -40,11 +41,27 @@ def changed(manifest: Path, *place: str | int, value: object) -> Path:
     return manifest
 
 
+@pytest.fixture(scope="module")
+def story_manifest(tmp_path_factory: pytest.TempPathFactory, shared_clip: Path) -> str:
+    """The manifest of a story, as text."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("story")
+        patch.setenv("DCGRID_CACHE_DIR", str(folder / "cache"))
+        return told(folder, shared_clip, seed=7).files[-1].read_text()
+
+
+def written(folder: Path, manifest: str) -> Path:
+    """Write a manifest into a folder of its own: a rerun needs nothing else."""
+    path = folder / "tale.story.json"
+    path.write_text(manifest)
+    return path
+
+
 @pytest.mark.parametrize("from_clip", [True, False])
 def test_a_story_comes_out_the_same_from_its_manifest_alone(
     tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, from_clip: bool
 ) -> None:
-    first = told(tmp_path, clip if from_clip else None, seed=7)
+    first = told(tmp_path, clip if from_clip else None, upsample="guided", seed=7)
     # Recipes that changed since must not matter.
     for name in ("load_effect", "load_layout"):
         monkeypatch.setattr(script, name, None)
@@ -90,9 +107,13 @@ def test_a_storys_manifest_can_be_read_back_whole(tmp_path: Path, clip: Path) ->
     ],
 )
 def test_a_changed_manifest_is_noticed_by_other_pixels(
-    tmp_path: Path, clip: Path, place: tuple[str | int, ...], value: object, other: str
+    tmp_path: Path,
+    story_manifest: str,
+    place: tuple[str | int, ...],
+    value: object,
+    other: str,
 ) -> None:
-    manifest = told(tmp_path, clip, seed=7).files[-1]
+    manifest = written(tmp_path, story_manifest)
     if place[-1] == "text":
         # Segments are places in the text, so another one must be as long.
         text = json.loads(manifest.read_text())["grids"][0]["prompt"]["text"]
@@ -101,6 +122,10 @@ def test_a_changed_manifest_is_noticed_by_other_pixels(
     with pytest.raises(DeviceError, match=f"other pixels in {other}$"):
         again(manifest)
     assert not list(tmp_path.glob("*rerun*"))
+
+
+def test_other_pixels_are_written_where_that_is_forced(tmp_path: Path, story_manifest: str) -> None:
+    manifest = changed(written(tmp_path, story_manifest), "job", "seed", value=8)
     progress = Silence()
     assert again(manifest, progress, force=True).same_pixels is False
     assert any("other pixels" in line for line in progress.warnings)
@@ -140,8 +165,8 @@ def test_a_story_from_text_alone_has_no_input(tmp_path: Path, clip: Path) -> Non
         again(manifest, inputs=(clip,))
 
 
-def test_other_weights_are_refused(tmp_path: Path, clip: Path) -> None:
-    manifest = told(tmp_path, clip).files[-1]
+def test_other_weights_are_refused(tmp_path: Path, story_manifest: str) -> None:
+    manifest = written(tmp_path, story_manifest)
     prepared, _ = prepare_rerun(RerunJob(manifest=manifest))
     with pytest.raises(WeightsError, match="dit are not those of the manifest"):
         tell(replace(prepared, expected_weights={"dit": "0" * 64}))
@@ -206,8 +231,7 @@ def tiny_adapter(tmp_path: Path) -> Path:
 def test_damaged_manifests_of_stories_are_refused_with_their_place(
     story_manifest: str, tmp_path: Path, place: tuple[str | int, ...], value: object, named: str
 ) -> None:
-    path = tmp_path / "tale.json"
-    path.write_text(story_manifest)
+    path = written(tmp_path, story_manifest)
     if place == ("job", "nonsense"):
         values = json.loads(story_manifest)
         values["job"]["nonsense"] = value
@@ -217,15 +241,6 @@ def test_damaged_manifests_of_stories_are_refused_with_their_place(
     with pytest.raises(InputVideoError, match=named) as refused:
         read_manifest(path)
     assert refused.value.hint
-
-
-@pytest.fixture(scope="module")
-def story_manifest(tmp_path_factory: pytest.TempPathFactory, shared_clip: Path) -> str:
-    """The manifest of a story, as text."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("story")
-        patch.setenv("DCGRID_CACHE_DIR", str(folder / "cache"))
-        return told(folder, shared_clip).files[-1].read_text()
 
 
 def test_a_manifest_that_is_cut_short_is_refused(story_manifest: str, tmp_path: Path) -> None:
