@@ -48,10 +48,11 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     assert "dcgrid = dcgrid.cli.main:main" in entry_points
 
 
-def test_dependencies_are_the_ten_of_the_design() -> None:
+def test_dependencies_are_those_of_the_design() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {re.split(r"[<>=!~ ]", one)[0] for one in project["dependencies"]}
     assert names == {
+        "filelock",
         "pillow",
         "torch",
         "typer",

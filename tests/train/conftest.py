@@ -14,6 +14,19 @@ def tiny_store(tmp_path_factory):
     return write_small_world(tmp_path_factory.mktemp("store"))
 
 
+@pytest.fixture(scope="session")
+def base_folder(tiny_store, tmp_path_factory):
+    """Folder with an autoencoder, a text encoder and a transformer of `tiny`."""
+    folder = tmp_path_factory.mktemp("base")
+    # A base that learnt nothing has gates of zero before all that an adapter could change.
+    for stage, steps in (("autoencoder", 4), ("base", 80)):
+        path = write_small_recipe(folder, stage, steps=steps, rate="5e-3")
+        recipe = load_train_recipe(path, "tiny")
+        job = TrainJob(recipe=recipe, model="tiny", out=folder, store=tiny_store)
+        run_stage(job, Reporter(say=lambda line: None, progress=lambda progress: None))
+    return folder
+
+
 @pytest.fixture
 def recipe_of(tmp_path):
     """Write a small recipe of a stage (or "fill-composition") and return its path."""

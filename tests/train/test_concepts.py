@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.small_world import write_small_recipe
 from dcgrid.adapters.attach import adapter_names
 from dcgrid.adapters.files import hash_tensors, load_adapter, read_adapter
 from dcgrid.cli.main import main
@@ -45,19 +44,6 @@ start = 0.2
 duration = 0.5
 """
 TOKENS = ("[Cat_identity]", "[sparks_identity]", "[motion_stroll]", "[motion_sparks]")
-
-
-@pytest.fixture(scope="session")
-def base_folder(tiny_store, tmp_path_factory):
-    """Folder with an autoencoder, a text encoder and a transformer of `tiny`."""
-    folder = tmp_path_factory.mktemp("base")
-    # A base that learnt nothing has gates of zero before all that an adapter could change.
-    for stage, steps in (("autoencoder", 4), ("base", 80)):
-        path = write_small_recipe(folder, stage, steps=steps, rate="5e-3")
-        recipe = load_train_recipe(path, "tiny")
-        job = TrainJob(recipe=recipe, model="tiny", out=folder, store=tiny_store)
-        run_stage(job, Reporter(say=lambda line: None, progress=lambda progress: None))
-    return folder
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Stage `sample`: grids from the Grid LoRA, bad ones dropped, the rest trained on by `fill`."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,12 +32,11 @@ SHIPPED = Path(dcgrid.__file__).parent / "models" / "weights" / "mini"
 ADAPTERS = {"consistent": ("grid",), "composition": ("grid-composition-a", "grid-composition-b")}
 
 
-@pytest.fixture
-def based(run_tiny, tmp_path):
+@pytest.fixture(scope="module")
+def adapted(base_folder, tmp_path_factory):
     """Folder with autoencoder, base and strong random Grid LoRAs of both modes."""
-    out = tmp_path / "tiny"
-    run_tiny("autoencoder", out, steps=2)
-    run_tiny("base", out, steps=2)
+    out = tmp_path_factory.mktemp("adapted") / "tiny"
+    shutil.copytree(base_folder, out)
     for mode, names in ADAPTERS.items():
         for number, name in enumerate(names):
             dit = DiT(PRESETS["tiny"].dit)
@@ -58,6 +58,12 @@ def based(run_tiny, tmp_path):
                     side.copy_(torch.randn(side.shape, generator=generator))
             save_adapter(dit, spec, out / f"{name}.safetensors")
     return out
+
+
+@pytest.fixture
+def based(adapted, tmp_path):
+    """A copy of that folder."""
+    return Path(shutil.copytree(adapted, tmp_path / "tiny"))
 
 
 @pytest.fixture
