@@ -1,11 +1,12 @@
-"""DINO against transformers' ViTModel, in the layouts of both."""
+"""DINO against torch's own transformer layers, in the layouts of timm and of transformers."""
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from dcgrid.errors import WeightsError
-from dcgrid.eval.encoders.dino import MEAN, SPREAD, VIT_S16, DinoEncoder, timm_names
+from dcgrid.eval.encoders.dino import MEAN, SPREAD, VIT_S16, DinoEncoder
 from dcgrid.eval.metrics import temporal_coherence
 from tests.eval.encoders.test_clip import frames
 from tests.eval.places import CLIPS, lacks, needs_clips
@@ -14,59 +15,64 @@ pytestmark = lacks("transformers", "PIL", "numpy")
 CPU = torch.device("cpu")
 
 
+WIDTH, LAYERS, PATCH, SIDE = 128, 3, 8, 56
+
+
+class Oracle(nn.Module):
+    """The same network of torch's own layers, under the names that timm gives its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.empty(1, 1, WIDTH))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + (SIDE // PATCH) ** 2, WIDTH))
+        self.proj = nn.Conv2d(3, WIDTH, PATCH, stride=PATCH)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                WIDTH, WIDTH // 64, 256, 0.0, "gelu", 1e-6, batch_first=True, norm_first=True
+            )
+            for _ in range(LAYERS)
+        )
+        self.norm = nn.LayerNorm(WIDTH, eps=1e-6)
+
+    def forward(self, pixels):
+        patches = self.proj(pixels).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        tokens = tokens + self.pos_embed
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)[:, 0]
+
+    def timm_weights(self):
+        names = (
+            ("proj.", "patch_embed.proj."),
+            ("self_attn.in_proj_", "attn.qkv."),
+            ("self_attn.out_patch_embed.proj.", "attn.proj."),
+            ("linear1", "mlp.fc1"),
+            ("linear2", "mlp.fc2"),
+        )
+        weights = {}
+        for name, weight in self.state_dict().items():
+            for old, new in names:
+                name = name.replace(old, new)
+            weights[name] = weight.clone()
+        return weights
+
+
 @pytest.fixture(scope="module")
 def oracle():
-    from transformers import ViTConfig, ViTModel
-
     torch.manual_seed(0)
-    model = ViTModel(
-        ViTConfig(
-            hidden_size=128,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            intermediate_size=256,
-            image_size=56,
-            patch_size=8,
-            layer_norm_eps=1e-6,
-        )
-    )
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=0.2)
-    return model.eval()
+    network = Oracle()
+    for weight in network.parameters():
+        nn.init.normal_(weight, std=0.2)
+    return network.eval()
 
 
 @pytest.fixture(scope="module")
 def path(oracle, tmp_path_factory):
-    """The weights as transformers writes them."""
-    folder = tmp_path_factory.mktemp("vit")
-    oracle.save_pretrained(folder)
-    return folder / "model.safetensors"
-
-
-def timm_layout(weights, layers=3):
-    """The same weights under the names that timm gives them, written down by hand."""
-    new = {
-        "cls_token": weights["embeddings.cls_token"],
-        "pos_embed": weights["embeddings.position_embeddings"],
-        "patch_embed.proj.weight": weights["embeddings.patch_embeddings.projection.weight"],
-        "patch_embed.proj.bias": weights["embeddings.patch_embeddings.projection.bias"],
-        "norm.weight": weights["layernorm.weight"],
-        "norm.bias": weights["layernorm.bias"],
-    }
-    for n in range(layers):
-        for kind in ("weight", "bias"):
-            old = f"encoder.layer.{n}"
-            parts = [
-                weights[f"{old}.attention.attention.{part}.{kind}"]
-                for part in ("query", "key", "value")
-            ]
-            new[f"blocks.{n}.attn.qkv.{kind}"] = torch.cat(parts)
-            new[f"blocks.{n}.attn.proj.{kind}"] = weights[f"{old}.attention.output.dense.{kind}"]
-            new[f"blocks.{n}.norm1.{kind}"] = weights[f"{old}.layernorm_before.{kind}"]
-            new[f"blocks.{n}.norm2.{kind}"] = weights[f"{old}.layernorm_after.{kind}"]
-            new[f"blocks.{n}.mlp.fc1.{kind}"] = weights[f"{old}.intermediate.dense.{kind}"]
-            new[f"blocks.{n}.mlp.fc2.{kind}"] = weights[f"{old}.output.dense.{kind}"]
-    return {name: weight.contiguous() for name, weight in new.items()}
+    """The weights as timm publishes them."""
+    path = tmp_path_factory.mktemp("vit") / "model.safetensors"
+    save_file({**oracle.timm_weights(), "head.weight": torch.zeros(10, WIDTH)}, path)
+    return path
 
 
 def with_pillow(frame, short=64, side=56):
@@ -83,9 +89,9 @@ def with_pillow(frame, short=64, side=56):
 
 
 @torch.inference_mode()
-def test_the_class_token_is_that_of_transformers(oracle, path):
+def test_class_tokens_are_those_of_torchs_own_layers(oracle, path):
     given = frames(2, 80, 128)
-    wanted = torch.cat([oracle(with_pillow(one)).last_hidden_state[:, 0] for one in given])
+    wanted = torch.cat([oracle(with_pillow(one)) for one in given])
     found = DinoEncoder(path, CPU).frames(given)
     assert torch.cosine_similarity(found, wanted).min() > 0.999
     assert (found - wanted).norm() < 0.1 * (found[0] - found[1]).norm()
@@ -93,26 +99,19 @@ def test_the_class_token_is_that_of_transformers(oracle, path):
 
 @torch.inference_mode()
 def test_the_network_is_exact_on_the_same_pixels(oracle, path):
-    pixels = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(1))
-    wanted = oracle(pixels).last_hidden_state[:, 0]
-    assert torch.allclose(DinoEncoder(path, CPU)._network(pixels), wanted, atol=1e-4)
+    pixels = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    found = DinoEncoder(path, CPU)._model(pixels).last_hidden_state[:, 0]
+    assert torch.allclose(found, oracle(pixels), atol=1e-4)
 
 
-def test_timms_layout_gives_the_same(oracle, path, tmp_path):
-    weights = load_file(path)
-    ours = timm_names(weights)
-    by_hand = timm_layout(weights)
-    assert by_hand.keys() == ours.keys()
-    assert all(torch.equal(by_hand[name], ours[name]) for name in ours)
-    assert set(timm_names(ours)) == set(ours)
-    # The names that transformers 5 has in memory.
-    inside = timm_names(dict(oracle.state_dict()))
-    assert all(torch.equal(inside[name], ours[name]) for name in ours)
-    other = tmp_path / "timm.safetensors"
-    save_file({name: weight.contiguous() for name, weight in ours.items()}, other)
+@pytest.mark.parametrize("prefix", ["", "vit."])
+def test_a_file_of_transformers_gives_the_same(path, tmp_path, prefix):
+    encoder = DinoEncoder(path, CPU)
+    encoder._model.save_pretrained(tmp_path)
+    written = tmp_path / "model.safetensors"
+    save_file({f"{prefix}{name}": weight for name, weight in load_file(written).items()}, written)
     given = frames(2, 80, 80)
-    one, two = (DinoEncoder(file, CPU).frames(given) for file in (path, other))
-    assert torch.equal(one, two)
+    assert torch.equal(encoder.frames(given), DinoEncoder(written, CPU).frames(given))
 
 
 def test_another_network_is_refused_under_the_name_of_vit_s16(path, tmp_path):
@@ -122,10 +121,15 @@ def test_another_network_is_refused_under_the_name_of_vit_s16(path, tmp_path):
     broken.write_bytes(b"nonsense")
     with pytest.raises(WeightsError, match="cannot be loaded"):
         DinoEncoder(broken, CPU)
-    weights = timm_names(load_file(path))
+    weights = load_file(path)
     weights.pop("blocks.1.norm1.bias")
-    save_file({name: weight.contiguous() for name, weight in weights.items()}, broken)
-    with pytest.raises(WeightsError, match=r"blocks\.1\.norm1\.bias"):
+    save_file(weights, broken)
+    with pytest.raises(WeightsError, match=r"layers?\.1\.layernorm_before\.bias"):
+        DinoEncoder(broken, CPU)
+    weights = load_file(path)
+    weights["blocks.2.mlp.fc1.bias"] = torch.zeros(3)
+    save_file(weights, broken)
+    with pytest.raises(WeightsError, match="cannot be loaded"):
         DinoEncoder(broken, CPU)
 
 

@@ -1,19 +1,20 @@
 """DINO ViT-S/16 (Caron et al., 2021): frames by what is in them.
 
-Letters: T frames, H W height/width, C the 3 colours, E embedding, S tokens, N heads, P head width.
+Letters: T frames, H W height/width, C the 3 colours, E embedding.
 """
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcgrid.errors import WeightsError
+from dcgrid.eval.encoders.extra import need
 from dcgrid.eval.encoders.preprocess import chunks, normalised, square
 
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -23,23 +24,21 @@ HEAD_WIDTH = 64
 """Width of an attention head in all published ViTs of this kind."""
 VIT_S16 = (384, 12, 16)
 """Width, layers and pixels of a patch of ViT-S/16."""
-# Names of transformers' ViTModel, of both of its generations, and timm's; the first that fits.
+# Names of timm's files, in which DINO is published without pickles, and those of transformers'.
 _NAMES = (
     (r"^(vit|dino)\.", ""),
-    (r"^embeddings\.cls_token$", "cls_token"),
-    (r"^embeddings\.position_embeddings$", "pos_embed"),
-    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^(encoder\.layer|layers)\.(\d+)\.", r"blocks.\2."),
-    (r"\.attention\.(attention\.)?(query|q_proj)\.", ".attn.q."),
-    (r"\.attention\.(attention\.)?(key|k_proj)\.", ".attn.k."),
-    (r"\.attention\.(attention\.)?(value|v_proj)\.", ".attn.v."),
-    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
-    (r"\.(intermediate\.dense|mlp\.fc1)\.", ".mlp.fc1."),
-    (r"\.(output\.dense|mlp\.fc2)\.", ".mlp.fc2."),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
-    (r"^layernorm\.", "norm."),
+    (r"^cls_token$", "embeddings.cls_token"),
+    (r"^pos_embed$", "embeddings.position_embeddings"),
+    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
+    (r"^blocks\.(\d+)\.", r"encoder.layer.\1."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"^norm\.", "layernorm."),
 )
+_PARTS = ("query", "key", "value")
 
 
 class DinoEncoder:
@@ -51,29 +50,40 @@ class DinoEncoder:
         shape: Width, layers and patch that it must have; None: any.
 
     Raises:
+        UsageError: transformers is not installed.
         WeightsError: The file is damaged, or of another network.
     """
 
     def __init__(
         self, path: Path, device: torch.device, shape: tuple[int, int, int] | None = None
     ) -> None:
+        transformers = need("transformers")
         try:
-            weights = timm_names(load_file(path))
-            network = _Vit(weights)
-            network.load_state_dict(weights)
+            weights = transformers_names(load_file(path))
+            sizes = _sizes(weights)
+            model, report = transformers.ViTModel.from_pretrained(
+                None,
+                config=transformers.ViTConfig(**sizes, layer_norm_eps=1e-6),
+                state_dict=weights,
+                add_pooling_layer=False,
+                output_loading_info=True,
+            )
+            if report["missing_keys"]:
+                raise KeyError(f"it has no {', '.join(sorted(report['missing_keys']))}")
         except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
             raise WeightsError(
                 f"DINO in {path} cannot be loaded: {str(error)[:200]}",
                 hint="dcgrid models pull dino-vits16 --update",
             ) from error
-        if shape is not None and network.shape != shape:
+        found = (sizes["hidden_size"], sizes["num_hidden_layers"], sizes["patch_size"])
+        if shape is not None and found != shape:
             raise WeightsError(
                 f"{path} holds another network than ViT-S/16: width, layers and patch are "
-                f"{network.shape}, not {shape}",
+                f"{found}, not {shape}",
                 hint="dcgrid models pull dino-vits16",
             )
-        self._network = network.to(device).eval().requires_grad_(requires_grad=False)
-        self._device = device
+        self._model: Any = model.to(device).eval().requires_grad_(requires_grad=False)
+        self._device, self._side = device, sizes["image_size"]
 
     @torch.inference_mode()
     def frames(self, frames_THWC: Tensor) -> Tensor:
@@ -81,19 +91,20 @@ class DinoEncoder:
 
         The shorter side is scaled to 256 pixels, and the middle square of 224 is taken.
         """
-        side, found = self._network.side, []
+        found = []
         for some_THWC in chunks(frames_THWC):
-            pixels_TCHW = square(some_THWC, SHORT * side // 224, side)
+            pixels_TCHW = square(some_THWC, SHORT * self._side // 224, self._side)
             given = normalised(pixels_TCHW, MEAN, SPREAD, self._device)
-            found.append(self._network(given).cpu())
+            found.append(self._model(given).last_hidden_state[:, 0].cpu())
         return torch.cat(found)
 
 
-def timm_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a ViT under timm's names; what a class token does not take is left out.
+def transformers_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a ViT under the names of transformers' files, float32.
 
     Args:
-        weights: Under the names of timm or of transformers' ViTModel.
+        weights: Under the names of timm, which keeps queries, keys and values in one matrix, or of
+            transformers' ViTModel. What a class token does not take is left out.
     """
     renamed = {}
     for name, weight in weights.items():
@@ -101,56 +112,22 @@ def timm_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = re.sub(pattern, replacement, name)
         if not name.startswith(("pooler.", "head.", "classifier.", "embeddings.mask_token")):
             renamed[name] = weight.float()
-    for name in [name for name in renamed if ".attn.q." in name]:
-        parts = [renamed.pop(name.replace(".attn.q.", f".attn.{part}.")) for part in "qkv"]
-        renamed[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
+    for name in [name for name in renamed if ".attn.qkv." in name]:
+        for part, weight in zip(_PARTS, renamed.pop(name).chunk(3), strict=True):
+            renamed[name.replace(".attn.qkv.", f".attention.attention.{part}.")] = weight
     return renamed
 
 
-class _Vit(nn.Module):
-    """A vision transformer that gives its class token; sizes are read from the weights."""
-
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        width, _, patch, _ = weights["patch_embed.proj.weight"].shape
-        layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
-        tokens = weights["pos_embed"].shape[1]
-        self.shape = (width, layers, patch)
-        self.side = patch * round((tokens - 1) ** 0.5)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.empty(1, tokens, width))
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, stride=patch)})
-        hidden = len(weights["blocks.0.mlp.fc1.weight"])
-        self.blocks = nn.ModuleList(_Block(width, hidden) for _ in range(layers))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-
-    def forward(self, pixels_TCHW: Tensor) -> Tensor:
-        """Return the class tokens TE."""
-        patches_TSE = self.patch_embed["proj"](pixels_TCHW).flatten(2).transpose(1, 2)
-        first_TSE = self.cls_token.expand(len(patches_TSE), -1, -1)
-        tokens_TSE = torch.cat([first_TSE, patches_TSE], dim=1) + self.pos_embed
-        for block in self.blocks:
-            tokens_TSE = block(tokens_TSE)
-        found: Tensor = self.norm(tokens_TSE[:, 0])
-        return found
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = nn.ModuleDict(
-            {"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)}
-        )
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, hidden), "fc2": nn.Linear(hidden, width)})
-
-    def forward(self, tokens_TSE: Tensor) -> Tensor:
-        """Return the tokens after attention and the two linear layers."""
-        queries = self.attn["qkv"](self.norm1(tokens_TSE))
-        q_TNSP, k_TNSP, v_TNSP = queries.unflatten(-1, (3, -1, HEAD_WIDTH)).permute(2, 0, 3, 1, 4)
-        read_TNSP = F.scaled_dot_product_attention(q_TNSP, k_TNSP, v_TNSP)
-        tokens_TSE = tokens_TSE + self.attn["proj"](read_TNSP.transpose(1, 2).flatten(2))
-        between = F.gelu(self.mlp["fc1"](self.norm2(tokens_TSE)))
-        found: Tensor = tokens_TSE + self.mlp["fc2"](between)
-        return found
+def _sizes(weights: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return the sizes of a ViT as transformers' config names them."""
+    width, _, patch, _ = weights["embeddings.patch_embeddings.projection.weight"].shape
+    layers = [name.split(".")[2] for name in weights if name.startswith("encoder.layer.")]
+    tokens = weights["embeddings.position_embeddings"].shape[1]
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": 1 + max(map(int, layers)),
+        "num_attention_heads": width // HEAD_WIDTH,
+        "intermediate_size": len(weights["encoder.layer.0.intermediate.dense.weight"]),
+        "image_size": patch * round((tokens - 1) ** 0.5),
+        "patch_size": patch,
+    }
