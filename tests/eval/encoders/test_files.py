@@ -7,8 +7,8 @@ import pytest
 
 from dcgrid import hub
 from dcgrid.errors import NetworkError, UsageError, WeightsError
-from dcgrid.eval.encoders.extra import need
 from dcgrid.eval.encoders.files import find_network
+from dcgrid.eval.extra import need
 from dcgrid.runtime.install import install_hint
 from tests.eval.places import WEIGHTS, needs_weights
 

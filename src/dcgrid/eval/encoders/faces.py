@@ -14,8 +14,8 @@ from torch import Tensor
 from dcgrid.errors import WeightsError
 from dcgrid.eval.encoders.align import SIDE as FACE_SIDE
 from dcgrid.eval.encoders.align import aligned_face
-from dcgrid.eval.encoders.extra import need
 from dcgrid.eval.encoders.scrfd import SIDE, ScrfdDetector, blob, open_session
+from dcgrid.eval.extra import need
 from dcgrid.eval.metrics import FrameFaces
 
 MOST = 8

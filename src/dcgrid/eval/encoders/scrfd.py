@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dcgrid.errors import WeightsError
-from dcgrid.eval.encoders.extra import need
+from dcgrid.eval.extra import need
 
 SIDE = 640
 """Pixels of the square that faces are looked for in; the frame's longer side is scaled to it."""
