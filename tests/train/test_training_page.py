@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from dcgrid.cli.main import app
+from dcgrid.cli.app import app
 from dcgrid.train.settings import LOSS_KEYS, STAGES, LogSettings, OptimSettings, Phase
 from dcgrid.train.world.sources import SOURCES, TRAINING_CLIPS
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import typer
 
+from dcgrid.cli.interrupts import INTERRUPTED
 from dcgrid.errors import (
     DcgridError,
     DeviceError,
@@ -24,8 +25,6 @@ from dcgrid.errors import (
     UsageError,
     WeightsError,
 )
-
-INTERRUPTED = 130
 
 _USAGE = 2
 _HINTS: dict[type[DcgridError], str] = {

@@ -1,107 +1,93 @@
-"""The entry point: registers the commands and holds the only try/except of the program."""
+"""The entry point: handles signals, runs the command and holds the only try/except of the program.
 
+The commands themselves (app.py) are imported late, for that takes half a second, and Ctrl-C counts
+from the first line on.
+"""
+
+import atexit
 import os
-import signal
 import sys
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Any
 
-import typer
-
-from dcgrid import __version__
-from dcgrid.cli import (
-    adapters,
-    compose,
-    doctor,
-    edit,
-    evaluate,
-    models,
-    recipes,
-    rerun,
-    story,
-    train,
-)
-from dcgrid.cli.errors import INTERRUPTED, report
-
-app = typer.Typer(
-    name="dcgrid",
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command()(edit.edit)
-app.command()(compose.compose)
-app.command()(story.story)
-app.command()(rerun.rerun)
-app.add_typer(recipes.app, name="recipes")
-app.add_typer(adapters.app, name="adapters")
-app.add_typer(models.app, name="models")
-app.command()(doctor.doctor)
-app.command()(train.train)
-app.add_typer(evaluate.app, name="eval")
+from dcgrid.cli.interrupts import INTERRUPTED, Interrupts, end_signals_at_once, silence_dropped
 
 
-@app.callback(invoke_without_command=True)
-def root(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", "-V", help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Edit videos by filling a grid of cells with a video diffusion transformer.
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's, for what is loaded late
+    """Return `app`, the tree of commands, loaded when it is first used."""
+    if name != "app":
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    from dcgrid.cli.app import app
 
-    Start with: dcgrid edit input.mp4 --effect rain
-    """
-    if version:
-        typer.echo(f"dcgrid {__version__}")
-        raise typer.Exit
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+    return app
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
     Args:
-        arguments: What follows the program's name; None: of this process.
+        arguments: What follows the program's name. None: of this process, which then ends with
+            the code that is returned, without tearing down what is loaded.
     """
+    if arguments is not None:
+        return _main(arguments)
+    end_signals_at_once()
+    code = 1
+
+    def leave() -> None:
+        # All work is done and all files are whole. Taking torch apart takes time in which signals
+        # have no handlers, and aborts now and then where processes talked to each other
+        # (std::terminate, gloo, torch 2.13), so that torchrun would call the job failed.
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+    atexit.register(leave)  # the first to be registered is the last to be called
+    code = _main(sys.argv[1:])
+    return code
+
+
+def _main(arguments: Sequence[str]) -> int:
     # Read once by OpenMP when torch is imported: threads that spin while they wait made two
     # threads on a busy machine up to 70 times slower than one (research/perf.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with warnings.catch_warnings(), _terminated_as_interrupt():
-        if os.environ.get("DCGRID_TRACEBACK") != "1":
-            warnings.simplefilter("ignore")
+    earlier, sys.unraisablehook = sys.unraisablehook, silence_dropped
+    try:
+        with warnings.catch_warnings(), Interrupts() as interrupts:
+            if os.environ.get("DCGRID_TRACEBACK") != "1":
+                warnings.simplefilter("ignore")
+            return _run(arguments, interrupts)
+    finally:
+        sys.unraisablehook = earlier
+
+
+def _run(arguments: Sequence[str], interrupts: Interrupts) -> int:
+    try:
         try:
+            from dcgrid.cli.app import app
+
             outcome = app(arguments, prog_name="dcgrid", standalone_mode=False)
-        except SystemExit as leaving:
-            return leaving.code if isinstance(leaving.code, int) else 1
-        except BaseException as error:
-            return report(error)
-    if outcome == INTERRUPTED:
+            sys.stdout.flush()
+        finally:
+            interrupts.hold()
+    except SystemExit as leaving:
+        outcome = leaving.code if isinstance(leaving.code, int) else 1
+    except BaseException as error:
+        return _report(error, interrupted=interrupts.received)
+    if interrupts.received or outcome == INTERRUPTED:
         # Typer swallows the interrupt and returns its code.
-        return report(KeyboardInterrupt())
+        return _report(KeyboardInterrupt(), interrupted=True)
     return outcome if isinstance(outcome, int) else 0
 
 
-@contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM unwind the stack as Ctrl-C does, so that no temporary file is left."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _report(error: BaseException, *, interrupted: bool) -> int:
+    from dcgrid.cli.errors import report
+    from dcgrid.errors import AlreadyToldError
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    earlier = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    # An interrupt may come out as whatever a library made of it.
+    if interrupted and not isinstance(error, AlreadyToldError):
+        error = KeyboardInterrupt()
+    return report(error)

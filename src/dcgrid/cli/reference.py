@@ -11,7 +11,7 @@ from typing import Any
 import typer
 import typer.main
 
-from dcgrid.cli.main import app
+from dcgrid.cli.app import app
 
 _HEAD = """# Command line
 
@@ -19,6 +19,8 @@ Written by `make docs` from the program itself; do not edit.
 
 Results go to stdout, plans, progress and errors to stderr. Exit codes: 0 done, 1 a bug, 2 usage,
 3 input, recipe, prompt or output, 4 weights or network, 5 device or memory, 130 interrupted.
+Ctrl-C and SIGTERM end a command with 130 at any moment, and no file is left half-written; while it
+cleans up, further ones wait, and one that comes after five seconds ends it at once.
 `DCGRID_TRACEBACK=1` shows the traceback of an error, `DCGRID_CONFIG_DIR` and `DCGRID_CACHE_DIR`
 move the folders of your recipes and of downloads, `HF_HUB_OFFLINE=1` keeps the network off.
 """

@@ -3,12 +3,12 @@
 Only `make` loads torch, for the videos.
 """
 
-import contextlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dcgrid.cli.interrupts import until_interrupted
 from dcgrid.cli.options import ForceOption, FormatOption, QuietOption
 from dcgrid.cli.output import Format, Output
 from dcgrid.eval.study.make import CHECKS, DEFAULT_TITLE, PAIRS, MadeStudy
@@ -94,7 +94,7 @@ def serve(
         server = make_server(study, host, port, lambda name: output.note(f"answers: {name}"))
         output.result([f"http://{host}:{server.server_port}/"], {})
         output.note(f"answers go to {study / 'answers'}; Ctrl-C ends it")
-        with server, contextlib.suppress(KeyboardInterrupt):
+        with server, until_interrupted():
             server.serve_forever()
 
 

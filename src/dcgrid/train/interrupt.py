@@ -16,8 +16,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class HeldInterrupts:
     """Holds back the first interrupt inside a `with`, and raises it when the block ends well.
 
-    The second one is raised at once. Outside the main thread, where Python delivers no signals,
-    nothing is held.
+    The second one is raised at once. Signals that the process ignores stay ignored. Outside the
+    main thread, where Python delivers no signals, nothing is held.
 
     Raises:
         KeyboardInterrupt: On leaving the block, if one was held back.
@@ -25,12 +25,15 @@ class HeldInterrupts:
 
     def __init__(self) -> None:
         self.pending = False
+        self._number = signal.SIGINT
         self._earlier: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> Self:
         """Take over the signals."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
+                if signal.getsignal(number) is signal.SIG_IGN:
+                    continue
                 self._earlier[number] = signal.signal(number, self._hold)
         return self
 
@@ -43,11 +46,13 @@ class HeldInterrupts:
         """Give the signals back and raise what was held."""
         for number, handler in self._earlier.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self._earlier.clear()
         if self.pending and error is None:
+            handler = self._earlier.get(self._number)
+            if callable(handler):
+                handler(self._number, None)  # which sees to it that it isn't lost
             raise KeyboardInterrupt
 
-    def _hold(self, _number: int, _frame: FrameType | None) -> None:
+    def _hold(self, number: int, _frame: FrameType | None) -> None:
         if self.pending:
             raise KeyboardInterrupt
-        self.pending = True
+        self.pending, self._number = True, signal.Signals(number)

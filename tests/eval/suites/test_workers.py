@@ -2,11 +2,17 @@
 
 import os
 import signal
+import subprocess
+import sys
+import tempfile
+import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+import dcgrid
 from dcgrid.errors import InputVideoError
 from dcgrid.eval.suites.workers import DeadWorker, work_through
 from dcgrid.pipelines.progress import Silent
@@ -51,3 +57,48 @@ def test_an_error_of_a_worker_is_raised_whole():
     with pytest.raises(InputVideoError, match="cannot be read") as caught:
         list(work_through([1, 2, 3, 4], partial(Squares, wrong=3), 2, Silent()))
     assert caught.value.hint == "look at it"
+
+
+@dataclass
+class Sleepers:
+    number: int
+
+    def work(self, item, progress):
+        with tempfile.TemporaryDirectory(dir=item):
+            time.sleep(60)
+
+
+@pytest.mark.parametrize("wait_for_work", [True, False])
+def test_ctrl_c_in_a_terminal_ends_all_without_a_trace_or_a_file(tmp_path, wait_for_work):
+    """Every process of a terminal gets the signal, those that still import, too."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from dcgrid.cli.interrupts import Interrupts\n"
+        "from dcgrid.eval.suites.workers import work_through\n"
+        "from dcgrid.pipelines.progress import Silent\n"
+        "from tests.eval.suites.test_workers import Sleepers\n"
+        "folder = Path(sys.argv[1])\n"
+        "with Interrupts():\n"
+        "    try:\n"
+        "        (folder / 'begun').touch()\n"
+        "        list(work_through([folder] * 3, Sleepers, 2, Silent()))\n"
+        "    except KeyboardInterrupt:\n"
+        "        sys.exit(130)\n"
+    )
+    roots = [str(Path(dcgrid.__file__).parents[1]), str(Path(__file__).parents[3])]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        expected, deadline = 3 if wait_for_work else 1, time.monotonic() + 60
+        while len(list(tmp_path.iterdir())) < expected and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0 if wait_for_work else 0.3)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["begun"]

@@ -16,6 +16,9 @@ import torch
 
 from dcgrid.pipelines.progress import Progress, Silent
 
+_LAST_SECONDS = 10
+"""How long a process that is ended may take to remove what it has begun to write."""
+
 _Item = TypeVar("_Item", contravariant=True)
 _Outcome = TypeVar("_Outcome", covariant=True)
 _In = TypeVar("_In")
@@ -99,6 +102,8 @@ class _Pool(Generic[_In, _Out]):
             for process in self._processes:
                 process.terminate()
             for process in self._processes:
+                process.join(_LAST_SECONDS)
+                process.kill()  # one that hangs; the others are gone
                 process.join()
 
     def _start(self) -> int:
@@ -108,7 +113,13 @@ class _Pool(Generic[_In, _Out]):
         process = self._context.Process(
             target=_serve, args=(number, self._make, orders, self._answers, threads), daemon=True
         )
-        process.start()
+        # Ctrl-C reaches every process of a terminal; this one ends the others. They inherit what is
+        # blocked, so that it holds for their first line, too.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         self._orders.append(orders)
         self._processes.append(process)
         return number
@@ -140,8 +151,7 @@ def _serve(
     threads: int,
 ) -> None:
     """Do what comes until the process is ended."""
-    # Ctrl-C reaches every process of a terminal; the first one ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave)
     torch.set_num_threads(threads)
     worker = make(number)
     while True:
@@ -151,3 +161,8 @@ def _serve(
         except Exception as error:  # told by the first process
             outcome = error
         answers.put((number, index, outcome))
+
+
+def _leave(*_: object) -> None:
+    """Unwind the stack, so that no temporary file is left."""
+    raise SystemExit(0)

@@ -1,0 +1,54 @@
+"""The tree of commands."""
+
+from typing import Annotated
+
+import typer
+
+from dcgrid import __version__
+from dcgrid.cli import (
+    adapters,
+    compose,
+    doctor,
+    edit,
+    evaluate,
+    models,
+    recipes,
+    rerun,
+    story,
+    train,
+)
+
+app = typer.Typer(
+    name="dcgrid",
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(edit.edit)
+app.command()(compose.compose)
+app.command()(story.story)
+app.command()(rerun.rerun)
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(adapters.app, name="adapters")
+app.add_typer(models.app, name="models")
+app.command()(doctor.doctor)
+app.command()(train.train)
+app.add_typer(evaluate.app, name="eval")
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", "-V", help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Edit videos by filling a grid of cells with a video diffusion transformer.
+
+    Start with: dcgrid edit input.mp4 --effect rain
+    """
+    if version:
+        typer.echo(f"dcgrid {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
