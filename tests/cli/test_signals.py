@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import dcgrid.cli.app  # noqa: F401 - before a test replaces what its modules import
 from dcgrid.cli.interrupts import INTERRUPTED, Interrupts
 from dcgrid.cli.main import main
 from tests.cli.test_main import environment, run_python
