@@ -6,6 +6,7 @@
 
 import errno
 import os
+import re
 import sys
 import traceback
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import typer
 
 from dcgrid.cli.interrupts import INTERRUPTED
+from dcgrid.cli.output import printable
 from dcgrid.errors import (
     DcgridError,
     DeviceError,
@@ -111,18 +113,17 @@ def report(error: BaseException) -> int:
         # A group of commands without a command: its help has been printed already.
         return failure.exit_code
     if os.environ.get("DCGRID_TRACEBACK") == "1":
-        traceback.print_exception(error)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            sys.stderr.write(f"{printable(line)}\n")
     prefix = "" if failure.exit_code == INTERRUPTED else "error: "
-    sys.stderr.write(f"{prefix}{_one_line(failure.message)}\n")
+    message = failure.message
+    if isinstance(error, RecipeError):
+        # A recipe may have several problems, a line each.
+        message = re.sub(r"\n(?! {4})", "\n    ", message)
+    sys.stderr.write(f"{prefix}{printable(message)}\n")
     if failure.hint:
-        sys.stderr.write(f"hint: {_one_line(failure.hint)}\n")
+        sys.stderr.write(f"hint: {printable(failure.hint)}\n")
     return failure.exit_code
-
-
-def _one_line(text: str) -> str:
-    """Keep a caret drawing of a recipe error, drop control characters of hostile file names."""
-    shown = "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
-    return shown.rstrip("\n")
 
 
 def _place(error: OSError) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from dcgrid import hub
 from dcgrid.cli.options import FormatOption, OfflineOption, QuietOption
-from dcgrid.cli.output import Format, Output
+from dcgrid.cli.output import Format, Output, printable
 from dcgrid.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _confirm(question: str) -> None:
     """
     if not sys.stdin.isatty():
         raise UsageError("there is no terminal to ask on", hint="add --yes")
-    if not typer.confirm(question, err=True):
+    if not typer.confirm(printable(question), err=True):
         raise UsageError("nothing was removed", hint="answer y, or add --yes")
 
 

@@ -5,7 +5,9 @@
 """
 
 import json
+import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from types import TracebackType
@@ -15,11 +17,35 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+_INNER_BREAK = re.compile(r"\n(?= {4})")
+
+
 class Format(StrEnum):
     """How a result is printed."""
 
     TEXT = "text"
     JSON = "json"
+
+
+def printable(text: str) -> str:
+    r"""Return text as it may go to a terminal: what does not show by itself shows as an escape.
+
+    Names of files, recipes, headers of files and answers of servers may hold sequences that clear
+    the screen, turn the direction of writing round (U+202E) or begin a line that looks like one of
+    ours. A line break stays only before an indented line, which a drawing of an error begins with.
+    """
+    if text.isprintable():
+        return text
+    lines = _INNER_BREAK.split(text)
+    return "\n".join("".join(map(_shown, line)) for line in lines)
+
+
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    if character == "\t" or unicodedata.category(character) == "Zs":
+        return " "
+    return character.encode("unicode_escape").decode()
 
 
 class Output:
@@ -67,14 +93,16 @@ class Output:
         if self.muted:
             return
         if self.format == Format.JSON:
-            sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+            text = json.dumps(value, indent=2, default=str)
+            sys.stdout.write(text.replace("\x7f", "\\u007f") + "\n")
         elif not self.quiet:
-            sys.stdout.writelines(f"{line}\n" for line in lines)
+            sys.stdout.writelines(f"{printable(line)}\n" for line in lines)
 
     def note(self, line: str) -> None:
         """Print one line on stderr unless quiet."""
         if self.quiet:
             return
+        line = printable(line)
         if self._bars is not None:
             self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -104,7 +132,7 @@ class Output:
         bars = self._bars or self._put_up_bars()
         if self._task is not None:
             bars.update(self._task, visible=False)
-        self._task = bars.add_task(stage, total=total, in_bytes=in_bytes)
+        self._task = bars.add_task(printable(stage), total=total, in_bytes=in_bytes)
 
     def update(self, done: int, total: int | None = None) -> None:
         """Move the bar of the present stage."""
@@ -112,7 +140,6 @@ class Output:
             self._bars.update(self._task, completed=done, total=total)
 
     def _put_up_bars(self) -> "Progress":
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             DownloadColumn,
@@ -126,19 +153,21 @@ class Output:
         )
         from rich.text import Text
 
+        from dcgrid.cli.console import CleanConsole
+
         class Amount(ProgressColumn):
             def render(self, task: Task) -> Text:
                 column = DownloadColumn() if task.fields.get("in_bytes") else MofNCompleteColumn()
                 return column.render(task)
 
         self._bars = Progress(
-            TextColumn("{task.description:<22}"),
+            TextColumn("{task.description:<22}", markup=False),
             BarColumn(bar_width=30),
             Amount(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=CleanConsole(stderr=True),
             transient=True,
         )
         self._bars.start()

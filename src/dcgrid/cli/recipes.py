@@ -14,12 +14,12 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dcgrid import prompts, recipes
-from dcgrid.cli.output import Format, Output
+from dcgrid.cli.console import CleanConsole
+from dcgrid.cli.output import Format, Output, printable
 from dcgrid.errors import DcgridError, RecipeError, UsageError
 from dcgrid.eval.suites.schema import read_suite
 from dcgrid.hub import config_dir
@@ -54,7 +54,7 @@ def list_recipes(output: FormatOption = Format.TEXT) -> None:
     for recipe in found:
         summary = _summary(recipe)
         table.add_row(*(Text(str(summary[key])) for key in ("name", "kind", "title", "from")))
-    _console().print(table)
+    CleanConsole().print(table)
 
 
 @app.command("show")
@@ -67,7 +67,7 @@ def show_recipe(recipe: RecipeArgument, output: FormatOption = Format.TEXT) -> N
     table = Table(show_header=False, box=box.SIMPLE, pad_edge=False)
     for key, value in values.items():
         table.add_row(Text(key, style="bold"), Text(_shown(value)))
-    _console().print(table)
+    CleanConsole().print(table)
 
 
 @app.command("check")
@@ -86,7 +86,7 @@ def check_recipes(
     else:
         for file, found in results:
             for line in found or [f"{file}: ok"]:
-                _console().print(Text(line), soft_wrap=True)
+                CleanConsole().print(Text(printable(line)), soft_wrap=True)
     wrong = sum(1 for _, found in results if found)
     if wrong:
         noun = "recipe" if len(results) == 1 else "recipes"
@@ -123,7 +123,7 @@ def render_recipe(
     if output is Format.JSON:
         _print_json(asdict(rendered))
     else:
-        _console().print(_coloured(rendered), soft_wrap=True)
+        CleanConsole().print(_coloured(rendered), soft_wrap=True)
 
 
 def _user_dir() -> Path:
@@ -269,8 +269,3 @@ def _coloured(prompt: prompts.Prompt) -> Text:
 
 def _print_json(value: dict[str, Any]) -> None:
     Output(format_=Format.JSON).result([], value)
-
-
-def _console() -> Console:
-    """Return a console on the stdout of this moment (tests replace it)."""
-    return Console(highlight=False)

@@ -4,7 +4,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Self
 
-from dcgrid.cli.output import Output
+from dcgrid.cli.output import Output, printable
 
 if TYPE_CHECKING:
     import rich.progress
@@ -33,16 +33,17 @@ class TrainBar:
         """Put up the bar where a person can see it."""
         if self._output.quiet or not sys.stderr.isatty():
             return self
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as Bars
+
+        from dcgrid.cli.console import CleanConsole
 
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TextColumn("{task.fields[state]}"),
-            console=Console(stderr=True),
+            console=CleanConsole(stderr=True),
             transient=True,
         )
         self._task = self._bars.add_task(self._stage, total=self._steps, state="")
@@ -80,7 +81,7 @@ class TrainBar:
 
     def _say(self, line: str) -> None:
         if self._bars is not None:
-            self._bars.console.print(line, markup=False, highlight=False)
+            self._bars.console.print(printable(line), markup=False, highlight=False)
         else:
             self._output.note(line)
 
