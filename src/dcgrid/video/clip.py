@@ -50,6 +50,9 @@ class SourceInfo:
     """True: the frames carry transparency."""
     origin_s: float = 0.0
     """Time of the first frame on the file's own clock, to which the sound is tied."""
+    pause: tuple[float, float] | None = None
+    """Start and length of the longest time without a new picture or sound, in seconds after the
+    first frame; None: there is no long one."""
     warnings: tuple[str, ...] = ()
     """Short sentences about what is odd in the file."""
 

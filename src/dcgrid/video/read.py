@@ -26,6 +26,8 @@ __all__ = ["decode_all", "measure_plan", "plan_clip", "probe", "read_clip"]
 ALPHA_NOTE = "Transparent pixels are put over black."
 # Sums of frame times carry rounding errors far below this.
 _EPSILON_S = 1e-6
+# A clip that stands still for longer, and for most of its length, is used only when asked for.
+_LONG_PAUSE_S = 60
 
 
 def plan_clip(
@@ -295,9 +297,33 @@ def _plan_all(
         raise _bad_duration(duration_s, rules)
     if info.duration_s is not None and start_s >= info.duration_s:
         raise _start_past_end(info.path, start_s, info.duration_s)
+    if duration_s is None:
+        _refuse_pause(info, start_s)
     if info.rate is not None:  # a cut between two frames would leave a shorter one
         start_s = math.floor(start_s * info.rate + _EPSILON_S) / float(info.rate)
     return _plan_left(info, rules, start_s, duration_s, _left_s(info, start_s))
+
+
+def _refuse_pause(info: SourceInfo, start_s: float) -> None:
+    """Ask before most of a clip is made of one picture that the stamps hold for minutes.
+
+    Raises:
+        InputVideoError: The file has such a pause after the start.
+    """
+    at_s, length_s = info.pause or (0.0, 0.0)
+    end_s, whole_s = at_s + length_s, info.duration_s or math.inf
+    if length_s < _LONG_PAUSE_S or length_s < whole_s / 2 or end_s <= start_s:
+        return
+    choices = [f"--duration {whole_s - start_s:.2f} takes it all"]
+    if end_s < whole_s:
+        choices.insert(0, f"--start {end_s:.2f} takes what comes after")
+    if at_s > start_s:
+        choices.insert(0, f"--duration {at_s - start_s:.2f} takes what comes before")
+    raise InputVideoError(
+        f"{info.path}: from {at_s:.2f} s on no new picture and no sound comes for {length_s:.2f} s "
+        f"of {whole_s:.2f} s; the time stamps may be wrong.",
+        hint=f"Say what you want: {', '.join(choices)}.",
+    )
 
 
 def _plan_left(

@@ -5,10 +5,12 @@ sound out. That is a megabyte or two a minute; only sound that must be turned in
 samples, 23 MB a minute in stereo at 48 kHz.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import TypeAlias
 
 import av
@@ -21,12 +23,21 @@ from av.packet import Packet
 
 from dcgrid.errors import InputVideoError
 from dcgrid.video.clip import SoundSource
-from dcgrid.video.source import DECODE_ERRORS, audio_stream, open_container, reading
+from dcgrid.video.source import (
+    DECODE_ERRORS,
+    audio_stream,
+    media_streams,
+    open_container,
+    reading,
+)
+from dcgrid.video.stamps import may_jump, mended_packets
 
 # Codecs that MP4 has a registered place for and that common players play.
 COPIED_CODECS = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"})
 _AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 _AAC_BLOCK = 1024
+# Packets with stamps after the end of a clip that may still be followed by some before it.
+_MOST_STRAYS = 8
 
 SoundPacket: TypeAlias = "Packet[AudioStream]"
 
@@ -124,7 +135,7 @@ def _take(container: InputContainer, sound: SoundSource) -> SoundTrack:
                 return SoundTrack(mode="none", notes=[note])
             notes = [f"Damaged sound: {damaged} of {len(packets)} packets."] if damaged else []
             if name in COPIED_CODECS:
-                _move_to_start(packets, sound)
+                packets = _on_clip_clock(packets, sound)
                 return SoundTrack(mode="copied", notes=notes, stream=stream, packets=packets)
             notes.append(f"The sound is converted to AAC: MP4 cannot hold {name}.")
             samples_CN, rate = _samples(frames, sound)
@@ -138,24 +149,28 @@ def _packets(
 ) -> list[SoundPacket]:
     """Return the packets that sound at some time between start and end, in order."""
     begin = sound.origin_s + sound.start_s
-    if begin > 1:
+    if begin > 1 and not may_jump(container):
         try:
             container.seek(int((begin - 0.5) * 1_000_000))
         except DECODE_ERRORS:
             container.seek(0)
-    found = []
-    for packet in _undamaged(container, stream):
+    found, late = list[SoundPacket](), 0
+    for packet in _undamaged(container, stream, sound.path):
         time_s, length_s = _times(packet)
         if time_s >= begin + sound.duration_s:
-            break
+            late += 1
+            if late > _MOST_STRAYS:
+                break
+            continue
+        late = 0
         if time_s + length_s > begin:
             found.append(packet)
     return found
 
 
-def _undamaged(container: InputContainer, stream: AudioStream) -> Iterator[SoundPacket]:
-    """Yield packets with time stamps; damage ends the sound there."""
-    packets = container.demux(stream)
+def _undamaged(container: InputContainer, stream: AudioStream, path: Path) -> Iterator[SoundPacket]:
+    """Yield packets of the sound with time stamps; damage ends it there."""
+    packets = mended_packets(container, media_streams(container, path))
     while True:
         try:
             packet = next(packets, None)
@@ -163,7 +178,8 @@ def _undamaged(container: InputContainer, stream: AudioStream) -> Iterator[Sound
             return
         if packet is None:
             return
-        if packet.size and packet.pts is not None and packet.time_base:
+        is_sound = packet.stream_index == stream.index and packet.size
+        if is_sound and packet.pts is not None and packet.time_base:
             yield packet
 
 
@@ -173,15 +189,23 @@ def _times(packet: SoundPacket) -> tuple[float, float]:
     return (packet.pts or 0) * base, max(packet.duration or 0, 1) * base
 
 
-def _move_to_start(packets: list[SoundPacket], sound: SoundSource) -> None:
-    """Shift packets to the clip's clock; the first may start a little before 0.
+def _on_clip_clock(packets: list[SoundPacket], sound: SoundSource) -> list[SoundPacket]:
+    """Return packets on the clip's clock, but for those that sound while another still does.
 
+    The first may start a little before 0.
     MP4 says with an edit list that the piece before 0 is not heard, so sound and picture agree to
     the sample.
     """
+    end = -math.inf
+    kept = []
     for packet in packets:
-        shift = round((sound.origin_s + sound.start_s) / float(packet.time_base))
-        packet.pts = packet.dts = (packet.pts or 0) - shift
+        time_s, length_s = _times(packet)
+        if time_s >= end:
+            shift = round((sound.origin_s + sound.start_s) / float(packet.time_base))
+            packet.pts = packet.dts = (packet.pts or 0) - shift
+            kept.append(packet)
+            end = time_s + length_s / 2
+    return kept
 
 
 def _decode(

@@ -162,6 +162,16 @@ def audio_stream(container: InputContainer) -> AudioStream | None:
     return None if context is None else best
 
 
+def media_streams(container: InputContainer, path: Path) -> list[VideoStream | AudioStream]:
+    """Return the picture, and the sound that is played with it if there is any.
+
+    Raises:
+        InputVideoError: There is no video stream, or no decoder for it.
+    """
+    sound = audio_stream(container)
+    return [video_stream(container, path), *([] if sound is None else [sound])]
+
+
 def _is_cover(stream: VideoStream) -> bool:
     """Return True for the cover picture of a music file."""
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
