@@ -11,9 +11,9 @@ import torch
 from dcgrid.adapters.attach import attach_adapter
 from dcgrid.adapters.files import load_adapter, save_adapter
 from dcgrid.adapters.fold import fold_adapter
-from dcgrid.adapters.merge import merge_adapters
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.errors import AdapterError
+from tests.adapters.merged import merge_adapters
 
 
 def _network() -> torch.nn.Module:

@@ -16,10 +16,10 @@ from dcgrid.adapters.files import load_adapter
 from dcgrid.adapters.fold import fold_adapter, fold_foreign, fold_lora
 from dcgrid.adapters.foreign import is_foreign, read_foreign
 from dcgrid.adapters.importing import ImportChoice, import_lora
-from dcgrid.adapters.merge import merge_adapters
 from dcgrid.adapters.reading import read_adapter
 from dcgrid.errors import AdapterError, OutputError, UsageError, WeightsError
 from dcgrid.models.wan.backbone import load_wan
+from tests.adapters.merged import merge_adapters
 
 diffusers = pytest.importorskip("diffusers", reason="needs the extra dcgrid[wan]")
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from dcgrid.adapters.attach import attach_adapter, detach_adapter, routed_layers, set_routed
 from dcgrid.adapters.files import load_adapter, save_adapter
 from dcgrid.adapters.fold import fold_adapter
-from dcgrid.adapters.merge import merge_adapters
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.errors import AdapterError
 from dcgrid.grid.coordinates import grid_positions, token_coordinates
@@ -130,9 +129,6 @@ def test_rounded_weights_are_not_folded_into(wan_folder: Path, adapter: Path) ->
     with pytest.raises(AdapterError, match="is stored as int8"):
         fold_adapter(backbone.network, adapter)
     assert torch.equal(velocity(backbone), before)
-    load_adapter(backbone.network, adapter)
-    with pytest.raises(AdapterError, match="is stored as int8"):
-        merge_adapters(backbone.network)
 
 
 def test_weights_on_disk_are_not_folded_into(wan_folder: Path, adapter: Path) -> None:

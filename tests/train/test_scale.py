@@ -136,6 +136,8 @@ def test_what_is_computed_again_changes_nothing(tmp_path, words):
     weights = {}
     for how in ("none", "full", "attention"):
         line = words(tmp_path / how, "--quiet", checkpointing=how, steps=2, accumulate=2)
+        recipe = Path(str(line[line.index("--recipe") + 1]))
+        recipe.write_text(recipe.read_text().replace("eval_every = 2", "eval_every = 0"))
         assert main([*map(str, line)]) == 0
         weights[how] = weights_of(tmp_path / how)
     assert min(t.abs().max() for n, t in weights["none"].items() if "lora_B" in n) > WEIGHT_BOUND

@@ -154,7 +154,7 @@ def edit(
         force=force,
     )
     if method != "grid":
-        from dcgrid.eval.methods import method_of
+        from dcgrid.pipelines.baselines import method_of
 
         job = method_of(method).prepare(job)
     check_and_run(job, Output(format_=format_, quiet=quiet), dry_run=dry_run)

@@ -277,7 +277,7 @@ def metrics(weights: _Weights = None, format_: FormatOption = Format.TEXT) -> No
 @app.command("methods")
 def methods(format_: FormatOption = Format.TEXT) -> None:
     """List the methods that `dcgrid edit --method` and suites know, with their sources."""
-    from dcgrid.eval.methods import METHODS
+    from dcgrid.pipelines.baselines import METHODS
 
     with Output(format_=format_) as output:
         lines = [

@@ -13,7 +13,7 @@ from dcgrid.pipelines.plan import prepare_run, refuse_downloads
 from dcgrid.runtime.processes import join_processes
 
 if TYPE_CHECKING:
-    from dcgrid.eval.methods import Method
+    from dcgrid.pipelines.baselines import Method
     from dcgrid.pipelines.candidates import Ranker
     from dcgrid.pipelines.plan import RunPlan
     from dcgrid.pipelines.prepared import PreparedRun
@@ -95,14 +95,14 @@ def run_job(prepared: "PreparedRun", output: Output, team: "Team | None", *, dry
 
 
 def _baseline(name: str) -> "Method | None":
-    """Return a method by its name; None for the program's own, which needs no evaluation.
+    """Return a method by its name; None for the program's own.
 
     Raises:
         UsageError: There is none of that name.
     """
     if name == "grid":
         return None
-    from dcgrid.eval.methods import method_of
+    from dcgrid.pipelines.baselines import method_of
 
     return method_of(name)
 

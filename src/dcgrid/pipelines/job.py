@@ -180,7 +180,7 @@ class EditJob(GridJob):
     motion: str = ""
     """What the subject does, e.g. "jump"; empty: the layout's wording."""
     method: str = "grid"
-    """What generates: "grid", or a baseline of `dcgrid.eval.methods`."""
+    """What generates: "grid", or a baseline of `dcgrid.pipelines.baselines`."""
 
     @property
     def inputs(self) -> tuple[Path, ...]:

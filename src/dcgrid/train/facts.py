@@ -6,35 +6,15 @@ their configs. No weights are read.
 
 from dataclasses import dataclass
 
+from dcgrid.adapters.targets import Targets, adapter_targets
 from dcgrid.errors import UsageError
 from dcgrid.grid.layout import LatentGeometry
 from dcgrid.models.loading import model_spec, training_spec
 from dcgrid.models.native.config import PRESETS, NativeConfig
 from dcgrid.models.native.folder import CONFIG_NAME
 
-_SIDES = ("query", "key", "value", "out")
-_WAN_SIDES = ("to_q", "to_k", "to_v", "to_out.0")
-_WAN_FEED = ("ffn.net.0.proj", "ffn.net.2")
-_WAN_ALL = (*(f"{one}.{side}" for one in ("attn1", "attn2") for side in _WAN_SIDES), *_WAN_FEED)
 WAN_TABLES = ("wan2.1", "wan2.2")
 """Tables of a training recipe for checkouts: of 8 pixels a latent, and of 16."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Targets:
-    """Linear layers that the adapters of each stage act on, by the ends of their names."""
-
-    dc: tuple[str, ...]
-    """Multi-DC: attention and MLP. What looks from cell to cell at one place is left out: with a
-    single cell it has nothing to learn."""
-    routed: tuple[str, ...]
-    """Grid, composition: q of attention, whose weights differ from cell to cell. Paper: eqs. 1-3"""
-    all: tuple[str, ...]
-    """Grid and Grid-Fill: all of attention and MLP, and what else a model has."""
-
-
-WAN_TARGETS = Targets(dc=_WAN_ALL, routed=("attn1.to_q", "attn2.to_q"), all=_WAN_ALL)
-"""Those of checkouts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,11 +89,7 @@ def table_names() -> tuple[str, ...]:
 
 def _of_preset(model: str, config: NativeConfig) -> TrainFacts:
     codec, dit = config.autoencoder, config.dit
-    luck = ("luck",) if dit.noise_motion else ()
-    attention = ("grid_attention", "text_attention")
     spec = training_spec(model)
-    plain = (*(f"{one}.{side}" for one in attention for side in _SIDES), "mlp_in", "mlp_out")
-    more = (*_SIDES, "gate", "mlp_in", "mlp_out", "modulation", *luck)
     return TrainFacts(
         name=model,
         tables=(model,),
@@ -129,12 +105,7 @@ def _of_preset(model: str, config: NativeConfig) -> TrainFacts:
         given_first=dit.given_first,
         time_shift=spec.time_shift,
         self_conditioning=dit.self_conditioning,
-        targets=Targets(
-            dc=plain,
-            routed=tuple(f"{one}.query" for one in attention),
-            # The paper's network has no layers but those of attention, MLP and modulation.
-            all=more if dit.peer_head else plain,
-        ),
+        targets=adapter_targets(config),
     )
 
 
@@ -152,5 +123,5 @@ def _of_checkout(model: str) -> TrainFacts:
         given_first=False,
         time_shift=spec.time_shift,
         self_conditioning=False,
-        targets=WAN_TARGETS,
+        targets=adapter_targets(None),
     )

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from dcgrid.errors import InputVideoError, OutputError, UsageError
-from dcgrid.eval.methods import METHODS
 from dcgrid.eval.metrics import psnr
 from dcgrid.eval.results import read_results
 from dcgrid.eval.suites.clips import find_clips
@@ -25,6 +24,7 @@ from dcgrid.eval.suites.run import run_job
 from dcgrid.eval.suites.schema import Task, load_suite
 from dcgrid.io.locks import run_lock
 from dcgrid.models.loading import model_spec
+from dcgrid.pipelines.baselines import METHODS
 from dcgrid.pipelines.progress import Silent
 from dcgrid.video.write import write_video
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from dcgrid.errors import RecipeError, UsageError
-from dcgrid.eval.methods import METHODS
 from dcgrid.eval.scoring import METRICS
 from dcgrid.eval.suites.request import CEILING
 from dcgrid.eval.suites.schema import check_seeds, load_suite, read_suite, suite_names
+from dcgrid.pipelines.baselines import METHODS
 
 PAPER = (Path(__file__).parents[3] / "recipes" / "eval" / "paper.toml").read_text()
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from dcgrid import hub
 from dcgrid.errors import InputVideoError, OutputError, UsageError
-from dcgrid.eval.methods import method_of
 from dcgrid.eval.results import MetricColumn
 from dcgrid.eval.scoring import METRICS, Encoders
 from dcgrid.eval.suites import footage
@@ -16,6 +15,7 @@ from dcgrid.eval.suites.schema import Suite, check_seeds
 from dcgrid.grid.modes import Mode
 from dcgrid.models.base import ModelSpec
 from dcgrid.models.loading import model_spec
+from dcgrid.pipelines.baselines import method_of
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.models import adapter_reference
 from dcgrid.pipelines.plan import download_lines, find_downloads, refuse_downloads

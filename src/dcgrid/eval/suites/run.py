@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dcgrid.eval.methods import METHODS
 from dcgrid.eval.results import (
     ClipEntry,
     Item,
@@ -37,6 +36,7 @@ from dcgrid.eval.suites.written import write_all
 from dcgrid.eval.tables import table_rows
 from dcgrid.io.locks import run_lock
 from dcgrid.pipelines import facts
+from dcgrid.pipelines.baselines import METHODS
 from dcgrid.pipelines.progress import Progress
 from dcgrid.train.world.sources import TRAINING_CLIPS
 

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from dcgrid import __version__, hub
-from dcgrid.eval import methods
-from dcgrid.eval.methods import method_of
-from dcgrid.eval.methods.codec import codec_pass
 from dcgrid.eval.suites import footage
 from dcgrid.eval.suites.handed import reason_of, take_handed
 from dcgrid.eval.suites.request import CEILING, EvalRequest, Unit, UnitOutcome, item_names
 from dcgrid.io.atomic import whole_folder
 from dcgrid.models.base import Backbone
 from dcgrid.models.loading import model_spec, weight_digests
+from dcgrid.pipelines import baselines
+from dcgrid.pipelines.baselines import method_of
+from dcgrid.pipelines.baselines.codec import codec_pass
 from dcgrid.pipelines.choose import rank_tries
 from dcgrid.pipelines.fill import FilledCell, FillSettings
 from dcgrid.pipelines.job import ComposeJob, EditJob, GridJob
@@ -235,8 +235,8 @@ class UnitGenerator:
 
 def method_digest(name: str) -> str:
     """Return a hash of the code of a method and of what methods share: its settings are in it."""
-    folder = Path(methods.__file__).parent
-    own = "codec" if name == CEILING else methods.method_of(name).module
+    folder = Path(baselines.__file__).parent
+    own = "codec" if name == CEILING else method_of(name).module
     files = sorted({f"{own}.py", "cells.py", "personal.py"})
     return hashlib.sha256(b"".join((folder / file).read_bytes() for file in files)).hexdigest()
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dcgrid.eval.methods.cells import Clip, Steps, finish, open_clip
 from dcgrid.flow.sampler import OnStep, SlopeFn, walk
 from dcgrid.models.base import Backbone
+from dcgrid.pipelines.baselines.cells import Clip, Steps, finish, open_clip
 from dcgrid.pipelines.fill import FilledCell, FillSettings
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest

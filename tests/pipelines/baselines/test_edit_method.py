@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dcgrid.cli.main import main
-from dcgrid.eval.methods import METHODS, dreambooth, dreammix, set_and_sequence
+from dcgrid.pipelines.baselines import METHODS, dreambooth, dreammix, set_and_sequence
 from dcgrid.pipelines.manifest import read_manifest
-from tests.eval.methods.test_personal import short
+from tests.pipelines.baselines.test_personal import short
 from tests.pipelines.runs import moving_square
 
 TINY = ("--model", "tiny", "--dtype", "fp32", "--num-inference-steps", "2")

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dcgrid.eval.methods.cells import Clip, open_clip
 from dcgrid.models.base import Backbone
+from dcgrid.pipelines.baselines.cells import Clip, open_clip
 from dcgrid.pipelines.fill import FillSettings
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.progress import Silent

@@ -10,9 +10,11 @@ from torch import nn
 
 from dcgrid.adapters.attach import routed_layers
 from dcgrid.errors import DeviceError, UsageError
-from dcgrid.eval.methods import dreambooth, dreammix, sdedit, set_and_sequence
-from dcgrid.eval.methods.cells import Steps
-from dcgrid.eval.methods.personal import (
+from dcgrid.models.loading import load_backbone
+from dcgrid.models.trainable import trainable
+from dcgrid.pipelines.baselines import dreambooth, dreammix, sdedit, set_and_sequence
+from dcgrid.pipelines.baselines.cells import Steps
+from dcgrid.pipelines.baselines.personal import (
     ADAPTER,
     Example,
     LearnSettings,
@@ -21,11 +23,9 @@ from dcgrid.eval.methods.personal import (
     learn,
     still_frames,
 )
-from dcgrid.eval.methods.set_and_sequence import Course
-from dcgrid.models.loading import load_backbone
-from dcgrid.models.trainable import trainable
+from dcgrid.pipelines.baselines.set_and_sequence import Course
 from dcgrid.pipelines.progress import Silent
-from tests.eval.methods.cases import opened, request, settings
+from tests.pipelines.baselines.cases import opened, request, settings
 
 LEARNING = LearnSettings(steps=3, learning_rate=4e-3, rank=4, noise_share=0.3)
 METHODS = (dreambooth, dreammix, set_and_sequence)

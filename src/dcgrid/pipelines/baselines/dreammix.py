@@ -17,8 +17,12 @@ from dataclasses import dataclass
 
 import torch
 
-from dcgrid.eval.methods.cells import Clip, Steps, clip_text, finish, open_clip
-from dcgrid.eval.methods.personal import (
+from dcgrid.flow.sampler import SlopeFn
+from dcgrid.models.base import Backbone
+from dcgrid.models.loading import is_native
+from dcgrid.models.trainable import trainable
+from dcgrid.pipelines.baselines.cells import Clip, Steps, clip_text, finish, open_clip
+from dcgrid.pipelines.baselines.personal import (
     Draw,
     Example,
     LearnSettings,
@@ -29,11 +33,7 @@ from dcgrid.eval.methods.personal import (
     some_of,
     still_frames,
 )
-from dcgrid.eval.methods.sdedit import edited
-from dcgrid.flow.sampler import SlopeFn
-from dcgrid.models.base import Backbone
-from dcgrid.models.loading import is_native
-from dcgrid.models.trainable import trainable
+from dcgrid.pipelines.baselines.sdedit import edited
 from dcgrid.pipelines.fill import FilledCell, FillSettings
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest

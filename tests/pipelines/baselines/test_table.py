@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dcgrid.errors import UsageError
-from dcgrid.eval.methods import METHODS, method_of
+from dcgrid.pipelines.baselines import METHODS, method_of
 from dcgrid.pipelines.job import EditJob
 
 JOB = EditJob(input=Path("clip.mp4"), effects=("rain",))
@@ -80,7 +80,8 @@ def test_training_is_refused_on_several_processes():
 
 def test_looking_up_loads_no_torch():
     code = (
-        "import sys, dcgrid.eval.methods as m; m.method_of('sdedit'); print('torch' in sys.modules)"
+        "import sys; from dcgrid.pipelines.baselines import method_of; method_of('sdedit'); "
+        "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

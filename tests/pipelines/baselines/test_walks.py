@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcgrid.eval.methods import codec, flowedit, sdedit, unedited
-from dcgrid.eval.methods.cells import clip_text, finish, open_clip
-from dcgrid.eval.methods.flowedit import FlowEditSettings, FlowPath, flow_edit
-from dcgrid.eval.methods.sdedit import edited, noised_and_back, times_below
 from dcgrid.flow.sampler import SampleSettings, sample
 from dcgrid.flow.schedule import Schedule
 from dcgrid.models.loading import load_backbone
+from dcgrid.pipelines.baselines import codec, flowedit, sdedit, unedited
+from dcgrid.pipelines.baselines.cells import clip_text, finish, open_clip
+from dcgrid.pipelines.baselines.flowedit import FlowEditSettings, FlowPath, flow_edit
+from dcgrid.pipelines.baselines.sdedit import edited, noised_and_back, times_below
 from dcgrid.pipelines.fill import to_frames, to_model_range
 from dcgrid.pipelines.progress import Silent
-from tests.eval.methods.cases import opened, request, settings, square
+from tests.pipelines.baselines.cases import opened, request, settings, square
 
 SHAPE = (1, 1, 3, 2, 4, 5)
 

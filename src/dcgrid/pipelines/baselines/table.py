@@ -54,7 +54,7 @@ class Method:
 
     def generate_fn(self) -> "GenerateFn":
         """Return what generates; this loads torch."""
-        found: GenerateFn = import_module(f"dcgrid.eval.methods.{self.module}").generate
+        found: GenerateFn = import_module(f"dcgrid.pipelines.baselines.{self.module}").generate
         return found
 
     def prepare(self, job: EditJob) -> EditJob:

@@ -4,6 +4,6 @@ A method is a `GenerateFn` (pipelines/fill.py): it has the signature of `fill_gr
 everything else of `dcgrid edit`. No torch is loaded by looking one up.
 """
 
-from dcgrid.eval.methods.table import METHODS, Method, method_of
+from dcgrid.pipelines.baselines.table import METHODS, Method, method_of
 
 __all__ = ["METHODS", "Method", "method_of"]

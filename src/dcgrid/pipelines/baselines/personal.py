@@ -17,23 +17,23 @@ from torch import Tensor, nn
 
 from dcgrid.adapters.attach import attach_adapter, detach_adapter
 from dcgrid.adapters.spec import AdapterSpec, Form
+from dcgrid.adapters.targets import adapter_targets
 from dcgrid.errors import DeviceError
-from dcgrid.eval.methods.cells import SINGLE, Clip, Steps
 from dcgrid.flow.noise import draw_noise
 from dcgrid.flow.path import flow_loss, noisy, velocity_target
 from dcgrid.flow.sampler import walk
 from dcgrid.flow.schedule import Schedule, TrainingTimes
 from dcgrid.grid.offset import narrow_cells, widen_cells
 from dcgrid.models.base import CellText
-from dcgrid.models.loading import is_native
+from dcgrid.models.native.config import PRESETS
 from dcgrid.models.text_masking import TokenMasking
 from dcgrid.models.trainable import Trainable
 from dcgrid.models.trunk import TextReader
 from dcgrid.pipelines.approximate import Shortcuts
+from dcgrid.pipelines.baselines.cells import SINGLE, Clip, Steps
 from dcgrid.pipelines.fill import to_model_range
 from dcgrid.pipelines.guidance import TokenGrid, token_grids
 from dcgrid.runtime.device import autocast
-from dcgrid.train.facts import WAN_TARGETS, train_facts
 
 ADAPTER = "clip"
 """Name of the LoRA while it is on."""
@@ -129,8 +129,7 @@ def adapter_on(
     Yields:
         Its parameters. It changes nothing until it has learnt.
     """
-    name = student.clip.backbone.spec.name
-    targets = train_facts(name).targets if is_native(name) else WAN_TARGETS
+    targets = adapter_targets(PRESETS.get(student.clip.backbone.spec.name))
     network = student.networks.dit.network
     spec = AdapterSpec(
         name=ADAPTER,

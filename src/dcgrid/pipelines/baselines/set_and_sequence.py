@@ -20,9 +20,12 @@ from torch import Tensor, nn
 
 from dcgrid.adapters.routed import Part
 from dcgrid.adapters.structured import learn_part
-from dcgrid.eval.methods.cells import Steps, finish, open_clip
-from dcgrid.eval.methods.dreambooth import generated
-from dcgrid.eval.methods.personal import (
+from dcgrid.models.base import Backbone
+from dcgrid.models.loading import is_native
+from dcgrid.models.trainable import trainable
+from dcgrid.pipelines.baselines.cells import Steps, finish, open_clip
+from dcgrid.pipelines.baselines.dreambooth import generated
+from dcgrid.pipelines.baselines.personal import (
     ADAPTER,
     Draw,
     Example,
@@ -36,9 +39,6 @@ from dcgrid.eval.methods.personal import (
     still_frames,
     tags_on,
 )
-from dcgrid.models.base import Backbone
-from dcgrid.models.loading import is_native
-from dcgrid.models.trainable import trainable
 from dcgrid.pipelines.fill import FilledCell, FillSettings
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest

@@ -18,8 +18,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dcgrid.eval.methods.cells import Clip, Steps, clip_text, finish, open_clip
-from dcgrid.eval.methods.personal import (
+from dcgrid.flow.sampler import walk
+from dcgrid.models.base import Backbone
+from dcgrid.models.loading import is_native
+from dcgrid.models.trainable import trainable
+from dcgrid.pipelines.baselines.cells import Clip, Steps, clip_text, finish, open_clip
+from dcgrid.pipelines.baselines.personal import (
     Draw,
     Example,
     LearnSettings,
@@ -29,10 +33,6 @@ from dcgrid.eval.methods.personal import (
     learn,
     prior_clips,
 )
-from dcgrid.flow.sampler import walk
-from dcgrid.models.base import Backbone
-from dcgrid.models.loading import is_native
-from dcgrid.models.trainable import trainable
 from dcgrid.pipelines.fill import FilledCell, FillSettings
 from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest
