@@ -38,7 +38,7 @@ def write(folder, source, *changes):
         ("= false", '= "no"', 4, "must be true or false, not 'no'"),
         ('clause = "in', 'clause = " " # "in', 6, "must not be blank"),
         ('"in the rain"', '"a downpour"', 9, "holds 'a downpour' twice"),
-        ('"in the rain"', "7", 9, "must hold strings only"),
+        ('"in the rain"', "7", 9, "must be a string, not 7"),
         ("guidance_scale = 1.0", "guidance_scale = 99", 25, "from 0 to 30, not 99"),
         ("guidance_scale = 1.0", "guidance_scale = inf", 25, "from 0 to 30, not inf"),
         ("num_inference_steps = 1", "num_inference_steps = 1.5", 26, "integer from 1 to 1000"),
@@ -73,7 +73,7 @@ def test_too_few_phrases(tmp_path):
         ("rows = 2", "rows = 0", "must be an integer from 1 to 8, not 0"),
         ('"edit"', '"compose"', "must be one of edit, composition"),
         ('given = ["TOP LEFT"]', 'given = ["TOP"]', "names no cell 'TOP'"),
-        ('given = ["TOP LEFT"]', "given = []", "needs at least 1 entries"),
+        ('given = ["TOP LEFT"]', "given = []", "needs at least 1 entry"),
         ('given = ["TOP LEFT"]', 'given = ["BOTTOM LEFT", "TOP LEFT", "TOP RIGHT", '
          '"BOTTOM RIGHT"]', "nothing is left to fill"),
         ('mode = "edit"', 'mode = "composition"', "must name the two sources"),

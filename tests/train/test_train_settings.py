@@ -121,29 +121,33 @@ WRONG = [
     ("learning_rate = 1e-4", 'learning_rate = "fast"', "optim.learning_rate"),
     ("learning_rate = 1e-4", "learning_rate = 0", "optim.learning_rate"),
     ("learning_rate = 1e-4", "learning_rate = nan", "optim.learning_rate"),
-    ("learning_rate = 1e-4", "learning_rte = 1e-4", "learning_rate?"),
+    ("learning_rate = 1e-4", "learning_rte = 1e-4", "'learning_rate'?"),
     ("steps = 3900", "steps = 1.5", "optim.steps"),
     ("steps = 3900", "steps = true", "optim.steps"),
-    ("steps = 3900", "", "optim.steps is missing"),
+    ("steps = 3900", "", "'optim.steps' is missing; it must be a whole number above 0"),
     ("betas = [0.9, 0.99]", "betas = [0.9]", "optim.betas"),
     ("clip_norm = 0.05", "clip_norm = [1]", "optim.clip_norm"),
     ("until = 1.0", "until = 0.5", "end at 1.0"),
-    ("batch = 1", "batch = 0", "phases[0].batch"),
-    ("sizes = [[288, 512], [512, 288]]", "sizes = [288, 512]", "phases[0].sizes"),
-    ("rank = 8", "rank = 8\nrnak = 8", "rank?"),
-    ("rank = 8", "", "loss.rank is missing"),
-    ("text_masking = 0.6", "text_masking = 1.5", "loss.text_masking = 1.5 must be from 0 to 1"),
-    ("caption_dropout = 0.1", "", "loss.caption_dropout is missing"),
+    ("batch = 1", "batch = 0", "phases.0.batch"),
+    (
+        "sizes = [[288, 512], [512, 288]]",
+        "sizes = [288, 512]",
+        "'phases.0.sizes' must be a list of [he",
+    ),
+    ("rank = 8", "rank = 8\nrnak = 8", "'rank'?"),
+    ("rank = 8", "", "'loss.rank' is missing"),
+    ("text_masking = 0.6", "text_masking = 1.5", "'loss.text_masking' must be a number from 0"),
+    ("caption_dropout = 0.1", "", "'loss.caption_dropout' is missing"),
     ("caption_dropout = 0.1", "", "rename your text_masking to caption_dropout"),
     ("rank = 8", 'rank = "8"', "loss.rank"),
-    ('precision = "bf16"', 'precision = "fp8"', "recipe.precision"),
-    ("[mini.loss]", "[minni.loss]", "mini?"),
-    ('stage = "fill"', 'stage = "full"', "recipe.stage"),
-    ('stage = "fill"', "", "recipe.stage is missing"),
-    ('stage = "fill"', 'stage = "fill"\ngiven_first = 1', "recipe.given_first"),
-    ('stage = "fill"', 'stage = "fill"\ngiven = "noised"', "recipe.given"),
+    ('precision = "bf16"', 'precision = "fp8"', "5:1: key 'precision' must be one of bf16, fp32"),
+    ("[mini.loss]", "[minni.loss]", "'mini'?"),
+    ('stage = "fill"', 'stage = "full"', "did you mean 'fill'?"),
+    ('stage = "fill"', "", "'stage' is missing"),
+    ('stage = "fill"', 'stage = "fill"\ngiven_first = 1', "'given_first' must be true or false"),
+    ('stage = "fill"', 'stage = "fill"\ngiven = "noised"', "'given' must be one of clean, replace"),
     ('stage = "fill"', 'stage = "fill"\ngiven = "replace"\ngiven_first = true', 'given = "clean"'),
-    ("validate_every = 500", "eval_evry = 5", "eval_every?"),
+    ("validate_every = 500", "eval_evry = 5", "'eval_every'?"),
     ("validate_every = 500", "eval_every = -1", "log.eval_every"),
     ("validate_every = 500", "eval_grids = 0", "log.eval_grids"),
     ("validate_every = 500", "validate_every = -1", "log.validate_every"),
@@ -152,7 +156,7 @@ WRONG = [
     ("validate_every = 500", "tensorboard = 1", "log.tensorboard"),
     ("[inference]\nnoise_scale = 1.8", "[inference]\nnoise_scale = 0", "inference.noise_scale"),
     ("[inference]\nnoise_scale = 1.8", "[inference]\nsigma = 1.8", "inference.sigma"),
-    ("[log]", "[[log]]", "log is missing or not a table"),
+    ("[log]", "[[log]]", "'log' must be a table"),
 ]
 
 
@@ -173,7 +177,7 @@ def test_a_wrong_recipe_names_the_place(tmp_path, old, new, told):
 def test_keys_of_given_cells_are_for_stage_fill(tmp_path, stage, line):
     path = tmp_path / "mine.toml"
     path.write_text(f"{line}\n{(FOLDER / f'{stage}.toml').read_text()}")
-    with pytest.raises(RecipeError, match=f"{line.split()[0]} is for stage fill"):
+    with pytest.raises(RecipeError, match=f"key '{line.split()[0]}' is for stage fill"):
         load_train_recipe(path, "mini")
 
 

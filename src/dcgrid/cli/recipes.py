@@ -23,6 +23,7 @@ from dcgrid.cli.output import Format, Output, printable
 from dcgrid.errors import DcgridError, RecipeError, UsageError
 from dcgrid.eval.suites.schema import read_suite
 from dcgrid.hub import config_dir
+from dcgrid.io.schema import read_toml
 
 app = typer.Typer(
     help="List, show, check and render the recipes of effects and grid layouts.",
@@ -223,7 +224,7 @@ def _problems(file: Path) -> list[str]:
 
 def _is_suite(file: Path) -> bool:
     """Return True for a suite of `dcgrid eval`, told by its place or its keys."""
-    return file.parent.name == "eval" or recipes.read_toml(file).has("methods")
+    return file.parent.name == "eval" or "methods" in read_toml(file).values
 
 
 def _slot_values(pairs: Sequence[str]) -> dict[str, str]:

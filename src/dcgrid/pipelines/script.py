@@ -16,12 +16,15 @@ No torch here.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
+
+from annotated_types import Ge, Le, Len, Lt
 
 from dcgrid.errors import UsageError
+from dcgrid.io.schema import Text, read_toml, show
 from dcgrid.pipelines.job import GridJob, check_numbers
 from dcgrid.pipelines.resolve import Edit, ResolvedGrid, effect_edit, free_edit, layout_slots, place
-from dcgrid.recipes import LayoutRecipe, Table, effect_names, load_effect, load_layout, read_toml
+from dcgrid.recipes import LayoutRecipe, effect_names, load_effect, load_layout
 
 MAX_SCENES = 60
 """Most scenes of a story."""
@@ -33,12 +36,25 @@ LONGEST_S = 3600
 class Scene:
     """One scene of a story."""
 
-    effect: str = ""
+    effect: Annotated[str, Text(200, blank=True)] = ""
     """Effect recipe that it shows, or its path; empty: `prompt` says it."""
-    prompt: str = ""
+    prompt: Annotated[str, Text(500, blank=True)] = ""
     """The scene in free text; empty: `effect` says it."""
-    title: str = ""
+    title: Annotated[str, Text(120, blank=True)] = ""
     """What the reel and the storyboard call it; empty: the effect's name, or the text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StoryFile:
+    """The keys of a story file, beside `from`."""
+
+    subject: Annotated[str, Text(200, blank=True)] = ""
+    motion: Annotated[str, Text(200, blank=True)] = ""
+    seconds: Annotated[float, Ge(0.1), Le(LONGEST_S)] | None = None
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
+    titles: bool = False
+    fade: Annotated[float, Ge(0), Le(10)] = 0.0
+    scenes: Annotated[tuple[Scene, ...], Len(1, MAX_SCENES)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,26 +132,31 @@ def read_story(path: Path) -> StoryJob:
     Raises:
         RecipeError: The file cannot be read, or a key is unknown, missing or wrong; all at once.
     """
-    table = read_toml(path)
-    source = table.text("from", default="", max_length=4000)
-    job = StoryJob(
+    document = read_toml(path, hint="docs/story.md shows a story file")
+    source = document.values.pop("from", "")  # no name that a field can have
+    if not isinstance(source, str):
+        document.refuse([(("from",), f"must be a string, not {show(source)}")])
+    read = document.build(_StoryFile)
+    document.refuse(
+        (("scenes", number, "prompt"), "or `effect`: a scene has exactly one of both")
+        for number, scene in enumerate(read.scenes)
+        if bool(scene.effect.strip()) == bool(scene.prompt.strip())
+    )
+    return StoryJob(
         name=path.stem,
         folder=path.parent,
         source=path.parent / source if source else None,
-        subject=table.text("subject", default="", max_length=200),
-        motion=table.text("motion", default="", max_length=200),
-        seed=table.integer("seed", minimum=0, maximum=2**63 - 1, default=0),
-        titles=table.flag("titles", default=False),
-        fade_s=table.number("fade", minimum=0, maximum=10, default=0),
-        duration_s=_seconds(table),
-        scenes=tuple(_scene(one) for one in table.tables("scenes")),
+        subject=read.subject,
+        motion=read.motion,
+        seed=read.seed,
+        titles=read.titles,
+        fade_s=read.fade,
+        duration_s=read.seconds,
+        scenes=tuple(
+            Scene(effect=one.effect.strip(), prompt=one.prompt.strip(), title=one.title.strip())
+            for one in read.scenes
+        ),
     )
-    if not job.scenes:
-        table.problem("scenes", "is missing; a story is a list of [[scenes]]")
-    elif len(job.scenes) > MAX_SCENES:
-        table.problem("scenes", f"has {len(job.scenes)} entries; at most {MAX_SCENES} are allowed")
-    table.finish()
-    return job
 
 
 def scene_of(text: str, recipe_dir: Path | None) -> Scene:
@@ -191,24 +212,6 @@ def titles_of(job: StoryJob) -> tuple[str, ...]:
         scene.title.strip() or scene.effect.replace("-", " ") or scene.prompt
         for scene in job.scenes
     )
-
-
-def _seconds(table: Table) -> float | None:
-    """Return how long each scene is; None: the model's usual length."""
-    if not table.has("seconds"):
-        return None
-    return table.number("seconds", minimum=0.1, maximum=LONGEST_S)
-
-
-def _scene(table: Table) -> Scene:
-    scene = Scene(
-        effect=table.text("effect", default="", max_length=200).strip(),
-        prompt=table.text("prompt", default="", max_length=500).strip(),
-        title=table.text("title", default="", max_length=120).strip(),
-    )
-    if bool(scene.effect) == bool(scene.prompt):
-        table.problem("prompt", "or `effect`: a scene has exactly one of both")
-    return scene
 
 
 def _edits(job: StoryJob, layout: LayoutRecipe, recipe_dir: Path | None) -> list[Edit]:

@@ -1,7 +1,7 @@
 """Recipes: what effects and layouts are, read strictly from TOML. Loads no torch.
 
-Read schema.py first; find.py looks recipes up, tables.py is the strict reader that other recipe
-kinds use too. The recipe files themselves are in recipes/ at the top of the repository.
+Read schema.py first; find.py looks recipes up, io/schema.py checks them. The recipe files
+themselves are in recipes/ at the top of the repository.
 """
 
 from dcgrid.recipes.find import (
@@ -24,7 +24,6 @@ from dcgrid.recipes.schema import (
     read_layout,
     read_recipe,
 )
-from dcgrid.recipes.tables import Table, TextPlace, read_toml
 
 __all__ = [
     "EFFECT_SLOTS",
@@ -32,8 +31,6 @@ __all__ = [
     "GivenAs",
     "LayoutRecipe",
     "SamplerValues",
-    "Table",
-    "TextPlace",
     "effect_names",
     "layout_names",
     "list_effects",
@@ -43,7 +40,6 @@ __all__ = [
     "read_effect",
     "read_layout",
     "read_recipe",
-    "read_toml",
     "shipped_dir",
     "unknown_recipe",
 ]

@@ -5,14 +5,16 @@ recipes are looked for is find.py's business, what a template means is prompts'.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import MappingProxyType
-from typing import Literal, cast
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, MinLen
 
 from dcgrid.errors import RecipeError
-from dcgrid.recipes.tables import Table, TextPlace, read_toml
+from dcgrid.io.schema import EACH_ONCE, Document, Problem, Rule, Text, TextPlace, read_toml
 
 EffectKind = Literal["tone", "light", "weather", "element"]
 LayoutMode = Literal["edit", "composition"]
@@ -29,6 +31,16 @@ EFFECT_SLOTS = ("subject", "identity", "motion", "motion_tag", "scene")
 
 # Names become parts of file names, so they are kept to what every system takes.
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+
+
+def _check_name(name: str) -> str:
+    fits = len(name) <= 40 and _NAME.fullmatch(name)
+    shown = f"not {name[:60]!r}"
+    return "" if fits else f"must be at most 40 small letters, digits and single hyphens, {shown}"
+
+
+Name = Annotated[str, Rule(_check_name)]
+Side = Annotated[int, Ge(1), Le(MAX_SIDE)]
 _SLOT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -36,15 +48,15 @@ _SLOT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 class SamplerValues:
     """What an effect wants of the sampler, whatever the model; None: as the model has it."""
 
-    guidance_scale: float | None = None
+    guidance_scale: Annotated[float, Ge(0), Le(30)] | None = None
     """Weight of the text; 1 is no guidance; 0..30."""
-    num_inference_steps: int | None = None
+    num_inference_steps: Annotated[int, Ge(1), Le(1000)] | None = None
     """Steps from noise to picture; 1..1000."""
-    noise_scale: float | None = None
+    noise_scale: Annotated[float, Ge(0.1), Le(10)] | None = None
     """s in x_t = (1-t) x0 + t s e; 0.1..10."""
-    guidance_until: float | None = None
+    guidance_until: Annotated[float, Ge(0), Le(1)] | None = None
     """Flow time below which there is no guidance; 0..1; 0 is never. Approximate."""
-    cache_threshold: float | None = None
+    cache_threshold: Annotated[float, Ge(0), Le(1)] | None = None
     """Change of the first block below which the others are left out; 0..1; 0 is never.
     Approximate; Wan models."""
 
@@ -53,57 +65,71 @@ class SamplerValues:
 class EffectRecipe:
     """An effect: what a cell shows, how people ask for it, and how to sample it."""
 
-    name: str
+    name: Name
     """Name on the command line, e.g. "rain"."""
-    title: str
+    title: Annotated[str, Text(80)]
     """A few words for lists."""
     kind: EffectKind
     """tone (colours and brightness of the whole picture), light, weather or element."""
     deterministic: bool
     """True: the effect is a function of the clip, so an edit can be compared pixel by pixel."""
-    clause: str
+    clause: Annotated[str, Text(2_000)]
     """Template of the cell's clause, read after "<Subject> performing the exact same <motion>"."""
     clause_place: TextPlace
     """Where the clause stands, for errors."""
-    phrases: tuple[str, ...]
+    phrases: Annotated[tuple[Annotated[str, Text(200)], ...], MinLen(MIN_PHRASES), EACH_ONCE]
     """Other words for it, for training and for matching free text; at least `MIN_PHRASES`."""
-    negative: str
+    negative: Annotated[str, Text(2_000, blank=True)] = ""
     """What guidance steers away from; may be empty."""
-    sampler: SamplerValues
+    sampler: SamplerValues = field(default_factory=SamplerValues)
     """Values for the sampler."""
     file: Path
     """The file it was read from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayoutRecipe:
-    """A grid: its shape, which cells are given, and what its prompt says."""
+class _LayoutKeys:
+    """What a layout's file says as it is."""
 
-    name: str
+    name: Name
     """Name on the command line, e.g. "edit-2x2"."""
-    title: str
+    title: Annotated[str, Text(80)]
     """A few words for lists."""
     mode: LayoutMode
     """edit: the same concept in every cell; composition: two sources and their fusions."""
-    rows: int
+    rows: Side
     """Rows of cells; 1..`MAX_SIDE`."""
-    cols: int
+    cols: Side
     """Columns of cells; 1..`MAX_SIDE`."""
-    cells: tuple[str, ...]
+    cells: Annotated[tuple[Annotated[str, Text(80)], ...], MinLen(1), EACH_ONCE]
     """Names of the cells, row-major, as the prompt writes them."""
-    given: tuple[int, ...]
-    """Indices of the given cells, row-major; at least one cell is left to fill."""
-    given_as: GivenAs
+    given_as: GivenAs = "trained"
     """How given cells enter: "clean" at time 0, or noised like the rest ("replace"). "trained": as
     the adapter, or without one the base, was trained with."""
     visibility: Visibility
     """all: every cell reads every clause; composition: a given cell reads only its own."""
-    template: str
+    template: Annotated[str, Text(20_000)]
     """Prompt template, see docs/prompt-language.md."""
+    slots: Mapping[str, str] = field(default_factory=dict)
+    """Slots of the template with their defaults; "": optional."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LayoutFile(_LayoutKeys):
+    """A layout's file."""
+
+    given: Annotated[tuple[str, ...], MinLen(1), EACH_ONCE]
+    """Names of the given cells."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayoutRecipe(_LayoutKeys):
+    """A grid: its shape, which cells are given, and what its prompt says."""
+
+    given: tuple[int, ...]
+    """Indices of the given cells, row-major; at least one cell is left to fill."""
     template_place: TextPlace
     """Where the template stands, for errors."""
-    slots: Mapping[str, str]
-    """Slots of the template with their defaults; "": optional."""
     file: Path
     """The file it was read from."""
 
@@ -114,22 +140,7 @@ def read_effect(path: Path) -> EffectRecipe:
     Raises:
         RecipeError: The file or any key of it is wrong; all problems are named with their lines.
     """
-    table = read_toml(path)
-    kinds = ("tone", "light", "weather", "element")
-    recipe = EffectRecipe(
-        name=_name(table, path),
-        title=table.text("title", max_length=80),
-        kind=cast(EffectKind, table.text("kind", choices=kinds)),
-        deterministic=table.flag("deterministic"),
-        clause=table.text("clause", max_length=2_000),
-        clause_place=table.place("clause"),
-        phrases=_phrases(table),
-        negative=table.text("negative", default="", max_length=2_000),
-        sampler=_sampler(table.table("sampler", optional=True)),
-        file=path,
-    )
-    table.finish()
-    return recipe
+    return _effect(_read(path), path)
 
 
 def read_layout(path: Path) -> LayoutRecipe:
@@ -138,33 +149,7 @@ def read_layout(path: Path) -> LayoutRecipe:
     Raises:
         RecipeError: The file or any key of it is wrong; all problems are named with their lines.
     """
-    table = read_toml(path)
-    rows = table.integer("rows", minimum=1, maximum=MAX_SIDE)
-    cols = table.integer("cols", minimum=1, maximum=MAX_SIDE)
-    # With a wrong rows or cols, counting the cells would only add a false complaint.
-    count = rows * cols if table.is_clean else None
-    mode = cast(LayoutMode, table.text("mode", choices=("edit", "composition")))
-    cells = _cells(table, count)
-    recipe = LayoutRecipe(
-        name=_name(table, path),
-        title=table.text("title", max_length=80),
-        mode=mode,
-        rows=rows,
-        cols=cols,
-        cells=cells,
-        given=_given(table, cells, mode),
-        given_as=cast(
-            GivenAs,
-            table.text("given_as", choices=("trained", "clean", "replace"), default="trained"),
-        ),
-        visibility=cast(Visibility, table.text("visibility", choices=("all", "composition"))),
-        template=table.text("template"),
-        template_place=table.place("template"),
-        slots=_slots(table),
-        file=path,
-    )
-    table.finish()
-    return recipe
+    return _layout(_read(path), path)
 
 
 def read_recipe(path: Path) -> EffectRecipe | LayoutRecipe:
@@ -173,73 +158,57 @@ def read_recipe(path: Path) -> EffectRecipe | LayoutRecipe:
     Raises:
         RecipeError: The file is neither, or it is wrong.
     """
-    table = read_toml(path)
-    if table.has("clause") or table.has("phrases") or path.parent.name == "effects":
-        return read_effect(path)
-    if table.has("template") or table.has("cells") or path.parent.name == "layouts":
-        return read_layout(path)
+    document = _read(path)
+    if {"clause", "phrases"} & document.values.keys() or path.parent.name == "effects":
+        return _effect(document, path)
+    if {"template", "cells"} & document.values.keys() or path.parent.name == "layouts":
+        return _layout(document, path)
     raise RecipeError(
         f"{path}: neither an effect recipe (it has no clause) nor a layout recipe (no template)",
         hint="docs/prompt-language.md shows both kinds",
     )
 
 
-def _name(table: Table, path: Path) -> str:
-    """Return the name, which must be the file's: otherwise a lookup by name would mislead."""
-    name = table.text("name", max_length=40)
-    if name and not _NAME.fullmatch(name):
-        table.problem("name", f"must be small letters, digits and single hyphens, not {name!r}")
-    elif name and name != path.stem:
-        table.problem("name", f"must be the file's name {path.stem!r}, not {name!r}")
-    return name
+def _read(path: Path) -> Document:
+    return read_toml(path, hint=f"dcgrid recipes check {shlex.quote(str(path))}")
 
 
-def _phrases(table: Table) -> tuple[str, ...]:
-    phrases = table.texts("phrases", minimum=MIN_PHRASES)
-    if any(len(phrase) > 200 for phrase in phrases):
-        table.problem("phrases", "holds a phrase of more than 200 characters")
-    return phrases
+def _effect(document: Document, path: Path) -> EffectRecipe:
+    place = asdict(document.place("clause"))
+    recipe = document.build(EffectRecipe, clause_place=place, file=str(path))
+    document.refuse(_name_problems(recipe.name, path))
+    return recipe
 
 
-def _sampler(table: Table) -> SamplerValues:
-    def number(key: str, minimum: float, maximum: float) -> float | None:
-        return table.number(key, minimum=minimum, maximum=maximum) if table.has(key) else None
-
-    steps = "num_inference_steps"
-    return SamplerValues(
-        guidance_scale=number("guidance_scale", 0, 30),
-        num_inference_steps=(
-            table.integer(steps, minimum=1, maximum=1000) if table.has(steps) else None
-        ),
-        noise_scale=number("noise_scale", 0.1, 10),
-        guidance_until=number("guidance_until", 0, 1),
-        cache_threshold=number("cache_threshold", 0, 1),
+def _layout(document: Document, path: Path) -> LayoutRecipe:
+    read = document.build(_LayoutFile)
+    document.refuse([*_name_problems(read.name, path), *_cell_problems(read)])
+    values = {one.name: getattr(read, one.name) for one in fields(_LayoutKeys)}
+    return LayoutRecipe(
+        **values,
+        given=tuple(sorted(read.cells.index(name) for name in read.given)),
+        template_place=document.place("template"),
+        file=path,
     )
 
 
-def _cells(table: Table, count: int | None) -> tuple[str, ...]:
-    cells = table.texts("cells", minimum=1)
-    if cells and count is not None and len(cells) != count:
-        table.problem("cells", f"names {len(cells)} cells; rows x cols makes {count}")
-    return cells
+def _name_problems(name: str, path: Path) -> Iterator[Problem]:
+    """The name must be the file's: otherwise a lookup by name would mislead."""
+    if name != path.stem:
+        yield ("name",), f"must be the file's name {path.stem!r}, not {name!r}"
 
 
-def _given(table: Table, cells: tuple[str, ...], mode: LayoutMode) -> tuple[int, ...]:
-    """Return the indices of the given cells, from their names."""
-    names = table.texts("given", minimum=1)
-    unknown = [name for name in names if name not in cells]
-    if unknown:
-        table.problem("given", f"names no cell {unknown[0][:80]!r}; cells: {', '.join(cells)}")
-    elif len(names) == len(cells) and names:
-        table.problem("given", "names every cell, so nothing is left to fill")
-    elif mode == "composition" and len(names) != 2:
-        table.problem("given", f"must name the two sources of a composition, not {len(names)}")
-    return tuple(sorted(cells.index(name) for name in names if name in cells))
-
-
-def _slots(table: Table) -> Mapping[str, str]:
-    slots = table.texts_by_name("slots")
-    for name in slots:
+def _cell_problems(layout: _LayoutFile) -> Iterator[Problem]:
+    count, cells, given = layout.rows * layout.cols, layout.cells, layout.given
+    unknown = [name for name in given if name not in cells]
+    if len(cells) != count:
+        yield ("cells",), f"names {len(cells)} cells; rows x cols makes {count}"
+    elif unknown:
+        yield ("given",), f"names no cell {unknown[0][:80]!r}; cells: {', '.join(cells)}"
+    elif len(given) == len(cells):
+        yield ("given",), "names every cell, so nothing is left to fill"
+    elif layout.mode == "composition" and len(given) != 2:
+        yield ("given",), f"must name the two sources of a composition, not {len(given)}"
+    for name in layout.slots:
         if not _SLOT.fullmatch(name):
-            table.problem("slots", f"has the slot {name[:80]!r}; use letters, digits and _")
-    return MappingProxyType(slots)
+            yield ("slots",), f"has the slot {name[:80]!r}; use letters, digits and _"

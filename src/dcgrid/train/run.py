@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +19,6 @@ from dcgrid.adapters.files import load_adapter, save_adapter
 from dcgrid.adapters.reading import check_use, read_sha256
 from dcgrid.adapters.spec import AdapterSpec, Stage
 from dcgrid.errors import OutputError, WeightsError
-from dcgrid.grid.modes import Mode
 from dcgrid.io.locks import run_lock
 from dcgrid.models.loading import is_here
 from dcgrid.models.native.autoencoder import Autoencoder
@@ -167,7 +166,7 @@ def adapter_specs(
         AdapterSpec(
             name=f"{recipe.run_name}{part}",
             stage=cast(Stage, recipe.stage),
-            mode=cast(Mode, recipe.mode),
+            mode=recipe.mode,
             rank=rank,
             alpha=rank,
             dropout=recipe.loss["dropout"],
@@ -176,7 +175,7 @@ def adapter_specs(
             inference_noise_scale=recipe.sampled_noise_scale,
             inference_time_shift=recipe.sampled_time_shift,
             self_conditioning=recipe.self_conditioned,
-            given=cast(Literal["clean", "replace"], recipe.given),
+            given=recipe.given,
             given_first=recipe.given_first,
             dc_strength=recipe.loss["dc_strength"],
             dc_sha256=dc_sha256,

@@ -6,23 +6,24 @@
 Paper: sec. 2 and 3.2 (data of the Grid LoRA, Sampling Grids), sec. 5.1 (data of Grid-Fill)
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import torch
+from annotated_types import Ge, Le
 
 from dcgrid.adapters.reading import check_use, read_spec
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.errors import AdapterError, LayoutError, RecipeError
 from dcgrid.grid.layout import cell_token_shape
 from dcgrid.grid.modes import Mode
+from dcgrid.io.schema import EACH_ONCE, Text, read_toml
 from dcgrid.models.tags import TOKENS_NAME
-from dcgrid.recipes import Table, read_toml
 from dcgrid.train.facts import TrainFacts, table_names, train_facts
 from dcgrid.train.job import DC_NAME
 from dcgrid.train.sampled import grids_folder
+from dcgrid.train.settings import Sizes
 
 _PARTS = (("autoencoder", "autoencoder"), ("base", "text"), ("base", "dit"))
 """Stage and part of the weight files that are read."""
@@ -32,23 +33,23 @@ _PARTS = (("autoencoder", "autoencoder"), ("base", "text"), ("base", "dit"))
 class GenerateRecipe:
     """How grids are generated, whatever generates them."""
 
-    grids: int
+    grids: Annotated[int, Ge(1), Le(9_999)]
     """How many grids, dropped ones among them."""
-    num_inference_steps: int
+    num_inference_steps: Annotated[int, Ge(1), Le(1_000)]
     """Steps of the sampler."""
-    guidance_scale: float
+    guidance_scale: Annotated[float, Ge(0), Le(100)]
     """Guidance against the empty text; 1: none."""
-    frames: int
+    frames: Annotated[int, Ge(1), Le(10_000)]
     """Pixel frames of a cell."""
-    sizes: tuple[tuple[int, int], ...]
+    sizes: Sizes
     """Cell sizes (height, width) in pixels; grid after grid takes the next."""
-    noise_scale: float | None
+    noise_scale: Annotated[float, Ge(1e-3), Le(100)] | None = None
     """s, the paper's sigma; None: what the adapter's file says."""
-    time_shift: float | None
+    time_shift: Annotated[float, Ge(1e-3), Le(100)] | None = None
     """Shift of the sampler's times towards noise; None: what the adapter's file says."""
-    dc_strength: float
+    dc_strength: Annotated[float, Ge(0), Le(10)]
     """Strength of the Multi-DC LoRA."""
-    seed: int
+    seed: Annotated[int, Ge(0), Le(2**40)]
     """Seed of texts and noise; grid n of every run with it is the same."""
 
     def size_of(self, number: int) -> tuple[int, int]:
@@ -64,7 +65,9 @@ class GenerateRecipe:
 class SampleRecipe(GenerateRecipe):
     """What stage `sample` samples; with a `dc_strength` of 0 the Multi-DC LoRA is left away."""
 
-    concept_share: float
+    stage: Literal["sample"] = "sample"
+    """What the recipe is for."""
+    concept_share: Annotated[float, Ge(0), Le(1)]
     """Share of grids about concepts that Multi-DC learned; the rest are about the world's words."""
 
 
@@ -72,12 +75,19 @@ class SampleRecipe(GenerateRecipe):
 class CellRecipe(GenerateRecipe):
     """What stage `cells` generates; its `dc_strength` is above 0."""
 
-    concepts: tuple[str, ...]
+    stage: Literal["cells"] = "cells"
+    """What the recipe is for."""
+    dc_strength: Annotated[float, Ge(1e-3), Le(10)]
+    """Strength of the Multi-DC LoRA."""
+    concepts: Annotated[tuple[Annotated[str, Text(200)], ...], EACH_ONCE]
     """Tags of the identities that grids are about; none: all that Multi-DC knows."""
-    places: tuple[str, ...]
+    places: Annotated[tuple[Annotated[str, Text(500)], ...], EACH_ONCE]
     """Scenes that an edit may put a concept into, beside light and weather."""
     shared_noise: bool
     """True: cells that show one subject start from the same noise."""
+
+
+_Recipe = TypeVar("_Recipe", bound=GenerateRecipe)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,9 +187,6 @@ class CellJob(GenerateJob):
     """The recipe, overrides applied."""
 
 
-_Recipe = TypeVar("_Recipe", bound=GenerateRecipe)
-
-
 def load_sample_recipe(path: Path, model: str) -> SampleRecipe:
     """Read a recipe of stage `sample` and apply the overrides for one model.
 
@@ -188,81 +195,22 @@ def load_sample_recipe(path: Path, model: str) -> SampleRecipe:
             model does not take.
         UsageError: No native model has that name.
     """
-    return _load(path, model, "sample", _sample_keys)
+    return _load(path, model, "sample", SampleRecipe)
 
 
 def load_cell_recipe(path: Path, model: str) -> CellRecipe:
     """Read a recipe of stage `cells` and apply the overrides for one model; see above."""
-    return _load(path, model, "cells", _cell_keys)
+    return _load(path, model, "cells", CellRecipe)
 
 
-def _load(
-    path: Path, model: str, stage: str, read: Callable[[Table, _Recipe | None], _Recipe]
-) -> _Recipe:
-    mine = train_facts(model).tables
-    try:
-        table = read_toml(path)
-        table.text("stage", choices=(stage,))
-        shared = chosen = read(table, None)
-        for name in table_names():
-            if table.has(name):
-                own = read(table.table(name), shared)
-                chosen = own if name in mine else chosen
-        table.finish()
-    except RecipeError as error:
-        raise RecipeError(error.message, hint=f"compare recipes/train/{stage}.toml") from error
-    _check_shapes(path, chosen, model)
-    return chosen
-
-
-def _sample_keys(table: Table, shared: SampleRecipe | None) -> SampleRecipe:
-    share = getattr(shared, "concept_share", None)
-    return SampleRecipe(
-        concept_share=table.number("concept_share", minimum=0.0, maximum=1.0, default=share),
-        **_shared_keys(table, shared, least_strength=0.0),
-    )
-
-
-def _cell_keys(table: Table, shared: CellRecipe | None) -> CellRecipe:
-    return CellRecipe(
-        concepts=table.texts("concepts", default=getattr(shared, "concepts", None)),
-        places=table.texts("places", default=getattr(shared, "places", None)),
-        shared_noise=table.flag("shared_noise", default=getattr(shared, "shared_noise", None)),
-        **_shared_keys(table, shared, least_strength=1e-3),
-    )
-
-
-def _shared_keys(
-    table: Table, shared: GenerateRecipe | None, *, least_strength: float
-) -> dict[str, Any]:
-    """Read the keys of `GenerateRecipe`; `shared` has what is absent.
-
-    Without it all are needed but those that an adapter's file says.
-    """
-    counts = {
-        key: table.integer(key, minimum=low, maximum=high, default=getattr(shared, key, None))
-        for key, low, high in (
-            ("grids", 1, 9999),
-            ("num_inference_steps", 1, 1000),
-            ("frames", 1, 10_000),
-            ("seed", 0, 2**40),
-        )
-    }
-    numbers = {
-        key: table.number(key, minimum=low, maximum=high, default=getattr(shared, key, None))
-        for key, low, high in (
-            ("guidance_scale", 0.0, 100.0),
-            ("dc_strength", least_strength, 10.0),
-        )
-    }
-    told = {
-        key: table.number(key, minimum=1e-3, maximum=100.0)
-        if table.has(key)
-        else getattr(shared, key, None)
-        for key in ("noise_scale", "time_shift")
-    }
-    sizes = table.sizes("sizes", default=getattr(shared, "sizes", None))
-    return {"sizes": sizes, **counts, **numbers, **told}
+def _load(path: Path, model: str, stage: str, kind: type[_Recipe]) -> _Recipe:
+    document = read_toml(path, hint=f"compare recipes/train/{stage}.toml")
+    mine, known = train_facts(model).tables, table_names()
+    recipe = document.layered(mine, known).build(kind)
+    for name in known:  # a mistake in what is for another model is one, too
+        document.layered([name], known).build(kind)
+    _check_shapes(path, recipe, model)
+    return recipe
 
 
 def _check_shapes(path: Path, recipe: GenerateRecipe, model: str) -> None:

@@ -8,28 +8,35 @@
 `load_train_recipe(path, model)` merges the two and checks every key.
 """
 
-import math
-import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Literal, get_args
 
-from dcgrid.errors import RecipeError
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
 from dcgrid.grid.modes import Mode
+from dcgrid.io.schema import Problem, near, read_toml
 from dcgrid.train.facts import table_names, train_facts
 
-STAGES = ("autoencoder", "base", "upsampler", "dc", "grid", "fill")
+Stage = Literal["autoencoder", "base", "upsampler", "dc", "grid", "fill"]
+STAGES = get_args(Stage)
 
 ADAPTER_STAGES = ("dc", "grid", "fill")
 """Those that train adapters on a frozen base."""
 
-STORED = ("bf16", "int8", "fp32")
+Stored = Literal["bf16", "int8", "fp32"]
+STORED = get_args(Stored)
 
-MAX_BYTES = 256 * 1024
-"""Largest recipe file that is read."""
+Count = Annotated[int, Ge(1), Lt(2**40), "a whole number above 0"]
+Whole = Annotated[int, Ge(0), Lt(2**40), "a whole number of 0 or more"]
+Share = Annotated[float, Ge(0), Le(1)]
+Decay = Annotated[float, Ge(0), Lt(1)]
+Positive = Annotated[float, Gt(0), Le(1e9), "a number above 0"]
+Scale = Annotated[float, Ge(1e-3), Le(100)]
+Sizes = Annotated[tuple[tuple[Count, Count], ...], MinLen(1), "a list of [height, width] in pixels"]
+"""Heights and widths of cells, in pixels."""
 
 _PIXEL_KEYS = ("squared", "absolute", "differences", "effect_share")
 _GRID_KEYS = (
@@ -65,30 +72,28 @@ _HINTS = {
 }
 """What to do where a key is missing that older recipes do not have."""
 
-_Settings = TypeVar("_Settings")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimSettings:
     """The optimiser and its schedule."""
 
-    learning_rate: float
+    learning_rate: Positive
     """Peak learning rate of AdamW."""
-    steps: int
+    steps: Count
     """Optimiser steps of the whole stage."""
-    warmup_steps: int = 0
+    warmup_steps: Whole = 0
     """Steps of linear rise from 0."""
-    cooldown: float = 0.0
+    cooldown: Share = 0.0
     """Last part of the steps (0-1) over which the rate falls linearly to 0; the paper: 0."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: Annotated[tuple[Decay, Decay], "two numbers from 0 to below 1"] = (0.9, 0.99)
     """AdamW's decay of both moments."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, Ge(0), Le(1e3)] = 0.01
     """AdamW's decoupled weight decay."""
-    eps: float = 1e-8
+    eps: Annotated[float, Gt(0), Le(1)] = 1e-8
     """AdamW's epsilon."""
-    clip_norm: float = 1.0
+    clip_norm: Positive = 1.0
     """Largest norm of the gradient; larger ones are scaled down."""
-    ema_decay: float = 0.0
+    ema_decay: Decay = 0.0
     """Decay a step of the averaged weights that are shipped; 0: no average."""
 
 
@@ -96,19 +101,19 @@ class OptimSettings:
 class Phase:
     """A stretch of the run with one shape of data."""
 
-    until: float
+    until: Annotated[float, Gt(0), Le(1)]
     """End of the phase as a part of all steps; the last one ends at 1."""
-    frames: int
+    frames: Count
     """Pixel frames of a clip."""
-    sizes: tuple[tuple[int, int], ...]
+    sizes: Sizes
     """Cell sizes (height, width) in pixels; one is drawn for each batch."""
-    batch: int
+    batch: Count
     """Grids (or clips) of a batch."""
-    image_share: float = 0.0
+    image_share: Share = 0.0
     """Stage base: share of the batches that are images, clips of one frame; the rest are clips."""
-    image_sizes: tuple[tuple[int, int], ...] = ()
+    image_sizes: Sizes = ()
     """Their sizes; given exactly where `image_share` is above 0."""
-    image_batch: int = 1
+    image_batch: Count = 1
     """Images of a batch: as many as have about the tokens of a batch of clips."""
 
     def of_batch(self, number: int) -> "Phase":
@@ -127,15 +132,15 @@ class Phase:
 class LogSettings:
     """What a run measures and keeps on its way; none of it changes the weights that come out."""
 
-    eval_every: int = 500
+    eval_every: Whole = 500
     """Steps between eval losses (and one at the last step); 0: never."""
-    eval_grids: int = 4
+    eval_grids: Count = 4
     """Grids that the eval loss is the mean of; the same ones in every run."""
-    validate_every: int = 0
+    validate_every: Whole = 0
     """Steps between validation videos (and one at the last step); 0: never."""
-    keep_every: int = 500
+    keep_every: Count = 500
     """Steps between checkpoints that are kept beside the newest."""
-    keep_last: int = 1
+    keep_last: Whole = 1
     """How many of those are kept; 0: none."""
     tensorboard: bool = True
     """Also write the log for TensorBoard, if that is installed."""
@@ -145,12 +150,12 @@ class LogSettings:
 class ScaleSettings:
     """How a step is fitted into memory and spread over processes; stages base, dc, grid, fill."""
 
-    checkpointing: str = "none"
+    checkpointing: Literal["none", "full", "attention"] = "none"
     """What of a transformer's blocks is computed again in the backward pass: "none", "full", or all
     but "attention", whose result is kept."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Batches of an optimiser step, of all processes together."""
-    shard: str = "none"
+    shard: Literal["none", "full", "hybrid"] = "none"
     """Where a transformer's weights, and in stage base their gradients and moments, are when
     several processes train: whole in each ("none"), in pieces
     over all ("full"), or in pieces over each machine ("hybrid")."""
@@ -160,9 +165,9 @@ class ScaleSettings:
 class InferenceSettings:
     """What weight files tell samplers, where it is not as in training; nothing is trained by it."""
 
-    noise_scale: float | None = None
+    noise_scale: Scale | None = None
     """s of samplers; None: `loss.noise_scale`. Paper: sec. 8 (1.80 after training at 1.90)."""
-    time_shift: float | None = None
+    time_shift: Scale | None = None
     """Shift of samplers' times towards noise; None: `loss.time_shift`."""
 
 
@@ -170,27 +175,27 @@ class InferenceSettings:
 class TrainRecipe:
     """Everything that a stage needs to know beside its data."""
 
-    stage: str
+    stage: Stage
     """One of STAGES."""
     optim: OptimSettings
     """Optimiser and schedule."""
-    phases: tuple[Phase, ...]
+    phases: Annotated[tuple[Phase, ...], MinLen(1)]
     """Shapes of the data over the run."""
-    loss: dict[str, float]
+    loss: dict[str, Annotated[float, Ge(0), Le(1e6)]]
     """Weights and probabilities of the stage's loss; the stage names its keys."""
-    mode: str = "consistent"
+    mode: Mode = "consistent"
     """What the grids of stages grid and fill show: "consistent" or "composition"."""
     given_first: bool = False
     """Stage fill: given cells read given cells alone, see docs/decisions/0014."""
-    given: str = "clean"
+    given: Literal["clean", "replace"] = "clean"
     """Stage fill: given cells enter "clean" at time 0, or noised like the rest ("replace")."""
-    precision: str = "bf16"
+    precision: Literal["bf16", "fp32"] = "bf16"
     """"bf16" (autocast) or "fp32"."""
     text_encoder: str = ""
     """Stage base of a model that reads text with T5: its folder, or `hf:OWNER/REPO[@REVISION]`."""
-    stored: str = "bf16"
+    stored: Stored = "bf16"
     """How matrices are kept in the weight file: "bf16", "int8" (docs/decisions/0012) or "fp32"."""
-    seed: int = 0
+    seed: Whole = 0
     """Seed of weights, data and noise."""
     scale: ScaleSettings = field(default_factory=ScaleSettings)
     """How it fits into memory and over processes."""
@@ -226,22 +231,15 @@ def load_train_recipe(path: Path, model: str) -> TrainRecipe:
     """Read a training recipe and apply the overrides for one model.
 
     Raises:
-        RecipeError: No such file, not TOML, or an unknown, missing or wrong key.
+        RecipeError: No such file, not TOML, or unknown, missing or wrong keys; all are named.
         UsageError: No model has that name.
     """
-    mine, named = train_facts(model).tables, table_names()
-    tables = _read_tables(path)
-    keys = tuple(f.name for f in fields(TrainRecipe))
-    for key, value in tables.items():
-        if key not in keys and not (key in named and isinstance(value, dict)):
-            raise _unknown(path, key, (*keys, *named))
-    merged = {key: value for key, value in tables.items() if key in keys}
-    for name in mine:
-        for key, value in tables.get(name, {}).items():
-            shared = merged.get(key)
-            both = isinstance(value, dict) and isinstance(shared, dict)
-            merged[key] = {**shared, **value} if both else value  # type: ignore[dict-item]
-    return _train_recipe(path, merged)
+    document = read_toml(path, hint="compare recipes/train; without --recipe they are used")
+    document = document.layered(train_facts(model).tables, table_names())
+    recipe = document.build(TrainRecipe)
+    document.refuse(_stage_problems(recipe))
+    document.refuse(_loss_problems(recipe))
+    return recipe
 
 
 def with_steps(recipe: TrainRecipe, steps: int | None) -> TrainRecipe:
@@ -251,208 +249,44 @@ def with_steps(recipe: TrainRecipe, steps: int | None) -> TrainRecipe:
     return replace(recipe, optim=replace(recipe.optim, steps=steps))
 
 
-def _read_tables(path: Path) -> dict[str, Any]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RecipeError(
-            f"cannot read training recipe {path}: {error.strerror}",
-            hint="see recipes/train for the shipped ones; without --recipe they are used",
-        ) from error
-    if len(content) > MAX_BYTES:
-        raise RecipeError(f"{path} has {len(content)} bytes; a recipe has at most {MAX_BYTES}")
-    try:
-        return tomllib.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        # Wrong TOML and wrong UTF-8 are ValueErrors; deep nesting is a RecursionError.
-        raise RecipeError(f"{path} is not TOML: {error}", hint="compare recipes/train") from error
-
-
-def _train_recipe(path: Path, tables: dict[str, Any]) -> TrainRecipe:
-    phases = tables.get("phases")
-    if not isinstance(phases, list) or not phases:
-        raise RecipeError(f"{path}: phases must be a list of one table or more")
-    built = dict(tables)
-    built["optim"] = _build(path, OptimSettings, tables.get("optim"), "optim")
-    built["scale"] = _build(path, ScaleSettings, tables.get("scale", {}), "scale")
-    built["log"] = _build(path, LogSettings, tables.get("log", {}), "log")
-    built["inference"] = _build(path, InferenceSettings, tables.get("inference", {}), "inference")
-    built["phases"] = tuple(_build(path, Phase, p, f"phases[{i}]") for i, p in enumerate(phases))
-    for i, phase in enumerate(built["phases"]):
+def _stage_problems(recipe: TrainRecipe) -> Iterator[Problem]:
+    """Yield the keys that are not for the recipe's stage, or that contradict each other."""
+    stage = recipe.stage
+    for number, phase in enumerate(recipe.phases):
         if bool(phase.image_share) != bool(phase.image_sizes):
-            raise RecipeError(
-                f"{path}: phases[{i}]: image_share and image_sizes go together: give both or none"
-            )
-        if phase.image_share and tables.get("stage") != "base":
-            raise RecipeError(f"{path}: phases[{i}].image_share is for stage base")
-    ends = [phase.until for phase in built["phases"]]
+            yield ("phases", number, "image_share"), "and image_sizes go together: both or none"
+        if phase.image_share and stage != "base":
+            yield ("phases", number, "image_share"), "is for stage base"
+    ends = [phase.until for phase in recipe.phases]
     if ends != sorted(set(ends)) or ends[-1] != 1.0:
-        raise RecipeError(f"{path}: phases: until must rise and end at 1.0, not {ends}")
-    recipe = _build(path, TrainRecipe, built, "recipe")
-    if recipe.mode != "consistent" and recipe.stage not in ("grid", "fill"):
-        raise RecipeError(
-            f"{path}: mode = {recipe.mode!r} is for stages grid and fill, not {recipe.stage}"
-        )
-    if recipe.text_encoder and recipe.stage != "base":
-        raise RecipeError(
-            f"{path}: text_encoder is for stage base; {recipe.stage} takes the T5 of its folder"
-        )
-    if recipe.stage != "fill" and (recipe.given_first or recipe.given != "clean"):
-        key = "given_first" if recipe.given_first else "given"
-        raise RecipeError(f"{path}: {key} is for stage fill; in {recipe.stage} no cell is given")
+        yield ("phases",), f"until must rise and end at 1.0, not {ends}"
+    if recipe.mode != "consistent" and stage not in ("grid", "fill"):
+        yield ("mode",), f"= {recipe.mode!r} is for stages grid and fill, not {stage}"
+    if recipe.text_encoder and stage != "base":
+        yield ("text_encoder",), f"is for stage base; {stage} takes the T5 of its folder"
+    for key in ("given_first", "given"):
+        if stage != "fill" and getattr(recipe, key) not in (False, "clean"):
+            yield (key,), f"is for stage fill; in {stage} no cell is given"
     if recipe.given_first and recipe.given != "clean":
-        raise RecipeError(
-            f'{path}: given_first needs given = "clean": cells that change from step to step '
-            "cannot be kept"
-        )
-    if recipe.inference != InferenceSettings() and recipe.stage in ("autoencoder", "upsampler"):
-        raise RecipeError(f"{path}: inference is for stages base, dc, grid and fill")
-    loss = _loss(path, recipe.stage, recipe.loss)
-    if recipe.stage in ("grid", "fill") and loss["single_share"]:
-        raise RecipeError(
-            f"{path}: loss.single_share must be 0 in stage {recipe.stage}, which has whole grids"
-        )
-    if recipe.mode == "composition" and loss.get("moved_share"):
-        raise RecipeError(
-            f"{path}: loss.moved_share = {loss['moved_share']:g} is for mode consistent, not "
-            "composition, whose cells show two clips and their fusions"
-        )
-    return replace(recipe, loss=loss)
+        reason = "cells that change from step to step cannot be kept"
+        yield ("given_first",), f'needs given = "clean": {reason}'
+    if recipe.inference != InferenceSettings() and stage in ("autoencoder", "upsampler"):
+        yield ("inference",), "is for stages base, dc, grid and fill"
 
 
-def _build(path: Path, kind: type[_Settings], table: object, place: str) -> _Settings:
-    """Make one of the dataclasses above from a table whose every key is checked."""
-    if not isinstance(table, dict):
-        raise RecipeError(f"{path}: {place} is missing or not a table")
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
-    values = {}
-    for key, value in table.items():
-        if key not in known:
-            raise _unknown(path, f"{place}.{key}", tuple(known))
-        values[key] = _checked(path, f"{place}.{key}", key, value)
-    for name, one in known.items():
-        if name not in values and one.default is MISSING and one.default_factory is MISSING:
-            raise RecipeError(f"{path}: {place}.{name} is missing")
-    return kind(**values)
-
-
-def _checked(path: Path, place: str, key: str, value: object) -> object:
-    if key not in _ALLOWED:
-        return value
-    fits, wanted = _ALLOWED[key]
-    frozen = _frozen(value)
-    if not fits(frozen):
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        raise RecipeError(f"{path}: {place} = {shown} must be {wanted}")
-    return frozen
-
-
-def _loss(path: Path, stage: str, table: object) -> dict[str, float]:
-    """Return the stage's table [loss]; every key of the stage is needed, no other is known."""
-    known = LOSS_KEYS[stage]
-    if not isinstance(table, dict):
-        raise RecipeError(f"{path}: loss is missing or not a table")
-    for key, value in table.items():
-        if key not in known:
-            raise _unknown(path, f"loss.{key}", known)
-        if not _is_number(value, 0.0, 1e6):
-            raise RecipeError(f"{path}: loss.{key} = {value!r} must be a number of 0 or more")
-    missing = [key for key in known if key not in table]
-    if missing:
-        raise RecipeError(f"{path}: loss.{missing[0]} is missing", hint=_HINTS.get(missing[0], ""))
+def _loss_problems(recipe: TrainRecipe) -> Iterator[Problem]:
+    """Yield what is wrong in [loss]: every key of the stage is needed, no other is known."""
+    stage, loss, known = recipe.stage, recipe.loss, LOSS_KEYS[recipe.stage]
+    for key in loss.keys() - set(known):
+        yield ("loss", key), f"is unknown{near(key, known)}"
+    for key in set(known) - loss.keys():
+        hint = f"; {_HINTS[key]}" if key in _HINTS else ""
+        yield ("loss", key), f"is missing; it must be a number of 0 or more{hint}"
     for key in _TEXT_KEYS:
-        if table.get(key, 0.0) > 1:
-            raise RecipeError(f"{path}: loss.{key} = {table[key]!r} must be from 0 to 1")
-    return {key: float(value) for key, value in table.items()}
-
-
-def _frozen(value: object) -> object:
-    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
-
-
-def _is_number(value: object, least: float, most: float) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) and least <= value <= most
-
-
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**40
-
-
-def _are_sizes(value: object) -> bool:
-    return (
-        isinstance(value, tuple)
-        and bool(value)
-        and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value)
-        and all(_is_count(side, 1) for pair in value for side in pair)
-    )
-
-
-def _is_t5(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
-
-
-def _are_betas(value: object) -> bool:
-    return (
-        isinstance(value, tuple)
-        and len(value) == 2
-        and all(_is_number(beta, 0.0, 1.0) and beta < 1 for beta in value)
-    )
-
-
-_ALLOWED: Mapping[str, tuple[Callable[[object], bool], str]] = MappingProxyType(
-    {
-        "stage": (lambda v: v in STAGES, f"one of {', '.join(STAGES)}"),
-        "precision": (lambda v: v in ("bf16", "fp32"), '"bf16" or "fp32"'),
-        "stored": (lambda v: v in STORED, f"one of {', '.join(STORED)}"),
-        "mode": (lambda v: v in get_args(Mode), f"one of {', '.join(get_args(Mode))}"),
-        "given_first": (lambda v: isinstance(v, bool), "true or false"),
-        "given": (lambda v: v in ("clean", "replace"), '"clean" or "replace"'),
-        "seed": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
-        "learning_rate": (lambda v: _is_number(v, 1e-12, 1e3), "a number above 0"),
-        "steps": (lambda v: _is_count(v, 1), "a whole number above 0"),
-        "warmup_steps": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
-        "cooldown": (lambda v: _is_number(v, 0.0, 1.0), "a number from 0 to 1"),
-        "betas": (_are_betas, "two numbers from 0 to below 1"),
-        "weight_decay": (lambda v: _is_number(v, 0.0, 1e3), "a number of 0 or more"),
-        "eps": (lambda v: _is_number(v, 1e-30, 1.0), "a number above 0"),
-        "clip_norm": (lambda v: _is_number(v, 1e-12, 1e9), "a number above 0"),
-        "ema_decay": (lambda v: _is_number(v, 0.0, 1.0) and v != 1, "from 0 to below 1"),
-        "until": (lambda v: _is_number(v, 1e-9, 1.0), "a number above 0, at most 1"),
-        "frames": (lambda v: _is_count(v, 1), "a whole number above 0"),
-        "sizes": (_are_sizes, "a list of [height, width] in pixels"),
-        "batch": (lambda v: _is_count(v, 1), "a whole number above 0"),
-        "image_share": (lambda v: _is_number(v, 0.0, 1.0), "a number from 0 to 1"),
-        "image_sizes": (_are_sizes, "a list of [height, width] in pixels"),
-        "image_batch": (lambda v: _is_count(v, 1), "a whole number above 0"),
-        "text_encoder": (_is_t5, "a folder or hf:OWNER/REPO[@REVISION]"),
-        "checkpointing": (
-            lambda v: v in ("none", "full", "attention"),
-            '"none", "full" or "attention"',
-        ),
-        "accumulate": (lambda v: _is_count(v, 1), "a whole number above 0"),
-        "shard": (lambda v: v in ("none", "full", "hybrid"), '"none", "full" or "hybrid"'),
-        "noise_scale": (lambda v: _is_number(v, 1e-3, 100.0), "a number from 0.001 to 100"),
-        "time_shift": (lambda v: _is_number(v, 1e-3, 100.0), "a number from 0.001 to 100"),
-        "eval_every": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
-        "eval_grids": (lambda v: _is_count(v, 1), "a whole number above 0"),
-        "validate_every": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
-        "keep_every": (lambda v: _is_count(v, 1), "a whole number above 0"),
-        "keep_last": (lambda v: _is_count(v, 0), "a whole number of 0 or more"),
-        "tensorboard": (lambda v: isinstance(v, bool), "true or false"),
-    }
-)
-"""What each key may hold, and how that is said."""
-
-
-def _unknown(path: Path, key: str, known: tuple[str, ...]) -> RecipeError:
-    return RecipeError(
-        f"{path}: unknown key {key[:80]}", hint=_known(key.rsplit(".", 1)[-1][:80], known)
-    )
-
-
-def _known(name: str, known: tuple[str, ...]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        if loss.get(key, 0.0) > 1:
+            yield ("loss", key), f"must be a number from 0 to 1, not {loss[key]:g}"
+    if stage in ("grid", "fill") and loss.get("single_share"):
+        yield ("loss", "single_share"), f"must be 0 in stage {stage}, which has whole grids"
+    if recipe.mode == "composition" and loss.get("moved_share"):
+        reason = "whose cells show two clips and their fusions"
+        yield ("loss", "moved_share"), f"is for mode consistent, not composition, {reason}"

@@ -12,11 +12,12 @@ show:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from dcgrid import hub
 from dcgrid.errors import InputVideoError, UsageError
+from dcgrid.io.schema import Text, read_toml
 from dcgrid.pipelines.job import check_input
-from dcgrid.recipes import read_toml
 
 CAPTIONS, MASKS = "captions.toml", "masks"
 """What is looked for beside clips."""
@@ -32,9 +33,9 @@ VIDEO_SUFFIXES = frozenset(
 class Words:
     """What a clip shows, in words."""
 
-    subject: str = ""
+    subject: Annotated[str, Text(200, blank=True)] = ""
     """Who or what; empty: not said."""
-    motion: str = ""
+    motion: Annotated[str, Text(200, blank=True)] = ""
     """What the subject does; empty: not said."""
 
 
@@ -147,13 +148,4 @@ def _mask(path: Path, masks: Path) -> Path | None:
 def _read_captions(path: Path) -> Mapping[str, Words]:
     if not path.is_file():
         raise UsageError(f"--captions {path} does not exist", hint="see docs/evaluation.md")
-    table = read_toml(path)
-    words = {}
-    for name in table.keys():  # noqa: SIM118 - a Table is no mapping
-        entry = table.table(name)
-        words[name] = Words(
-            subject=entry.text("subject", default="", max_length=200),
-            motion=entry.text("motion", default="", max_length=200),
-        )
-    table.finish()
-    return words
+    return read_toml(path, hint="see docs/evaluation.md").build(dict[str, Words])

@@ -6,14 +6,18 @@ compose   every clip with elements that the procedural world draws, two fusions 
 story     a scene a task, told from every clip
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Len, Lt, MinLen
 
 from dcgrid.errors import RecipeError, UsageError
 from dcgrid.eval.results import ReferenceRow
-from dcgrid.recipes import Table, read_toml, shipped_dir, unknown_recipe
+from dcgrid.io.schema import EACH_ONCE, Problem, Rule, Text, read_toml
+from dcgrid.recipes import shipped_dir, unknown_recipe
 
 SuiteKind = Literal["edit", "truth", "compose", "story"]
 KINDS: tuple[SuiteKind, ...] = ("edit", "truth", "compose", "story")
@@ -21,40 +25,54 @@ MAX_TASKS = 16
 """Most tasks of a suite; a story has as many scenes."""
 
 
+def _check_braces(prompt: str) -> str:
+    rest = prompt.replace("{subject}", "")
+    return "may hold {subject} and no other braces" if "{" in rest or "}" in rest else ""
+
+
+_Keys = Annotated[tuple[Annotated[str, Text(200)], ...], MinLen(1), EACH_ONCE]
+_Seed = Annotated[int, Ge(0), Lt(2**63), "a whole number from 0 on"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One thing that is asked of every clip."""
 
-    key: str
-    """Name: the effect's, or the element's."""
+    key: Annotated[str, Text(40, blank=True)] = ""
+    """Name; empty in a file: the effect's, or the element's."""
     effect: str = ""
     """Effect recipe, by name or path."""
     element: str = ""
     """Element of the procedural world that a clip is composed with."""
-    label: str = ""
+    label: Annotated[str, Text(80, blank=True)] = ""
     """Name for people; empty: the key."""
-    prompt: str = ""
+    prompt: Annotated[str, Text(2_000, blank=True), Rule(_check_braces)] = ""
     """What the result should show, as C-T reads it; "{subject}" stands for the clip's words.
     Empty: the task has no text."""
+
+    @property
+    def named(self) -> str:
+        """The effect or the element."""
+        return self.effect or self.element
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
     """What is made and measured."""
 
-    name: str
+    name: Annotated[str, Text(40)]
     """Name on the command line."""
-    title: str
+    title: Annotated[str, Text(120)]
     """A few words."""
     kind: SuiteKind
     """What is made; see the head of this file."""
-    methods: tuple[str, ...]
+    methods: _Keys
     """Keys of methods, in the order of the table."""
-    metrics: tuple[str, ...]
+    metrics: _Keys
     """Keys of metrics, in the order of the columns."""
-    seeds: tuple[int, ...]
+    seeds: Annotated[tuple[_Seed, ...], MinLen(1), EACH_ONCE] = (0,)
     """Each task is done once a seed."""
-    tasks: tuple[Task, ...]
+    tasks: Annotated[tuple[Task, ...], Len(1, MAX_TASKS)]
     """What is asked of each clip."""
     references: tuple[ReferenceRow, ...] = ()
     """Published rows."""
@@ -88,21 +106,11 @@ def read_suite(path: Path) -> Suite:
     Raises:
         RecipeError: The file or any key of it is wrong; all problems are named with their lines.
     """
-    table = read_toml(path)
-    kind = cast(SuiteKind, table.text("kind", choices=KINDS))
-    suite = Suite(
-        name=table.text("name", max_length=40),
-        title=table.text("title", max_length=120),
-        kind=kind,
-        methods=table.texts("methods", minimum=1),
-        metrics=table.texts("metrics", minimum=1),
-        seeds=_seeds(table),
-        tasks=_tasks(table, kind),
-        references=tuple(_reference(one) for one in table.tables("references")),
-        file=path,
-    )
-    table.finish()
-    return suite
+    document = read_toml(path, hint=f"dcgrid recipes check {shlex.quote(str(path))}")
+    suite = document.build(Suite, file=str(path))
+    tasks = tuple(replace(one, key=one.key or Path(one.named).stem) for one in suite.tasks)
+    document.refuse(_task_problems(suite.kind, tasks))
+    return replace(suite, tasks=tasks)
 
 
 def check_seeds(seeds: tuple[int, ...]) -> None:
@@ -118,53 +126,16 @@ def check_seeds(seeds: tuple[int, ...]) -> None:
         raise UsageError("a seed is given twice", hint="name each --seed once")
 
 
-def _seeds(table: Table) -> tuple[int, ...]:
-    seeds = table.numbers("seeds", default=(0.0,))
-    whole = tuple(int(seed) for seed in seeds)
-    if not whole or any(seed != n or seed < 0 for seed, n in zip(seeds, whole, strict=True)):
-        table.problem("seeds", "must hold whole numbers from 0 on")
-    elif len(set(whole)) < len(whole):
-        table.problem("seeds", "holds a seed twice")
-    return whole
-
-
-def _tasks(table: Table, kind: SuiteKind) -> tuple[Task, ...]:
-    tasks = tuple(_task(one, kind) for one in table.tables("tasks"))
+def _task_problems(kind: SuiteKind, tasks: tuple[Task, ...]) -> Iterator[Problem]:
     keys = [task.key for task in tasks]
-    if not 1 <= len(tasks) <= MAX_TASKS:
-        table.problem("tasks", f"must be 1 to {MAX_TASKS} [[tasks]]")
-    elif len(set(keys)) < len(keys):
-        table.problem("tasks", f"has {max(keys, key=keys.count)!r} twice; give one another `key`")
-    return tasks
-
-
-def _task(table: Table, kind: SuiteKind) -> Task:
-    what = "element" if kind == "compose" else "effect"
-    named = table.text(what)
-    prompt = table.text("prompt", default="", max_length=2_000)
-    if prompt.replace("{subject}", "").count("{") or prompt.replace("{subject}", "").count("}"):
-        table.problem("prompt", "may hold {subject} and no other braces")
-    return Task(
-        key=table.text("key", default="", max_length=40) or Path(named).stem,
-        label=table.text("label", default="", max_length=80),
-        prompt=prompt,
-        effect=named if what == "effect" else "",
-        element=named if what == "element" else "",
-    )
-
-
-def _reference(table: Table) -> ReferenceRow:
-    row = ReferenceRow(
-        table=table.text("table", max_length=40),
-        label=table.text("label", max_length=80),
-        scores=_scores(table.table("scores")),
-    )
-    return row
-
-
-def _scores(table: Table) -> Mapping[str, float]:
-    """Return published scores; which keys there may be is told when the metrics are known."""
-    return {key: table.number(key, minimum=-1e6, maximum=1e6) for key in table.keys()}  # noqa: SIM118
+    if len(set(keys)) < len(keys):
+        yield ("tasks",), f"has {max(keys, key=keys.count)!r} twice; give one another `key`"
+    what, other = ("element", "effect") if kind == "compose" else ("effect", "element")
+    for number, task in enumerate(tasks):
+        if not getattr(task, what).strip():
+            yield ("tasks", number, what), f"is missing; kind {kind} asks for an {what}"
+        if getattr(task, other):
+            yield ("tasks", number, other), f"is not for kind {kind}, which asks for an {what}"
 
 
 def _files(user_dir: Path | None) -> dict[str, Path]:
