@@ -45,6 +45,10 @@ def make(
     contact: Annotated[
         str, typer.Option("--contact", help="Whom raters can ask and hand their file to.")
     ] = "",
+    outside: Annotated[
+        bool,
+        typer.Option("--outside", help="Take videos outside of the results' folder, too."),
+    ] = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
     format_: FormatOption = Format.TEXT,
@@ -64,6 +68,7 @@ def make(
         seed=seed,
         title=title,
         contact=contact,
+        outside=outside,
     )
     with Output(format_=format_, quiet=quiet) as output:
         output.start("writing videos")

@@ -258,3 +258,23 @@ def test_a_damaged_key_is_named(shared_study, tmp_path, change, word):
     with pytest.raises(StudyError, match=re.escape(str(tmp_path / "key.json"))) as caught:
         read_key(tmp_path)
     assert word in caught.value.message
+
+
+@pytest.mark.parametrize("how", ["absolute", "upwards", "link"])
+def test_videos_outside_of_the_results_are_not_handed_out(evaluation, tmp_path, how):
+    folder = tmp_path / "results"
+    shutil.copytree(evaluation, folder)
+    found = read_results(folder / "results.json")
+    item = next(one for one in found.items if one.method == OURS and one.video)
+    secret = tmp_path / "secret.mp4"
+    shutil.copy(folder / item.video, secret)
+    name = {"absolute": str(secret), "upwards": "../secret.mp4", "link": "link.mp4"}[how]
+    if how == "link":
+        (folder / name).symlink_to(secret)
+    items = tuple(replace(one, video=name) if one is item else one for one in found.items)
+    write_results(folder / "results.json", replace(found, items=items))
+    with pytest.raises(StudyError, match="outside of") as raised:
+        made(folder, tmp_path / "study")
+    assert "--outside" in raised.value.hint
+    assert not (tmp_path / "study").exists()
+    assert made(folder, tmp_path / "study", outside=True).key.pairs

@@ -2,7 +2,10 @@
 
 import http.client
 import json
+import random
 import shutil
+import socket
+import struct
 import threading
 from contextlib import contextmanager
 
@@ -150,7 +153,15 @@ def test_answers_are_never_replaced(served):
         (b"{}", {**JSON, "Origin": "http://elsewhere.example"}, 403),
         (b"{}", {**JSON, "Content-Length": str(LARGEST + 1)}, 413),
         (b"{}", {**JSON, "Content-Length": "9" * 4000}, 413),
+        (b"{}", {**JSON, "Content-Length": "0" * 20 + "612000000"}, 413),
+        (b"{}", {**JSON, "Content-Length": "0" * 5000 + str(LARGEST + 1)}, 413),
         (b"{}", {**JSON, "Content-Length": "-1"}, 411),
+        (b"{}", {**JSON, "Content-Length": "+2"}, 411),
+        (b"{}", {**JSON, "Content-Length": "\u00b2"}, 411),
+        (b"{}", {**JSON, "Transfer-Encoding": "chunked", "Content-Length": "2"}, 411),
+        (b"{}", {**JSON, "Origin": "http://[::1"}, 403),
+        (b"{}", {**JSON, "Origin": "null"}, 403),
+        (b"{}", {**JSON, "Origin": "http://evil.example:80", "Host": "evil.example:80"}, 403),
     ],
 )
 def test_what_is_no_answers_is_refused_and_not_kept(served, body, headers, status):
@@ -172,3 +183,84 @@ def test_no_server_without_a_study_or_a_port(served, tmp_path):
         make_server(served.folder, "127.0.0.1", served.port, print)
     with pytest.raises(UsageError, match="cannot listen"):
         make_server(served.folder, "no.such.host.invalid", 0, print)
+
+
+def test_leading_zeros_alone_are_harmless(served):
+    body = sheet_of(served)
+    headers = {**JSON, "Content-Length": f"{len(body):030}"}
+    assert served("POST", "/answers", body, headers)[0] == 201
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:{port}", 200),
+        ("localhost:{port}", 200),
+        ("LOCALHOST", 200),
+        ("[::1]:{port}", 200),
+        ("192.168.1.7:8765", 200),
+        (socket.gethostname(), 200),
+        ("evil.example:{port}", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("localhost.evil.example:{port}", 403),
+        ("evil.example@127.0.0.1.nip.io", 403),
+        ("[::1", 403),
+        ("", 403),
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/collector.json"])
+def test_a_name_that_is_not_ours_gets_nothing(served, path, host, status):
+    """DNS rebinding: a page elsewhere lets its own name point here and reads what is here."""
+    assert served("GET", path, headers={"Host": host.format(port=served.port)})[0] == status
+
+
+def send_raw(port, content):
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(content)
+        connection.shutdown(socket.SHUT_WR)
+        pieces = []
+        while piece := connection.recv(65536):
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+HOST = b"Host: localhost\r\n"
+RAW = [
+    b"GET http://[ HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"GET //[::1 HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"POST http://] HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
+    b"GET /\r\n",
+    b"\r\n\r\n",
+    b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03\r\n\r\n",
+    b"GET /%00%ff/../media/%00.mp4 HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"GET / HTTP/9999999999.1\r\n" + HOST + b"\r\n",
+    b"\xff\xfe / HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"GET / HTTP/1.1\r\n: \r\n" + HOST + b"\r\n",
+    b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 500 + HOST + b"\r\n",
+    b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n",
+    b"POST /answers HTTP/1.1\r\n" + HOST + b"Content-Length: 99\r\n"
+    b"Content-Type: application/json\r\n\r\n{}",
+    b"POST /answers HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\nContent-Length: 3\r\n"
+    b"Content-Type: application/json\r\n\r\n{}",
+]
+
+
+def test_malformed_requests_leave_no_trace(served, capfd):
+    dice = random.Random(26)
+    good = b"GET /media/a.mp4 HTTP/1.1\r\n" + HOST + b"Range: bytes=0-1\r\nOrigin: http://a\r\n\r\n"
+    for raw in RAW:
+        send_raw(served.port, raw)
+    for raw in (RAW[3], RAW[4]):  # no name of ours, and one of ours beside another
+        assert send_raw(served.port, raw).startswith(b"HTTP/1.1 403")
+    for _ in range(200):
+        damaged = bytearray(good)
+        for _ in range(dice.choice((1, 3, 10))):
+            damaged[dice.randrange(len(damaged))] = dice.randrange(256)
+        send_raw(served.port, bytes(damaged))
+    with socket.create_connection(("127.0.0.1", served.port)) as gone:  # resets the connection
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.sendall(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert served("GET", "/")[0] == 200
+    assert capfd.readouterr() == ("", "")

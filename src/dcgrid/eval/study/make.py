@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dcgrid.errors import OutputError, UsageError
+from dcgrid.errors import OutputError, StudyError, UsageError
 from dcgrid.eval.results import Results, read_results
 from dcgrid.eval.study.design import (
     ANSWERS_DIR,
@@ -51,6 +51,8 @@ class StudyWishes:
     """Head of the page."""
     contact: str = ""
     """Whom raters can ask, and hand their answers to."""
+    outside: bool = False
+    """Take videos, too, that the results name outside of their folder."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be.
@@ -104,6 +106,8 @@ def make_study(
     against = methods_against(found, wishes.ours, wishes.against)
     blind = Blind(f"{digest}:{wishes.seed}")
     pairing = make_pairs(found, wishes.ours, against, wishes.checks, blind)
+    if not wishes.outside:
+        _refuse_outside(path.parent, {*pairing.sources.values(), *pairing.damaged.values()})
     key = _key(found, pairing, wishes, against, digest)
     _check_place(out, force=force)
     with whole_folder(out) as part:
@@ -134,6 +138,21 @@ def _key(
         pairs=pairing.pairs,
         checks=pairing.checks,
     )
+
+
+def _refuse_outside(folder: Path, sources: set[str]) -> None:
+    """Refuse videos outside of the results' folder: what is copied is handed out to raters.
+
+    Raises:
+        StudyError: There is one, by an absolute path, by `..` or by a link.
+    """
+    for source in sorted(sources):
+        real = (folder / source).resolve()
+        if not real.is_relative_to(folder.resolve()):
+            raise StudyError(
+                f"the results name a video outside of {folder}: {source}",
+                hint="--outside takes it all the same, and hands it out",
+            )
 
 
 def _write_media(

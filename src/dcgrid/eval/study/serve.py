@@ -1,21 +1,26 @@
 """A small server for a study: the page, and a place for answers. The standard library's server.
 
 It is made for one room: no encryption, no names, on this machine alone unless told otherwise. Only
-page/ is served; key.json lies beside it.
+page/ is served; key.json lies beside it. Requests must call it by an address or by this machine's
+name: a page elsewhere that points its own name at this machine (DNS rebinding) is refused.
 """
 
 import contextlib
+import ipaddress
 import json
 import os
 import re
 import secrets
+import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from dcgrid.errors import StudyError, UsageError
 from dcgrid.eval.study.answers import LARGEST, parse_answers
@@ -26,6 +31,7 @@ _SECONDS = 30
 _NAME = re.compile(r"[A-Za-z0-9_-]+\.mp4")
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _MOST_FILES_OF_A_RATER = 20
+_MOST_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +42,8 @@ class OpenStudy:
     """The study."""
     key: StudyKey
     """Its key."""
+    names: frozenset[str]
+    """What this machine is called, beside its addresses; lower case."""
     on_answers: Callable[[str], None]
     """Called with the name of each file of answers that came in."""
 
@@ -58,9 +66,11 @@ def make_server(
     key = read_key(folder)
     if not (folder / PAGE_DIR / "index.html").is_file():
         raise StudyError(f"{folder / PAGE_DIR} holds no page", hint="make the study again")
-    study = OpenStudy(folder=folder, key=key, on_answers=on_answers)
+    own = socket.gethostname().lower()
+    names = frozenset({"localhost", own, f"{own}.local", host.lower()})
+    study = OpenStudy(folder=folder, key=key, names=names, on_answers=on_answers)
     try:
-        return ThreadingHTTPServer((host, port), partial(_Handler, study=study))
+        return _Server((host, port), partial(_Handler, study=study))
     except (OSError, OverflowError) as error:
         raise UsageError(
             f"cannot listen at {host}, port {port} ({error})", hint="choose another --port"
@@ -100,6 +110,15 @@ def keep_answers(study: OpenStudy, content: bytes) -> str:
     raise ValueError(f"rater {answers.rater} has handed in {_MOST_FILES_OF_A_RATER} files")
 
 
+class _Server(ThreadingHTTPServer):
+    """A server that says nothing of peers who go away in the middle."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
+        """Print a trace of bugs only."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     """One request."""
 
@@ -125,19 +144,30 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Take in answers."""
+        if not self._is_for_us():
+            return
         origin = self.headers.get("Origin")
-        length = self.headers.get("Content-Length", "")
         # Another site's page can post plain text here unasked; JSON and our own origin it cannot.
         kind = self.headers.get_content_type()
-        is_ours = origin is None or urlsplit(origin).netloc == self.headers.get("Host")
-        if urlsplit(self.path).path != "/answers" or not is_ours or kind != "application/json":
+        is_ours = origin is None or _split(origin).netloc == self.headers["Host"]
+        lengths = set(self.headers.get_all("Content-Length", []))
+        length = lengths.pop().lstrip("0") or "0" if len(lengths) == 1 else ""
+        if _split(self.path).path != "/answers" or not is_ours or kind != "application/json":
             self._refuse(HTTPStatus.FORBIDDEN, "answers go to /answers, as JSON, from this page")
-        elif not length.isascii() or not length.isdigit():
+        elif not length.isascii() or not length.isdigit() or "Transfer-Encoding" in self.headers:
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "no length")
-        elif int(length[:12]) > LARGEST:
+        elif len(length) > _MOST_DIGITS or int(length) > LARGEST:
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {LARGEST} bytes")
         else:
             self._take(self.rfile.read(int(length)))
+
+    def _is_for_us(self) -> bool:
+        """Return True if the request names this machine; else refuse it."""
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) == 1 and _names_us(hosts[0], self.study.names):
+            return True
+        self._refuse(HTTPStatus.FORBIDDEN, "open this page by the address that the server printed")
+        return False
 
     def _take(self, content: bytes) -> None:
         try:
@@ -150,7 +180,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(HTTPStatus.CREATED, json.dumps({"kept": name}).encode(), "application/json")
 
     def _get(self, *, with_body: bool) -> None:
-        place = unquote(urlsplit(self.path).path)
+        if not self._is_for_us():
+            return
+        place = unquote(_split(self.path).path)
         page = self.study.folder / PAGE_DIR
         if place in ("/", "/index.html"):
             self._send_file(page / "index.html", "text/html; charset=utf-8", with_body=with_body)
@@ -210,6 +242,26 @@ class _Handler(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
+
+
+def _split(address: str) -> SplitResult:
+    """Return the parts of an address; all are empty where it is none."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
+
+
+def _names_us(host: str, names: frozenset[str]) -> bool:
+    """Return True if a Host header holds an IP address or one of the names, at whatever port."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if name in names:
+            return True
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _piece(asked: str, size: int) -> range | None:
