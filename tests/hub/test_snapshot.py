@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -30,6 +32,16 @@ PICKLED = "text_encoder/pytorch_model.bin"
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_FIRST_WAIT_S", 0.01)
+    # The client's own waits, and its pieces: what has arrived of one is lost at a cut.
+    patch_sleep(monkeypatch, lambda _: None)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 50_000)
+
+
+def patch_sleep(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], None]) -> None:
+    """Let the client alone sleep so, not the server of these tests."""
+    for module in ("utils._http", "file_download"):
+        clock = SimpleNamespace(sleep=sleep)
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", clock)
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -93,54 +105,87 @@ def test_a_cut_connection_is_taken_up_where_it_broke(
 ) -> None:
     fake_hub.add(REPO, model_files)
     # Six cuts are more than it tries without getting anywhere: each one brings some bytes.
-    fake_hub.faults = [Fault("00001-of-00002.safetensors/", cut_after=150_000, times=6)]
+    fake_hub.faults = [Fault("GET /cdn", cut_after=150_000, times=6)]
     path = hub.fetch_model(NAME)
     assert files_in(path) == wanted(model_files)
-    starts = [int(one[6:-1]) for one in fake_hub.asked("cdn") if one is not None]
-    assert starts == [150_000 * n for n in range(1, 7)]
+    assert [one for one in fake_hub.asked("cdn") if one is not None]
 
 
-def test_a_killed_download_is_gone_on_with_by_the_next_process(
+def test_what_a_killed_download_has_of_whole_files_is_kept(
     fake_hub: Hub, model_files: dict[str, bytes], tmp_path: Path
 ) -> None:
     commit = fake_hub.add(REPO, model_files)
-    fake_hub.faults = [Fault("00001-of-00002.safetensors/", cut_after=400_000, wait_s=5)]
+    fake_hub.faults = [Fault(f"GET /cdn/{REPO}/{SHARD}", cut_after=400_000, wait_s=60)]
     script = f"{UNPINNED}from dcgrid import hub; hub.fetch_model({NAME!r})"
     running = subprocess.Popen([sys.executable, "-c", script])
-    part = f"{hashlib.sha256(model_files[SHARD]).hexdigest()}.part"
-    deadline = time.monotonic() + 30
+    large = {path for path in wanted(model_files) if path.endswith(".safetensors")} - {SHARD}
+    others = {hashlib.sha256(model_files[path]).hexdigest() for path in large}
+    deadline = time.monotonic() + 60
+    mine = f"{hashlib.sha256(model_files[SHARD]).hexdigest()}.*.incomplete"
     while time.monotonic() < deadline:
-        if any(one.stat().st_size == 400_000 for one in tmp_path.rglob(part)):
+        if others <= set(blobs(tmp_path)) and list(tmp_path.rglob(mine)):
             break
         time.sleep(0.02)
     running.kill()
     running.wait()
     assert hub.locate_model(NAME) is None
-    left = hub.model_download(NAME).bytes_left
-    assert left is not None
-    assert 0 < left <= sum(map(len, wanted(model_files).values())) - 400_000
+    assert hub.model_download(NAME).bytes_left == len(model_files[SHARD])
+    # The client leaves its part behind; it is not taken up again, and removed when it is old.
+    (part,) = tmp_path.rglob("*.incomplete")
+    os.utime(part, (0, 0))
     # The branch moves on meanwhile: what was begun is finished at the same commit.
     fake_hub.add(REPO, {**model_files, "vae/config.json": b"{}"})
     fake_hub.requests.clear()
     path = hub.fetch_model(NAME)
     assert path.name == commit
     assert files_in(path) == wanted(model_files)
-    assert "bytes=400000-" in fake_hub.asked("cdn")
+    assert fake_hub.asked("cdn") == [None]
+    assert not part.exists()
+
+
+def test_files_all_of_which_are_there_are_still_checked(
+    fake_hub: Hub, model_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_hub.add(REPO, model_files)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dcgrid.hub.snapshot.fetch_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            hub.fetch_model(NAME)
+    pin = hub.read_pin(hub.MODELS[NAME])
+    assert pin is not None
+    huggingface_hub.snapshot_download(
+        REPO,
+        revision=pin.commit,
+        cache_dir=hub.hub_dir(),
+        endpoint=fake_hub.endpoint,
+        allow_patterns=[file.path for file in pin.files],
+    )
+    damaged = (pin.folder / SHARD).resolve()
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+    assert not pin.missing()
+    assert hub.locate_model(NAME) is None
+    assert files_in(hub.fetch_model(NAME)) == wanted(model_files)
 
 
 def test_a_server_that_ignores_ranges_is_listened_to_from_the_start(
     fake_hub: Hub, model_files: dict[str, bytes]
 ) -> None:
     fake_hub.add(REPO, model_files)
-    line = "00001-of-00002.safetensors/"
+    line = f"GET /cdn/{REPO}/{SHARD}"
     fake_hub.faults = [Fault(line, cut_after=150_000), Fault(line, no_ranges=True)]
     assert files_in(hub.fetch_model(NAME)) == wanted(model_files)
-    assert fake_hub.asked(f"cdn/{REPO}/{SHARD}") == [None, "bytes=150000-"]
+    first, second = fake_hub.asked(line)
+    assert first is None
+    assert second is not None
 
 
 def test_a_range_that_cannot_be_is_asked_anew(fake_hub: Hub, model_files: dict[str, bytes]) -> None:
     fake_hub.add(REPO, model_files)
-    line = "00001-of-00002.safetensors/"
+    line = f"GET /cdn/{REPO}/{SHARD}"
     fake_hub.faults = [Fault(line, cut_after=150_000), Fault(line, status=416)]
     with pytest.raises(NetworkError, match="416"):
         hub.fetch_model(NAME)
@@ -226,29 +271,80 @@ def test_what_does_not_pass_is_told_in_a_sentence(
     assert hub.locate_model(NAME) is None
 
 
+@pytest.mark.parametrize("where", ["/api/models", "HEAD", "GET /cdn", "GET /Wan"])
 @pytest.mark.parametrize(
-    ("status", "headers", "waits"),
+    ("status", "headers", "told"),
     [
-        (429, {"Retry-After": "7"}, [7.0, 7.0, 7.0, 7.0, None]),
-        (503, {"Retry-After": "120"}, [120.0]),
-        (503, {"Retry-After": "121"}, [None]),
-        (429, {"RateLimit": '"api";r=0;t=55'}, [55.0]),
-        (429, {}, [0.01, 0.02, 0.04, 0.08, None]),
-        (502, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, [0.01]),
-        (404, {"Retry-After": "7"}, [None]),
-        (403, {}, [None]),
+        (429, {"Retry-After": "9999"}, "asks to wait 9999 s"),
+        (503, {"Retry-After": "121"}, "asks to wait 121 s"),
+        (503, {"Retry-After": "9" * 30}, "asks to wait weeks"),
+        (429, {"RateLimit": '"api";r=0;t=301'}, "asks to wait 301 s"),
     ],
 )
-def test_waits_are_those_that_the_hub_asks_for(
-    fake_hub: Hub, status: int, headers: dict[str, str], waits: list[float | None]
+def test_long_waits_are_left_to_the_user(
+    fake_hub: Hub,
+    model_files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    status: int,
+    headers: dict[str, str],
+    told: str,
 ) -> None:
-    fake_hub.faults = [Fault("/api/models", status=status, headers=headers)]
-    with pytest.raises(huggingface_hub.errors.HfHubHTTPError) as caught:
-        client.hub_api().model_info(REPO)
-    tries = client.Tries()
-    assert [tries.wait_s(caught.value) for _ in waits] == waits
-    tries.begin_again()
-    assert tries.wait_s(caught.value) == waits[0]
+    slept: list[float] = []
+    patch_sleep(monkeypatch, slept.append)
+    fake_hub.add(REPO, model_files)
+    fake_hub.faults = [Fault(where, status=status, headers=headers, times=99)]
+    with pytest.raises(NetworkError, match=told) as caught:
+        hub.fetch_model(NAME)
+    assert "later" in caught.value.hint
+    assert sum(slept) == 0
+    reference = f"hf:{REPO}@main/vae/config.json"
+    if where in ("HEAD", "GET /Wan"):
+        with pytest.raises(NetworkError, match=told):
+            hub.fetch_weights(reference)
+        assert sum(slept) == 0
+
+
+def test_short_waits_are_those_that_the_hub_asks_for(
+    fake_hub: Hub, model_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    patch_sleep(monkeypatch, slept.append)
+    monkeypatch.setattr("dcgrid.hub.client.Event", lambda: SimpleNamespace(wait=slept.append))
+    fake_hub.add(REPO, model_files)
+    for where in ("/api/models", "HEAD /Wan", "GET /Wan"):
+        fake_hub.faults = [Fault(where, status=429, headers={"Retry-After": "7"}, times=2)]
+        hub.fetch_model(NAME)
+        # The client's own wait is a second longer.
+        assert {7.0, 8.0} & set(slept)
+        slept.clear()
+        hub.remove_model(NAME)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"ETag": '"../../../../evil"'},
+        {"X-Linked-Etag": '"..\\..\\evil"'},
+        {"X-Linked-Etag": '"/tmp/evil"'},
+        {"ETag": '".."'},
+        {"ETag": '"nul\\x00"'},
+        {"X-Repo-Commit": "../../../evil"},
+        {"X-Repo-Commit": "0" * 39},
+    ],
+)
+@pytest.mark.parametrize("status", [200, 404])
+def test_nothing_that_a_server_names_is_written_outside_of_the_cache(
+    fake_hub: Hub, tmp_path: Path, headers: dict[str, str], status: int
+) -> None:
+    fake_hub.add("a/b", {"x.json": b"{}"})
+    code = {"X-Error-Code": "EntryNotFound"} if status == 404 else {}
+    whole = {"X-Repo-Commit": "0" * 40, "ETag": '"abc"', **code, **headers}
+    fake_hub.faults = [Fault("resolve", status=status, headers=whole, times=99)]
+    with pytest.raises(NetworkError, match=r"answer about hf:a/b@main/x\.json has"):
+        hub.fetch_weights("hf:a/b/x.json")
+    assert not list(tmp_path.rglob("*evil*"))
+    assert not [one for one in tmp_path.rglob("*") if one.is_file()]
 
 
 def test_missing_private_and_gated_repositories(
@@ -284,7 +380,7 @@ def test_a_wrong_hash_is_refused_and_not_kept(
     fake_hub.add(REPO, model_files)
     fault = Fault(path, content=model_files[path][:-1] + b"!", times=99)
     fake_hub.faults = [fault]
-    with pytest.raises(WeightsError, match="the hub says") as caught:
+    with pytest.raises(WeightsError, match=r"is damaged.* the hub says") as caught:
         hub.fetch_model(NAME)
     assert "removed" in caught.value.hint
     assert hub.locate_model(NAME) is None
@@ -313,15 +409,13 @@ PICKLES = {
 
 
 @pytest.mark.parametrize("head", PICKLES.values(), ids=PICKLES)
-def test_a_pickle_under_another_name_is_refused_at_its_first_bytes(
+def test_a_pickle_under_another_name_is_refused_and_not_kept(
     fake_hub: Hub, model_files: dict[str, bytes], tmp_path: Path, head: bytes
 ) -> None:
     content = head.ljust(3_000_000, b"\0")
     fake_hub.add(REPO, {**model_files, SHARD: content})
-    seen: list[int] = []
     with pytest.raises(WeightsError, match="pickle inside"):
-        hub.fetch_model(NAME, report=lambda _, done, total: seen.append(done))
-    assert max(seen) < len(content)
+        hub.fetch_model(NAME)
     assert hashlib.sha256(content).hexdigest() not in " ".join(blobs(tmp_path))
 
 
@@ -419,7 +513,8 @@ def test_a_disk_that_fills_up_meanwhile_keeps_what_arrived(
     assert hub.locate_model(NAME) is None
     left = hub.model_download(NAME).bytes_left
     assert left is not None
-    assert left < sum(map(len, wanted(model_files).values())) - 300_000
+    assert left < sum(map(len, wanted(model_files).values()))
+    assert not list(small_disk.rglob("*.incomplete"))
 
 
 def test_offline_without_the_model_says_how_to_go_on(
@@ -576,6 +671,31 @@ def test_removing_half_a_download(fake_hub: Hub, model_files: dict[str, bytes]) 
     assert list(hub.hub_dir().glob("models--*")) == []
 
 
+def test_a_model_that_another_program_fetched_is_found(
+    fake_hub: Hub, model_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = fake_hub.add(REPO, model_files)
+    files = wanted(model_files)
+    digests = {
+        p: hashlib.sha256(c).hexdigest() for p, c in files.items() if "safetensors" in p[-11:]
+    }
+    sizes = {path: len(content) for path, content in files.items()}
+    row = replace(table.hub_model(NAME), revision=commit, sizes=sizes, sha256=digests)
+    monkeypatch.setattr(table, "MODELS", {NAME: row})
+    where = {"cache_dir": hub.hub_dir(), "endpoint": fake_hub.endpoint}
+    folder = huggingface_hub.snapshot_download(REPO, **where)
+    asked = len(fake_hub.requests)
+    assert hub.locate_model(NAME) == Path(folder)
+    assert hub.fetch_model(NAME, offline=True) == Path(folder)
+    assert hub.model_download(NAME).bytes_left == 0
+    assert len(fake_hub.requests) == asked
+    # It is not ours to remove.
+    assert hub.remove_model(NAME) == 0
+    wrong = {**digests, SHARD: "0" * 64}
+    monkeypatch.setattr(table, "MODELS", {NAME: replace(row, sha256=wrong)})
+    assert hub.locate_model(NAME) is None
+
+
 def test_names_and_places(fake_hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         hub.locate_model("wan2.2-5")
@@ -590,6 +710,18 @@ def test_names_and_places(fake_hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert hub.hub_dir() == tmp_path / "hf" / "hub"
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf-cache"))
     assert hub.hub_dir() == tmp_path / "hf-cache"
+    # Nothing is set: where every other program of this user looks.
+    for name in ("HF_HUB_CACHE", "HF_HOME", "DCGRID_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert hub.hub_dir() == tmp_path / ".cache" / "huggingface" / "hub"
+    # Oracle: the client itself, which reads the environment once.
+    for name, value in (("XDG_CACHE_HOME", "xdg"), ("HF_HOME", "hf"), ("HF_HUB_CACHE", "hc")):
+        monkeypatch.setenv(name, str(tmp_path / value))
+        script = "from huggingface_hub.constants import HF_HUB_CACHE; print(HF_HUB_CACHE)"
+        theirs = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert str(hub.hub_dir()) == theirs.stdout.strip()
 
 
 def test_a_model_of_the_table_is_its_commit_and_its_files(

@@ -31,6 +31,7 @@ class FakeHub:
 class Handler(BaseHTTPRequestHandler):
     hub: FakeHub
     protocol_version = "HTTP/1.1"
+    etag = f'"{hashlib.sha256(PAYLOAD).hexdigest()}"'
 
     def log_message(self, *_: object) -> None: ...
 
@@ -59,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
         if start:
             total = len(self.hub.payload)
             self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-        self.send_header("ETag", f'"{hashlib.sha256(PAYLOAD).hexdigest()}"')
+        self.send_header("ETag", self.etag)
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
         if not body:
@@ -113,7 +114,30 @@ def test_references_are_read(text: str, source: str, repo: str, revision: str, p
     assert (found.source, found.repo, found.revision, found.path) == (source, repo, revision, path)
 
 
-@pytest.mark.parametrize("text", ["", "package:", "package:../x", "hf:a", "hf:a/b@", "hf:a/b@v1/"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "package:",
+            "package:../x",
+            "package:/x",
+            "package:a\\b",
+            "hf:a",
+            "hf:a/b@",
+            "hf:a/b@v1/",
+        ),
+        *("hf:a/b@main/..\\..\\x", "hf:a/b@main//etc/passwd", "hf:a/b@main/a\0b", "hf:a/b@../x"),
+        *(
+            "hf:a/b@..\\x/y",
+            "hf:a/b/c:/x",
+            "hf:a/b/./x",
+            "hf:a/b/x/",
+            "hf:a/b@v\x1b/x",
+            "hf:../b/x",
+        ),
+    ],
+)
 def test_incomplete_references_are_refused(text: str) -> None:
     with pytest.raises(WeightsError, match="incomplete") as caught:
         hub.parse_reference(text)
@@ -156,6 +180,48 @@ def test_bad_hash_is_refused_and_not_kept(fake_hub: FakeHub, tmp_path: Path) -> 
     assert hub.locate_weights(REFERENCE) is None
     left = [path for path in files_under(tmp_path / "cache") if path.stat().st_size > 100_000]
     assert left == []
+
+
+FLIPPED = PAYLOAD[:1000] + bytes([PAYLOAD[1000] ^ 4]) + PAYLOAD[1001:]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_flipped_bit_is_refused_without_a_pin_and_not_kept(
+    fake_hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        # As on Windows, where a snapshot holds the files themselves.
+        monkeypatch.setattr("huggingface_hub.file_download.are_symlinks_supported", lambda _: False)
+    fake_hub.payload = FLIPPED
+    for _ in range(2):
+        with pytest.raises(WeightsError, match="is damaged: its SHA-256 is"):
+            hub.fetch_weights(REFERENCE)
+        assert hub.locate_weights(REFERENCE) is None
+    assert not [path for path in files_under(tmp_path / "cache") if path.stat().st_size > 1000]
+    fake_hub.payload = PAYLOAD
+    path = hub.fetch_weights(REFERENCE)
+    assert path.read_bytes() == PAYLOAD
+    assert path.is_symlink() is links
+
+
+def test_a_file_that_spoils_in_the_cache_is_fetched_again(fake_hub: FakeHub) -> None:
+    path = hub.fetch_weights(REFERENCE)
+    path.resolve().write_bytes(FLIPPED)
+    assert hub.fetch_weights(REFERENCE).read_bytes() == PAYLOAD
+    path.resolve().write_bytes(FLIPPED)
+    with pytest.raises(WeightsError, match="is damaged"):
+        hub.fetch_weights(REFERENCE, offline=True)
+    assert hub.locate_weights(REFERENCE) is None
+
+
+def test_a_file_without_a_hash_is_not_kept(
+    fake_hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Handler, "etag", '"7-abc"')
+    with pytest.raises(WeightsError, match="names no hash"):
+        hub.fetch_weights(REFERENCE)
+    assert hub.locate_weights(REFERENCE) is None
+    assert not [path for path in files_under(tmp_path / "cache") if path.stat().st_size > 1000]
 
 
 def test_offline_and_not_cached_says_how_to_go_on(fake_hub: FakeHub) -> None:

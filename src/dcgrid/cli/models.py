@@ -52,10 +52,11 @@ def pull(
     format_: FormatOption = Format.TEXT,
     quiet: QuietOption = False,
 ) -> None:
-    """Download a model, or what is missing of it; a broken download is taken up where it broke.
+    """Download a model, or what is missing of it; files that arrived whole are kept.
 
-    Every file is checked against the hub's hash. The model stays at the commit that was found
-    first until --update is given.
+    They lie in the cache of the hub's own client, where other programs find them, too. Every file
+    is checked against the hub's hash. The model stays at the commit that was found first until
+    --update is given.
     """
     with Output(format_=format_, quiet=quiet) as output:
         if _is_of_package(name):

@@ -2,8 +2,9 @@
 
 Start at `fetch_weights` for a file and at `fetch_model` for a base model. This is the only package
 that may touch the network (through huggingface_hub) or ask where the user's config and cache
-folders are. huggingface_hub is imported inside the functions that need it, because nothing
-embedded ever does.
+folders are. huggingface_hub downloads, keeps and removes files in its own cache; here stand the
+table of models, the commits and hashes that they are pinned to, and errors in our words. It is
+imported inside the functions that need it, because nothing embedded ever does.
 """
 
 from dcgrid.hub.client import BytesReport

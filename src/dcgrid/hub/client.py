@@ -1,15 +1,20 @@
-"""Talking to the hub: its client, what its errors mean, and how long to try again.
+"""Talking to the hub through its own client: errors in our words, waits that end, safe names.
 
-huggingface_hub is imported inside functions, because nothing embedded in the package needs it.
+Everything that is asked of the hub is asked inside `hub_errors`. huggingface_hub is imported inside
+functions, because nothing embedded in the package needs it.
 """
 
 import errno
 import json
+import logging
 import os
 import re
-import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from threading import Event
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dcgrid.errors import DcgridError, NetworkError, OutputError, WeightsError
 from dcgrid.hub.places import hub_dir, hub_dir_variable
@@ -17,16 +22,23 @@ from dcgrid.hub.reference import WeightReference
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
 BytesReport = Callable[[str, int, int | None], None]
 """Called while bytes arrive: file name, bytes so far, bytes in all (None: not known)."""
 
 LIBRARY = "dcgrid"
+_PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _TRIES = 5
 _FIRST_WAIT_S = 0.5
+"""How long to wait after the first error that the client does not repeat itself; then doubled."""
 _LONGEST_WAIT_S = 120.0
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_ETAG = r'(W/)?"?[A-Za-z0-9_=+-][A-Za-z0-9._=+-]{0,199}"?'
+_NAMES = {"X-Repo-Commit": r"[0-9a-f]{40}", "X-Linked-ETag": _ETAG, "ETag": _ETAG}
+"""Headers that the client names files by, and what they may be."""
 _T = TypeVar("_T")
+_ASKED: ContextVar[WeightReference | None] = ContextVar("asked", default=None)
+"""What this thread asks the hub about; None: the client is used by another part of the process."""
 
 
 def endpoint() -> str | None:
@@ -44,100 +56,174 @@ def hub_api() -> "HfApi":
     return HfApi(endpoint=endpoint(), library_name=LIBRARY)
 
 
-class Tries:
-    """How often something that failed is tried again, and after how long.
-
-    The waits double. Where the hub says how long to wait (Retry-After, RateLimit), that is done,
-    unless it is longer than two minutes: then it is the user who has to wait.
-    """
-
-    def __init__(self) -> None:
-        self._failed = 0
-
-    def begin_again(self) -> None:
-        """Forget the failures, because something has been achieved."""
-        self._failed = 0
-
-    def wait_s(self, error: Exception) -> float | None:
-        """Return how many seconds to wait after an error; None: do not try again."""
-        self._failed += 1
-        if self._failed >= _TRIES or not is_passing(error):
-            return None
-        told = _told_wait_s(error)
-        if told is None:
-            return float(_FIRST_WAIT_S * 2 ** (self._failed - 1))
-        return told if told <= _LONGEST_WAIT_S else None
-
-
-def persist(asked: WeightReference, call: Callable[[], _T], stop: threading.Event) -> _T:
-    """Call until it succeeds or there is no hope, and tell the hub's errors in our words.
+@contextmanager
+def hub_errors(asked: WeightReference, attempt: str = "download of") -> Iterator[None]:
+    """Turn whatever the hub's client raises into an error of ours, and check what the hub answers.
 
     Args:
-        asked: What the call is about, for errors.
+        asked: What the hub is asked about.
+        attempt: What is tried, for errors of the connection.
+
+    Raises:
+        NetworkError: The hub cannot be reached, does not give it to this user, asks to wait longer
+            than two minutes, or answers what makes no sense.
+        WeightsError: The name, revision or file does not exist.
+        OutputError: No space is left, or the cache cannot be written.
+    """
+    _check_answers()
+    before = _ASKED.set(asked)
+    try:
+        yield
+    except DcgridError:
+        raise
+    except Exception as error:
+        raise in_our_words(asked, error, attempt) from error
+    finally:
+        _ASKED.reset(before)
+
+
+def persist(asked: WeightReference, call: Callable[[], _T], stop: Event | None = None) -> _T:
+    """Call inside `hub_errors`, up to five times where it may well succeed a little later.
+
+    Args:
+        asked: What the call is about.
         call: Asks the hub for something.
         stop: Ends the waiting when set.
 
     Raises:
-        NetworkError: The hub cannot be reached, or does not give it to this user.
-        WeightsError: The revision or file does not exist.
-        OutputError: No space is left.
+        DcgridError: See `hub_errors`.
     """
-    tries = Tries()
-    while True:
-        try:
-            return call()
-        except Exception as error:
-            pause_s = tries.wait_s(error)
-            if pause_s is None or stop.wait(pause_s):
-                raise in_our_words(asked, error) from error
+    stop, pause_s = stop or Event(), _FIRST_WAIT_S
+    with hub_errors(asked):
+        from huggingface_hub.errors import HfHubHTTPError
+
+        # The base error of the client's HTTP library, which has changed more than once.
+        transport = next(one for one in HfHubHTTPError.__mro__ if one.__name__ == "HTTPError")
+        for _ in range(_TRIES - 1):
+            try:
+                return call()
+            except transport as error:  # type: ignore[misc]
+                response = getattr(error, "response", None)
+                if response is not None and response.status_code not in _PASSING:
+                    raise
+                requested_s = None if response is None else _requested_wait_s(response)
+                if stop.wait(pause_s if requested_s is None else requested_s):
+                    raise
+                pause_s *= 2
+        return call()
 
 
-def in_our_words(
-    asked: WeightReference, error: Exception, attempt: str = "download of"
-) -> Exception:
-    """Return the hub's failure as an error of ours; any other comes back as it is.
+@cache
+def _check_answers() -> None:
+    """Let every HTTP client that huggingface_hub makes from now on pass answers to `_check`."""
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils import _http
 
-    Args:
-        asked: What the hub was asked about.
-        error: What was raised.
-        attempt: What was tried, for errors of the connection.
+    # The user's program may have set a factory of its own; there is no public way to ask for it.
+    make = _http._GLOBAL_CLIENT_FACTORY
+
+    def make_checked() -> Any:  # noqa: ANN401 - the class depends on the client's version
+        client = make()
+        hooks = client.event_hooks
+        client.event_hooks = {**hooks, "response": [*hooks["response"], _check]}
+        return client
+
+    set_client_factory(make_checked)
+    # Its warnings about retries would tear the progress bar; what matters is raised.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+def _check(response: Any) -> None:  # noqa: ANN401 - the class depends on the client's version
+    """Refuse an answer that the client would sleep for too long after, or name files by.
+
+    The client sleeps as long as Retry-After says, and takes ETag and X-Repo-Commit of the answer to
+    HEAD as names of files without looking at them.
+
+    Raises:
+        NetworkError: It is refused.
     """
+    asked = _ASKED.get()
+    if asked is None:
+        return
+    requested_s = _requested_wait_s(response)
+    if requested_s is not None and requested_s > _LONGEST_WAIT_S:
+        raise _busy(asked, requested_s)
+    for name, form in _NAMES.items() if response.request.method == "HEAD" else ():
+        value = response.headers.get(name)
+        if value is not None and not re.fullmatch(form, value):
+            raise NetworkError(
+                f"the hub's answer about {asked} has {value[:60]!r} as {name}",
+                hint="check HF_ENDPOINT, or try again later",
+            )
+
+
+def _requested_wait_s(response: Any) -> float | None:  # noqa: ANN401 - see `_check`
+    """Return how many seconds the hub asks to wait; None: it does not say."""
+    status, headers = response.status_code, response.headers
+    after = re.fullmatch(r"\s*([0-9]+)\s*", headers.get("retry-after", ""))
+    until_reset = re.search(r"\bt=([0-9]+)", headers.get("ratelimit", ""))
+    found = (until_reset or after) if status == 429 else after
+    return float(found[1]) if found and status in _PASSING else None
+
+
+def in_our_words(asked: WeightReference, error: Exception, attempt: str) -> DcgridError:
+    """Return what the hub's client raised as an error of ours; see `hub_errors`."""
+    from huggingface_hub import errors as hub
+
+    # The client raises these around what happened, when nothing is cached that could stand in.
+    wrapped = isinstance(error, (hub.LocalEntryNotFoundError, RuntimeError, ValueError))
+    if wrapped and isinstance(error.__cause__, Exception):
+        return in_our_words(asked, error.__cause__, attempt)
     if isinstance(error, DcgridError):
         return error
-    told = _refused(asked, error) or _missing(asked, error)
-    return told or _failed(asked, error, attempt) or error
-
-
-def is_passing(error: Exception) -> bool:
-    """Return True if the same request may well succeed a little later."""
-    from huggingface_hub import errors as hub
-
     if isinstance(error, hub.HfHubHTTPError):
-        return error.response.status_code in _PASSING
-    return isinstance(error, (ConnectionError, TimeoutError, *_transport_errors()))
+        return _answered(asked, error, attempt)
+    if isinstance(error, hub.HFValidationError):
+        return WeightsError(
+            f"{asked.repo!r} is not a repository name: {first_line(error)}",
+            hint="write hf:OWNER/REPO@REVISION/FILE",
+        )
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        hint = f"free some space or set {hub_dir_variable()} to a larger disk"
+        return OutputError(f"no space left in {hub_dir()} for {asked}", hint=hint)
+    if isinstance(error, OSError) and error.filename is not None and number is not None:
+        hint = f"make it writable, or set {hub_dir_variable()} to another folder"
+        return OutputError(f"cannot write {error.filename}: {error.strerror}", hint=hint)
+    if isinstance(error, (json.JSONDecodeError, hub.FileMetadataError)):
+        hint = "check HF_ENDPOINT, and that no login page or proxy stands in between"
+        return NetworkError(f"{attempt} {asked} failed: what answers is not the hub", hint=hint)
+    hint = "check the connection and run the same command again"
+    return NetworkError(f"{attempt} {asked} failed: {first_line(error)}", hint=hint)
 
 
-def _refused(asked: WeightReference, error: Exception) -> DcgridError | None:
-    """Tell of requests that the hub understood and turned down because of who asks."""
+def _answered(asked: WeightReference, error: "HfHubHTTPError", attempt: str) -> DcgridError:
+    """Return the error for an answer of the hub's that is none of the expected ones."""
     from huggingface_hub import errors as hub
 
-    if not isinstance(error, hub.HfHubHTTPError):
-        return None
-    status = error.response.status_code
+    status, repo, page = error.response.status_code, asked.repo, f"huggingface.co/{asked.repo}"
     login = "run `hf auth login`, or set HF_TOKEN"
     if isinstance(error, hub.GatedRepoError):
-        hint = f"accept the licence at huggingface.co/{asked.repo}, then {login}"
+        hint = f"accept the licence at {page}, then {login}"
         return NetworkError(f"{asked} needs an account that may read it", hint=hint)
     if isinstance(error, hub.DisabledRepoError):
-        hint = f"huggingface.co/{asked.repo} may say why"
-        return NetworkError(f"the hub has disabled the repository {asked.repo!r}", hint=hint)
-    if isinstance(error, hub.RepositoryNotFoundError) and status != 401:
-        hint = "check the spelling; it may be deleted, renamed, or private (`hf auth login`)"
-        return NetworkError(f"the hub has no repository {asked.repo!r}", hint=hint)
+        hint = f"{page} may say why"
+        return NetworkError(f"the hub has disabled the repository {repo!r}", hint=hint)
     if isinstance(error, hub.RepositoryNotFoundError):
+        hint = "check the spelling; it may be deleted, renamed, or private (`hf auth login`)"
         return NetworkError(
-            f"the hub has no repository {asked.repo!r} that can be used without a token (401)",
-            hint=f"check the spelling; for a private or gated one {login}",
+            f"the hub has no repository {repo!r}"
+            + (" that can be used without a token (401)" if status == 401 else ""),
+            hint=f"check the spelling; for a private or gated one {login}"
+            if status == 401
+            else hint,
+        )
+    if isinstance(error, hub.RevisionNotFoundError):
+        hint = "use main; `dcgrid models pull MODEL --update` takes a model's newest commit"
+        return WeightsError(f"{repo} has no revision {asked.revision!r}", hint=hint)
+    if isinstance(error, hub.RemoteEntryNotFoundError):
+        return WeightsError(
+            f"{repo}@{asked.revision} has no file {asked.path!r}", hint=f"see the files at {page}"
         )
     if status == 401:
         hint = f"the token is wrong or has expired: {login}"
@@ -145,75 +231,22 @@ def _refused(asked: WeightReference, error: Exception) -> DcgridError | None:
     if status == 403:
         hint = f"use a token with that right: {login}"
         return NetworkError(f"the token does not have the right to use {asked} (403)", hint=hint)
-    return None
+    if requested_s := _requested_wait_s(error.response):
+        return _busy(asked, requested_s)
+    return NetworkError(
+        f"{attempt} {asked} failed: {first_line(error)}",
+        hint="check the connection and run the same command again",
+    )
 
 
-def _missing(asked: WeightReference, error: Exception) -> DcgridError | None:
-    """Tell of what the hub does not have."""
-    from huggingface_hub import errors as hub
-
-    if isinstance(error, hub.HFValidationError):
-        return WeightsError(
-            f"{asked.repo!r} is not a repository name: {first_line(error)}",
-            hint="write hf:OWNER/REPO@REVISION/FILE",
-        )
-    if isinstance(error, hub.RevisionNotFoundError):
-        hint = "use main; `dcgrid models pull MODEL --update` takes a model's newest commit"
-        return WeightsError(f"{asked.repo} has no revision {asked.revision!r}", hint=hint)
-    # Also raised when the network is down and nothing is cached: that one is a FileNotFoundError.
-    if isinstance(error, hub.EntryNotFoundError) and not isinstance(error, FileNotFoundError):
-        hint = f"see the files at huggingface.co/{asked.repo}"
-        return WeightsError(f"{asked.repo}@{asked.revision} has no file {asked.path!r}", hint=hint)
-    return None
-
-
-def _failed(asked: WeightReference, error: Exception, attempt: str) -> DcgridError | None:
-    """Tell of disks and connections."""
-    from huggingface_hub import errors as hub
-
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = f"free some space or set {hub_dir_variable()} to a larger disk"
-        return OutputError(f"no space left in {hub_dir()} for {asked}", hint=hint)
-    if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
-        hint = f"make it writable, or set {hub_dir_variable()} to another folder"
-        return OutputError(f"cannot write {error.filename}: {error.strerror}", hint=hint)
-    if isinstance(error, json.JSONDecodeError):
-        hint = "check HF_ENDPOINT, and that no login page or proxy stands in between"
-        return NetworkError(f"{attempt} {asked} failed: what answers is not the hub", hint=hint)
-    told = _told_wait_s(error)
-    if told is not None:
-        return NetworkError(
-            f"the hub is busy and asks to wait {told:.0f} s before {asked} is asked for again",
-            hint="run the same command later; what has arrived is kept",
-        )
-    if isinstance(error, (OSError, hub.HfHubHTTPError, *_transport_errors())):
-        hint = "check the connection and run the same command again"
-        return NetworkError(f"{attempt} {asked} failed: {first_line(error)}", hint=hint)
-    return None
+def _busy(asked: WeightReference, requested_s: float) -> NetworkError:
+    wait = f"{requested_s:.0f} s" if requested_s < 1e6 else "weeks"
+    return NetworkError(
+        f"the hub is busy and asks to wait {wait} before {asked} is asked for again",
+        hint="run the same command later; files that have arrived are kept",
+    )
 
 
 def first_line(error: Exception) -> str:
     """Return what an exception says, without the paragraphs that the hub's client adds."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _transport_errors() -> tuple[type[BaseException], ...]:
-    """Return the base error of the hub's HTTP library, which has changed more than once."""
-    from huggingface_hub import errors as hub
-
-    return tuple(base for base in hub.HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
-
-
-def _told_wait_s(error: Exception) -> float | None:
-    """Return how many seconds the hub asks to wait; None: it does not say."""
-    from huggingface_hub import errors as hub
-
-    if not isinstance(error, hub.HfHubHTTPError) or error.response.status_code not in _PASSING:
-        return None
-    headers = error.response.headers
-    if (after := headers.get("retry-after", "").strip()).isdigit():
-        return float(after)
-    until_reset = re.search(r"\bt=(\d+)", headers.get("ratelimit", ""))
-    if error.response.status_code == 429 and until_reset:
-        return float(until_reset[1])
-    return None
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,6 +1,6 @@
 """Which commit a name meant when it was first downloaded: `pins.json` in the cache folder.
 
-{"models": {NAME: {"repo", "commit", "license", "date", "earlier": [COMMIT],
+{"models": {NAME: {"repo", "commit", "license", "date", "earlier": [COMMIT], "checked",
                    "files": [{"path", "bytes", "digest"}]}},
  "adapters": {REFERENCE: PATH}}
 """
@@ -8,21 +8,20 @@
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dcgrid.errors import OutputError, WeightsError
-from dcgrid.hub.listing import Listing, RemoteFile
+from dcgrid.hub.download import hub_digest
+from dcgrid.hub.listing import RemoteFile
 from dcgrid.hub.places import cache_dir, hub_dir
 from dcgrid.hub.table import HubModel
+from dcgrid.io.atomic import write_whole
 
 _NAME = "pins.json"
-_TABLES = ("models", "adapters")
+_COMMIT = r"[0-9a-f]{40}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +40,8 @@ class Pin:
     """The files of the model."""
     earlier: tuple[str, ...] = ()
     """Commits that it was at before updates."""
+    checked: bool = True
+    """True: every file arrived and had the hub's hash. False: they are being downloaded."""
 
     @property
     def folder(self) -> Path:
@@ -53,8 +54,13 @@ class Pin:
         return sum(file.bytes for file in self.files)
 
     def missing(self) -> tuple[RemoteFile, ...]:
-        """Return the files that are not here with their size."""
-        return tuple(file for file in self.files if size_of(self.folder / file.path) != file.bytes)
+        """Return the files that are not here with their size, or are another file."""
+        return tuple(file for file in self.files if not self._has(file))
+
+    def _has(self, file: RemoteFile) -> bool:
+        path = self.folder / file.path
+        known = hub_digest(path) if file.digest else ""
+        return size_of(path) == file.bytes and known in ("", file.digest)
 
 
 def repo_dir(repo: str) -> Path:
@@ -64,22 +70,27 @@ def repo_dir(repo: str) -> Path:
 
 def size_of(path: Path) -> int:
     """Return the size of a file; -1: it is not there."""
-    try:
-        return path.stat().st_size if path.is_file() else -1
-    except OSError:
-        return -1
+    return os.path.getsize(path) if os.path.isfile(path) else -1
 
 
-def new_pin(model: HubModel, listing: Listing, earlier: Pin | None) -> Pin:
-    """Return the pin of a model at what the hub lists now."""
-    commits = (*earlier.earlier, earlier.commit) if earlier is not None else ()
+def table_pin(model: HubModel) -> Pin | None:
+    """Return the pin of a model whose commit and files the table knows; None: it does not.
+
+    So a model is found that another program downloaded. Its large files are taken for what the
+    names of their blobs say.
+    """
+    if not model.sizes or not re.fullmatch(_COMMIT, model.revision):
+        return None
+    files = (
+        RemoteFile(path=path, bytes=size, digest=model.sha256.get(path, ""))
+        for path, size in model.sizes.items()
+    )
     return Pin(
         repo=model.repo,
-        commit=listing.commit,
-        license=listing.license,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        files=tuple(file for file in listing.files if model.wants(file.path)),
-        earlier=tuple(dict.fromkeys(one for one in commits if one != listing.commit)),
+        commit=model.revision,
+        license=model.license,
+        date="",
+        files=tuple(files),
     )
 
 
@@ -90,12 +101,12 @@ def read_pin(model: HubModel) -> Pin | None:
         WeightsError: The file of pins is damaged.
     """
     row = _read()["models"].get(model.name)
-    if row is None or row.get("repo") != model.repo:
-        return None
     try:
+        if row is None or row["repo"] != model.repo:
+            return None
         files = tuple(RemoteFile(**file) for file in row["files"])
         pin = Pin(**{**row, "files": files, "earlier": tuple(row["earlier"])})
-        if not all(re.fullmatch(r"[0-9a-f]{40}", one) for one in (pin.commit, *pin.earlier)):
+        if not all(re.fullmatch(_COMMIT, one) for one in (pin.commit, *pin.earlier)):
             raise ValueError("a commit is none")
     except (TypeError, KeyError, ValueError) as error:
         raise _damaged(error) from error
@@ -110,23 +121,21 @@ def write_pin(name: str, pin: Pin | None) -> None:
         WeightsError: The file of pins is damaged.
     """
 
-    def change(content: dict[str, Any]) -> None:
-        if pin is None:
-            content["models"].pop(name, None)
-        else:
-            content["models"][name] = asdict(pin)
+    def change(models: dict[str, Any]) -> None:
+        models.pop(name, None)
+        if pin is not None:
+            models[name] = asdict(pin)
 
-    _change(change)
+    _change("models", change)
 
 
-def read_adapter_path(reference: str) -> str | None:
-    """Return which file a reference to a whole repository meant; None: it was never asked for.
+def read_adapter_path(reference: str) -> str:
+    """Return which file a reference to a whole repository meant; empty: it was never asked for.
 
     Raises:
         WeightsError: The file of pins is damaged.
     """
-    path = _read()["adapters"].get(reference)
-    return path if isinstance(path, str) else None
+    return str(_read()["adapters"].get(reference, ""))
 
 
 def write_adapter_path(reference: str, path: str) -> None:
@@ -136,47 +145,36 @@ def write_adapter_path(reference: str, path: str) -> None:
         OutputError: The cache folder cannot be written.
         WeightsError: The file of pins is damaged.
     """
-    _change(lambda content: content["adapters"].update({reference: path}))
+    _change("adapters", lambda adapters: adapters.update({reference: path}))
 
 
-def _read() -> dict[str, Any]:
-    path = cache_dir() / _NAME
+def _read() -> dict[str, dict[str, Any]]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads((cache_dir() / _NAME).read_bytes())
+        tables = {key: content.get(key, {}) for key in ("models", "adapters")}
+        if not all(isinstance(table, dict) for table in tables.values()):
+            raise ValueError("it holds no tables")
     except FileNotFoundError:
-        content = {}
-    except (OSError, ValueError, RecursionError) as error:
+        return {"models": {}, "adapters": {}}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise _damaged(error) from error
-    tables = {key: content.get(key, {}) for key in _TABLES} if isinstance(content, dict) else {}
-    if not tables or not all(isinstance(table, dict) for table in tables.values()):
-        raise _damaged(ValueError("it holds no tables"))
     return tables
 
 
-def _change(change: Callable[[dict[str, Any]], None]) -> None:
-    """Read, change and write the pins while no other process does."""
-    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+def _change(table: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Read, change and write a table while no other process does."""
+    from filelock import FileLock
 
     path = cache_dir() / _NAME
-    temporary = ""
+    hint = "make it writable, or set DCGRID_CACHE_DIR to another folder"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(path.with_suffix(".lock")):
+        with FileLock(path.with_suffix(".lock")):
             content = _read()
-            change(content)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".pins-")
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump(content, stream, indent=1)
-            os.replace(temporary, path)
+            change(content[table])
+            write_whole(path, json.dumps(content, indent=1), hint=hint)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}",
-            hint="make it writable, or set DCGRID_CACHE_DIR to another folder",
-        ) from error
-    finally:
-        if temporary:
-            with suppress(OSError):
-                os.unlink(temporary)
+        raise OutputError(f"cannot write {path}: {error.strerror}", hint=hint) from error
 
 
 def _damaged(error: Exception) -> WeightsError:

@@ -22,20 +22,25 @@ def cache_dir() -> Path:
 
 
 def hub_dir() -> Path:
-    """Return the folder of what comes from the hub, in the hub's own cache layout.
+    """Return the folder of what comes from the hub: the cache of the hub's own client.
 
-    HF_HUB_CACHE, or else HF_HOME, wins, so that programs share what is downloaded.
+    Programs share what is downloaded. HF_HUB_CACHE wins over HF_HOME, that over a cache folder of
+    this program that is set in the environment, and that over the client's usual place.
     """
-    if shared := os.environ.get("HF_HUB_CACHE"):
+    variable = hub_dir_variable()
+    if variable in ("DCGRID_CACHE_DIR", "DCGRID_HOME"):
+        return cache_dir() / "hub"
+    if variable == "HF_HOME":
+        return _expanded(os.environ[variable]) / "hub"
+    if shared := os.environ.get(variable):
         return _expanded(shared)
-    if home := os.environ.get("HF_HOME"):
-        return _expanded(home) / "hub"
-    return cache_dir() / "hub"
+    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface" / "hub"
 
 
 def hub_dir_variable() -> str:
     """Return the name of the environment variable that moves `hub_dir`."""
-    return next((n for n in ("HF_HUB_CACHE", "HF_HOME") if os.environ.get(n)), "DCGRID_CACHE_DIR")
+    names = ("HF_HUB_CACHE", "HF_HOME", "DCGRID_CACHE_DIR", "DCGRID_HOME")
+    return next((name for name in names if os.environ.get(name)), "HF_HUB_CACHE")
 
 
 def go_offline() -> None:

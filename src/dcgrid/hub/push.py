@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dcgrid.errors import NetworkError
-from dcgrid.hub.client import hub_api, in_our_words
+from dcgrid.hub.client import hub_api, hub_errors
 from dcgrid.hub.places import is_offline
 from dcgrid.hub.reference import WeightReference
 
@@ -49,7 +49,7 @@ def push_files(
             "`hf auth login` or set HF_TOKEN",
         )
     api = hub_api()
-    try:
+    with hub_errors(target, "upload to"):
         api.create_repo(target.repo, private=private, exist_ok=True)
         if target.revision != "main":
             api.create_branch(target.repo, branch=target.revision, exist_ok=True)
@@ -62,9 +62,4 @@ def push_files(
         commit = api.create_commit(
             target.repo, operations, commit_message=message, revision=target.revision
         )
-    except Exception as error:
-        # The client wraps what happens to a large file in a RuntimeError.
-        cause = error.__cause__ if type(error) is RuntimeError else error
-        inner = cause if isinstance(cause, Exception) else error
-        raise in_our_words(target, inner, "upload to") from error
     return str(commit.commit_url)

@@ -1,7 +1,7 @@
 """How a user names a weight file: inside the package, in a hub repository, or a path."""
 
+import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NoReturn
 
 from dcgrid.errors import WeightsError
@@ -40,11 +40,12 @@ def parse_reference(text: str) -> WeightReference:
         The reference; an `hf:` one without a revision means the branch "main".
 
     Raises:
-        WeightsError: The text starts like a reference but is incomplete.
+        WeightsError: The text starts like a reference but is incomplete, or leads out of the
+            repository.
     """
     if text.startswith("package:"):
         name = text.removeprefix("package:")
-        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        if not is_inside(name):
             _raise_malformed(text)
         return WeightReference(source="package", path=name)
     if not text.startswith("hf:"):
@@ -56,15 +57,25 @@ def parse_reference(text: str) -> WeightReference:
     name, at, revision = name.partition("@")
     if not (owner and name) or (slash and not path) or (at and not revision):
         _raise_malformed(text)
-    if ".." in path.split("/"):
+    if not all(is_inside(part) for part in (owner, name, revision or "main", path or "file")):
         _raise_malformed(text)
     return WeightReference(
         source="hub", repo=f"{owner}/{name}", revision=revision or "main", path=path
     )
 
 
+def is_inside(path: str) -> bool:
+    """Return True for a relative path that stays inside its folder on every system.
+
+    Args:
+        path: With forward slashes; backslashes, drives and control characters are refused.
+    """
+    parts = path.split("/")
+    return not (re.search(r"[\\:\x00-\x1f\x7f]", path) or {"", ".", ".."} & set(parts))
+
+
 def _raise_malformed(text: str) -> NoReturn:
     raise WeightsError(
-        f"weight reference {text!r} is incomplete",
+        f"weight reference {text[:300]!r} is incomplete or leads out of its folder",
         hint="write package:NAME, hf:OWNER/REPO@REVISION/FILE, or the path of a file",
     )

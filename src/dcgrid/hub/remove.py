@@ -1,14 +1,17 @@
 """Taking a downloaded model out of the cache again."""
 
-import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dcgrid.errors import OutputError
-from dcgrid.hub.pins import read_pin, repo_dir, size_of, write_pin
+from dcgrid.hub.download import remove_parts
+from dcgrid.hub.pins import read_pin, repo_dir, write_pin
 from dcgrid.hub.places import hub_dir
 from dcgrid.hub.table import hub_model
+
+if TYPE_CHECKING:
+    from huggingface_hub import DeleteCacheStrategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,12 +20,10 @@ class CachedModel:
 
     folder: Path
     """The repository's folder in the cache."""
-    snapshots: tuple[Path, ...]
-    """Snapshots that this program brought, updates included."""
-    blobs: tuple[Path, ...]
-    """Files that no other snapshot links to, those included that have arrived in part."""
     bytes: int
-    """Their size."""
+    """Size of the files that no other snapshot links to."""
+    strategy: "DeleteCacheStrategy"
+    """What the hub's client would remove."""
 
 
 def cached_model(name: str) -> CachedModel | None:
@@ -34,27 +35,19 @@ def cached_model(name: str) -> CachedModel | None:
         UsageError: The table has no such model.
         WeightsError: What is remembered of models is damaged.
     """
-    model = hub_model(name)
-    pin = read_pin(model)
-    folder = repo_dir(model.repo)
-    if pin is None or not folder.is_dir():
+    from huggingface_hub import scan_cache_dir
+
+    pin = read_pin(hub_model(name))
+    if pin is None or not repo_dir(pin.repo).is_dir():
         return None
-    commits = {pin.commit, *pin.earlier}
-    every = sorted(one for one in (folder / "snapshots").glob("*") if one.is_dir())
-    mine = tuple(one for one in every if one.name in commits)
-    kept = {path.resolve() for one in every if one not in mine for path in one.rglob("*")}
-    inside = {path.resolve() for one in mine for path in one.rglob("*") if path.is_file()}
-    # Parts are named by their hash, so another program's snapshot may want them no more than we do.
-    parts = set((folder / "blobs").glob("*.part"))
-    blobs = tuple(sorted((inside | parts) - kept))
-    if not (mine or blobs):
+    cache = scan_cache_dir(hub_dir())
+    repos = (one for one in cache.repos if (one.repo_type, one.repo_id) == ("model", pin.repo))
+    there = {one.commit_hash for repo in repos for one in repo.revisions}
+    if not (mine := there & {pin.commit, *pin.earlier}):
         return None
-    return CachedModel(
-        folder=folder,
-        snapshots=mine,
-        blobs=blobs,
-        bytes=sum(max(0, size_of(blob)) for blob in blobs),
-    )
+    strategy = cache.delete_revisions(*mine)
+    freed = strategy.expected_freed_size
+    return CachedModel(folder=repo_dir(pin.repo), bytes=freed, strategy=strategy)
 
 
 def remove_model(name: str) -> int:
@@ -68,36 +61,16 @@ def remove_model(name: str) -> int:
         WeightsError: What is remembered of models is damaged.
         OutputError: A file cannot be removed.
     """
-    cached = cached_model(name)
-    try:
-        if cached is not None:
-            _remove(cached)
-    except OSError as error:
-        raise OutputError(
-            f"cannot remove {error.filename}: {error.strerror}", hint="check its permissions"
-        ) from error
-    if read_pin(hub_model(name)) is not None:
+    cached, pin = cached_model(name), read_pin(hub_model(name))
+    if pin is not None:
+        remove_parts(repo_dir(pin.repo) / "blobs", older_than_s=0)
+    if cached is not None:
+        # The client only warns of what it cannot remove.
+        cached.strategy.execute()
+        removed = (*cached.strategy.repos, *cached.strategy.snapshots, *cached.strategy.blobs)
+        left = [path for path in removed if path.exists() or path.is_symlink()]
+        if left:
+            raise OutputError(f"cannot remove {left[0]}", hint="check its permissions")
+    if pin is not None:
         write_pin(name, None)
     return cached.bytes if cached is not None else 0
-
-
-def _remove(cached: CachedModel) -> None:
-    # Links first: a snapshot that is there looks whole only if what it links to is.
-    for snapshot in cached.snapshots:
-        shutil.rmtree(snapshot)
-    for blob in cached.blobs:
-        blob.unlink(missing_ok=True)
-    _remove_refs(cached)
-    if any((cached.folder / "snapshots").glob("*")):
-        return
-    shutil.rmtree(cached.folder)
-    with suppress(OSError):
-        shutil.rmtree(hub_dir() / ".locks" / cached.folder.name)
-
-
-def _remove_refs(cached: CachedModel) -> None:
-    """Remove branches that point to what is gone."""
-    gone = {snapshot.name for snapshot in cached.snapshots}
-    for ref in (cached.folder / "refs").rglob("*"):
-        if ref.is_file() and ref.read_text(encoding="utf-8").strip() in gone:
-            ref.unlink()

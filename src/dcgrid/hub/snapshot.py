@@ -1,31 +1,43 @@
 """Whole base models from the hub: where they are, what they would cost to fetch, fetching them.
 
 Start at `fetch_model`. A name means the commit that its branch stood at when it was first asked
-for (pins.py), until an update is asked for.
+for (pins.py), until an update is asked for. The hub's own client downloads and keeps the files, so
+a model that another program fetched at that commit is found, too.
 """
 
 import json
-import os
 import shutil
 import threading
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from dcgrid.errors import NetworkError, OutputError, WeightsError
-from dcgrid.hub.client import BytesReport
-from dcgrid.hub.listing import Listing, RemoteFile, is_pickled_name, list_repo
-from dcgrid.hub.pins import Pin, new_pin, read_pin, repo_dir, size_of, write_pin
+from dcgrid.hub.client import BytesReport, hub_errors
+from dcgrid.hub.download import (
+    fetch_file,
+    is_pickled_name,
+    is_safetensors,
+    remove_from_cache,
+    remove_parts,
+)
+from dcgrid.hub.listing import RemoteFile, list_repo
+from dcgrid.hub.pins import Pin, read_pin, repo_dir, size_of, table_pin, write_pin
 from dcgrid.hub.places import hub_dir, hub_dir_variable, is_offline
 from dcgrid.hub.reference import WeightReference
 from dcgrid.hub.table import HubModel, hub_model
-from dcgrid.hub.transfer import Tally, blob_path, fetch_file, part_path
+from dcgrid.io.atomic import write_whole
 
+_Seen = Callable[[RemoteFile, int], None]
+"""Called with a file and how many of its bytes are here."""
 _INDEX_ENDING = ".safetensors.index.json"
 _SPARE_BYTES = 1 << 24
 """What is left free beside the files themselves, for links, locks and the file system."""
+_STOP_S = 3.0
+"""How long downloads under way may take to stop; the process need not wait for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +61,9 @@ def locate_model(name: str) -> Path | None:
         UsageError: The table has no such model.
         WeightsError: What is remembered of models is damaged.
     """
-    pin = read_pin(hub_model(name))
-    return pin.folder if pin is not None and not pin.missing() else None
+    model = hub_model(name)
+    pin = read_pin(model) or table_pin(model)
+    return pin.folder if pin is not None and pin.checked and not pin.missing() else None
 
 
 def model_download(name: str) -> ModelDownload:
@@ -62,16 +75,11 @@ def model_download(name: str) -> ModelDownload:
     """
     model = hub_model(name)
     try:
-        pin = read_pin(model) if model.sizes else look_up_model(name)
+        pin = (read_pin(model) or table_pin(model)) if model.sizes else look_up_model(name)
     except NetworkError:
         pin = None
     if pin is None:
-        return ModelDownload(
-            bytes_left=model.bytes_expected,
-            bytes_all=model.bytes_expected,
-            files=len(model.sizes) or None,
-            license=model.license,
-        )
+        return ModelDownload(bytes_left=None, bytes_all=None, files=None, license=model.license)
     return ModelDownload(
         bytes_left=bytes_left(pin),
         bytes_all=pin.bytes_all,
@@ -90,9 +98,9 @@ def fetch_model(
 ) -> Path:
     """Return the folder of a model, downloading what is not here.
 
-    Files arrive side by side, each taken up where it broke, also by a later run. Every one is
-    checked against the hub's hash before it gets its name. Several processes may do this at once:
-    each file is downloaded by one of them.
+    Files arrive side by side and every one is checked against the hub's hash; those that are here
+    already, from a run that was killed or from another program, are checked, too. Several processes
+    may do this at once: each file is downloaded by one of them.
 
     Args:
         name: Name of the model in the table.
@@ -110,8 +118,8 @@ def fetch_model(
     """
     model = hub_model(name)
     held = read_pin(model)
-    if held is not None and not update and not held.missing():
-        return held.folder
+    if not update and (folder := locate_model(name)) is not None:
+        return folder
     if offline or is_offline():
         raise NetworkError(
             f"{name} is not here whole and the network is off"
@@ -119,16 +127,24 @@ def fetch_model(
             else f"{name} cannot be updated while the network is off",
             hint=f"run `dcgrid models pull {name}` with the network on",
         )
-    stop = threading.Event()
-    pin = held if held is not None and not update else _ask(model, held, stop)
+    pin = held if held is not None and not update else _ask(model, held)
     # A first pin is kept at once, so that half a download is gone on with at the same commit. An
     # update replaces the earlier pin when it is whole: until then the earlier one can be used.
     if held is None:
         write_pin(name, pin)
-    _fetch(name, pin, report, workers, stop)
-    if pin != held:
-        write_pin(name, pin)
-    _write_ref(model, pin)
+    remove_parts(repo_dir(pin.repo) / "blobs")
+    _require_space(name, bytes_left(pin))
+    seen = _summed(name, pin, report)
+    # The small ones first: they say which large ones there are.
+    _fetch(pin, [one for one in pin.files if not _is_large(one)], seen, workers)
+    _require_shards(pin)
+    _fetch(pin, [one for one in pin.files if _is_large(one)], seen, workers)
+    write_pin(name, replace(pin, checked=True))
+    # As the client does for a branch, so that programs find the snapshot offline; a branch that
+    # another program has noted stays where it is.
+    ref = repo_dir(pin.repo) / "refs" / model.revision
+    if model.revision != pin.commit and not ref.exists():
+        write_whole(ref, pin.commit)
     return pin.folder
 
 
@@ -144,46 +160,42 @@ def look_up_model(name: str) -> Pin | None:
     """
     model = hub_model(name)
     pin = read_pin(model)
-    if pin is not None or is_offline():
-        return pin
-    return _ask(model, None, threading.Event())
+    return pin if pin is not None or is_offline() else _ask(model, None)
 
 
 def bytes_left(pin: Pin) -> int:
     """Return how many bytes of a snapshot are still to be downloaded."""
-    left = 0
-    for file in pin.missing():
-        if size_of(blob_path(pin, file)) != file.bytes:
-            left += file.bytes - min(file.bytes, max(0, size_of(part_path(pin, file))))
-    return left
+    blobs = repo_dir(pin.repo) / "blobs"
+    lacking = [one for one in pin.missing() if size_of(blobs / one.digest) != one.bytes]
+    return sum(one.bytes for one in lacking)
 
 
-def _ask(model: HubModel, held: Pin | None, stop: threading.Event) -> Pin:
-    """Ask the hub what a model's branch stands at now.
+def _is_large(file: RemoteFile) -> bool:
+    return file.path.endswith(".safetensors")
+
+
+def _ask(model: HubModel, held: Pin | None) -> Pin:
+    """Ask the hub what a model's branch stands at now, and whether that is the model.
 
     Raises:
         NetworkError: The hub cannot be reached, or does not give it.
-        WeightsError: There is no such revision, or the repository holds no such model.
+        WeightsError: There is no such revision, a file that the table names is lacking or another
+            one, or the repository has another layout or pickles alone.
     """
     asked = WeightReference(source="hub", repo=model.repo, revision=model.revision, path="")
-    listing = list_repo(asked, stop)
-    pin = new_pin(model, listing, held)
-    if not model.is_scorer:
-        _require_model(asked, listing, pin)
-    _require_files(asked, model, pin)
-    return pin
-
-
-def _require_files(asked: WeightReference, model: HubModel, pin: Pin) -> None:
-    """Refuse a repository that lacks a file that the table names, or has another one there."""
-    digests = {file.path: file.digest for file in pin.files}
-    required = model.patterns if model.is_scorer else model.sizes
-    lacking = [path for path in required if path not in digests]
-    if lacking:
+    listing = list_repo(asked)
+    files = tuple(file for file in listing.files if model.wants(file.path))
+    digests = {file.path: file.digest for file in files}
+    see = f"see the files at huggingface.co/{asked.repo}"
+    if not (model.is_scorer or ("model_index.json" in digests and any(map(_is_large, files)))):
+        pickled = [file.path for file in listing.files if is_pickled_name(file.path)]
+        told = f"; {pickled[0]} is a pickle, which is never loaded" if pickled else ""
         raise WeightsError(
-            f"{asked} lacks {', '.join(lacking)}",
-            hint=f"see the files at huggingface.co/{asked.repo}",
+            f"{asked} holds no model in diffusers' layout with safetensors files{told}", hint=see
         )
+    required = model.patterns if model.is_scorer else model.sizes
+    if lacking := [path for path in required if path not in digests]:
+        raise WeightsError(f"{asked} lacks {', '.join(lacking)}", hint=see)
     for path, known in model.sha256.items():
         if digests[path] != known:
             raise WeightsError(
@@ -192,51 +204,77 @@ def _require_files(asked: WeightReference, model: HubModel, pin: Pin) -> None:
                 hint="results of another network would stand under a wrong name; if HF_ENDPOINT "
                 "names a mirror, try without it",
             )
-
-
-def _require_model(asked: WeightReference, listing: Listing, pin: Pin) -> None:
-    """Refuse a repository in another layout, or with pickles alone."""
-    taken = {file.path for file in pin.files}
-    if "model_index.json" in taken and any(path.endswith(".safetensors") for path in taken):
-        return
-    pickled = [file.path for file in listing.files if is_pickled_name(file.path)]
-    told = f"; {pickled[0]} is a pickle, which is never loaded" if pickled else ""
-    raise WeightsError(
-        f"{asked} holds no model in diffusers' layout with safetensors files{told}",
-        hint=f"see the files at huggingface.co/{asked.repo}",
+    commits = (*held.earlier, held.commit) if held is not None else ()
+    return Pin(
+        repo=model.repo,
+        commit=listing.commit,
+        license=listing.license,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        files=files,
+        earlier=tuple(dict.fromkeys(one for one in commits if one != listing.commit)),
+        checked=False,
     )
 
 
-def _fetch(
-    name: str, pin: Pin, report: BytesReport | None, workers: int, stop: threading.Event
-) -> None:
-    """Bring all files of a snapshot, the small ones first: they say which large ones there are."""
-    _require_space(name, bytes_left(pin))
-    tally = Tally(name, pin.bytes_all, report)
-    bring = partial(_side_by_side, pin, tally=tally, workers=workers, stop=stop)
-    bring([file for file in pin.files if not file.path.endswith(".safetensors")])
-    _require_shards(pin)
-    bring([file for file in pin.files if file.path.endswith(".safetensors")])
+def _summed(name: str, pin: Pin, report: BytesReport | None) -> _Seen:
+    """Return what reports the bytes of all files of a download together as they arrive."""
+    here: dict[str, int] = {}
+    lock = threading.Lock()
+
+    def seen(file: RemoteFile, count: int) -> None:
+        with lock:
+            here[file.path] = count
+            if report is not None:
+                report(name, sum(here.values()), pin.bytes_all)
+
+    return seen
 
 
-def _side_by_side(
-    pin: Pin,
-    files: Iterable[RemoteFile],
-    *,
-    tally: Tally,
-    workers: int,
-    stop: threading.Event,
-) -> None:
-    with ThreadPoolExecutor(workers, thread_name_prefix="dcgrid-pull") as pool:
-        waiting = [pool.submit(fetch_file, pin, file, tally, stop) for file in files]
-        try:
-            for one in as_completed(waiting):
-                one.result()
-        except BaseException:
-            # Also Ctrl-C: what has arrived is kept for the next run.
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+def _fetch(pin: Pin, files: Iterable[RemoteFile], seen: _Seen, workers: int) -> None:
+    """Download and check files side by side; after a failure those under way still arrive.
+
+    The client's `snapshot_download` does not end at Ctrl-C before the files do that are arriving,
+    nor while another process holds their locks; threads of our own can be left behind.
+    """
+    waiting, failures, stop = deque(files), deque[BaseException](), threading.Event()
+
+    def work() -> None:
+        with suppress(IndexError):
+            while not (failures or stop.is_set()):
+                file = waiting.popleft()
+                try:
+                    _fetch_file(pin, file, seen, stop)
+                except BaseException as error:
+                    failures.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.1)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(_STOP_S / workers)
+    if failures:
+        raise failures[0]
+
+
+def _fetch_file(pin: Pin, file: RemoteFile, seen: _Seen, stop: threading.Event) -> None:
+    asked = WeightReference(source="hub", repo=pin.repo, revision=pin.commit, path=file.path)
+    with hub_errors(asked):
+        path = fetch_file(asked, lambda n, _: seen(file, n), digest=file.digest, stop=stop)
+        with path.open("rb") as stream:
+            head = stream.read(9)
+        if _is_large(file) and not is_safetensors(head, file.bytes):
+            remove_from_cache(path)
+            raise WeightsError(
+                f"{asked} is no safetensors file: it begins with {head[:8]!r}",
+                hint="tell the maker of the repository",
+            )
+    seen(file, file.bytes)
 
 
 def _require_shards(pin: Pin) -> None:
@@ -246,9 +284,7 @@ def _require_shards(pin: Pin) -> None:
         WeightsError: It lacks one, or an index is damaged.
     """
     there = {file.path for file in pin.files}
-    for file in pin.files:
-        if not file.path.endswith(_INDEX_ENDING):
-            continue
+    for file in (one for one in pin.files if one.path.endswith(_INDEX_ENDING)):
         try:
             content = json.loads((pin.folder / file.path).read_bytes())
             shards = {str(shard) for shard in content["weight_map"].values()}
@@ -283,12 +319,3 @@ def _require_space(name: str, needed: int) -> None:
             f"{name} needs {needed / 1e9:.1f} GB more in {hub_dir()}, {free / 1e9:.1f} GB are free",
             hint=f"free some space, or set {hub_dir_variable()} to a folder on a larger disk",
         )
-
-
-def _write_ref(model: HubModel, pin: Pin) -> None:
-    """Note the branch as the hub's own client does, so that it finds the snapshot offline."""
-    path = repo_dir(pin.repo) / "refs" / model.revision
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(pin.commit, encoding="utf-8")
-    temporary.replace(path)

@@ -4,17 +4,22 @@ Start at `fetch_weights`.
 """
 
 import hashlib
-import logging
-from contextlib import suppress
+import os
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
-from dcgrid.errors import NetworkError, WeightsError
-from dcgrid.hub.client import LIBRARY, BytesReport, endpoint, in_our_words
-from dcgrid.hub.content import pickled_error, refuse_pickled_file
-from dcgrid.hub.listing import is_pickled_name, only_adapter
+from dcgrid.errors import NetworkError, OutputError, WeightsError
+from dcgrid.hub.client import BytesReport, hub_errors
+from dcgrid.hub.download import (
+    check_file,
+    client_arguments,
+    fetch_file,
+    hub_digest,
+    is_pickled_name,
+    pickled_error,
+    remove_from_cache,
+)
+from dcgrid.hub.listing import list_repo
 from dcgrid.hub.pins import read_adapter_path, write_adapter_path
 from dcgrid.hub.places import hub_dir, is_offline
 from dcgrid.hub.reference import WeightReference, parse_reference
@@ -41,7 +46,7 @@ def locate_weights(reference: str, *, weights_dir: Path | None = None) -> Path |
     else:
         folders = [weights_dir, _PACKAGE_WEIGHTS] if weights_dir else [_PACKAGE_WEIGHTS]
         candidates = [folder / parsed.path for folder in folders]
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if os.path.isfile(path)), None)
 
 
 def download_bytes(reference: str) -> int | None:
@@ -57,14 +62,12 @@ def download_bytes(reference: str) -> int | None:
         return 0
     if is_offline():
         return None
-    try:
-        from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-        found = hf_hub_download(**_download_arguments(_with_path(parsed)), dry_run=True)
-    except Exception as error:
-        translated = in_our_words(parsed, error)
-        if isinstance(translated, WeightsError):
-            raise translated from error
+    try:
+        with hub_errors(parsed):
+            found = hf_hub_download(**client_arguments(_with_path(parsed)), dry_run=True)
+    except (NetworkError, OutputError):
         return None
     return int(found.file_size) if found.file_size is not None else None
 
@@ -79,8 +82,7 @@ def fetch_weights(
 ) -> Path:
     """Return the path of a weight file, downloading it into the cache if it is not here.
 
-    A broken connection is taken up again where it broke (several tries); an interrupted download
-    leaves no file that could be mistaken for a whole one.
+    A file of the hub is checked against the hub's own hash each time, and removed if it is damaged.
 
     Args:
         reference: See `parse_reference`.
@@ -108,10 +110,9 @@ def fetch_weights(
         )
     if is_pickled_name(parsed.path):
         raise pickled_error(str(parsed))
-    if path is None:
-        path = _download(parsed, offline=offline or is_offline(), report=report)
     if parsed.source == "hub":
-        _refuse_pickle(parsed, path)
+        path = _fetched(parsed, path, offline=offline or is_offline(), report=report)
+    assert path is not None
     if sha256:
         _check_hash(parsed, path, sha256)
     return path
@@ -131,24 +132,26 @@ def fetch_beside(path: Path, reference: str, name: str, *, offline: bool = False
 
     Raises:
         NetworkError: The download failed.
+        WeightsError: It is damaged.
         OutputError: No space is left for it.
     """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
 
     parsed = parse_reference(reference)
-    parts = path.parts
-    if parsed.source != "hub" or "snapshots" not in parts:
+    if parsed.source != "hub" or not path.is_relative_to(hub_dir()):
         return None
-    start = len(parts) - parts[::-1].index("snapshots")
-    inside = "/".join((*parts[start + 1 : -1], name))
-    asked = replace(parsed, revision=parts[start], path=inside)
-    known = try_to_load_from_cache(asked.repo, inside, cache_dir=hub_dir(), revision=asked.revision)
-    if known is not None or offline or is_offline():
-        # The client remembers, too, that a commit lacks a file.
-        return Path(known) if isinstance(known, str) else None
+    _, _, commit, *folders, _ = path.relative_to(hub_dir()).parts
+    asked = replace(parsed, revision=commit, path="/".join((*folders, name)))
+    known = try_to_load_from_cache(asked.repo, asked.path, cache_dir=hub_dir(), revision=commit)
+    if known is not None and not isinstance(known, str):
+        # The client remembers that a commit lacks a file.
+        return None
+    offline = offline or is_offline()
+    if known is None and offline:
+        return None
     try:
-        return _download(asked, offline=False, report=None)
+        return _fetched(asked, Path(known) if known else None, offline=offline)
     except WeightsError as error:
         if isinstance(error.__cause__, EntryNotFoundError):
             return None
@@ -165,22 +168,9 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _download_arguments(parsed: WeightReference) -> dict[str, Any]:
-    return {
-        "repo_id": parsed.repo,
-        "filename": parsed.path,
-        "revision": parsed.revision,
-        "library_name": LIBRARY,
-        "endpoint": endpoint(),
-        "cache_dir": hub_dir(),
-    }
-
-
 def _with_known_path(parsed: WeightReference) -> WeightReference:
     """Return a reference with the file that it meant before, where it names none."""
-    if parsed.path:
-        return parsed
-    return replace(parsed, path=read_adapter_path(str(parsed)) or "")
+    return parsed if parsed.path else replace(parsed, path=read_adapter_path(str(parsed)))
 
 
 def _with_path(parsed: WeightReference) -> WeightReference:
@@ -193,57 +183,55 @@ def _with_path(parsed: WeightReference) -> WeightReference:
     known = _with_known_path(parsed)
     if known.path:
         return known
-    path = only_adapter(parsed)
-    write_adapter_path(str(parsed), path)
-    return replace(parsed, path=path)
+    paths = [file.path for file in list_repo(parsed).files]
+    found = [path for path in paths if path.endswith(".safetensors")]
+    if not found:
+        pickled = [path for path in paths if is_pickled_name(path)]
+        told = f"; {pickled[0]} is a pickle, which is never loaded" if pickled else ""
+        raise WeightsError(
+            f"{parsed} holds no safetensors file{told}",
+            hint=f"see the files at huggingface.co/{parsed.repo}",
+        )
+    if len(found) > 1:
+        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+        raise WeightsError(
+            f"{parsed} holds {len(found)} adapters: {', '.join(found[:8])}{more}",
+            hint=f"name one: {parsed}/{found[0]}",
+        )
+    write_adapter_path(str(parsed), found[0])
+    return replace(parsed, path=found[0])
 
 
 def _cached_download(parsed: WeightReference) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
 
-    try:
+    with hub_errors(parsed):
         found = try_to_load_from_cache(
             parsed.repo, parsed.path, cache_dir=hub_dir(), revision=parsed.revision
         )
-    except HFValidationError as error:
-        raise in_our_words(parsed, error) from error
     return Path(found) if isinstance(found, str) else None
 
 
-def _download(parsed: WeightReference, *, offline: bool, report: BytesReport | None) -> Path:
+def _fetched(
+    parsed: WeightReference, path: Path | None, *, offline: bool, report: BytesReport | None = None
+) -> Path:
+    """Return a file of the cache that has the hub's hash, downloaded if it is not there."""
+    if path is not None:
+        try:
+            check_file(path, str(parsed), hub_digest(path))
+            return path
+        except WeightsError:
+            if offline:
+                raise
     if offline:
         raise NetworkError(
             f"{parsed} is not in the cache and the network is off",
             hint="run once without --offline (and without HF_HUB_OFFLINE) to download it",
         )
-    from huggingface_hub import hf_hub_download
-
-    # Its retry warnings would tear the progress bar; what matters comes back as an exception.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    parsed = _with_path(parsed)
-    try:
-        path = hf_hub_download(
-            **_download_arguments(parsed), tqdm_class=_progress_class(parsed.path, report)
-        )
-    except Exception as error:
-        raise in_our_words(parsed, error) from error
-    return Path(path)
-
-
-def _refuse_pickle(parsed: WeightReference, path: Path) -> None:
-    """Refuse a download that is a pickle inside, and take it out of the cache."""
-    try:
-        refuse_pickled_file(path, str(parsed))
-    except WeightsError:
-        _remove_from_cache(path)
-        raise
-
-
-def _remove_from_cache(path: Path) -> None:
-    for bad in {path, path.resolve()}:
-        with suppress(OSError):
-            bad.unlink()
+    asked = _with_path(parsed)
+    return fetch_file(
+        asked, lambda done, total: report(asked.path, done, total) if report else None
+    )
 
 
 def _check_hash(parsed: WeightReference, path: Path, expected: str) -> None:
@@ -253,43 +241,8 @@ def _check_hash(parsed: WeightReference, path: Path, expected: str) -> None:
     hint = "the file is damaged or another version; get it again"
     if parsed.source == "hub":
         # Otherwise the cache would hand out the damaged file for ever.
-        _remove_from_cache(path)
+        remove_from_cache(path)
         hint = "the damaged copy was removed from the cache; run the same command again"
     raise WeightsError(
         f"{path} has SHA-256 {actual[:16]}..., expected {expected[:16]}... ({parsed})", hint=hint
     )
-
-
-def _progress_class(name: str, report: BytesReport | None) -> type:
-    """Return a class that looks like a tqdm bar to the hub and passes bytes on to `report`."""
-
-    class Bar:
-        def __init__(self, *_: object, **options: Any) -> None:  # noqa: ANN401 - tqdm's options
-            self.total: int | None = options.get("total")
-            self.n: int = options.get("initial") or 0
-
-        def update(self, amount: float | None = 1) -> None:
-            self.n += int(amount or 0)
-            if report is not None:
-                report(name, self.n, self.total)
-
-        def close(self) -> None: ...
-
-        def refresh(self, *_: object, **__: object) -> None: ...
-
-        def set_description(self, *_: object, **__: object) -> None: ...
-
-        def set_postfix_str(self, *_: object, **__: object) -> None: ...
-
-        def __enter__(self) -> Self:
-            return self
-
-        def __exit__(
-            self,
-            kind: type[BaseException] | None,
-            error: BaseException | None,
-            trace: TracebackType | None,
-        ) -> None:
-            self.close()
-
-    return Bar
