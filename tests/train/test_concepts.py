@@ -454,6 +454,10 @@ def test_the_command_takes_concepts(out, manifest, recipe_of, tiny_store, capsys
     assert (out / "cache").is_dir()
     assert main([*dc_arguments, "--concepts", str(manifest)]) == 0
     assert capsys.readouterr().out == f"wrote {out / 'dc.safetensors'}\n"
+    shutil.copy(manifest.parent / "cat.mp4", manifest.parent / "spare.wmv")
+    assert main([*dc_arguments, "--concepts", str(manifest.parent), "--dry-run"]) == 0
+    line = f"concepts  2 in {manifest.parent}; not used: spare.wmv"
+    assert line in capsys.readouterr().out.splitlines()
     # An earlier run is no reason not to fill the cache.
     assert main([*dc_arguments, "--concepts", str(manifest), "--cache-only", "--quiet"]) == 0
     for option in (["--concepts", str(manifest)], ["--cache-only"]):

@@ -306,7 +306,7 @@ def _request(
     fields: dict[str, Any],
 ) -> "EvalRequest":
     """Return what is asked, the suite with the options of the command line in it."""
-    from dcgrid.eval.suites.clips import find_clips
+    from dcgrid.eval.suites.clips import find_clips, unused_files
     from dcgrid.eval.suites.handed import parse_handed
     from dcgrid.eval.suites.request import EvalRequest
     from dcgrid.eval.suites.schema import load_suite
@@ -318,6 +318,7 @@ def _request(
     return EvalRequest(
         suite=suite,
         clips=find_clips(clips, **finding),
+        left_out=unused_files(clips),
         handed=parse_handed(handed, suite.methods),
         **fields,
     )
@@ -340,7 +341,7 @@ def _run_job(request: "EvalRequest", output: Output, *, dry_run: bool) -> None:
     from dcgrid.eval.tables import text_table
 
     done = run_job(plan, output)
-    lines = [text_table(done.results), *(f"wrote {path}" for path in done.files)]
+    lines = [*text_table(done.results).splitlines(), *(f"wrote {path}" for path in done.files)]
     output.result(lines, as_json(done.results))
     code = _exit_code(done.results)
     if code:

@@ -27,7 +27,8 @@ from dcgrid.runtime.processes import Processes
 from dcgrid.train.captions import captions_of
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.codec import trained_names
-from dcgrid.train.dc import count_tags
+from dcgrid.train.data.manifest import unused_files
+from dcgrid.train.dc import check_concepts, count_tags
 from dcgrid.train.estimates import check_self_conditioning
 from dcgrid.train.facts import preset_of
 from dcgrid.train.job import TrainJob, check_processes, check_text_encoder
@@ -40,6 +41,7 @@ from dcgrid.train.settings import ADAPTER_STAGES, Phase
 from dcgrid.train.upsampling import CROP_BYTES, stock_bytes
 from dcgrid.train.variants import STOCK, VARIANTS
 from dcgrid.train.world.store import WorldStore
+from dcgrid.video.folder import name_some
 
 CLUSTERS = (8, 64, 256)
 """Numbers of GPUs that a plan tells the memory for; 256 are the paper's."""
@@ -77,6 +79,10 @@ class TrainPlan:
     """Time that is left at the rate last logged in this folder; None: no rate is known."""
     missing: tuple[str, ...]
     """What the run needs and does not find, a sentence each."""
+    concepts: int | None
+    """How many were found where `--concepts` says; None: they are not of files."""
+    unused: tuple[str, ...]
+    """Names of files there that no concept uses."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -111,6 +117,8 @@ class TrainPlan:
             "out": str(self.job.out),
             "world": str(self.job.store),
             "missing": list(self.missing),
+            "concepts": self.concepts,
+            "unused": list(self.unused),
         }
 
     def _model_lines(self) -> list[str]:
@@ -121,6 +129,13 @@ class TrainPlan:
             return []
         return [f"model     {count / 1e9:.2f} billion, transformer and text encoder"]
 
+    def _concept_lines(self) -> list[str]:
+        """Return how many concepts were found, and what lies beside them unused."""
+        if self.concepts is None:
+            return []
+        unused = f"; not used: {name_some(self.unused)}" if self.unused else ""
+        return [f"concepts  {self.concepts} in {self.job.concepts}{unused}"]
+
     def lines(self) -> list[str]:
         """Return the plan as a person reads it."""
         recipe, left = self.job.recipe, self.job.recipe.optim.steps - self.steps_done
@@ -130,6 +145,7 @@ class TrainPlan:
             f"trained   {_counts(self.trained)}",
             f"frozen    {_counts(self.frozen)}",
             *self._model_lines(),
+            *self._concept_lines(),
             f"steps     {recipe.optim.steps}, {self.steps_done} done, {max(left, 0)} to go",
         ]
         batches, processes = batches_of_step(recipe, self.job.processes), self.job.processes.count
@@ -174,6 +190,7 @@ def plan_stage(job: TrainJob) -> TrainPlan:
     rate = last_rate(job.loop.folder / "log.jsonl")
     state = 4 * copies * total
     shared = job.recipe.scale.shard != "none"
+    files = job.concepts if job.recipe.stage == "dc" else None
     return TrainPlan(
         job=job,
         trained=trained,
@@ -187,6 +204,8 @@ def plan_stage(job: TrainJob) -> TrainPlan:
         disk_bytes=(2 + job.recipe.log.keep_last) * state + 2 * total,
         seconds=None if rate is None else rate * max(job.recipe.optim.steps - done, 0),
         missing=tuple(_missing(job)),
+        concepts=len(check_concepts(job) or ()) if files else None,
+        unused=tuple(unused_files(files)) if files else (),
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dcgrid.errors import InputVideoError, RecipeError, UsageError
-from dcgrid.eval.suites.clips import find_clips
+from dcgrid.eval.suites.clips import find_clips, unused_files
 from dcgrid.video.write import write_video
 
 
@@ -20,6 +20,15 @@ def folder(tmp_path):
 
 def test_a_folder_gives_its_videos_in_order(folder):
     assert [clip.key for clip in find_clips([folder])] == ["a", "b", "c-d"]
+
+
+def test_any_video_of_a_folder_is_taken_and_the_rest_is_named(folder):
+    (folder / "b.mp4").rename(folder / "b.m2ts")
+    (folder / "masks").mkdir()
+    (folder / "captions.toml").write_text('["a.mp4"]\nsubject = "a cat"\n')
+    assert [clip.key for clip in find_clips([folder])] == ["a", "b", "c-d"]
+    assert unused_files([folder, folder]) == (f"{folder / 'notes.txt'}: no video",)
+    assert unused_files([folder / "a.mp4"]) == ()
 
 
 def test_named_files_keep_their_order_and_come_once(folder):

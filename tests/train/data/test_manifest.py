@@ -7,7 +7,7 @@ import pytest
 from dcgrid.errors import RecipeError
 from dcgrid.models.native.presets import TINY_SPEC
 from dcgrid.pipelines.plan import clip_rules
-from dcgrid.train.data.manifest import MOST_TOLD, read_concepts
+from dcgrid.train.data.manifest import MOST_TOLD, read_concepts, unused_files
 
 RULES = clip_rules(TINY_SPEC)
 
@@ -73,6 +73,18 @@ def test_a_folder_with_a_text_beside_each_video(folder):
     (folder / "cat.txt").write_text("subject a cat")
     with pytest.raises(RecipeError, match="not of the form"):
         read_concepts(folder, RULES)
+
+
+def test_what_no_concept_uses_is_named(folder):
+    assert unused_files(write(folder, GOOD)) == []
+    (folder / "other.flv").write_bytes((folder / "cat.mp4").read_bytes())
+    assert unused_files(folder) == ["other.flv"]
+    (folder / "manifest.toml").unlink()
+    for stem in ("cat", "9 lives", "other"):
+        (folder / f"{stem}.txt").write_text(f"subject: a {stem}\nmotion: run\n")
+    (folder / "thumb.html").write_text("<p>")
+    assert len(read_concepts(folder, RULES)) == 3
+    assert unused_files(folder) == ["thumb.html"]
 
 
 def test_every_problem_is_told_at_once(folder):

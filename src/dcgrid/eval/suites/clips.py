@@ -18,15 +18,13 @@ from dcgrid import hub
 from dcgrid.errors import InputVideoError, UsageError
 from dcgrid.io.schema import Text, read_toml
 from dcgrid.pipelines.job import check_input
+from dcgrid.video.folder import name_some, split_folder
 
 CAPTIONS, MASKS = "captions.toml", "masks"
 """What is looked for beside clips."""
+_NO_CLIPS = (CAPTIONS, MASKS)
 DEFAULT_SUBJECT = "a person"
 """What prompts of scores say where nobody said who a clip shows; the paper's clips show people."""
-VIDEO_SUFFIXES = frozenset(
-    ".mp4 .mov .mkv .webm .avi .m4v .gif .mpg .mpeg .ogv .flv .3gp .wmv .ts".split()  # noqa: SIM905
-)
-"""Files of a folder that are taken for clips."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,10 +112,12 @@ def _paths(names: Sequence[Path]) -> list[Path]:
         if not name.is_dir():
             paths.append(name)
             continue
-        found = sorted(one for one in name.iterdir() if one.suffix.lower() in VIDEO_SUFFIXES)
+        found, others = split_folder(name, _NO_CLIPS)
         if not found:
+            there = f", only {name_some(others)}" if others else ""
             raise InputVideoError(
-                f"no video in the folder {name}", hint="name video files, or another folder"
+                f"no video in the folder {name}{there}",
+                hint="name video files, or another folder",
             )
         paths += found
     if not paths:
@@ -126,6 +126,15 @@ def _paths(names: Sequence[Path]) -> list[Path]:
         )
     # A file that is named twice, perhaps once through its folder, is one clip.
     return list({path.resolve(): path for path in paths}.values())
+
+
+def unused_files(names: Sequence[Path]) -> tuple[str, ...]:
+    """Return what folders of clips hold that is no video, each with a few words on it."""
+    return tuple(
+        f"{folder / other}: no video"
+        for folder in dict.fromkeys(name for name in names if name.is_dir())
+        for other in split_folder(folder, _NO_CLIPS)[1]
+    )
 
 
 def _unique(stem: str, taken: set[str]) -> str:

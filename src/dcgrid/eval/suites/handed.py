@@ -11,9 +11,9 @@ from pathlib import Path
 from dcgrid import hub
 from dcgrid.errors import DcgridError, UsageError
 from dcgrid.eval.suites import footage
-from dcgrid.eval.suites.clips import VIDEO_SUFFIXES
 from dcgrid.eval.suites.request import EvalRequest, Unit, UnitOutcome, item_names
 from dcgrid.models.base import ModelSpec
+from dcgrid.video.folder import is_video
 from dcgrid.video.parts import write_part
 from dcgrid.video.read import read_clip
 
@@ -77,7 +77,7 @@ def _find(folder: Path, stem: str, name: str) -> Path | None:
     beside = [one for one in folder.iterdir() if one.stem == f"{stem}.{name}"]
     inside = list((folder / stem).iterdir()) if (folder / stem).is_dir() else []
     found = [*beside, *(one for one in inside if one.stem == name)]
-    return next((one for one in sorted(found) if one.suffix.lower() in VIDEO_SUFFIXES), None)
+    return next((one for one in sorted(found) if is_video(one)), None)
 
 
 def _kept(request: EvalRequest, spec: ModelSpec, unit: Unit, path: Path) -> Path:

@@ -121,7 +121,7 @@ def _readable(request: EvalRequest, spec: ModelSpec) -> EvalRequest:
     Raises:
         InputVideoError: A file that was named is no video, or nothing is left.
     """
-    clips, left_out = [], []
+    clips, left_out = [], list(request.left_out)
     for clip in request.clips:
         try:
             footage.plan_source(request, spec, clip)

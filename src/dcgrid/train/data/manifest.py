@@ -28,6 +28,7 @@ from typing import Any, Literal, get_args
 
 from dcgrid.errors import DcgridError, InputVideoError, RecipeError
 from dcgrid.video.clip import ClipRules
+from dcgrid.video.folder import name_some, split_folder
 from dcgrid.video.probe import probe
 from dcgrid.video.read import plan_clip
 
@@ -38,7 +39,6 @@ MAX_BYTES = 1024 * 1024
 """Largest manifest that is read."""
 MOST_TOLD = 20
 """Problems that one error lists; the rest are counted."""
-VIDEO_ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".ogv", ".mpg", ".ts")
 _TOKEN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _REQUIRED = ("clip", "subject", "motion")
 
@@ -110,14 +110,30 @@ def read_concepts(path: Path, rules: ClipRules) -> list[Concept]:
     if problems:
         raise _all_of_them(path, problems)
     if not concepts:
-        raise RecipeError(f"{path} names no clips", hint="see docs/training.md for the form")
+        others = unused_files(path)
+        there = f": {name_some(others)} is no video" if others else ""
+        raise RecipeError(f"{path} names no clips{there}", hint="see docs/training.md for the form")
     return concepts
+
+
+def unused_files(path: Path) -> list[str]:
+    """Return what a folder of concepts holds that `read_concepts` does not use, by name.
+
+    Args:
+        path: As for `read_concepts`, which has found nothing wrong.
+    """
+    if not path.is_dir():
+        return []
+    if not (path / MANIFEST_NAME).exists():
+        return split_folder(path)[1]
+    named = {Path(str(table.get("clip", ""))).name for _, _, table in _tables(path)}
+    return [clip.name for clip in split_folder(path)[0] if clip.name not in named]
 
 
 def _tables(path: Path) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:
     """Yield each concept's place for errors, the folder that its paths start from, and its keys."""
     if path.is_dir() and not (path / MANIFEST_NAME).exists():
-        for clip in sorted(p for p in path.iterdir() if p.suffix.lower() in VIDEO_ENDINGS):
+        for clip in split_folder(path)[0]:
             yield clip.name, path, {"clip": clip.name, **_sidecar(clip.with_suffix(".txt"))}
         return
     manifest = path / MANIFEST_NAME if path.is_dir() else path
