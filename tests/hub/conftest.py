@@ -1,9 +1,10 @@
 """A hub of the tests' own, with a small model under a name of the table."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,6 +30,13 @@ def unpinned() -> dict[str, table.HubModel]:
     """Return the table of models as if nothing were known of their commits and files."""
     rows = table.MODELS.values()
     return {row.name: replace(row, revision="main", sizes={}, sha256={}) for row in rows}
+
+
+def patch_sleep(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], None]) -> None:
+    """Let the client alone sleep so, not the server of these tests."""
+    for module in ("utils._http", "file_download"):
+        clock = SimpleNamespace(sleep=sleep)
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", clock)
 
 
 @pytest.fixture

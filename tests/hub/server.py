@@ -63,6 +63,9 @@ class Fault:
     message: str = ""
     cut_after: int | None = None
     content: bytes | None = None
+    """In place of a file's."""
+    body: bytes = b""
+    """With `status`."""
     no_ranges: bool = False
     html: bool = False
     wait_s: float = 0.0
@@ -151,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
                 headers = dict(self.fault.headers)
                 if self.fault.message:
                     headers["X-Error-Message"] = self.fault.message
-                self._send(self.fault.status, b"", headers)
+                self._send(self.fault.status, self.fault.body, headers)
                 return
         if self.command in ("POST", "PUT"):
             self._take(path)

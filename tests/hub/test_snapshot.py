@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ import pytest
 from dcgrid import hub
 from dcgrid.errors import DcgridError, NetworkError, OutputError, UsageError, WeightsError
 from dcgrid.hub import client, table
-from tests.hub.conftest import UNPINNED
+from tests.hub.conftest import UNPINNED, patch_sleep
 from tests.hub.server import SECRET, Fault, Hub, git_blob, safetensors_bytes
 
 NAME = "wan2.2-5b"
@@ -35,13 +35,6 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     # The client's own waits, and its pieces: what has arrived of one is lost at a cut.
     patch_sleep(monkeypatch, lambda _: None)
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 50_000)
-
-
-def patch_sleep(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], None]) -> None:
-    """Let the client alone sleep so, not the server of these tests."""
-    for module in ("utils._http", "file_download"):
-        clock = SimpleNamespace(sleep=sleep)
-        monkeypatch.setattr(f"huggingface_hub.{module}.time", clock)
 
 
 def files_in(folder: Path) -> dict[str, bytes]:

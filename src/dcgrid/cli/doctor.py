@@ -24,7 +24,11 @@ def _facts() -> dict[str, Any]:
         "models": _models(),
         "large_models": _large_models(),
         "codecs": _codecs(),
-        "folders": {"recipes": str(hub.config_dir() / "recipes"), "cache": str(hub.cache_dir())},
+        "folders": {
+            "recipes": str(hub.config_dir() / "recipes"),
+            "cache": str(hub.cache_dir()),
+            "downloads": str(hub.hub_dir()),
+        },
         "offline": hub.is_offline(),
     }
 

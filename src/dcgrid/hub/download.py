@@ -56,20 +56,25 @@ def fetch_file(
     from huggingface_hub import hf_hub_download
 
     stop = stop or Event()
+    bar = _bar_class(asked, seen, stop)
+
     with hub_errors(asked):
-        bar = _bar_class(asked, seen, stop)
-        path = persist(
-            asked, lambda: Path(hf_hub_download(**client_arguments(asked), tqdm_class=bar)), stop
-        )
-        try:
-            check_file(path, str(asked), digest or hub_digest(path) or _asked_digest(asked))
-        except WeightsError:
-            remove_from_cache(path)
-            if bar.made:
-                raise
-            # Another program left it so.
-            return fetch_file(asked, seen, digest=digest, stop=stop)
-        return path
+        for last in (False, True):
+            path = persist(
+                asked,
+                lambda: Path(hf_hub_download(**client_arguments(asked), tqdm_class=bar)),
+                stop,
+            )
+            try:
+                check_file(path, str(asked), digest or hub_digest(path) or _asked_digest(asked))
+            except WeightsError:
+                remove_from_cache(path)
+                # Where nothing was downloaded, another program has left a damaged file.
+                if last or bar.made:
+                    raise
+            else:
+                return path
+    raise AssertionError("the second try returns or raises")
 
 
 def _bar_class(asked: WeightReference, seen: Seen, stop: Event) -> Any:  # noqa: ANN401 - a class
