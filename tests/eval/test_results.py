@@ -73,13 +73,29 @@ def test_what_is_written_is_read(tmp_path):
     ("change", "told"),
     [
         (lambda v: v.pop("format"), "is not of the format dcgrid-eval-1"),
-        (lambda v: v.update(extra=1), "unknown key 'extra'"),
-        (lambda v: v.pop("table"), "damaged results: 'table'"),
-        (lambda v: v["items"][0].update(status="great"), "'great', not one of"),
-        (lambda v: v["items"][0]["scores"]["id"].update(value="high"), "is 'high', not a number"),
+        (lambda v: v.update(extra=1), "damaged results: key 'extra' is unknown"),
+        (lambda v: v.pop("table"), "damaged results: key 'table' is missing"),
+        (
+            lambda v: v["items"][0].update(status="great"),
+            "failed, missing, not 'great'",
+        ),
+        (
+            lambda v: v["items"][0]["scores"]["id"].update(value="high"),
+            "must be a number, not 'high'",
+        ),
         (lambda v: v["items"][0]["scores"]["id"].update(value=None), "needs a reason"),
         (lambda v: v["items"][0]["scores"]["id"].update(frames=[0]), "2 values at 1 frames"),
         (lambda v: v.update(items=5), "damaged results"),
+        (
+            lambda v: v["items"][0].update(scores=[1]),
+            r"0\.scores' must be a table, not \[1",
+        ),
+        (lambda v: v["items"][0]["scores"].update(id=[1]), r"scores\.id' must be a table, not \[1"),
+        (
+            lambda v: v["clips"][0].update(fps=10**400),
+            r"fps' must be a number, not 1000",
+        ),
+        (lambda v: v["clips"][0].update(frames=1.5), "must be an integer, not 1.5"),
     ],
 )
 def test_what_somebody_changed_is_named(tmp_path, change, told):
@@ -116,5 +132,5 @@ def test_nan_in_a_file_is_refused(tmp_path):
     path = tmp_path / "results.json"
     write_results(path, RESULTS)
     path.write_text(path.read_text().replace('"value": 0.5', '"value": NaN'))
-    with pytest.raises(InputVideoError, match="not a number"):
+    with pytest.raises(InputVideoError, match=r"scores\.id\.value' must be a number, not nan"):
         read_results(path)

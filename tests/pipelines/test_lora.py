@@ -177,7 +177,7 @@ def test_manifests_with_other_loras_than_the_job_are_damaged(
     values = json.loads(manifest.read_text())
     values["model"]["loras"] = value
     manifest.write_text(json.dumps(values))
-    with pytest.raises(InputVideoError, match=r"model.loras has an impossible value"):
+    with pytest.raises(InputVideoError, match=r"'model.loras' must have a hash for each of"):
         prepare_rerun(RerunJob(manifest=manifest))
 
 

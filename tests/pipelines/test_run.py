@@ -95,7 +95,7 @@ def test_rerun_stays_on_the_device_and_dtype_of_the_first_run(
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
     recorded = read_manifest(manifest).machine
     prepared, _ = prepare_rerun(RerunJob(manifest=manifest))
-    assert (prepared.job.device, prepared.job.dtype) == (recorded["device"], recorded["dtype"])
+    assert (prepared.job.device, prepared.job.dtype) == (recorded.device, recorded.dtype)
     prepared, _ = prepare_rerun(RerunJob(manifest=manifest, device="cuda"))
     assert prepared.job.device == "cuda"
 

@@ -3,16 +3,22 @@
 import json
 import math
 import re
-from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Annotated, Literal, get_args
+
+from annotated_types import Ge, Gt, Le, Lt
 
 from dcgrid.errors import AdapterError
 from dcgrid.grid.modes import Mode
+from dcgrid.io.schema import parse_json
 
 Stage = Literal["dc", "grid", "fill"]
 """dc: many dynamic concepts. grid: whole grids. fill: missing cells."""
 Form = Literal["plain", "structured"]
 """plain: A and B. structured: two input sides, for appearance and motion, and one output side."""
+
+
+_Scale = Annotated[float, Gt(0), Le(1e3)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,22 +39,22 @@ class AdapterSpec:
     """What its grids show."""
     form: Form = "plain"
     """How its update is made up."""
-    rank: int
-    """R, width of the bottleneck; >= 1."""
-    alpha: float
+    rank: Annotated[int, Ge(1), Le(2**16)]
+    """R, width of the bottleneck."""
+    alpha: Annotated[float, Gt(0), Le(1e9)]
     """The update is alpha / rank * B A; > 0."""
     targets: tuple[str, ...]
     """Linear layers it acts on: full names, or their ends after a dot."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Probability that an input of a plain adapter is dropped in training; in [0, 1). A structured
     one drops numbers of the side that learns, see `structured.learn_part`."""
     layout: str = "2x2"
     """Grid it was trained on, ROWSxCOLS."""
-    noise_scale: float = 1.0
+    noise_scale: _Scale = 1.0
     """s in training; > 0."""
-    inference_noise_scale: float | None = None
+    inference_noise_scale: _Scale | None = None
     """s of samplers; > 0. None: as in training."""
-    inference_time_shift: float | None = None
+    inference_time_shift: _Scale | None = None
     """Shift of samplers' times towards noise; > 0. None: the model's."""
     self_conditioning: bool = False
     """True: it was trained on a network that read its last estimate of the clean latents."""
@@ -56,7 +62,7 @@ class AdapterSpec:
     """How given cells entered in training: clean at time 0, or noised like the rest."""
     given_first: bool = False
     """True: it was trained with given cells that read given cells alone (docs/decisions/0014)."""
-    dc_strength: float = 0.0
+    dc_strength: Annotated[float, Ge(0), Le(100)] = 0.0
     """Strength of the frozen Multi-DC LoRA that acted under it in training; 0: none did."""
     dc_sha256: str = ""
     """The `sha256` in the file of that Multi-DC LoRA; empty where none acted."""
@@ -120,46 +126,5 @@ def spec_from_json(text: str) -> AdapterSpec:
     Raises:
         AdapterError: If the text is not JSON, a key is unknown or missing, or a value is wrong.
     """
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _broken("is not JSON") from error
-    if not isinstance(values, dict):
-        raise _broken("is not a table")
-    known = {field.name: field for field in fields(AdapterSpec)}
-    unknown = sorted(set(values) - set(known))
-    missing = sorted(k for k, f in known.items() if f.default is MISSING and k not in values)
-    if unknown or missing:
-        raise _broken(f"has unknown keys {unknown[:5]} and lacks {missing[:5]}")
-    for key, value in values.items():
-        values[key] = _typed(key, value, known[key].type)
-    return AdapterSpec(**values)
-
-
-def _typed(key: str, value: object, kind: object) -> object:
-    """Return a JSON value as the field's type."""
-    if kind == tuple[str, ...]:
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-    elif kind is float or kind == float | None:
-        if value is None and kind is not float:
-            return None
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            # An int too large for a float overflows; infinity is refused with the range checks.
-            return float(value) if abs(value) < 1e300 else math.inf
-    elif kind is int:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-    elif kind is bool:
-        if isinstance(value, bool):
-            return value
-    elif isinstance(value, str):
-        return value
-    raise _broken(f"has {key} = {str(value)[:100]!r}, of the wrong type")
-
-
-def _broken(what: str) -> AdapterError:
-    """Return the error for a damaged spec."""
-    return AdapterError(
-        f"the adapter's spec {what}", hint="Fetch the adapter again, or train it with this version."
-    )
+    hint = "fetch the adapter again, or train it with this version"
+    return parse_json(text, "the adapter's spec", AdapterError, hint=hint).build(AdapterSpec)

@@ -8,14 +8,13 @@ results.json is read by the report page, the user study and `dcgrid eval --forma
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from dcgrid.errors import InputVideoError
-from dcgrid.eval.formats import read_format
 from dcgrid.io.atomic import write_whole
-from dcgrid.pipelines.typed import typed
+from dcgrid.io.schema import read_format
 
 FORMAT = "dcgrid-eval-1"
 
@@ -227,25 +226,8 @@ def read_results(path: Path) -> Results:
     """Read results.json.
 
     Raises:
-        InputVideoError: Missing, unreadable, not results, or values of the wrong kind.
+        InputVideoError: Missing, unreadable, not results, or values that cannot be.
     """
     hint = "results.json is what `dcgrid eval --out DIR` writes into DIR"
-    values = read_format(path, FORMAT, InputVideoError, hint)
-    try:
-        return _results(values)
-    except (TypeError, KeyError, ValueError) as error:
-        raise InputVideoError(f"{path} holds damaged results: {error}", hint=hint) from error
-
-
-def _results(values: dict[str, Any]) -> Results:
-    """Build results; mappings of dataclasses are made here, the rest by `typed`."""
-    items = tuple(
-        typed(Item, one, scores={key: typed(Score, score) for key, score in one["scores"].items()})
-        for one in values["items"]
-    )
-    table = tuple(
-        typed(TableRow, one, scores={key: typed(Spread, s) for key, s in one["scores"].items()})
-        for one in values["table"]
-    )
-    found: Results = typed(Results, values, items=items, table=table)
-    return found
+    document = read_format(path, FORMAT, InputVideoError, hint=hint)
+    return replace(document, file=f"{path} holds damaged results").build(Results)

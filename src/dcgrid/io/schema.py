@@ -103,6 +103,15 @@ EACH_ONCE = Rule(_named_twice)
 """A list that holds nothing twice; texts whatever their case."""
 
 
+def _no_file_name(name: str) -> str:
+    fits = name.strip(". ") and len(name.encode()) <= 200 and not set(name) & set("/\\\0\n")
+    return "" if fits else f"must be a file name, not {show(name)}"
+
+
+FileName = Annotated[str, Rule(_no_file_name)]
+"""A text that files may be called after, on every system."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
     """A file that was read, not yet checked."""
@@ -257,13 +266,18 @@ def read_json(
 ) -> Document:
     """Read a JSON file that holds a table; arguments and errors as `read_toml`."""
     text = read_text(path, error, hint=hint, max_bytes=max_bytes)
+    return parse_json(text, str(path), error, hint=hint)
+
+
+def parse_json(text: str | bytes, file: str, error: type[DcgridError], *, hint: str) -> Document:
+    """Read JSON that holds a table; `file` is what errors call it."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as cause:
-        raise error(f"{path} is not JSON: {cause}", hint=hint) from cause
+        raise error(f"{file} is not JSON: {cause}", hint=hint) from cause
     if not isinstance(values, dict):
-        raise error(f"{path} is not JSON of a table: it holds {show(values)}", hint=hint)
-    return Document(file=str(path), values=values, error=error, hint=hint)
+        raise error(f"{file} is not JSON of a table: it holds {show(values)}", hint=hint)
+    return Document(file=file, values=values, error=error, hint=hint)
 
 
 def read_format(path: Path, format_: str, error: type[DcgridError], *, hint: str) -> Document:

@@ -126,7 +126,8 @@ def _other_settings(settled: Settled, manifest: Manifest) -> list[str]:
     texts, sampled = _text_and_sampling(settled.grids), _text_and_sampling(manifest.all_grids)
     other += ["text"] if texts[0] != sampled[0] else []
     other += ["steps or guidance"] if texts[1] != sampled[1] else []
-    machine = tuple(manifest.machine.get(name) for name in ("device", "dtype", "offload"))
+    ran_on = manifest.machine
+    machine = (ran_on.device, ran_on.dtype, ran_on.offload)
     other += ["device or dtype"] if machine != settled.machine else []
     return other + ([] if _same_part(settled, manifest) else ["part of the clip"])
 

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from dcgrid import __version__
 from dcgrid.pipelines.fill import sample_settings
+from dcgrid.pipelines.manifest import Machine
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.windows import Window
 from dcgrid.runtime import device as runtime
@@ -70,18 +71,16 @@ def clip_facts(clips: Sequence[ClipPlan]) -> tuple[Mapping[str, Any], ...]:
     )
 
 
-def machine_facts(
-    device: str, dtype: str, offload: str, processes: int, attention: str
-) -> Mapping[str, Any]:
+def machine_facts(device: str, dtype: str, offload: str, processes: int, attention: str) -> Machine:
     """Return where it ran, on how many processes, where weights were, and what attended."""
-    return {
-        "device": device,
-        "dtype": dtype,
-        "threads": torch.get_num_threads(),
-        "offload": offload,
-        "processes": processes,
-        "attention": attention,
-    }
+    return Machine(
+        device=device,
+        dtype=dtype,
+        threads=torch.get_num_threads(),
+        offload=cast(Any, offload),
+        processes=processes,
+        attention=cast(Any, attention),
+    )
 
 
 def sampler_facts(

@@ -7,10 +7,12 @@ resolve.py turns a job into cells, text and sampler values.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
+
+from annotated_types import Ge, Le, Lt
 
 from dcgrid.errors import InputVideoError, UsageError
-from dcgrid.pipelines.candidates import check_candidates
+from dcgrid.pipelines.candidates import MAX_CANDIDATES, check_candidates
 from dcgrid.pipelines.lora import absolute_loras, absolute_reference, parse_lora
 
 Keep = Literal["best", "all"]
@@ -18,6 +20,9 @@ Keep = Literal["best", "all"]
 
 Upsample = Literal["guided", "plain", "none"]
 """How cells become the size of the input."""
+
+Seconds = Annotated[float, Ge(0), Lt(1e9)]
+Pixels = Annotated[int, Ge(1), Le(2**15)]
 
 MAX_EDITS = 3
 """Most edits of one run: the cells of a 2x2 grid that are left beside the given one."""
@@ -48,11 +53,11 @@ class GridJob:
     """LoRAs that are folded into the base before the adapter, each FILE or FILE:STRENGTH."""
     concepts: str = ""
     """Reference of a file of tags that prompts may name; empty: see concepts.py."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """Seed of the noise; >= 0."""
-    num_inference_steps: int | None = None
+    num_inference_steps: Annotated[int, Ge(1), Le(1000)] | None = None
     """Sampling steps; None: the recipe's."""
-    guidance_scale: float | None = None
+    guidance_scale: Annotated[float, Ge(0), Le(30)] | None = None
     """Weight of the text; None: the recipe's, cell by cell."""
     device: str = "auto"
     """Device to run on: auto, cpu, cuda, cuda:N, mps."""
@@ -70,7 +75,7 @@ class GridJob:
     """Folder, or file name for a single result; None: beside the input."""
     keep: Keep = "best"
     """Which tries at an edit are written when spare cells repeat it."""
-    candidates: int = 1
+    candidates: Annotated[int, Ge(1), Le(MAX_CANDIDATES)] = 1
     """How many seeds are generated, from `seed` on; the best tries of all are delivered."""
     rank: tuple[str, ...] = ()
     """Metrics that rank tries; empty: the cheap scores of choose.py."""
@@ -78,11 +83,11 @@ class GridJob:
     """True: the whole grid is written as a video too."""
     contact_sheet: bool = True
     """True: a picture with frames of all cells is written too."""
-    cell_size: tuple[int, int] | None = None
+    cell_size: Annotated[tuple[Pixels, Pixels], "[height, width] in pixels"] | None = None
     """Height and width of a cell in pixels; None: the one of the model's that fits the clip."""
-    start_s: float | None = None
+    start_s: Seconds | None = None
     """Where in the (first) input to start, in seconds; None: at its first frame."""
-    duration_s: float | None = None
+    duration_s: Seconds | None = None
     """Seconds to use; None: the input to its end; without one, the model's usual length."""
     fps: Literal["model", "source"] = "source"
     """Frames of the result: each of the input's at its own time, or the model's rate."""
@@ -238,7 +243,7 @@ class ComposeJob(GridJob):
     """What that does; empty: the layout's wording."""
     prompts: tuple[str, ...] = ()
     """How each fusion is to look, in free text; may be fewer than the fusions."""
-    concept_start_s: float | None = None
+    concept_start_s: Seconds | None = None
     """Where in the second to start, in seconds; None: at its first frame."""
 
     @property
@@ -284,10 +289,6 @@ class ComposeJob(GridJob):
     def joined(self, names: tuple[str, ...]) -> str:
         """Return the first name: all are fusions of the same two."""
         return names[0]
-
-
-JOBS: Mapping[str, type[GridJob]] = {job.command: job for job in (EditJob, ComposeJob)}
-"""The kinds of jobs by their command."""
 
 
 def check_input(path: Path) -> None:

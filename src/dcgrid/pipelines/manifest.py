@@ -6,16 +6,19 @@ has another `format`, and is told to the user as such.
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
 
 from dcgrid.errors import InputVideoError
-from dcgrid.pipelines.job import JOBS, GridJob
+from dcgrid.io.schema import Problem, control_characters, read_json, show
+from dcgrid.io.toml_positions import KeyPath
+from dcgrid.pipelines.job import ComposeJob, EditJob, GridJob
 from dcgrid.pipelines.resolve import ResolvedGrid
-from dcgrid.pipelines.script import MAX_SCENES, StoryJob
-from dcgrid.pipelines.typed import typed
+from dcgrid.pipelines.script import StoryJob
 
 PixelKey = tuple[str, int, int | None]
 """An edit or scene, its cell, the seed of its noise (None in manifests that do not say it)."""
@@ -62,6 +65,24 @@ class OutputRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Where a run ran."""
+
+    device: str
+    """Kind of device, and number if there are several."""
+    dtype: str
+    """Number format."""
+    threads: Annotated[int, Ge(1), Le(1024)]
+    """Threads of the processor."""
+    offload: Literal["none", "model", "block", "disk"] = "none"
+    """Where a checkout's weights were."""
+    processes: Annotated[int, Ge(1)] = 1
+    """Processes that shared a grid."""
+    attention: Literal["auto", "sdpa", "cudnn", "flash", "sage"] = "auto"
+    """What attended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What the manifests of all commands have."""
 
@@ -79,8 +100,8 @@ class Manifest:
     """What of each input was used: frames, fps, cell size, seconds."""
     model: Mapping[str, Any]
     """Name, licence, weight files with hashes, adapters with hashes."""
-    machine: Mapping[str, Any]
-    """Device, dtype, threads."""
+    machine: Machine
+    """Where it ran."""
     timings_s: Mapping[str, float]
     """Seconds of each stage."""
     peak_memory_bytes: int
@@ -119,6 +140,23 @@ class RunManifest(Manifest):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _EditManifest(RunManifest):
+    """The file of `edit`."""
+
+    job: EditJob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ComposeManifest(RunManifest):
+    """The file of `compose`."""
+
+    job: ComposeJob
+
+
+_KINDS: Mapping[str, type[RunManifest]] = {"edit": _EditManifest, "compose": _ComposeManifest}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoryManifest(Manifest):
     """Everything that made a story; `outputs` are its scenes in their order."""
 
@@ -149,10 +187,10 @@ def read_manifest(path: Path) -> RunManifest | StoryManifest:
     """Read the manifest of a run or of a story.
 
     Raises:
-        InputVideoError: Missing, unreadable, not a manifest, or values of the wrong kind.
+        InputVideoError: Missing, unreadable, not a manifest, or values that cannot be.
     """
-    values = _read_json(path)
-    found = values.pop("format", None)
+    document = read_json(path, InputVideoError, hint=_HINT, max_bytes=_MAX_BYTES)
+    found = document.values.pop("format", None)
     if isinstance(found, str) and found in _EARLIER:
         raise InputVideoError(
             f"{path} was written by an earlier dcgrid ({found}; this one reads {FORMAT} and "
@@ -163,126 +201,80 @@ def read_manifest(path: Path) -> RunManifest | StoryManifest:
         raise InputVideoError(
             f"{path} is not a run manifest of format {FORMAT} or {STORY_FORMAT}", hint=_HINT
         )
-    try:
-        return _story(values) if found == STORY_FORMAT else _run(values)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise InputVideoError(f"{path} is a damaged run manifest: {error}", hint=_HINT) from error
+    document = replace(document, file=f"{path} is a damaged run manifest")
+    document.refuse(control_characters(document.values))
+    if found == STORY_FORMAT:
+        story = document.build(StoryManifest)
+        document.refuse([*_problems(story, story.samplers), *_story_problems(story)])
+        return story
+    command = str(document.values.get("command"))
+    if command not in _KINDS:
+        told = f"must be one of {', '.join(_KINDS)}, not {show(command)}"
+        document.refuse([(("command",), told)])
+    read = document.build(_KINDS[command])
+    run = RunManifest(**{one.name: getattr(read, one.name) for one in fields(RunManifest)})
+    given = len(run.grid.given) == len(run.job.inputs)
+    document.refuse(_grid_problems(run.grid, ("grid",)))
+    document.refuse(_problems(run, (run.sampler,)))
+    document.refuse([] if given else [(("grid", "given"), "must be a cell for each input")])
+    return run
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(_MAX_BYTES + 1)
-    except OSError as error:
-        reason = (error.strerror or "unknown error").lower()
-        raise InputVideoError(f"cannot read {path} ({reason})", hint=_HINT) from error
-    if len(content) > _MAX_BYTES:
-        raise InputVideoError(f"{path} is too large for a run manifest", hint=_HINT)
-    try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputVideoError(f"{path} is not JSON", hint=_HINT) from error
-    if not isinstance(values, dict):
-        raise InputVideoError(f"{path} is not a run manifest", hint=_HINT)
-    return values
-
-
-def _run(values: dict[str, Any]) -> RunManifest:
-    command = values.get("command")
-    if not isinstance(command, str) or command not in JOBS:
-        raise ValueError(f"command is {str(command)[:60]!r}")
-    job = typed(JOBS[command], values.get("job"))
-    manifest: RunManifest = typed(RunManifest, values, job=job)
-    wrong = _wrong_grid(manifest.grid) + _wrong_facts(manifest)
-    if len(manifest.grid.given) != len(job.inputs):
-        wrong.append("grid.given")
-    _refuse(wrong)
-    return manifest
-
-
-def _story(values: dict[str, Any]) -> StoryManifest:
-    manifest: StoryManifest = typed(StoryManifest, values)
-    wrong = [name for grid in manifest.grids for name in _wrong_grid(grid)]
-    _refuse(wrong + _wrong_facts(manifest) + _wrong_story(manifest))
-    return manifest
-
-
-def _refuse(wrong: list[str]) -> None:
-    """Refuse values that would fail far from here."""
-    if wrong:
-        raise ValueError(f"{wrong[0]} has an impossible value")
-
-
-def _wrong_facts(manifest: Manifest) -> list[str]:
-    """Return the keys that all manifests have whose values cannot be."""
-    job, machine = manifest.job, manifest.machine
-    checks = {
-        "job.seed": 0 <= job.seed < 2**63,
-        "inputs_sha256": len(manifest.inputs_sha256) == len(job.inputs),
-        "job.upsample": job.upsample in ("guided", "plain", "none"),
-        "job.cell_size": job.cell_size is None or len(job.cell_size) == 2,
-        "machine.threads": isinstance(machine.get("threads"), int)
-        and 1 <= machine["threads"] <= 4096,
-        "machine.dtype": isinstance(machine.get("dtype"), str),
-        "machine.attention": machine.get("attention", "auto")
-        in ("auto", "sdpa", "cudnn", "flash", "sage"),
-        "machine.offload": machine.get("offload", "none") in ("none", "model", "block", "disk"),
-        "machine.device": isinstance(machine.get("device"), str),
-        "model.weights": isinstance(manifest.model.get("weights"), dict),
-        "model.loras": _are_hashed(manifest.model.get("loras", []), len(job.loras)),
-    }
-    return [name for name, fits in checks.items() if not fits]
-
-
-def _are_hashed(loras: object, count: int) -> bool:
-    """Return True for a list of so many LoRAs, each with the hash of its file."""
-    return (
-        isinstance(loras, list)
-        and len(loras) == count
-        and all(isinstance(one, dict) and isinstance(one.get("sha256"), str) for one in loras)
+def _problems(manifest: Manifest, samplers: Iterable[Mapping[str, Any]]) -> Iterator[Problem]:
+    """Yield the keys that all manifests have and whose values contradict each other."""
+    job, model = manifest.job, manifest.model
+    if len(manifest.inputs_sha256) != len(job.inputs):
+        yield ("inputs_sha256",), f"must have a hash for each of {len(job.inputs)} inputs"
+    if not isinstance(model.get("weights"), dict):
+        yield ("model", "weights"), "must be a table"
+    loras = model.get("loras", [])
+    hashed = isinstance(loras, list) and all(
+        isinstance(one, dict) and isinstance(one.get("sha256"), str) for one in loras
     )
+    if not hashed or len(loras) != len(job.loras):
+        yield ("model", "loras"), f"must have a hash for each of {len(job.loras)} LoRAs"
+    for sampler in samplers:
+        scale = sampler.get("noise_scale", 1.0)
+        if not isinstance(scale, int | float) or not 1e-3 <= scale <= 100:
+            told = f"must be a number from 0.001 to 100, not {show(scale)}"
+            yield ("sampler", "noise_scale"), told
 
 
-def _wrong_story(manifest: StoryManifest) -> list[str]:
-    """Return the keys of a story whose values cannot be."""
+def _story_problems(manifest: StoryManifest) -> Iterator[Problem]:
+    """Yield the keys of a story whose values contradict each other."""
     job, grids = manifest.job, manifest.grids
+    for number, grid in enumerate(grids):
+        yield from _grid_problems(grid, ("grids", number))
     names = [name for grid in grids for name in grid.names]
     given = [len(grid.given) for grid in grids]
-    alone = 0 if job.source is None else 1
     checks = {
-        "command": manifest.command == job.command,
-        "job.scenes": 1 <= len(job.scenes) <= MAX_SCENES,
-        "job.name": "/" not in job.name and bool(job.name.strip(". ")),
-        "job.fade_s": 0 <= job.fade_s <= 10,
-        "grids": len(names) == len(job.scenes) and max(Counter(names).values()) == 1,
-        "grids.given": given == [alone, *[1] * (len(grids) - 1)],
-        "grids.mode": all(grid.mode == "consistent" for grid in grids),
-        "outputs": [one.edit for one in manifest.outputs] == names,
-        "model.adapters": isinstance(manifest.model.get("adapters"), dict),
+        ("command",): manifest.command == job.command,
+        ("grids",): len(names) == len(job.scenes) and max(Counter(names).values()) == 1,
+        ("grids", "given"): given == [0 if job.source is None else 1, *[1] * (len(grids) - 1)],
+        ("grids", "mode"): all(grid.mode == "consistent" for grid in grids),
+        ("outputs",): [one.edit for one in manifest.outputs] == names,
+        ("model", "adapters"): isinstance(manifest.model.get("adapters"), dict),
     }
-    return [name for name, fits in checks.items() if not fits]
+    yield from ((key, "does not fit the story") for key, fits in checks.items() if not fits)
 
 
-def _wrong_grid(grid: ResolvedGrid) -> list[str]:
-    """Return the keys of a grid whose values cannot be."""
-    count = len(grid.edit_of_cell)
-    text_length = len(grid.prompt.text)
+def _grid_problems(grid: ResolvedGrid, place: KeyPath) -> Iterator[Problem]:
+    """Yield the keys of a grid that name cells or characters which are not there."""
+    count, edits = len(grid.edit_of_cell), range(len(grid.edits))
+    filled = (
+        index is None if cell in grid.given else index in edits
+        for cell, index in enumerate(grid.edit_of_cell)
+    )
+    inside = (
+        one.start < one.end <= len(grid.prompt.text) and (one.cell is None or one.cell < count)
+        for one in grid.prompt.segments
+    )
+    cells = set(grid.given) <= set(range(count)) and len(set(grid.given)) == len(grid.given)
     checks = {
-        "grid.mode": grid.mode in ("consistent", "composition"),
-        "grid.rows": 1 <= grid.rows <= 8 and 1 <= grid.cols <= 8,
-        "grid.edit_of_cell": count == grid.rows * grid.cols
-        and all(
-            index is None if cell in grid.given else index in range(len(grid.edits))
-            for cell, index in enumerate(grid.edit_of_cell)
-        ),
-        "grid.given": len(set(grid.given)) == len(grid.given)
-        and all(cell in range(count) for cell in grid.given),
-        "grid.edits": 1 <= len(grid.edits) <= count
-        and all(1 <= (edit.num_inference_steps or 0) <= 1000 for edit in grid.edits)
-        and all("/" not in edit.name and edit.name.strip(". ") for edit in grid.edits),
-        "grid.prompt.segments": all(
-            0 <= one.start < one.end <= text_length and (one.cell is None or 0 <= one.cell < count)
-            for one in grid.prompt.segments
-        ),
+        "edit_of_cell": count == grid.rows * grid.cols and all(filled),
+        "given": cells,
+        "edits": len(grid.edits) <= count and all(one.num_inference_steps for one in grid.edits),
+        "prompt.segments": all(inside),
     }
-    return [name for name, fits in checks.items() if not fits]
+    wrong = (key for key, fits in checks.items() if not fits)
+    yield from (((*place, key), "does not fit the grid") for key in wrong)

@@ -84,7 +84,7 @@ def _prepare_run(
             "concepts": str(model.get("concepts_sha256", "")),
             **_lora_hashes(manifest),
         },
-        threads=manifest.machine["threads"],
+        threads=manifest.machine.threads,
         inputs_sha256=digests,
         tag=TAG,
     )
@@ -110,7 +110,7 @@ def _prepare_story(
             _moved_reference(reference, rerun, manifest): digest
             for reference, digest in manifest.model["adapters"].items()
         },
-        threads=manifest.machine["threads"],
+        threads=manifest.machine.threads,
         inputs_sha256=digests,
         tag=TAG,
     )
@@ -150,12 +150,12 @@ def _job_again(job: AnyJob, rerun: RerunJob, manifest: Manifest, sources: Sequen
         out=rerun.out or rerun.manifest.parent,
         force=rerun.force,
         offline=rerun.offline,
-        device=rerun.device or manifest.machine["device"],
-        dtype=manifest.machine["dtype"],
+        device=rerun.device or manifest.machine.device,
+        dtype=manifest.machine.dtype,
         # An adapter beside the weights is rounded otherwise than one in them.
-        offload=manifest.machine.get("offload", job.offload),
+        offload=manifest.machine.offload,
         # Kernels differ in the last bits.
-        attention=manifest.machine.get("attention", job.attention),
+        attention=manifest.machine.attention,
     )
 
 

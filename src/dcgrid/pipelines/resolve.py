@@ -11,10 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from annotated_types import Ge, Le, MinLen
 
 from dcgrid.errors import UsageError
 from dcgrid.grid.modes import Mode
+from dcgrid.io.schema import FileName
 from dcgrid.pipelines.approximate import Shortcuts, agreed
 from dcgrid.pipelines.job import (
     MAX_EDITS,
@@ -30,6 +33,7 @@ from dcgrid.recipes import (
     EffectRecipe,
     GivenAs,
     LayoutRecipe,
+    Side,
     load_effect,
     load_layout,
 )
@@ -42,21 +46,21 @@ _Value = TypeVar("_Value", float, float | None)
 class Edit:
     """One wanted result: an edit of the clip, or a fusion of two."""
 
-    name: str
+    name: FileName
     """Goes into file names: the effect's name, a short form of the free text, or "fusion"."""
     clause: str
     """What the cell's text says; empty: what the layout says by itself."""
     negative: str
     """What guidance steers away from; may be empty."""
-    guidance_scale: float | None = None
+    guidance_scale: Annotated[float, Ge(0), Le(30)] | None = None
     """Weight of the text; 1 is none. None: the model's, until the model is known."""
-    num_inference_steps: int | None = None
+    num_inference_steps: Annotated[int, Ge(1), Le(1000)] | None = None
     """Steps from noise to video; None: the model's, until the model is known."""
-    noise_scale: float | None = None
+    noise_scale: Annotated[float, Ge(1e-3), Le(100)] | None = None
     """Noise scale; None: the model's."""
-    guidance_until: float | None = None
+    guidance_until: Annotated[float, Ge(0), Le(1)] | None = None
     """See `Shortcuts`; None: no shortcut."""
-    cache_threshold: float | None = None
+    cache_threshold: Annotated[float, Ge(0), Le(1)] | None = None
     """See `Shortcuts`; None: no shortcut."""
     recipe: str = ""
     """File of the effect recipe; empty: none."""
@@ -70,11 +74,11 @@ class ResolvedGrid:
 
     mode: Mode
     """consistent: one concept in all cells. composition: two and their fusions."""
-    edits: tuple[Edit, ...]
+    edits: Annotated[tuple[Edit, ...], MinLen(1)]
     """The wanted results in the order they were asked for."""
-    rows: int
+    rows: Side
     """Rows of the grid."""
-    cols: int
+    cols: Side
     """Columns of the grid."""
     given: tuple[int, ...]
     """Indices of the cells that hold the inputs, in the order of the inputs."""

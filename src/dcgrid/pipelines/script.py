@@ -21,7 +21,7 @@ from typing import Annotated, ClassVar, Self
 from annotated_types import Ge, Le, Len, Lt
 
 from dcgrid.errors import UsageError
-from dcgrid.io.schema import Text, read_toml, show
+from dcgrid.io.schema import FileName, Text, read_toml, show
 from dcgrid.pipelines.job import GridJob, check_numbers
 from dcgrid.pipelines.resolve import Edit, ResolvedGrid, effect_edit, free_edit, layout_slots, place
 from dcgrid.recipes import LayoutRecipe, effect_names, load_effect, load_layout
@@ -69,9 +69,9 @@ class StoryJob(GridJob):
     has_reel: ClassVar[bool] = True
 
     layout: str = "edit-2x2"
-    scenes: tuple[Scene, ...]
+    scenes: Annotated[tuple[Scene, ...], Len(1, MAX_SCENES)]
     """The scenes in their order."""
-    name: str
+    name: FileName
     """What results are called."""
     folder: Path = Path()
     """Where they go if `out` says nothing."""
@@ -83,7 +83,7 @@ class StoryJob(GridJob):
     """What the subject does; empty: the layout's wording."""
     titles: bool = False
     """True: the reel shows the title of each scene."""
-    fade_s: float = 0.0
+    fade_s: Annotated[float, Ge(0), Le(10)] = 0.0
     """Seconds that neighbouring scenes of the reel are on screen together; 0: hard cuts."""
 
     @property

@@ -5,17 +5,20 @@ grid/visibility read them. Nothing here knows about templates, tensors or models
 """
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """A run of characters of a prompt with one owner."""
 
-    start: int
+    start: Annotated[int, Ge(0)]
     """First character, an index into `Prompt.text`; >= 0."""
     end: int
     """One past the last character; > start."""
-    cell: int | None
+    cell: Annotated[int, Ge(0)] | None
     """Index of the cell (row-major) that the text describes; None: global, read by every cell."""
 
 

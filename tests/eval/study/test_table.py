@@ -7,7 +7,7 @@ import json
 import pytest
 
 from dcgrid.errors import OutputError, StudyError
-from dcgrid.eval.study.answers import check_answers
+from dcgrid.eval.study.answers import parse_answers
 from dcgrid.eval.study.showing import table_csv, table_lines, table_markdown, write_table
 from dcgrid.eval.study.statistics import binomial_test, holm, wilson
 from dcgrid.eval.study.table import PAPER, make_table
@@ -15,7 +15,7 @@ from tests.eval.study.conftest import FAR, NEAR, answer_sheet, right_file, wrong
 
 
 def answers(key, rater, choose):
-    return check_answers(answer_sheet(key, rater, choose), key)
+    return parse_answers(json.dumps(answer_sheet(key, rater, choose)).encode(), key)
 
 
 def always_ours(shown, _):
@@ -105,7 +105,7 @@ def test_lost_and_unseen_trials_are_told(shared_study):
     pairs = [one for one in sheet["trials"] if one["pair"] in {pair.id for pair in key.pairs}]
     pairs[0].update(failed=["right"])
     pairs[1]["seen"]["left"] = False
-    table = make_table(key, [check_answers(sheet, key)])
+    table = make_table(key, [parse_answers(json.dumps(sheet).encode(), key)])
     assert sum(one.answers for row in table.rows for one in row.cells) == 4 * 7
     notes = " ".join(table.notes)
     assert "1 trials are not counted" in notes
@@ -119,7 +119,7 @@ def test_who_clicks_one_side_is_seen(shared_study):
     for trial in sheet["trials"]:
         if trial["pair"] in shown:
             trial["answers"] = dict.fromkeys(trial["answers"], "left")
-    assert make_table(key, [check_answers(sheet, key)]).left_share == 1.0
+    assert make_table(key, [parse_answers(json.dumps(sheet).encode(), key)]).left_share == 1.0
 
 
 def test_a_comparison_without_answers_has_none(shared_study):
@@ -129,7 +129,7 @@ def test_a_comparison_without_answers_has_none(shared_study):
     for trial in sheet["trials"]:
         if trial["pair"] in far:
             trial.update(failed=["left"])
-    table = make_table(key, [check_answers(sheet, key)])
+    table = make_table(key, [parse_answers(json.dumps(sheet).encode(), key)])
     empty = cell(table, FAR, "op")
     assert (empty.answers, empty.share, empty.p, empty.p_holm) == (0, None, None, None)
     assert cell(table, NEAR, "op").p_holm == pytest.approx(min(1.0, 4 * 2 / 16))

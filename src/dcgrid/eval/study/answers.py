@@ -5,25 +5,61 @@ added, taken out or turned round is found. What was answered cannot be proved; i
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Lt
 
 from dcgrid.errors import StudyError
 from dcgrid.eval.study.design import QUESTIONS, StudyKey
 from dcgrid.eval.study.order import Trial, rater_seed, session
+from dcgrid.io.schema import Problem, Text, parse_json, show
+from dcgrid.io.text import read_bytes
 
 FORMAT = "dcgrid-answers-1"
 LARGEST = 1_000_000
 """Bytes of an answers file; 100 trials are 40 kilobytes."""
 LONGEST_NAME = 40
 
-_PLACES = ("original", "left", "right")
+_HINT = "ask the rater for the file again, or leave it out of ANSWERS and say so"
 _TOLD = 10
 _NAME_SIGNS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
-_TOP = {"format", "study", "rater", "seed", "started", "finished", "trials"}
-_OF_TRIAL = {"pair", "left", "right", "answers", "ms", "seen", "failed"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """Which videos were played to their end, or nearly."""
+
+    original: bool
+    left: bool
+    right: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trial:
+    """A trial as the page writes it."""
+
+    pair: str
+    left: str
+    right: str
+    answers: dict[str, Literal["left", "right"]]
+    ms: Annotated[int, Ge(0), Lt(2**53)]
+    seen: _Seen
+    failed: tuple[Literal["original", "left", "right"], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    """A file as the page writes it."""
+
+    study: str
+    rater: str
+    seed: int
+    started: Annotated[str, Text(100)]
+    finished: Annotated[str, Text(100)]
+    trials: tuple[_Trial, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +112,10 @@ def read_answers(paths: Sequence[Path], key: StudyKey) -> tuple[list[RaterAnswer
     problems: list[str] = []
     for path in _files(paths):
         try:
-            read.append(_read_file(path, key))
-        except ValueError as error:
-            problems.append(f"{path}: {error}")
+            content = read_bytes(path, StudyError, max_bytes=LARGEST)
+            read.append(parse_answers(content, key, str(path)))
+        except StudyError as error:
+            problems.append(error.message)
     kept, notes, twice = _one_each(read)
     problems += twice
     if problems:
@@ -86,47 +123,44 @@ def read_answers(paths: Sequence[Path], key: StudyKey) -> tuple[list[RaterAnswer
         shown = [*problems[:_TOLD], *([f"and {more} more"] if more > 0 else [])]
         raise StudyError(
             "these answers cannot be counted:\n  " + "\n  ".join(shown),
-            hint="ask the rater for the file again, or leave it out of ANSWERS and say so",
+            hint=_HINT,
         )
     return kept, notes
 
 
-def check_answers(values: object, key: StudyKey, path: str = "") -> RaterAnswers:
-    """Return answers that were found to fit a study.
+def parse_answers(content: bytes, key: StudyKey, path: str = "the file") -> RaterAnswers:
+    """Return the answers that a file holds, if they fit a study.
 
     Args:
-        values: What a file holds, as `json.loads` gives it.
+        content: What the file holds.
         key: The study.
         path: Where it came from.
 
     Raises:
-        ValueError: They do not; with the place.
+        StudyError: They do not fit, or the file is too large or not JSON; with the place.
     """
-    top = _table(values, _TOP, "the file")
-    if top["format"] != FORMAT:
-        raise ValueError(f"its format is {_short(top['format'])}, not {FORMAT!r}")
-    if top["study"] != key.id:
-        raise ValueError(f"it answers study {_short(top['study'])}, not {key.id!r}")
-    rater = top["rater"]
-    if not is_rater_name(rater):
-        raise ValueError(f"{_short(rater)} is no rater name")
-    if _whole("seed", top["seed"]) != rater_seed(key.id, rater):
-        raise ValueError(f"the seed is not that of rater {rater}: the name was changed")
-    for name in ("started", "finished"):
-        if not isinstance(top[name], str) or not top[name]:
-            raise ValueError(f"{name} is {_short(top[name])}, not a time")
-    wanted = session(key.id, rater, key.pairs, key.checks, key.per_rater)
-    trials = _list("trials", top["trials"])
-    if len(trials) != len(wanted):
-        raise ValueError(f"it has {len(trials)} trials, and rater {rater} was shown {len(wanted)}")
+    if len(content) > LARGEST:
+        raise StudyError(f"{path} is larger than {LARGEST:,} bytes")
+    document = parse_json(content, path, StudyError, hint=_HINT)
+    found = document.values.pop("format", None)
+    if found != FORMAT:
+        document.refuse([(("format",), f"must be {FORMAT!r}, not {show(found)}")])
+    digest = json.dumps(document.values, sort_keys=True)
+    read = document.build(_File)
+    document.refuse(_rater_problems(read, key))
+    wanted = session(key.id, read.rater, key.pairs, key.checks, key.per_rater)
+    if len(read.trials) != len(wanted):
+        told = f"has {len(read.trials)} entries, and rater {read.rater} was shown {len(wanted)}"
+        document.refuse([(("trials",), told)])
+    shown = list(zip(read.trials, wanted, strict=True))
+    document.refuse(
+        problem for number, (one, due) in enumerate(shown) for problem in _misfits(number, one, due)
+    )
     return RaterAnswers(
         path=path,
-        rater=rater,
-        trials=tuple(
-            _trial(one, due, f"trial {number}")
-            for number, (one, due) in enumerate(zip(trials, wanted, strict=True), 1)
-        ),
-        digest=json.dumps(values, sort_keys=True),
+        rater=read.rater,
+        trials=tuple(_answered(one, due) for one, due in shown),
+        digest=digest,
     )
 
 
@@ -150,32 +184,6 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _read_file(path: Path, key: StudyKey) -> RaterAnswers:
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-    except OSError as error:
-        raise ValueError(
-            f"cannot be read ({(error.strerror or 'unknown error').lower()})"
-        ) from None
-    return parse_answers(content, key, str(path))
-
-
-def parse_answers(content: bytes, key: StudyKey, path: str = "") -> RaterAnswers:
-    """Return the answers that a file holds.
-
-    Raises:
-        ValueError: They do not fit the study, or the file is too large or not JSON.
-    """
-    if len(content) > LARGEST:
-        raise ValueError(f"it is larger than {LARGEST:,} bytes")
-    try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is not JSON ({error})") from None
-    return check_answers(values, key, path)
-
-
 def _one_each(read: Iterable[RaterAnswers]) -> tuple[list[RaterAnswers], list[str], list[str]]:
     """Return one file a rater, notes on equal files, and problems with files that differ."""
     kept: dict[str, RaterAnswers] = {}
@@ -193,61 +201,37 @@ def _one_each(read: Iterable[RaterAnswers]) -> tuple[list[RaterAnswers], list[st
     return sorted(kept.values(), key=lambda one: one.rater), notes, problems
 
 
-def _trial(value: object, due: Trial, place: str) -> Answered:
-    trial = _table(value, _OF_TRIAL, place)
-    for name, wanted in (("pair", due.pair), ("left", due.left), ("right", due.right)):
-        if trial[name] != wanted:
-            raise ValueError(f"{place}: {name} is {_short(trial[name])}, shown was {wanted!r}")
-    failed = _list(f"{place}: failed", trial["failed"])
-    if any(one not in _PLACES for one in failed):
-        raise ValueError(f"{place}: failed is {_short(failed)}")
-    sides = _table(trial["answers"], None, f"{place}: answers")
-    if unknown := sorted(set(sides) - {one.key for one in QUESTIONS}):
-        raise ValueError(f"{place}: there is no question {unknown[0][:40]!r}")
-    for question in QUESTIONS:
-        if question.key not in sides and not failed:
-            raise ValueError(f"{place}: question {question.key!r} has no answer")
-        if sides.get(question.key, "left") not in ("left", "right"):
-            raise ValueError(f"{place}: {question.key} is {_short(sides[question.key])}")
-    seen = _table(trial["seen"], set(_PLACES), f"{place}: seen")
-    if not all(isinstance(one, bool) for one in seen.values()):
-        raise ValueError(f"{place}: seen is {_short(seen)}")
-    counted = {} if failed else sides
+def _rater_problems(read: _File, key: StudyKey) -> Iterator[Problem]:
+    if read.study != key.id:
+        yield ("study",), f"must be {key.id!r}, not {show(read.study)}: it answers another study"
+    if not is_rater_name(read.rater):
+        yield ("rater",), f"= {show(read.rater)} is no rater name"
+    elif read.seed != rater_seed(key.id, read.rater):
+        yield ("seed",), f"is not that of rater {read.rater}: the name was changed"
+
+
+def _misfits(number: int, trial: _Trial, due: Trial) -> Iterator[Problem]:
+    """Yield what cannot have been answered in the trial that was due."""
+    place = ("trials", number)
+    for name in ("pair", "left", "right"):
+        given, wanted = getattr(trial, name), getattr(due, name)
+        if given != wanted:
+            yield (*place, name), f"is {show(given)}, shown was {wanted!r}"
+    questions = {one.key for one in QUESTIONS}
+    for unknown in trial.answers.keys() - questions:
+        yield (*place, "answers", unknown), "is no question"
+    for missing in () if trial.failed else questions - trial.answers.keys():
+        yield (*place, "answers", missing), "has no answer"
+
+
+def _answered(trial: _Trial, due: Trial) -> Answered:
+    counted = {} if trial.failed else trial.answers
     file_of = {"left": due.left, "right": due.right}
     return Answered(
         pair=due.pair,
         left=due.left,
         chosen={question: file_of[side] for question, side in counted.items()},
         chosen_left=sum(side == "left" for side in counted.values()),
-        is_seen=seen["left"] and seen["right"],
-        ms=_whole(f"{place}: ms", trial["ms"]),
+        is_seen=trial.seen.left and trial.seen.right,
+        ms=trial.ms,
     )
-
-
-def _table(value: object, keys: set[str] | None, place: str) -> dict[str, Any]:
-    """Return a JSON object with exactly these keys; None: any."""
-    if not isinstance(value, dict):
-        raise ValueError(f"{place} is {_short(value)}, not a table")
-    if keys is not None:
-        for name in sorted(keys ^ set(value)):
-            raise ValueError(
-                f"{place} {'lacks' if name in keys else 'has the unknown'} {name[:40]!r}"
-            )
-    return value
-
-
-def _list(place: str, value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError(f"{place} is {_short(value)}, not a list")
-    return value
-
-
-def _whole(place: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{place} is {_short(value)}, not a whole number")
-    return value
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

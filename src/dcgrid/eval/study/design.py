@@ -4,13 +4,15 @@ The page knows pairs of file names; the key knows which method made which file. 
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
 
 from dcgrid.errors import StudyError
-from dcgrid.eval.formats import read_format
-from dcgrid.pipelines.typed import typed
+from dcgrid.io.schema import Problem, read_format, show
 
 FORMAT = "dcgrid-study-1"
 KEY_NAME = "key.json"
@@ -128,7 +130,7 @@ class StudyKey:
     """Names of methods for people, by key."""
     seed: int
     """What names and damage were drawn with."""
-    per_rater: int
+    per_rater: Annotated[int, Ge(1)]
     """Pairs a rater gets, checks not counted."""
     results_sha256: str
     """Hash of the results file that it was made from."""
@@ -139,7 +141,7 @@ class StudyKey:
 
 
 def write_key(path: Path, key: StudyKey) -> None:
-    """Write a key; an OSError is the caller's to word."""
+    """Write a key into a folder that is not yet in its place."""
     text = json.dumps({"format": FORMAT, **asdict(key)}, indent=1, ensure_ascii=False)
     path.write_text(f"{text}\n", encoding="utf-8")
 
@@ -151,33 +153,25 @@ def read_key(folder: Path) -> StudyKey:
         StudyError: There is none, or it is damaged.
     """
     path = folder / KEY_NAME
-    values = read_format(path, FORMAT, StudyError, _MADE_BY)
-    try:
-        key: StudyKey = typed(StudyKey, values)
-        _check(key)
-    except (TypeError, ValueError) as error:
-        raise StudyError(f"{path} is damaged: {error}", hint=_MADE_BY) from error
+    document = read_format(path, FORMAT, StudyError, hint=_MADE_BY)
+    document = replace(document, file=f"{path} is damaged")
+    key = document.build(StudyKey)
+    document.refuse(_problems(key))
     return key
 
 
-def _check(key: StudyKey) -> None:
-    """Refuse a key that contradicts itself.
-
-    Raises:
-        ValueError: With the place.
-    """
+def _problems(key: StudyKey) -> Iterator[Problem]:
+    """Yield what a key says of two things that do not fit each other."""
     ids = [*(pair.id for pair in key.pairs), *(check.id for check in key.checks)]
     if len(set(ids)) != len(ids):
-        raise ValueError("two pairs have the same id")
-    for pair in key.pairs:
+        yield ("pairs",), "holds two pairs with the same id"
+    for number, pair in enumerate(key.pairs):
         if len(pair.files) != 2 or pair.ours not in pair.files:
-            raise ValueError(f"pair {pair.id}: files {pair.files}, ours {pair.ours!r}")
+            yield ("pairs", number, "files"), f"must be two, one of them {show(pair.ours)}"
         if pair.against not in key.against:
-            raise ValueError(f"pair {pair.id}: unknown method {pair.against!r}")
-    for check in key.checks:
+            yield ("pairs", number, "against"), f"names no method: {show(pair.against)}"
+    for number, check in enumerate(key.checks):
         if len(check.files) != 2 or check.good not in check.files:
-            raise ValueError(f"check {check.id}: files {check.files}, good {check.good!r}")
-    if any(not isinstance(key.labels.get(name), str) for name in (key.ours, *key.against)):
-        raise ValueError("a method has no label")
-    if key.per_rater < 1:
-        raise ValueError(f"per_rater is {key.per_rater}")
+            yield ("checks", number, "files"), f"must be two, one of them {show(check.good)}"
+    for name in {key.ours, *key.against} - key.labels.keys():
+        yield ("labels",), f"has no {show(name)}"

@@ -87,7 +87,8 @@ def keep_answers(study: OpenStudy, content: bytes) -> str:
         Name of the file.
 
     Raises:
-        ValueError: They do not fit the study, or the rater has handed in too often.
+        StudyError: They do not fit the study.
+        ValueError: The rater has handed in too often.
         OSError: They cannot be written.
     """
     answers = parse_answers(content, study.key)
@@ -172,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _take(self, content: bytes) -> None:
         try:
             name = keep_answers(self.study, content)
-        except ValueError as error:
+        except (ValueError, StudyError) as error:
             self._refuse(HTTPStatus.BAD_REQUEST, str(error))
         except OSError as error:
             self._refuse(HTTPStatus.INSUFFICIENT_STORAGE, f"not written: {error.strerror}")

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,9 +24,9 @@ from dcgrid.eval.suites.request import EvalRequest, UnitOutcome, item_names
 from dcgrid.eval.suites.schema import Task
 from dcgrid.eval.suites.units import read_result
 from dcgrid.io.atomic import write_whole
+from dcgrid.io.schema import read_json
 from dcgrid.models.loading import model_spec
 from dcgrid.pipelines.progress import Progress
-from dcgrid.pipelines.typed import typed
 from dcgrid.video.write import write_video
 
 
@@ -252,9 +251,8 @@ def _digest(tensors: Sequence[Tensor], prompt: str) -> str:
 def _read_scores(path: Path) -> dict[str, Score]:
     """Return what is kept of a result; nothing if the file is missing or damaged."""
     try:
-        values: dict[str, Any] = json.loads(path.read_bytes())
-        return {key: typed(Score, one) for key, one in values.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return read_json(path, InputVideoError, hint="").build(dict[str, Score])
+    except InputVideoError:
         return {}
 
 
