@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from dcgrid.adapters.files import write_adapter
 from dcgrid.adapters.reading import read_adapter
 from dcgrid.cli.main import main
 from dcgrid.models.loading import weight_files
@@ -39,6 +40,22 @@ def test_export_and_its_refusals(tmp_path, capsys):
     assert main(["adapters", "export", FILL, "-o", str(out), "--for", "diffusers"]) == 0
     with safe_open(out, "pt") as file:
         assert all(key.startswith("transformer.") for key in list(file.keys()))
+
+
+@pytest.mark.parametrize("target", ["peft", "diffusers"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_export_refuses_numbers_that_are_none(tmp_path, capsys, target, value):
+    """As push does."""
+    spec, tensors = read_adapter(weight_files("mini")["fill"])
+    key = next(iter(tensors))
+    tensors[key].view(-1)[0] = value
+    write_adapter(spec, tensors, tmp_path / "bad.safetensors")
+    arguments = [str(tmp_path / "bad.safetensors"), "-o", str(tmp_path / "out"), "--for", target]
+    assert main(["adapters", "export", *arguments]) == 4
+    out, err = capsys.readouterr()
+    assert "wrote" not in out
+    assert "not finite" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.safetensors"]
 
 
 def write_comfyui(path: Path, width: int, *, bias: bool = False) -> Path:

@@ -58,6 +58,7 @@ BAD_VIDEOS: dict[str, Callable[[Path], object]] = {
     "sound only": silence,
     "missing": lambda path: None,
     "a folder": lambda path: path.mkdir(),
+    "a pipe": os.mkfifo,
     "null bytes": lambda path: path.write_bytes(bytes(5000)),
 }
 
@@ -205,7 +206,7 @@ def liar(path: Path) -> None:
     path.write_bytes(struct.pack("<Q", 2**60) + b"{}")
 
 
-@pytest.mark.parametrize("make", [wrong_shapes, cut_short, liar, make_text])
+@pytest.mark.parametrize("make", [wrong_shapes, cut_short, liar, make_text, os.mkfifo])
 def test_bad_adapters(
     make: Callable[[Path], None], clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

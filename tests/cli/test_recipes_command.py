@@ -57,6 +57,28 @@ def test_own_recipe_stands_in_for_the_shipped_one(tmp_path):
     assert run_json("show", "rain")["title"] == "My rain"
 
 
+def test_a_broken_recipe_is_named_and_the_others_are_listed(tmp_path):
+    path = own_effect(tmp_path, ("= false", '= "no"'))
+    listed = run_json("list")
+    names = [one["name"] for one in listed["recipes"]]
+    assert names == [n for n in (*recipes.effect_names(), *recipes.layout_names()) if n != "rain"]
+    (broken,) = listed["broken"]
+    assert broken["name"] == "rain"
+    assert broken["error"].startswith(f"{path}:4:1: key 'deterministic' must be true or false")
+    stdout, error = run("list")
+    assert error is None
+    assert "snow" in stdout
+    assert "rain is broken" in stdout
+
+
+def test_which_recipes_stand_in_for_shipped_ones(tmp_path):
+    path = own_effect(tmp_path, ("Heavy rain", "My rain"))
+    other = path.with_name("mine.toml")
+    files = [path, other, recipes.shipped_dir() / "effects" / "snow.toml"]
+    (line,) = recipes.replaced_recipes(files)
+    assert line == f"Your recipe {path} stands in for the shipped effect 'rain'."
+
+
 def test_show_an_effect_and_a_layout():
     effect = run_json("show", "fog")
     assert effect["clause"] == recipes.load_effect("fog").clause

@@ -64,6 +64,17 @@ def test_results_notes_and_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(out) == {"name": EVIL}
 
 
+def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"a": [float("nan"), 1.5], "b": {"c": float("inf")}, "d": (float("-inf"), "NaN")}
+    Output(format_=Format.JSON).result([], values)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    read = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert read == {"a": [None, 1.5], "b": {"c": None}, "d": [None, "NaN"]}
+
+
 @pytest.mark.parametrize("trace", ["", "1"])
 def test_errors(
     trace: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

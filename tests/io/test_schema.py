@@ -143,7 +143,7 @@ def test_wrong_values(write, line, problem):
     assert problem in message
 
 
-@pytest.mark.parametrize("escape", ["\\u001b[31m", "\\u0000", "\\u202e", "\\u2066", "\\u007f"])
+@pytest.mark.parametrize("escape", ["\\u001b[31m", "\\u0000", "\\u009b", "\\u007f"])
 def test_characters_that_terminals_obey_are_refused(write, escape):
     with pytest.raises(RecipeError, match=r"r\.toml:1:1: key 'text' holds the control character U"):
         read_toml(write(f'text = "a{escape}b"'))

@@ -21,6 +21,7 @@ from torch import Tensor
 from dcgrid.adapters.reading import (
     KEY_PREFIX,
     OUTPUT_SIDE,
+    check_finite,
     layer_names,
     product_sides,
     read_adapter,
@@ -53,6 +54,7 @@ def export_adapter(source: Path, target: Target, out: Path, *, force: bool = Fal
         OutputError: Something is in the way, or cannot be written.
     """
     spec, tensors = read_adapter(source)
+    check_finite(tensors, source)
     plain = _plain_tensors(spec, tensors)
     config = _config(spec, plain)
     files: dict[Path, bytes] = {}

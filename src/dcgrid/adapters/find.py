@@ -14,7 +14,12 @@ def require_file(reference: str, *, hint: str = "", kind: str = "adapter") -> No
         AdapterError: There is none.
         WeightsError: The reference is malformed.
     """
-    if hub.parse_reference(reference).source != "hub" and hub.locate_weights(reference) is None:
+    if hub.parse_reference(reference).source == "hub":
+        return
+    path = hub.locate_weights(reference)
+    if path is not None and path.exists() and not path.is_file() and not path.is_dir():
+        raise AdapterError(f"{kind} {reference!r} is a pipe or a device", hint="name a file")
+    if path is None:
         raise AdapterError(
             f"{kind} {reference!r} does not exist",
             hint="name a file, hf:OWNER/REPO[@REVISION][/FILE], or package:MODEL/FILE such as "

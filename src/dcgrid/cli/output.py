@@ -5,6 +5,7 @@
 """
 
 import json
+import math
 import re
 import sys
 import unicodedata
@@ -93,7 +94,7 @@ class Output:
         if self.muted:
             return
         if self.format == Format.JSON:
-            text = json.dumps(value, indent=2, default=str)
+            text = json.dumps(_finite(value), indent=2, default=str, allow_nan=False)
             sys.stdout.write(text.replace("\x7f", "\\u007f") + "\n")
         elif not self.quiet:
             sys.stdout.writelines(f"{printable(line)}\n" for line in lines)
@@ -172,3 +173,12 @@ class Output:
         )
         self._bars.start()
         return self._bars
+
+
+def _finite(value: object) -> object:
+    """Return a value for JSON, which has no word for NaN and infinity: they become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value

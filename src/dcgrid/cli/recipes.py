@@ -7,7 +7,7 @@ full of square brackets.
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,17 +45,38 @@ RecipeArgument = Annotated[
 
 @app.command("list")
 def list_recipes(output: FormatOption = Format.TEXT) -> None:
-    """List every effect and layout, shipped and your own."""
-    user_dir = _user_dir()
-    found: list[_Recipe] = [*recipes.list_effects(user_dir), *recipes.list_layouts(user_dir)]
+    """List every effect and layout, shipped and your own; one that is broken is named."""
+    found, broken = _read_all(_user_dir())
     if output is Format.JSON:
-        _print_json({"recipes": [_summary(recipe) for recipe in found]})
+        told = [{"name": name, "error": error.message} for name, error in broken]
+        _print_json({"recipes": [_summary(recipe) for recipe in found], "broken": told})
         return
     table = Table("name", "kind", "title", "from", box=box.SIMPLE_HEAD, pad_edge=False)
     for recipe in found:
         summary = _summary(recipe)
         table.add_row(*(Text(str(summary[key])) for key in ("name", "kind", "title", "from")))
     CleanConsole().print(table)
+    for name, error in broken:
+        CleanConsole().print(Text(f"{name} is broken: {error.message}\n{error.hint}"))
+
+
+def _read_all(
+    user_dir: Path | None,
+) -> tuple[list[_Recipe], list[tuple[str, RecipeError]]]:
+    """Return every recipe that can be read, and the names of the others with what is wrong."""
+    found: list[_Recipe] = []
+    broken: list[tuple[str, RecipeError]] = []
+    loaders: list[tuple[tuple[str, ...], Callable[[str, Path | None], _Recipe]]] = [
+        (recipes.effect_names(user_dir), recipes.load_effect),
+        (recipes.layout_names(user_dir), recipes.load_layout),
+    ]
+    for names, load in loaders:
+        for name in names:
+            try:
+                found.append(load(name, user_dir))
+            except RecipeError as error:
+                broken.append((name, error))
+    return found, broken
 
 
 @app.command("show")

@@ -293,11 +293,11 @@ def read_format(path: Path, format_: str, error: type[DcgridError], *, hint: str
 
 
 def control_characters(value: object, path: KeyPath = ()) -> Iterator[Problem]:
-    """Yield the keys whose names or texts hold characters that change how a terminal shows them."""
+    """Yield the keys whose names or texts hold control characters, blanks and newlines aside."""
     if isinstance(value, str):
-        bad = next((c for c in value if _is_control(c)), None)
-        if bad is not None:
-            yield path, f"holds the control character U+{ord(bad):04X}"
+        bad = [c for c in value if unicodedata.category(c) == "Cc" and not c.isspace()]
+        if bad:
+            yield path, f"holds the control character U+{ord(bad[0]):04X}"
     elif isinstance(value, dict | list):
         for key, one in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(key, str):
@@ -315,16 +315,6 @@ def near(name: object, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest of the known names, or ""."""
     found = difflib.get_close_matches(str(name)[:80], list(known), n=1)
     return f"; did you mean {found[0]!r}?" if found else ""
-
-
-def _is_control(character: str) -> bool:
-    # Cf holds the marks that turn the direction of text; joiners of scripts and emoji are Cf, too.
-    kind = unicodedata.category(character)
-    turns = kind == "Cf" and unicodedata.bidirectional(character) in _TURNS
-    return turns or (kind == "Cc" and not character.isspace())
-
-
-_TURNS = frozenset("LRE RLE LRO RLO PDF LRI RLI FSI PDI".split())  # noqa: SIM905
 
 
 @cache

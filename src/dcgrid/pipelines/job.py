@@ -301,6 +301,8 @@ def check_input(path: Path) -> None:
         raise InputVideoError(f"{path} is a folder, not a video", hint="name a file in it")
     if not path.exists():
         raise InputVideoError(f"{path} does not exist", hint=f"see `ls {path.parent}`")
+    if not path.is_file():  # opening a pipe without a writer would wait for ever
+        raise InputVideoError(f"{path} is a pipe or a device, not a video", hint="name a file")
     try:
         with path.open("rb"):
             pass

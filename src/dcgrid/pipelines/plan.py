@@ -17,7 +17,7 @@ from dcgrid.pipelines.lora import lora_lines, parse_lora
 from dcgrid.pipelines.memory import MemoryNeed, grid_size, plan_memory
 from dcgrid.pipelines.outputs import name_outputs
 from dcgrid.pipelines.prepared import PreparedRun, count_tries
-from dcgrid.pipelines.resolve import ResolvedGrid, resolve
+from dcgrid.pipelines.resolve import ResolvedGrid, recipe_notes, resolve
 from dcgrid.pipelines.times import Work, expected_seconds, time_line
 from dcgrid.pipelines.windows import Join, Window, plan_windows
 
@@ -217,7 +217,9 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     adapter = planned_adapter(reference, grid.mode)
     concepts = plan_concepts(job, [grid], [reference], repeats=repeats)
     job = replace(job, concepts=concepts.reference)
-    text_notes = () if repeats else check_text(job, [grid], spec, concepts.names)
+    text_notes: tuple[str, ...] = ()
+    if not repeats:
+        text_notes = (*check_text(job, [grid], spec, concepts.names), *recipe_notes([grid]))
     device = runtime.choose_device(job.device)
     dtype = runtime.choose_dtype(job.dtype, device)
     clips, asked_s = plan_clips(job, spec)

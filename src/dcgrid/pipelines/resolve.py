@@ -36,6 +36,7 @@ from dcgrid.recipes import (
     Side,
     load_effect,
     load_layout,
+    replaced_recipes,
 )
 
 _SLUG_LENGTH = 40
@@ -365,3 +366,10 @@ def _first(asked: float | None, default: _Value) -> float | _Value:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def recipe_notes(grids: Sequence[ResolvedGrid]) -> list[str]:
+    """Return a sentence for each recipe of the user that stands in for a shipped one."""
+    used = [*(edit.recipe for grid in grids for edit in grid.edits)]
+    used += [grid.layout_file for grid in grids]
+    return replaced_recipes(Path(file) for file in used if file)

@@ -28,7 +28,7 @@ from dcgrid.pipelines.plan import (
     windows_of,
 )
 from dcgrid.pipelines.prepared import Prepared
-from dcgrid.pipelines.resolve import ResolvedGrid
+from dcgrid.pipelines.resolve import ResolvedGrid, recipe_notes
 from dcgrid.pipelines.script import StoryJob, resolve_story
 from dcgrid.pipelines.times import Work, time_line
 from dcgrid.pipelines.windows import Window
@@ -221,7 +221,9 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
         adapters.append(grid_reference(job))
     concepts = plan_concepts(job, grids, adapters, repeats=repeats)
     job = replace(job, concepts=concepts.reference)
-    text_notes = () if repeats else check_text(job, grids, spec, concepts.names)
+    text_notes: tuple[str, ...] = ()
+    if not repeats:
+        text_notes = (*check_text(job, grids, spec, concepts.names), *recipe_notes(grids))
     dtype = runtime.choose_dtype(job.dtype, device)
     windows, size = windows_of(spec, frames), clip.cell_size if clip else rules.cell_sizes[0]
     largest = grid_size(grids[0], spec, windows[0].count, size)

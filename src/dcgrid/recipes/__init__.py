@@ -11,6 +11,7 @@ from dcgrid.recipes.find import (
     list_layouts,
     load_effect,
     load_layout,
+    replaced_recipes,
     shipped_dir,
     unknown_recipe,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "read_effect",
     "read_layout",
     "read_recipe",
+    "replaced_recipes",
     "shipped_dir",
     "unknown_recipe",
 ]

@@ -7,7 +7,7 @@ asks no environment.
 import difflib
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -79,6 +79,21 @@ def list_layouts(user_dir: Path | None = None) -> tuple[LayoutRecipe, ...]:
         RecipeError: One of them is wrong.
     """
     return tuple(read_layout(path) for _, path in sorted(_files("layouts", user_dir).items()))
+
+
+def replaced_recipes(files: Iterable[Path]) -> list[str]:
+    """Return a sentence for each of a user's recipes that stands in for a shipped one.
+
+    Args:
+        files: Recipe files that are about to be used.
+    """
+    shipped = shipped_dir()
+    told = {
+        f"Your recipe {file} stands in for the shipped {file.parent.name[:-1]} {file.stem!r}."
+        for file in files
+        if file.parent.parent != shipped and (shipped / file.parent.name / file.name).is_file()
+    }
+    return sorted(told)
 
 
 def unknown_recipe(name: str, what: str, known: Collection[str]) -> RecipeError:

@@ -18,7 +18,6 @@ beside each (`cat.txt`) holds lines such as `subject: a cat`.
 """
 
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dcgrid.errors import DcgridError, InputVideoError, RecipeError
+from dcgrid.io.schema import read_toml
+from dcgrid.io.text import read_text
 from dcgrid.video.clip import ClipRules
 from dcgrid.video.folder import name_some, split_folder
 from dcgrid.video.probe import probe
@@ -35,8 +36,6 @@ from dcgrid.video.read import plan_clip
 Role = Literal["subject", "effect"]
 """subject: a concept with an identity. effect: something that surrounds or meets a subject."""
 MANIFEST_NAME = "manifest.toml"
-MAX_BYTES = 1024 * 1024
-"""Largest manifest that is read."""
 MOST_TOLD = 20
 """Problems that one error lists; the rest are counted."""
 _TOKEN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
@@ -137,7 +136,7 @@ def _tables(path: Path) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:
             yield clip.name, path, {"clip": clip.name, **_sidecar(clip.with_suffix(".txt"))}
         return
     manifest = path / MANIFEST_NAME if path.is_dir() else path
-    tables = _read_toml(manifest)
+    tables = read_toml(manifest, hint="see docs/training.md for the form").values
     concepts = tables.get("concepts")
     extra = sorted(set(tables) - {"concepts"})
     if extra or not isinstance(concepts, list):
@@ -147,28 +146,10 @@ def _tables(path: Path) -> Iterator[tuple[str, Path, Mapping[str, Any]]]:
         yield f"concept {number}", manifest.parent, table
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise RecipeError(f"cannot read {path}: {error.strerror}") from error
-    if len(content) > MAX_BYTES:
-        raise RecipeError(f"{path} is larger than {MAX_BYTES} bytes, the most for a manifest")
-    try:
-        return tomllib.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{path} is not TOML: {error}") from error
-
-
 def _sidecar(path: Path) -> dict[str, Any]:
     """Read `key: value` lines; numbers become numbers. No file: no keys."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read {path}: {error}") from error
     values: dict[str, Any] = {}
-    for line in lines:
+    for line in read_text(path, RecipeError).splitlines() if path.exists() else []:
         key, colon, value = line.partition(":")
         if not line.strip():
             continue
