@@ -35,3 +35,13 @@ def test_nothing_below_the_command_line_prints_or_exits() -> None:
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called not in {"print", "exit", "quit", "sys.exit", "os._exit"}, path
+
+
+def test_files_are_written_and_read_in_one_place() -> None:
+    """io/atomic.py writes, io/schema.py reads TOML; hub/ keeps what downloads were cut short."""
+    for path in SOURCES:
+        if path.parent.name in ("io", "hub"):
+            continue
+        text = path.read_text(encoding="utf-8")
+        for own in ("os.replace(", "os.rename(", "import tomllib", "mkstemp(", "fcntl"):
+            assert own not in text, f"{path}: {own}"
