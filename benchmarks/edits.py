@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from dcgrid.flow.noise import draw_noise
+from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone, ModelSpec
 from dcgrid.pipelines.choose import rank_tries
 from dcgrid.pipelines.fill import FillSettings, fill_grid
 from dcgrid.pipelines.job import MAX_EDITS, EditJob
-from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve_edits
 

@@ -3,18 +3,11 @@
 import sys
 import time
 
+from dcgrid.io.progress import NullProgress
 
-class Silent:
+
+class Silent(NullProgress):
     """Shows nothing but warnings."""
-
-    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
-        """Ignore a stage."""
-
-    def update(self, done: int, total: int | None = None) -> None:
-        """Ignore a step."""
-
-    def note(self, line: str) -> None:
-        """Ignore a remark."""
 
     def warn(self, line: str) -> None:
         """Show a warning."""

@@ -32,12 +32,12 @@ from benchmarks.edits import edit_clip
 from benchmarks.models import load_choice
 from dcgrid.errors import DcgridError
 from dcgrid.eval.encoders.faces import ArcFaceReader
+from dcgrid.io.progress import NullProgress
 from dcgrid.models.base import ModelSpec
 from dcgrid.models.edit_frames import Coefficients
 from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.models.upsampler import WEIGHTS, GuidedUpsampler, load_upsampler
 from dcgrid.pipelines.plan import one_pass_rules
-from dcgrid.pipelines.progress import Silent
 from dcgrid.pipelines.upsampling import CellNoise
 from dcgrid.recipes import load_effect
 from dcgrid.train.guides import misplaced
@@ -193,7 +193,7 @@ class _Bench:
                 self.effect_names,
                 shared.edit_settings(self.options),
                 torch.device("cpu"),
-                Silent(),
+                NullProgress(),
             )
             found = _Faces(faces, clip.source_TCHW[::EVERY])
             for effect, edit in made.items():

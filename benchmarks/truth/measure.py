@@ -25,8 +25,8 @@ from benchmarks.clips import BenchClip
 from benchmarks.edits import EditSettings, MadeEdit, edit_clip
 from benchmarks.figures import Figures, compare, mean_figures
 from benchmarks.models import codec_pass
+from dcgrid.io.progress import Progress
 from dcgrid.models.native.backbone import NativeBackbone
-from dcgrid.pipelines.progress import Progress
 from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
 
 EDIT, BARE, CEILING, UNEDITED = "edit", "no adapter", "ceiling", "unedited"

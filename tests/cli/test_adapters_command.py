@@ -123,7 +123,7 @@ def test_import_says_what_does_not_fit(tmp_path, capsys, wan_folder):
         (["show", "nowhere.safetensors"], 4, "does not exist"),
         (["show", "{text}"], 4, "cannot read adapter"),
         (["export", FILL], 2, "--out"),
-        (["export", FILL, "-o", "{text}/folder"], 3, "cannot make the folder"),
+        (["export", FILL, "-o", "{text}/folder"], 3, "cannot write"),
         (["export", FILL, "-o", "x", "--for", "gimp"], 2, "gimp"),
         (["export", FILL, "-o", "x", "--for", "comfyui"], 4, "know only Wan"),
         (["import", "{text}", "--base", "tiny", "-o", "x"], 4, "cannot read adapter"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dcgrid.errors import UsageError
+from dcgrid.io.progress import NullProgress
 from dcgrid.pipelines.candidates import (
     Measure,
     Try,
@@ -18,7 +19,6 @@ from dcgrid.pipelines.candidates import (
 from dcgrid.pipelines.choose import TryScore
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.plan import plan_run, prepare_run
-from dcgrid.pipelines.progress import Silent
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 from dcgrid.pipelines.run import run_job
 from dcgrid.video.read import decode_all
@@ -102,7 +102,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def run(job: EditJob, ranker=None):
-    return run_job(plan_run(prepare_run(job)), Silent(), ranker=ranker)
+    return run_job(plan_run(prepare_run(job)), NullProgress(), ranker=ranker)
 
 
 def job(clip: Path, **changes) -> EditJob:
@@ -126,7 +126,7 @@ def test_the_best_of_all_seeds_is_written_and_the_run_can_be_repeated(clip: Path
     place = ranker.seen.index(min(ranker.seen))
     assert (kept.seed, kept.cell) == (3 + place // 3, 1 + place % 3)
     prepared, _ = prepare_rerun(RerunJob(manifest=clip.with_name("clip.rain.json")))
-    again = run_job(plan_run(prepared), Silent())
+    again = run_job(plan_run(prepared), NullProgress())
     assert again.same_pixels
     assert again.manifest.outputs[0].seed == kept.seed
 
@@ -163,7 +163,7 @@ def test_a_rerun_generates_only_the_seeds_that_were_kept(clip: Path) -> None:
     prepared = replace(prepared, job=replace(prepared.job, contact_sheet=False))
     told = []
 
-    class Told(Silent):
+    class Told(NullProgress):
         def start(self, stage, total=None, *, in_bytes=False):
             told.append(stage)
 

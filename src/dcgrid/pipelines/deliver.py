@@ -19,6 +19,7 @@ from torch import Tensor
 from dcgrid import __version__, hub
 from dcgrid.errors import DeviceError
 from dcgrid.io.atomic import StagedFiles
+from dcgrid.io.progress import Progress
 from dcgrid.models.base import ModelSpec
 from dcgrid.pipelines.candidates import Measure, Ranker, Try, rank_by_measures, why_first
 from dcgrid.pipelines.choose import TryScore, mean_score, rank_scores, score_try
@@ -29,7 +30,6 @@ from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.light import with_light
 from dcgrid.pipelines.manifest import OutputRecord, PixelKey
 from dcgrid.pipelines.plan import RunPlan
-from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.upsampling import (
     Shown,
     cell_noise,

@@ -20,10 +20,10 @@ from dcgrid.flow.noise import draw_noise
 from dcgrid.flow.sampler import SampleSettings, sample
 from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.masks import fill_mask, spread_over_frames
+from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone, ModelSpec, leaves_out_blocks
 from dcgrid.pipelines.guidance import guided_velocity, token_grids
 from dcgrid.pipelines.guidance import token_places as token_places
-from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest
 
 

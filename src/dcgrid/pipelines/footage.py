@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from dcgrid import hub
+from dcgrid.io.progress import Progress
 from dcgrid.models.base import ModelSpec
 from dcgrid.pipelines.plan import RunPlan, clip_rules, windows_of
-from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.windows import Window
 from dcgrid.video.clip import ClipPlan, ClipRules, Picture, SoundSource
 from dcgrid.video.frames import CellFrames, source_frames

@@ -17,12 +17,12 @@ import torch
 
 from dcgrid import __version__, hub
 from dcgrid.io.locks import run_lock
+from dcgrid.io.progress import PrefixProgress, Progress
 from dcgrid.pipelines.fill import FillSettings, GenerateFn, fill_grid
 from dcgrid.pipelines.footage import Footage
 from dcgrid.pipelines.generated import Generated
 from dcgrid.pipelines.models import LoadedModel
 from dcgrid.pipelines.plan import RunPlan
-from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import Continuation, grid_request
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.windows import Window
@@ -81,7 +81,7 @@ def generate_grid(task: GridTask, generated: Generated, progress: Progress) -> N
             first = window.first // stride
             where = Continuation(first=first, total=total, heads=generated.heads(window))
             labels.append(f"window {window.index + 1} of {count}")
-        shown = _Labelled(progress, ", ".join(labels)) if labels else progress
+        shown = PrefixProgress(progress, ", ".join(labels)) if labels else progress
         request = replace(
             grid_request(
                 task.grid, backbone.spec, [one.frames(window) for one in task.given], where
@@ -197,26 +197,3 @@ def _forget_old(runs: Path) -> None:
     for folder in runs.iterdir() if runs.is_dir() else ():
         if time.time() - folder.stat().st_mtime > KEPT_DAYS * 86_400:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-class _Labelled:
-    """Tells of stages with the window, and the grid, that they belong to."""
-
-    def __init__(self, progress: Progress, prefix: str) -> None:
-        self._progress, self._prefix = progress, prefix
-
-    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
-        """Begin a stage."""
-        self._progress.start(f"{self._prefix}: {stage}", total)
-
-    def update(self, done: int, total: int | None = None) -> None:
-        """Tell how many steps are done."""
-        self._progress.update(done, total)
-
-    def note(self, line: str) -> None:
-        """Tell something about the work."""
-        self._progress.note(line)
-
-    def warn(self, line: str) -> None:
-        """Tell something that may make the result worse."""
-        self._progress.warn(line)

@@ -9,13 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from dcgrid.io.progress import NullProgress
 from dcgrid.models.base import CellText, Memory, ModelSpec, TagTable, TokenPlaces, cell_texts
 from dcgrid.models.loading import training_spec
 from dcgrid.models.tags import put_tags
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.pipelines.fill import FillSettings, fill_grid
 from dcgrid.pipelines.job import GridJob
-from dcgrid.pipelines.progress import Silent
 from dcgrid.pipelines.request import GridRequest, grid_request
 from dcgrid.pipelines.resolve import resolve
 from dcgrid.prompts import Prompt
@@ -169,7 +169,7 @@ def generate_cells(
     """
     request = _request(backbone, job, given, size_THW)
     settings = FillSettings(seed=job.seed, device=backbone.device)
-    filled = fill_grid(backbone, request, settings, Silent())
+    filled = fill_grid(backbone, request, settings, NullProgress())
     # Clones: what was made in inference mode may not be changed outside.
     generated = {one.cell: one.frames_THWC.clone() for one in filled}
     return [{**request.given, **generated}[cell] for cell in range(request.layout.count)]

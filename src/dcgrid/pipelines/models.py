@@ -15,6 +15,7 @@ from dcgrid.adapters.reading import LoadReport, check_use, hash_tensors
 from dcgrid.adapters.spec import Stage
 from dcgrid.errors import UsageError, WeightsError
 from dcgrid.grid.modes import Mode
+from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
 from dcgrid.models.loading import (
     ADAPTER_NAMES,
@@ -31,7 +32,6 @@ from dcgrid.models.tags import check_width, read_tags
 from dcgrid.pipelines.adapter_facts import use_adapter
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.lora import LoraChoice, lora_part, parse_lora
-from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.runtime.offload import check_offload
 

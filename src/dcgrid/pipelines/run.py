@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from dcgrid.io.atomic import StagedFiles
+from dcgrid.io.progress import Progress
 from dcgrid.pipelines import facts
 from dcgrid.pipelines.candidates import Ranker
 from dcgrid.pipelines.concepts import check_named
@@ -27,7 +28,6 @@ from dcgrid.pipelines.memory import next_setting_if_full
 from dcgrid.pipelines.models import LoadedModel, check_weights, enter_given
 from dcgrid.pipelines.outputs import claimed
 from dcgrid.pipelines.plan import RunPlan
-from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.team import Team
 from dcgrid.pipelines.times import keep_rates
 from dcgrid.runtime import device as runtime

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from dcgrid.io.atomic import StagedFiles
+from dcgrid.io.progress import Progress
 from dcgrid.pipelines import facts
 from dcgrid.pipelines.choose import TryScore, rank_scores
 from dcgrid.pipelines.concepts import check_named
@@ -50,7 +51,6 @@ from dcgrid.pipelines.models import (
 )
 from dcgrid.pipelines.outputs import claimed
 from dcgrid.pipelines.plan import windows_of
-from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.story_files import TakenScene, WrittenStory, write_story
 from dcgrid.pipelines.story_plan import StoryPlan, check_fade

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from dcgrid import __version__
 from dcgrid.io.atomic import StagedFiles
+from dcgrid.io.progress import Progress
 from dcgrid.pipelines.deliver import HashedPieces, Take, Watched, result_timing, results_of
 from dcgrid.pipelines.footage import Footage, model_rate
 from dcgrid.pipelines.generated import GeneratedClip
 from dcgrid.pipelines.manifest import OutputRecord
-from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.script import titles_of
 from dcgrid.pipelines.story_plan import StoryPlan
 from dcgrid.pipelines.upsampling import (

@@ -22,11 +22,11 @@ from dcgrid import hub
 from dcgrid.adapters.spec import Stage
 from dcgrid.errors import DcgridError, UsageError
 from dcgrid.grid.modes import Mode
+from dcgrid.io.progress import NullProgress, Progress
 from dcgrid.models.base import CellText, Memory, TokenPlaces
 from dcgrid.models.loading import is_native, wan_sizes
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.models import LoadedModel, load_model
-from dcgrid.pipelines.progress import Progress, Silent
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.runtime.processes import ALONE, Processes
 
@@ -395,7 +395,7 @@ def _follow_orders(member: _Member, own: torch.device) -> None:
                 if order.job.offline:
                     hub.go_offline()
                 torch.set_num_threads(order.threads)
-                member.load(order, own, Silent())
+                member.load(order, own, NullProgress())
             case _UseGiven():
                 member.models[order.model].use_given(clean=order.clean, first=order.first)
             case _Predict():

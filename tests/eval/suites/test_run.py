@@ -23,15 +23,15 @@ from dcgrid.eval.suites.request import EvalRequest, group_tasks
 from dcgrid.eval.suites.run import run_job
 from dcgrid.eval.suites.schema import Task, load_suite
 from dcgrid.io.locks import run_lock
+from dcgrid.io.progress import NullProgress
 from dcgrid.models.loading import model_spec
 from dcgrid.pipelines.baselines import METHODS
-from dcgrid.pipelines.progress import Silent
 from dcgrid.video.write import write_video
 
 METRICS = ("psnr", "change", "motion")
 
 
-class Told(Silent):
+class Told(NullProgress):
     """Remembers what it is told."""
 
     def __init__(self):
@@ -68,8 +68,8 @@ def request(clips: Path, **changes) -> EvalRequest:
     return EvalRequest(suite=suite, clips=find_clips([clips]), **{**fields, **changes})
 
 
-def run(asked: EvalRequest, told: Silent | None = None):
-    return run_job(plan_eval(asked), told or Silent()).results
+def run(asked: EvalRequest, told: NullProgress | None = None):
+    return run_job(plan_eval(asked), told or NullProgress()).results
 
 
 def test_every_clip_task_and_method_has_its_item_and_files(clips: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_method_that_fails_is_counted_and_tried_again(clips: Path, monkeypatch
 def test_a_clip_that_is_gone_fails_all_its_items_and_no_others(clips: Path) -> None:
     plan = plan_eval(request(clips, methods=("unedited",)))
     (clips / "two.mp4").unlink()
-    results = run_job(plan, Silent()).results
+    results = run_job(plan, NullProgress()).results
     status = {item.clip: item.status for item in results.items}
     assert status == {"one": "done", "two": "failed"}
     assert "two.mp4" in next(item.error for item in results.items if item.clip == "two")
@@ -268,14 +268,14 @@ def test_what_is_no_video_in_a_folder_is_left_out_and_told(clips: Path) -> None:
     plan = plan_eval(request(clips))
     assert [clip.key for clip in plan.request.clips] == ["one", "two"]
     assert any(line.startswith("Left out: bad.mp4") for line in plan.lines())
-    results = run_job(plan, Silent()).results
+    results = run_job(plan, NullProgress()).results
     assert any("bad.mp4" in note for note in results.notes)
 
 
 def test_two_runs_in_one_folder_are_refused(clips: Path) -> None:
     plan = plan_eval(request(clips))
     with run_lock(plan.request.out / "cache"), pytest.raises(OutputError, match="another run"):
-        run_job(plan, Silent())
+        run_job(plan, NullProgress())
 
 
 def test_tasks_share_grids_evenly() -> None:

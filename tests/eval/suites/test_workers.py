@@ -15,7 +15,7 @@ import pytest
 import dcgrid
 from dcgrid.errors import InputVideoError
 from dcgrid.eval.suites.workers import DeadWorker, work_through
-from dcgrid.pipelines.progress import Silent
+from dcgrid.io.progress import NullProgress
 
 
 @dataclass
@@ -33,19 +33,19 @@ class Squares:
 
 
 def test_one_process_works_in_order():
-    found = list(work_through([1, 2, 3], Squares, 1, Silent()))
+    found = list(work_through([1, 2, 3], Squares, 1, NullProgress()))
     assert [(index, value[0]) for index, value in found] == [(0, 1), (1, 4), (2, 9)]
     assert {value[1] for _, value in found} == {os.getpid()}
 
 
 def test_two_processes_do_all_of_it_elsewhere():
-    found = dict(work_through(list(range(6)), Squares, 2, Silent()))
+    found = dict(work_through(list(range(6)), Squares, 2, NullProgress()))
     assert {index: value[0] for index, value in found.items()} == {n: n * n for n in range(6)}
     assert os.getpid() not in {value[1] for value in found.values()}
 
 
 def test_a_process_that_is_killed_costs_what_it_was_at():
-    found = dict(work_through(list(range(5)), partial(Squares, deadly=1), 2, Silent()))
+    found = dict(work_through(list(range(5)), partial(Squares, deadly=1), 2, NullProgress()))
     dead = found.pop(1)
     assert isinstance(dead, DeadWorker)
     assert dead.item == 1
@@ -55,7 +55,7 @@ def test_a_process_that_is_killed_costs_what_it_was_at():
 
 def test_an_error_of_a_worker_is_raised_whole():
     with pytest.raises(InputVideoError, match="cannot be read") as caught:
-        list(work_through([1, 2, 3, 4], partial(Squares, wrong=3), 2, Silent()))
+        list(work_through([1, 2, 3, 4], partial(Squares, wrong=3), 2, NullProgress()))
     assert caught.value.hint == "look at it"
 
 
@@ -75,13 +75,13 @@ def test_ctrl_c_in_a_terminal_ends_all_without_a_trace_or_a_file(tmp_path, wait_
         "import sys; from pathlib import Path\n"
         "from dcgrid.cli.interrupts import Interrupts\n"
         "from dcgrid.eval.suites.workers import work_through\n"
-        "from dcgrid.pipelines.progress import Silent\n"
+        "from dcgrid.io.progress import NullProgress\n"
         "from tests.eval.suites.test_workers import Sleepers\n"
         "folder = Path(sys.argv[1])\n"
         "with Interrupts():\n"
         "    try:\n"
         "        (folder / 'begun').touch()\n"
-        "        list(work_through([folder] * 3, Sleepers, 2, Silent()))\n"
+        "        list(work_through([folder] * 3, Sleepers, 2, NullProgress()))\n"
         "    except KeyboardInterrupt:\n"
         "        sys.exit(130)\n"
     )

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dcgrid.io.progress import NullProgress
 from dcgrid.models.base import Backbone
 from dcgrid.pipelines.baselines.cells import Clip, open_clip
 from dcgrid.pipelines.fill import FillSettings
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.progress import Silent
 from dcgrid.pipelines.request import GridRequest, grid_request
 from dcgrid.pipelines.resolve import resolve
 
@@ -44,4 +44,4 @@ def settings(seed: int = 0) -> FillSettings:
 
 
 def opened(backbone: Backbone, **job: object) -> Clip:
-    return open_clip(backbone, request(backbone, **job), settings(), Silent())  # type: ignore[arg-type]
+    return open_clip(backbone, request(backbone, **job), settings(), NullProgress())  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from torch import nn
 
 from dcgrid.adapters.attach import routed_layers
 from dcgrid.errors import DeviceError, UsageError
+from dcgrid.io.progress import NullProgress
 from dcgrid.models.loading import load_backbone
 from dcgrid.models.trainable import trainable
 from dcgrid.pipelines.baselines import dreambooth, dreammix, sdedit, set_and_sequence
@@ -24,7 +25,6 @@ from dcgrid.pipelines.baselines.personal import (
     still_frames,
 )
 from dcgrid.pipelines.baselines.set_and_sequence import Course
-from dcgrid.pipelines.progress import Silent
 from tests.pipelines.baselines.cases import opened, request, settings
 
 LEARNING = LearnSettings(steps=3, learning_rate=4e-3, rank=4, noise_share=0.3)
@@ -70,9 +70,9 @@ def test_the_base_is_the_same_bit_for_bit_afterwards(method):
     backbone = load_backbone("tiny")
     asked = request(backbone)
     before, modules = weights(backbone), dict(backbone.network.named_modules())
-    edit = sdedit.generate(backbone, asked, settings(), Silent())
+    edit = sdedit.generate(backbone, asked, settings(), NullProgress())
     chance = torch.get_rng_state()
-    made = method.generate(backbone, asked, settings(), Silent())
+    made = method.generate(backbone, asked, settings(), NullProgress())
     assert torch.equal(torch.get_rng_state(), chance)
     assert_same(weights(backbone), before)
     after = dict(backbone.network.named_modules())
@@ -83,7 +83,7 @@ def test_the_base_is_the_same_bit_for_bit_afterwards(method):
         module.training for part in backbone.parts.modules() for module in part.modules()
     )
     # Another edit of the same process sees no trace of it, and it did generate something else.
-    again = sdedit.generate(backbone, asked, settings(), Silent())
+    again = sdedit.generate(backbone, asked, settings(), NullProgress())
     for first, second, other in zip(edit, again, made, strict=True):
         assert torch.equal(first.frames_THWC, second.frames_THWC)
         assert not torch.equal(first.frames_THWC, other.frames_THWC)
@@ -91,7 +91,7 @@ def test_the_base_is_the_same_bit_for_bit_afterwards(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_error_on_the_way_leaves_the_base_as_it_was(method):
-    class Breaks(Silent):
+    class Breaks(NullProgress):
         def update(self, done: int, total: int | None = None) -> None:
             if self.stage == "training on the clip" and done == 2:
                 raise KeyboardInterrupt
@@ -111,7 +111,7 @@ def test_an_error_on_the_way_leaves_the_base_as_it_was(method):
 def test_same_seed_same_pixels(method):
     asked = request(load_backbone("tiny"))
     made = [
-        method.generate(load_backbone("tiny"), asked, settings(seed), Silent())
+        method.generate(load_backbone("tiny"), asked, settings(seed), NullProgress())
         for seed in (3, 3, 4)
     ]
     for first, again, other in zip(*made, strict=True):
@@ -132,7 +132,7 @@ def test_set_and_sequence_masks_single_tokens_of_checkouts_texts(monkeypatch):
     assert (set_and_sequence.SETTINGS.text_masking, set_and_sequence.MINI.text_masking) == (0.1, 0)
     chosen = replace(set_and_sequence.MINI, text_masking=0.5, caption_dropout=0.0, prior_share=0.0)
     with student_of(load_backbone("tiny")) as student:
-        course = Course.of(student, chosen, Silent())
+        course = Course.of(student, chosen, NullProgress())
         draw, generator = course.sequence_examples(), torch.Generator().manual_seed(0)
         reader, counts = student.networks.text, []
         read = reader.read_rows
@@ -155,11 +155,11 @@ def test_dreambooths_lora_lowers_the_loss_on_the_clip():
     chosen = replace(dreambooth.MINI, learning=replace(LEARNING, steps=60, rank=8))
     with student_of(load_backbone("tiny")) as student:
         text = f"sks {student.clip.text}"
-        draw = dreambooth.examples(student.clip, chosen, Silent())
+        draw = dreambooth.examples(student.clip, chosen, NullProgress())
         before = mean_loss(student, text)
         with adapter_on(student, chosen.learning) as parameters:
             assert mean_loss(student, text) == before  # a fresh one changes nothing
-            steps = Steps(Silent(), "training on the clip", 60)
+            steps = Steps(NullProgress(), "training on the clip", 60)
             losses = learn(student, [(parameters, 4e-3)], draw, chosen.learning, steps)
             after = mean_loss(student, text)
         assert len(losses) == 60
@@ -183,17 +183,17 @@ def test_the_second_stage_leaves_a1_and_b1_alone_and_the_first_b2():
     networks = trainable(backbone)
     with student_of(backbone) as student:
         tags = networks.text.add_tags(("v", "u"))
-        course = Course.of(student, chosen, Silent())
+        course = Course.of(student, chosen, NullProgress())
         with adapter_on(student, chosen.set_learning, "structured"):
             fresh = sides(backbone.network)
-            course.learn("appearance", tags[:1], Steps(Silent(), "", 3))
+            course.learn("appearance", tags[:1], Steps(NullProgress(), "", 3))
             middle, look = sides(backbone.network), tags[0].detach().clone()
             assert look.abs().max() > 0
             assert not tags[1].any()
             assert_same(middle["B2"], fresh["B2"])
             # What looks from cell to cell learns nothing from a single one.
             assert any(not torch.equal(middle["A1"][n], t) for n, t in fresh["A1"].items())
-            course.learn("motion", tags[1:], Steps(Silent(), "", 3))
+            course.learn("motion", tags[1:], Steps(NullProgress(), "", 3))
             last = sides(backbone.network)
         assert_same(last["A1"], middle["A1"])
         assert_same(last["B1"], middle["B1"])
@@ -218,7 +218,7 @@ def test_lessons_are_the_clip_its_frames_and_clips_of_the_base():
     assert {one.text for one in drawn} == {f"sks {clip.text}"}
 
     chosen = replace(dreambooth.MINI, prior_share=0.2, caption_dropout=0.0)
-    booth = dreambooth.examples(clip, chosen, Silent())
+    booth = dreambooth.examples(clip, chosen, NullProgress())
     drawn = [booth(generator) for _ in range(40)]
     own = [one for one in drawn if one.text.startswith("sks ")]
     assert all(torch.equal(one.latents_BKCFYX, clip.latents_BKCFYX) for one in own)
@@ -226,7 +226,7 @@ def test_lessons_are_the_clip_its_frames_and_clips_of_the_base():
     assert 0 < len(prior) < len(own)
     assert not any(torch.equal(one.latents_BKCFYX, clip.latents_BKCFYX) for one in prior)
     half = replace(chosen, prior_share=0.0, caption_dropout=0.5)
-    plain = dreambooth.examples(clip, half, Silent())
+    plain = dreambooth.examples(clip, half, NullProgress())
     drawn = [plain(generator) for _ in range(40)]
     assert {one.text for one in drawn} == {"", f"sks {clip.text}"}
     assert all(torch.equal(one.latents_BKCFYX, clip.latents_BKCFYX) for one in drawn)
@@ -235,7 +235,7 @@ def test_lessons_are_the_clip_its_frames_and_clips_of_the_base():
 def test_a_loss_that_is_no_number_is_told():
     with student_of(load_backbone("tiny")) as student:
         bad = Example(latents_BKCFYX=student.clip.latents_BKCFYX * float("nan"), text="")
-        steps = Steps(Silent(), "", 3)
+        steps = Steps(NullProgress(), "", 3)
         with adapter_on(student, LEARNING) as parameters, pytest.raises(DeviceError, match="nan"):
             learn(student, [(parameters, 1e-3)], lambda _: bad, LEARNING, steps)
 
@@ -245,7 +245,7 @@ def test_a_wan_checkout_learns_too_and_is_left_as_it_was(wan_folder, method):
     backbone = load_backbone(str(wan_folder))
     before = {n: t.clone() for n, t in backbone.network.state_dict().items()}
     asked = request(backbone, num_inference_steps=2)
-    made = method.generate(backbone, asked, settings(), Silent())
+    made = method.generate(backbone, asked, settings(), NullProgress())
     assert [one.cell for one in made] == [1, 2, 3]
     assert_same(dict(backbone.network.state_dict()), before)
 
@@ -255,5 +255,5 @@ def test_a_checkout_whose_weights_are_away_is_refused(wan_folder):
 
     backbone = load_backbone(str(wan_folder), placement=Placement(offload="block"))
     with pytest.raises(UsageError, match="cannot be learnt") as told:
-        dreambooth.generate(backbone, request(backbone), settings(), Silent())
+        dreambooth.generate(backbone, request(backbone), settings(), NullProgress())
     assert "--offload none" in told.value.hint

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from dcgrid.flow.sampler import SampleSettings, sample
 from dcgrid.flow.schedule import Schedule
+from dcgrid.io.progress import NullProgress
 from dcgrid.models.loading import load_backbone
 from dcgrid.pipelines.baselines import codec, flowedit, sdedit, unedited
 from dcgrid.pipelines.baselines.cells import clip_text, finish, open_clip
 from dcgrid.pipelines.baselines.flowedit import FlowEditSettings, FlowPath, flow_edit
 from dcgrid.pipelines.baselines.sdedit import edited, noised_and_back, times_below
 from dcgrid.pipelines.fill import to_frames, to_model_range
-from dcgrid.pipelines.progress import Silent
 from tests.pipelines.baselines.cases import opened, request, settings, square
 
 SHAPE = (1, 1, 3, 2, 4, 5)
@@ -120,14 +120,14 @@ def test_sdedit_follows_the_exponential_of_a_linear_field():
 def test_sdedit_without_strength_is_the_codec_and_with_all_of_it_plain_sampling():
     backbone = load_backbone("tiny")
     clip = opened(backbone)
-    still = finish(clip, edited(clip, 0.0, Silent(), clip.edit_slope), Silent())
-    wanted = codec.generate(backbone, request(backbone), settings(), Silent())
+    still = finish(clip, edited(clip, 0.0, NullProgress(), clip.edit_slope), NullProgress())
+    wanted = codec.generate(backbone, request(backbone), settings(), NullProgress())
     assert [one.cell for one in still] == [1, 2, 3]
     for one, other in zip(still, wanted, strict=True):
         assert torch.equal(one.frames_THWC, other.frames_THWC)
         assert torch.equal(one.frames_THWC, other.frames_THWC)
 
-    for cell, found in edited(clip, 1.0, Silent(), clip.edit_slope):
+    for cell, found in edited(clip, 1.0, NullProgress(), clip.edit_slope):
         slope = clip.edit_slope(cell)
         sampled = sample(
             lambda cells, time_BKF, slope=slope: slope(cells, float(time_BKF[0, 0, 0])),
@@ -175,7 +175,7 @@ def _with_moving_noise():
 def test_same_seed_same_pixels_and_cells_have_noise_of_their_own(method):
     backbone = load_backbone("tiny")
     asked = request(backbone, effects=("rain",))
-    made = [method.generate(backbone, asked, settings(seed), Silent()) for seed in (0, 0, 1)]
+    made = [method.generate(backbone, asked, settings(seed), NullProgress()) for seed in (0, 0, 1)]
     for first, again, other in zip(*made, strict=True):
         assert torch.equal(first.frames_THWC, again.frames_THWC)
         assert not torch.equal(first.frames_THWC, other.frames_THWC)
@@ -185,11 +185,11 @@ def test_same_seed_same_pixels_and_cells_have_noise_of_their_own(method):
 def test_references_are_the_clip_and_its_codec():
     backbone, clip_THWC = load_backbone("tiny"), square()
     asked = request(backbone, clip_THWC=clip_THWC)
-    same = unedited.generate(backbone, asked, settings(), Silent())
+    same = unedited.generate(backbone, asked, settings(), NullProgress())
     assert [one.cell for one in same] == [1, 2, 3]
     video_BCTHW = to_model_range(clip_THWC)
     assert all(torch.equal(one.frames_THWC, clip_THWC) for one in same)
-    coded = codec.generate(backbone, asked, settings(), Silent())
+    coded = codec.generate(backbone, asked, settings(), NullProgress())
     assert torch.equal(
         coded[1].frames_THWC, to_frames(backbone.decode(backbone.encode(video_BCTHW)))
     )
@@ -214,5 +214,5 @@ def test_a_window_of_a_long_clip_is_refused():
     where = Continuation(first=0, total=9, heads={})
     long = replace(request(backbone), continuation=where)
     with pytest.raises(UsageError, match="in one go") as told:
-        open_clip(backbone, long, settings(), Silent())
+        open_clip(backbone, long, settings(), NullProgress())
     assert "--duration" in told.value.hint

@@ -35,9 +35,9 @@ from dcgrid.eval.suites.workers import DeadWorker, work_through
 from dcgrid.eval.suites.written import write_all
 from dcgrid.eval.tables import table_rows
 from dcgrid.io.locks import run_lock
+from dcgrid.io.progress import NullProgress, Progress
 from dcgrid.pipelines import facts
 from dcgrid.pipelines.baselines import METHODS
-from dcgrid.pipelines.progress import Progress
 from dcgrid.train.world.sources import TRAINING_CLIPS
 
 REFERENCES = frozenset({"unedited", "codec"})
@@ -79,7 +79,7 @@ def make_all(
 ) -> list[UnitOutcome]:
     """Do every unit that no earlier run has done."""
     progress.start("making videos", len(units))
-    shown = _Counted(progress) if request.jobs == 1 else progress
+    shown = _WarningsOnly(progress) if request.jobs == 1 else progress
     outcomes: dict[int, UnitOutcome] = {}
     make = partial(_unit_generator, request, tuple(devices))
     for index, found in work_through(units, make, request.jobs, shown):
@@ -109,7 +109,7 @@ def score_all(
     found: dict[int, Scored] = {}
     make = partial(_scorer, request, tuple(devices))
     chosen = [outcomes[index] for index in order]
-    for turn, scored in work_through(chosen, make, request.jobs, _Counted(progress)):
+    for turn, scored in work_through(chosen, make, request.jobs, _WarningsOnly(progress)):
         if isinstance(scored, DeadWorker):
             raise RuntimeError(f"scoring stopped: {scored.reason}")
         found[order[turn]] = scored
@@ -144,20 +144,11 @@ def gather(plan: EvalPlan, scored: Sequence[Scored]) -> Results:
     )
 
 
-class _Counted:
-    """Passes remarks on; the bar counts units, not the steps inside them."""
+class _WarningsOnly(NullProgress):
+    """Passes warnings on; the bar counts units, and a remark would come once a clip."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-
-    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
-        """Leave the stage as it is."""
-
-    def update(self, done: int, total: int | None = None) -> None:
-        """Leave the count as it is."""
-
-    def note(self, line: str) -> None:
-        """Say nothing: what an edit remarks would come once a clip."""
 
     def warn(self, line: str) -> None:
         """Pass a warning on."""

@@ -24,9 +24,9 @@ from dcgrid.eval.suites.request import EvalRequest, UnitOutcome, item_names
 from dcgrid.eval.suites.schema import Task
 from dcgrid.eval.suites.units import read_result
 from dcgrid.io.atomic import write_whole
+from dcgrid.io.progress import Progress
 from dcgrid.io.schema import read_json
 from dcgrid.models.loading import model_spec
-from dcgrid.pipelines.progress import Progress
 from dcgrid.video.write import write_video
 
 

@@ -22,6 +22,7 @@ from dcgrid.eval.suites import footage
 from dcgrid.eval.suites.handed import reason_of, take_handed
 from dcgrid.eval.suites.request import CEILING, EvalRequest, Unit, UnitOutcome, item_names
 from dcgrid.io.atomic import whole_folder
+from dcgrid.io.progress import NullProgress, Progress
 from dcgrid.models.base import Backbone
 from dcgrid.models.loading import model_spec, weight_digests
 from dcgrid.pipelines import baselines
@@ -32,7 +33,6 @@ from dcgrid.pipelines.fill import FilledCell, FillSettings
 from dcgrid.pipelines.job import ComposeJob, EditJob, GridJob
 from dcgrid.pipelines.memory import grid_size, plan_memory
 from dcgrid.pipelines.models import LoadedModel, adapter_file, enter_given, load_model
-from dcgrid.pipelines.progress import Progress, Silent
 from dcgrid.pipelines.request import grid_request, settle_grid
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve
 from dcgrid.pipelines.script import Scene, StoryJob
@@ -215,7 +215,9 @@ class UnitGenerator:
             frames, height, width, _ = given_THWC.shape
             size = grid_size(grid, self._spec, frames, (height, width))
             need = plan_memory(job, size, self._device, self._dtype)
-            model = load_model(job, grid.mode, self._device, self._dtype, Silent(), need.offload)
+            model = load_model(
+                job, grid.mode, self._device, self._dtype, NullProgress(), need.offload
+            )
             self._held = (wanted, model)
         return self._held[1]
 

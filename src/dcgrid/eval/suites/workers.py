@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
-from dcgrid.pipelines.progress import Progress, Silent
+from dcgrid.io.progress import NullProgress, Progress
 
 _LAST_SECONDS = 10
 """How long a process that is ended may take to remove what it has begun to write."""
@@ -157,7 +157,7 @@ def _serve(
     while True:
         index, item = orders.get()
         try:
-            outcome = worker.work(item, Silent())
+            outcome = worker.work(item, NullProgress())
         except Exception as error:  # told by the first process
             outcome = error
         answers.put((number, index, outcome))

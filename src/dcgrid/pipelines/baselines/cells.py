@@ -18,11 +18,11 @@ from dcgrid.flow.noise import draw_noise
 from dcgrid.flow.sampler import SlopeFn, combine_guidance
 from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.layout import GridLayout
+from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone, CellText
 from dcgrid.pipelines.approximate import Shortcuts
 from dcgrid.pipelines.fill import FilledCell, FillSettings, decode_cells, to_model_range
 from dcgrid.pipelines.guidance import TokenGrid, VelocityFn, steered, token_grids
-from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest
 from dcgrid.prompts import Prompt, Segment
 

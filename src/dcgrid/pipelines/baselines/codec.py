@@ -6,9 +6,9 @@ No method and no source. Of two given clips it is the first.
 import torch
 from torch import Tensor
 
+from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
 from dcgrid.pipelines.fill import FilledCell, FillSettings, to_frames, to_model_range
-from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest
 
 

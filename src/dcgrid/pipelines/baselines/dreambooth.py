@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dcgrid.flow.sampler import walk
+from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
 from dcgrid.models.loading import is_native
 from dcgrid.models.trainable import trainable
@@ -34,7 +35,6 @@ from dcgrid.pipelines.baselines.personal import (
     prior_clips,
 )
 from dcgrid.pipelines.fill import FilledCell, FillSettings
-from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from dcgrid.flow.sampler import SlopeFn
+from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
 from dcgrid.models.loading import is_native
 from dcgrid.models.trainable import trainable
@@ -35,7 +36,6 @@ from dcgrid.pipelines.baselines.personal import (
 )
 from dcgrid.pipelines.baselines.sdedit import edited
 from dcgrid.pipelines.fill import FilledCell, FillSettings
-from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest
 
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from dcgrid.flow.sampler import OnStep, SlopeFn, walk
+from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
 from dcgrid.pipelines.baselines.cells import Clip, Steps, finish, open_clip
 from dcgrid.pipelines.fill import FilledCell, FillSettings
-from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest
 
 

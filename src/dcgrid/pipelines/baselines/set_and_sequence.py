@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dcgrid.adapters.routed import Part
 from dcgrid.adapters.structured import learn_part
+from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
 from dcgrid.models.loading import is_native
 from dcgrid.models.trainable import trainable
@@ -40,7 +41,6 @@ from dcgrid.pipelines.baselines.personal import (
     tags_on,
 )
 from dcgrid.pipelines.fill import FilledCell, FillSettings
-from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest
 
 LOOK, MOTION = "v", "u"

@@ -3,9 +3,9 @@
 No method and no source.
 """
 
+from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
 from dcgrid.pipelines.fill import FilledCell, FillSettings
-from dcgrid.pipelines.progress import Progress
 from dcgrid.pipelines.request import GridRequest
 
 

@@ -1,0 +1,47 @@
+"""How long jobs report what they do; the command line shows it, tests collect it."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives stages, steps and remarks."""
+
+    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
+        """Begin a stage with so many steps (None: unknown), which may be bytes."""
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """Report how many steps of the present stage are done."""
+
+    def note(self, line: str) -> None:
+        """Report something about the work, one line."""
+
+    def warn(self, line: str) -> None:
+        """Report something that may make the result worse, one line."""
+
+
+class NullProgress:
+    """Reports nothing: somebody else shows how far the work is."""
+
+    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
+        """Begin a stage."""
+
+    def update(self, done: int, total: int | None = None) -> None:
+        """Report how many steps are done."""
+
+    def note(self, line: str) -> None:
+        """Report something about the work."""
+
+    def warn(self, line: str) -> None:
+        """Report something that may make the result worse."""
+
+
+class PrefixProgress:
+    """Names in each stage what it belongs to, such as a window of a clip."""
+
+    def __init__(self, progress: Progress, prefix: str) -> None:
+        self._progress, self._prefix = progress, prefix
+        self.update, self.note, self.warn = progress.update, progress.note, progress.warn
+
+    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
+        """Begin a stage."""
+        self._progress.start(f"{self._prefix}: {stage}", total, in_bytes=in_bytes)
