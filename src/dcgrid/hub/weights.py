@@ -139,9 +139,11 @@ def fetch_beside(path: Path, reference: str, name: str, *, offline: bool = False
     from huggingface_hub.errors import EntryNotFoundError
 
     parsed = parse_reference(reference)
-    if parsed.source != "hub" or not path.is_relative_to(hub_dir()):
+    # The client resolves links of the cache's folder when it downloads, not when it looks up.
+    folder, root = path.parent.resolve(), hub_dir().resolve()
+    if parsed.source != "hub" or not folder.is_relative_to(root):
         return None
-    _, _, commit, *folders, _ = path.relative_to(hub_dir()).parts
+    _, _, commit, *folders = folder.relative_to(root).parts
     asked = replace(parsed, revision=commit, path="/".join((*folders, name)))
     known = try_to_load_from_cache(asked.repo, asked.path, cache_dir=hub_dir(), revision=commit)
     if known is not None and not isinstance(known, str):
