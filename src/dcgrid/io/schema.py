@@ -429,7 +429,7 @@ def _range(more: tuple[Any, ...]) -> str:
         elif isinstance(one, at.Le | at.Lt):
             high, below = getattr(one, "le", getattr(one, "lt", high)), isinstance(one, at.Lt)
     top = f"{high:g}" if abs(high) < 1e6 else f"{high}"
-    if high == math.inf:
+    if high >= 1e9:  # there for the sake of what comes after, not of people
         return "" if low == -math.inf else f" above {low:g}" if above else f" of {low:g} or more"
     if above:
         return f" above {low:g}, {'below' if below else 'at most'} {top}"

@@ -234,7 +234,9 @@ def load_train_recipe(path: Path, model: str) -> TrainRecipe:
         RecipeError: No such file, not TOML, or unknown, missing or wrong keys; all are named.
         UsageError: No model has that name.
     """
-    document = read_toml(path, hint="compare recipes/train; without --recipe they are used")
+    document = read_toml(
+        path, hint="see recipes/train for the shipped ones; without --recipe they are used"
+    )
     document = document.layered(train_facts(model).tables, table_names())
     recipe = document.build(TrainRecipe)
     document.refuse(_stage_problems(recipe))

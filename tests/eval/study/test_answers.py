@@ -81,7 +81,7 @@ DAMAGE = {
         lambda s: s["trials"][1].update(answers=[]),
         "1.answers' must be a table, not []",
     ),
-    "time runs back": (lambda s: s["trials"][1].update(ms=-1), "1.ms' must be an integer from 0"),
+    "time runs back": (lambda s: s["trials"][1].update(ms=-1), "1.ms' must be an integer of 0 or"),
     "true for a time": (lambda s: s["trials"][1].update(ms=True), "1.ms' must be an integer"),
     "seen by halves": (
         lambda s: s["trials"][1]["seen"].update(left=0.5),

@@ -132,12 +132,12 @@ start = 999
         "concept 4",
         "notes.mp4",
         "token Cat_identity stands for the identity 'a cat' and the identity 'a dog'",
-        "concept 6 has an unknown key 'subjct'; did you mean 'subject'?",
-        "concept 6 has no subject",
-        "motion = 3 must be text",
-        "duration = 0 must be seconds, more than 0",
-        "role = 'hero' must be one of subject, effect",
-        "identity = 'no spaces'",
+        "concept 6: key 'subjct' is unknown; did you mean 'subject'?",
+        "concept 6: key 'subject' is missing",
+        "'motion' must be a string, not 3",
+        "'duration' must be a number above 0, not 0",
+        "'role' must be one of subject, effect, not 'hero'",
+        "'identity' must be letters, digits and _, a letter first, at most 64, not 'no spaces'",
         "concept 7",
     ):
         assert part in told, part

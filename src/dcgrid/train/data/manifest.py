@@ -20,13 +20,14 @@ beside each (`cat.txt`) holds lines such as `subject: a cat`.
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Lt
 
 from dcgrid.errors import DcgridError, InputVideoError, RecipeError
-from dcgrid.io.schema import read_toml
+from dcgrid.io.schema import Document, Rule, Text, read_toml, show
 from dcgrid.io.text import read_text
 from dcgrid.video.clip import ClipRules
 from dcgrid.video.folder import name_some, split_folder
@@ -39,7 +40,14 @@ MANIFEST_NAME = "manifest.toml"
 MOST_TOLD = 20
 """Problems that one error lists; the rest are counted."""
 _TOKEN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-_REQUIRED = ("clip", "subject", "motion")
+
+
+def _check_token(token: str) -> str:
+    told = "must be letters, digits and _, a letter first, at most 64"
+    return "" if _TOKEN.fullmatch(token) else f"{told}, not {show(token)}"
+
+
+_Token = Annotated[str, Rule(_check_token)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,23 +57,23 @@ class Concept:
     Paper: sec. 3.1
     """
 
-    clip: Path
+    clip: Annotated[Path, Rule(lambda path: "" if path.name else "must not be blank")]
     """The video."""
-    subject: str
+    subject: Annotated[str, Text(500)]
     """What is in it, such as "a cat"."""
-    motion: str
+    motion: Annotated[str, Text(500)]
     """What it does, such as "leisurely stroll"."""
-    scene: str = ""
+    scene: Annotated[str, Text(500, blank=True)] = ""
     """Where, such as "on a blue playground surface"; may be empty."""
-    identity: str
+    identity: _Token
     """Unique token of the look, without brackets."""
-    motion_token: str
+    motion_token: _Token
     """Unique token of the motion, without brackets."""
     role: Role = "subject"
     """Part that it plays in a composition."""
-    start: float = 0.0
+    start: Annotated[float, Ge(0), Lt(1e9)] = 0.0
     """Seconds after the first frame."""
-    duration: float | None = None
+    duration: Annotated[float, Gt(0), Lt(1e9)] | None = None
     """Seconds to use; None: the model's default."""
 
     @property
@@ -171,48 +179,17 @@ def _concept(place: str, folder: Path, table: object) -> tuple[list[str], Concep
     """Return the problems of one table, and the concept if there are none."""
     if not isinstance(table, Mapping):
         return [f"{place} is not a table"], None
-    known = [field.name for field in fields(Concept)]
-    problems = [_unknown_key(place, str(key), known) for key in table if key not in known]
-    for key in _REQUIRED:
-        if not str(table.get(key, "")).strip():
-            problems.append(f"{place} has no {key}")
-    for key, value in table.items():
-        if key in known:
-            problems += [f"{place}: {told}" for told in _wrong_value(key, value)]
-    if problems:
-        return problems, None
-    stem = re.sub(r"\W+", "_", Path(table["clip"]).stem, flags=re.ASCII).strip("_") or "clip"
+    stem = (
+        re.sub(r"\W+", "_", Path(str(table.get("clip"))).stem, flags=re.ASCII).strip("_") or "clip"
+    )
     stem = stem if stem[0].isalpha() else f"clip_{stem}"
     # A token as long as a file name may be would not fit its own rule.
     made = {"identity": f"{stem[:40]}_identity", "motion_token": f"motion_{stem[:40]}"}
-    values = {**made, **table, "clip": folder / table["clip"]}
-    return [], Concept(**values)
-
-
-def _unknown_key(place: str, key: str, known: list[str]) -> str:
-    near = get_close_matches(key, known, n=1)
-    return f"{place} has an unknown key {key[:60]!r}" + (
-        f"; did you mean {near[0]!r}?" if near else ""
-    )
-
-
-def _wrong_value(key: str, value: object) -> list[str]:
-    """Return what is wrong with a value, if anything."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    shown = repr(value)[:60]
-    if key in ("start", "duration"):
-        least = "0 or more" if key == "start" else "more than 0"
-        fits = number and 0 <= float(value) < 1e9 and (key == "start" or float(value) > 0)  # type: ignore[arg-type]
-        return [] if fits else [f"{key} = {shown} must be seconds, {least}"]
-    if not isinstance(value, str):
-        return [f"{key} = {shown} must be text"]
-    if key in ("identity", "motion_token") and not _TOKEN.fullmatch(value):
-        return [f"{key} = {shown} must be letters, digits and _, a letter first, at most 64"]
-    if key == "role" and value not in get_args(Role):
-        return [f"role = {shown} must be one of {', '.join(get_args(Role))}"]
-    if len(value) > 500:
-        return [f"{key} is longer than 500 characters"]
-    return []
+    try:
+        concept = Document(file=place, values={**made, **table}).build(Concept)
+    except RecipeError as error:
+        return error.message.split("\n"), None
+    return [], replace(concept, clip=folder / concept.clip)
 
 
 def _clip_problems(place: str, concept: Concept, rules: ClipRules) -> list[str]:
