@@ -24,7 +24,7 @@ class Squares:
     deadly: int = -1
     wrong: int = -1
 
-    def work(self, item, progress):
+    def __call__(self, item, progress):
         if item == self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
         if item == self.wrong:
@@ -63,7 +63,7 @@ def test_an_error_of_a_worker_is_raised_whole():
 class Sleepers:
     number: int
 
-    def work(self, item, progress):
+    def __call__(self, item, progress):
         with tempfile.TemporaryDirectory(dir=item):
             time.sleep(60)
 

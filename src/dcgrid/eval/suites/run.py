@@ -1,6 +1,6 @@
 """`dcgrid eval` from the top: plan, make, score, write. No way back.
 
-    plan_eval -> make (UnitGenerator) -> score (Scorer) -> results.json, tables, report.html
+    plan_eval -> make_all (generate_unit) -> score_all (score_unit) -> results.json, tables, report
 
 What is made and measured is kept in out/cache, so the same command goes on where it was stopped,
 and does only what is new when clips, methods or metrics are added.
@@ -29,9 +29,9 @@ from dcgrid.eval.suites.request import (
     item_names,
     units_of,
 )
-from dcgrid.eval.suites.scorer import Scored, Scorer
-from dcgrid.eval.suites.units import UnitGenerator
-from dcgrid.eval.suites.workers import DeadWorker, work_through
+from dcgrid.eval.suites.unit_generation import generate_unit, generation_context
+from dcgrid.eval.suites.unit_scoring import Scored, score_unit, scoring_context
+from dcgrid.eval.suites.workers import DeadWorker, Work, work_through
 from dcgrid.eval.suites.written import write_all
 from dcgrid.eval.tables import table_rows
 from dcgrid.io.locks import run_lock
@@ -81,7 +81,7 @@ def make_all(
     progress.start("making videos", len(units))
     shown = _WarningsOnly(progress) if request.jobs == 1 else progress
     outcomes: dict[int, UnitOutcome] = {}
-    make = partial(_unit_generator, request, tuple(devices))
+    make = partial(_generating, request, tuple(devices))
     for index, found in work_through(units, make, request.jobs, shown):
         if isinstance(found, DeadWorker):
             names = item_names(request.suite, found.item)
@@ -107,7 +107,7 @@ def score_all(
     progress.start("scoring", len(outcomes))
     order = sorted(range(len(outcomes)), key=lambda index: _place(outcomes[index]))
     found: dict[int, Scored] = {}
-    make = partial(_scorer, request, tuple(devices))
+    make = partial(_scoring, request, tuple(devices))
     chosen = [outcomes[index] for index in order]
     for turn, scored in work_through(chosen, make, request.jobs, _WarningsOnly(progress)):
         if isinstance(scored, DeadWorker):
@@ -155,17 +155,19 @@ class _WarningsOnly(NullProgress):
         self._progress.warn(line)
 
 
-def _unit_generator(request: EvalRequest, devices: tuple[str, ...], number: int) -> UnitGenerator:
-    return UnitGenerator(request, devices[number % len(devices)])
+def _generating(
+    request: EvalRequest, devices: tuple[str, ...], number: int
+) -> Work[Unit, UnitOutcome]:
+    return partial(generate_unit, generation_context(request, devices[number % len(devices)]))
 
 
-def _scorer(request: EvalRequest, devices: tuple[str, ...], number: int) -> Scorer:
-    return Scorer(request, encoders_of(request, devices[number % len(devices)]))
-
-
-def encoders_of(request: EvalRequest, device: str) -> Encoders:
-    """Return the networks of the metrics; what was to be downloaded is here by now."""
-    return Encoders(weights_dir=request.weights_dir, device=device, offline=True)
+def _scoring(
+    request: EvalRequest, devices: tuple[str, ...], number: int
+) -> Work[UnitOutcome, Scored]:
+    device = devices[number % len(devices)]
+    # What was to be downloaded is here by now.
+    encoders = Encoders(weights_dir=request.weights_dir, device=device, offline=True)
+    return partial(score_unit, scoring_context(request, encoders))
 
 
 def _place(outcome: UnitOutcome) -> tuple[int, tuple[str, ...]]:

@@ -10,7 +10,7 @@ import queue
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 
@@ -19,17 +19,10 @@ from dcgrid.io.progress import NullProgress, Progress
 _LAST_SECONDS = 10
 """How long a process that is ended may take to remove what it has begun to write."""
 
-_Item = TypeVar("_Item", contravariant=True)
-_Outcome = TypeVar("_Outcome", covariant=True)
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
-
-
-class Worker(Protocol[_Item, _Outcome]):
-    """Does items, one at a time."""
-
-    def work(self, item: _Item, progress: Progress, /) -> _Outcome:
-        """Do an item."""
+Work: TypeAlias = Callable[[_In, Progress], _Out]
+"""Does an item."""
 
 
 class DeadWorker(Generic[_In]):
@@ -48,7 +41,7 @@ class DeadWorker(Generic[_In]):
 
 def work_through(
     items: Sequence[_In],
-    make: Callable[[int], Worker[_In, _Out]],
+    make: Callable[[int], Work[_In, _Out]],
     jobs: int,
     progress: Progress,
 ) -> Iterator[tuple[int, _Out | DeadWorker[_In]]]:
@@ -56,14 +49,14 @@ def work_through(
 
     Args:
         items: What is to be done.
-        make: Makes a worker, given its number; can be pickled if `jobs` is above 1.
+        make: Makes the work of a process, given its number; can be pickled if `jobs` is above 1.
         jobs: Processes; 1 works in this one.
         progress: Told of what a single process does; several are silent.
     """
     if jobs == 1 or len(items) < 2:
-        worker = make(0)
+        work = make(0)
         for index, item in enumerate(items):
-            yield index, worker.work(item, progress)
+            yield index, work(item, progress)
         return
     yield from _Pool(items, make, min(jobs, len(items))).outcomes()
 
@@ -72,7 +65,7 @@ class _Pool(Generic[_In, _Out]):
     """Processes that each take the next item when they are done with one."""
 
     def __init__(
-        self, items: Sequence[_In], make: Callable[[int], Worker[_In, _Out]], jobs: int
+        self, items: Sequence[_In], make: Callable[[int], Work[_In, _Out]], jobs: int
     ) -> None:
         self._items, self._make, self._jobs = items, make, jobs
         self._context = multiprocessing.get_context("spawn")
@@ -145,7 +138,7 @@ class _Pool(Generic[_In, _Out]):
 
 def _serve(
     number: int,
-    make: Callable[[int], Worker[Any, Any]],
+    make: Callable[[int], Work[Any, Any]],
     orders: Any,  # noqa: ANN401 - a queue of multiprocessing
     answers: Any,  # noqa: ANN401
     threads: int,
@@ -153,11 +146,11 @@ def _serve(
     """Do what comes until the process is ended."""
     signal.signal(signal.SIGTERM, _leave)
     torch.set_num_threads(threads)
-    worker = make(number)
+    work = make(number)
     while True:
         index, item = orders.get()
         try:
-            outcome = worker.work(item, NullProgress())
+            outcome = work(item, NullProgress())
         except Exception as error:  # told by the first process
             outcome = error
         answers.put((number, index, outcome))
