@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dcgrid.eval.suites.request import group_tasks
 from dcgrid.flow.noise import draw_noise
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone, ModelSpec
 from dcgrid.pipelines.choose import rank_tries
 from dcgrid.pipelines.fill import FillSettings, fill_grid
-from dcgrid.pipelines.job import MAX_EDITS, EditJob
+from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve_edits
 
@@ -43,18 +44,6 @@ class MadeEdit:
     white."""
 
 
-def group_effects(effects: Sequence[str]) -> list[tuple[str, ...]]:
-    """Split effects into runs of at most three, as even as can be, in their order.
-
-    >>> group_effects(["rain", "snow", "fog", "night"])
-    [('rain', 'snow'), ('fog', 'night')]
-    """
-    runs = -(-len(effects) // MAX_EDITS)
-    sizes = [len(effects) // runs + (run < len(effects) % runs) for run in range(runs)]
-    starts = [sum(sizes[:run]) for run in range(runs)]
-    return [tuple(effects[s : s + size]) for s, size in zip(starts, sizes, strict=True)]
-
-
 def edit_clip(
     backbone: Backbone,
     given_THWC: Tensor,
@@ -77,7 +66,7 @@ def edit_clip(
         For each effect what the model makes, at the size of a cell.
     """
     edits: dict[str, MadeEdit] = {}
-    for names in group_effects(effects):
+    for names in group_tasks(tuple(effects)):
         job = EditJob(
             input=Path(),
             effects=names,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import clips as bench_clips
-from benchmarks.edits import EditSettings, edit_clip, group_effects
+from benchmarks.edits import EditSettings, edit_clip
 from benchmarks.figures import MOST_DB, compare
 from benchmarks.progress import Silent
 from benchmarks.truth.__main__ import main
@@ -20,6 +20,7 @@ from dcgrid.adapters.attach import attach_adapter
 from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main as dcgrid_main
+from dcgrid.eval.suites.request import group_tasks
 from dcgrid.models.loading import load_backbone
 from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.models.weights import save_weights
@@ -103,7 +104,7 @@ def test_effects_are_grouped_in_threes_and_each_is_measured_once():
     order = order_effects(EFFECT_NAMES)
     assert sorted(order) == sorted(EFFECT_NAMES)
     assert set(order[: len(DETERMINISTIC)]) == DETERMINISTIC
-    groups = group_effects(order)
+    groups = group_tasks(tuple(order))
     assert [name for group in groups for name in group] == list(order)
     assert all(1 <= len(group) <= 3 for group in groups)
 

@@ -16,10 +16,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from benchmarks.study_page import browser as hands
 from dcgrid.eval.study.answers import read_answers
 from dcgrid.eval.study.serve import make_server
 from dcgrid.eval.study.table import make_table
+from scripts.study_page import browser as hands
 from tests.eval.study.conftest import FAR, NEAR
 from tests.tools import BROWSER, needs
 

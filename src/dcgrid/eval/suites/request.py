@@ -6,12 +6,13 @@ A unit is what a method does in one go: up to three edits of a clip, two fusions
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from dcgrid.eval.suites.clips import EvalClip
 from dcgrid.eval.suites.schema import Suite, Task
 from dcgrid.pipelines.job import MAX_EDITS
 
+_Task = TypeVar("_Task")
 CEILING = "ceiling"
 """A reference where the truth is known: the truth after the model's autoencoder. Nothing that the
 model generates can come nearer."""
@@ -124,8 +125,12 @@ def item_names(suite: Suite, unit: Unit) -> tuple[str, ...]:
     return FUSION_NAMES if suite.kind == "compose" else tuple(task.key for task in unit.tasks)
 
 
-def group_tasks(tasks: tuple[Task, ...]) -> list[tuple[Task, ...]]:
-    """Split tasks into runs of at most three, as even as can be, in their order."""
+def group_tasks(tasks: tuple[_Task, ...]) -> list[tuple[_Task, ...]]:
+    """Split tasks, or names of effects, into runs of at most three, as even as can be, in order.
+
+    >>> group_tasks(("rain", "snow", "fog", "night"))
+    [('rain', 'snow'), ('fog', 'night')]
+    """
     runs = -(-len(tasks) // MAX_EDITS)
     sizes = [len(tasks) // runs + (run < len(tasks) % runs) for run in range(runs)]
     starts = [sum(sizes[:run]) for run in range(runs)]

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.report_page DIR`: pictures of the report of a real `dcgrid eval` run.
+"""`python -m scripts.report_page DIR`: pictures of the report of a real `dcgrid eval` run.
 
 DIR is what `dcgrid eval --out DIR` wrote. The pictures go to docs/pictures/report. Needs selenium,
 Chromium and its driver (Debian: chromium chromium-driver).
@@ -42,7 +42,7 @@ class Picture:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report_page", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scripts.report_page", description=__doc__)
     parser.add_argument("folder", type=Path, help="what `dcgrid eval --out` wrote")
     parser.add_argument("--out", type=Path, default=PICTURES, help="folder of the pictures")
     parser.add_argument("--clip", help="the clip to show (the first that has videos)")

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.study_page`: a study from make to table, by a real browser, with pictures.
+"""`python -m scripts.study_page`: a study from make to table, by a real browser, with pictures.
 
 Edits a clip by `mini` with its usual steps and with three, makes a study of the two, has it taken
 by three raters (one by the mouse, two by keys alone, one of whom fails the attention checks),
@@ -17,14 +17,14 @@ from PIL import Image
 from selenium.webdriver.remote.webdriver import WebDriver
 
 from benchmarks import options as shared
-from benchmarks.study_page import browser as hands
-from benchmarks.study_page.evaluation import OURS, edit_clip
 from dcgrid.eval.study.answers import read_answers
 from dcgrid.eval.study.design import StudyKey
 from dcgrid.eval.study.make import MadeStudy, StudyWishes, make_study
 from dcgrid.eval.study.order import Draw
 from dcgrid.eval.study.showing import table_lines
 from dcgrid.eval.study.table import make_table
+from scripts.study_page import browser as hands
+from scripts.study_page.evaluation import OURS, edit_clip
 
 PICTURES = Path("docs/pictures/study")
 _COLOURS = 160
@@ -33,7 +33,7 @@ _CLIP = Path("../shared/clips/bigbuckbunny.mp4")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.study_page", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scripts.study_page", description=__doc__)
     parser.add_argument("clip", nargs="?", type=Path, default=_CLIP, help=f"a video ({_CLIP})")
     parser.add_argument("--results", type=Path, help="results of `dcgrid eval`, in place of edits")
     parser.add_argument("--ours", default=OURS, help=f"the method in question ({OURS})")
