@@ -9,8 +9,9 @@ import torch
 
 from dcgrid import hub
 from dcgrid.errors import WeightsError
+from dcgrid.eval import extra
 from dcgrid.eval.columns import METRICS
-from dcgrid.eval.encoders import extra, registry
+from dcgrid.eval.encoders import registry
 from dcgrid.eval.encoders.dino import DinoEncoder
 from dcgrid.eval.scoring import Case, Encoders, fit, score_case
 from dcgrid.runtime.install import install_hint
