@@ -48,6 +48,10 @@ def run_lock(folder: Path, name: str = LOCK_NAME, held: str = "") -> Iterator[No
     except OSError as error:
         # Some disks know no locks; there the file only tells.
         if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.EINVAL):
+            if lock.is_locked:  # made, but the disk is full
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+                lock.release()
             raise OutputError(
                 f"cannot write in {folder}: {error.strerror}", hint="use another --out"
             ) from error

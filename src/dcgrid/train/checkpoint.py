@@ -21,7 +21,6 @@ from dcgrid.train.pieces import own, put
 from dcgrid.train.state_file import write_tensors
 
 STATE_NAME = "state.safetensors"
-WHOLE_HINT = "the last checkpoint is whole; free some space, then run again with --resume"
 
 
 class DamagedCheckpoint(WeightsError):  # noqa: N818 - a state of the file
@@ -83,9 +82,15 @@ def save_state(
         write_tensors(None, tensors, metadata)
         return
     path = folder / STATE_NAME
-    hint = WHOLE_HINT if path.exists() else "free some space, then run again"
-    with whole_file(path, hint=hint) as part:
+    with whole_file(path, hint=full_disk_hint(folder)) as part:
         write_tensors(part, tensors, metadata)
+
+
+def full_disk_hint(folder: Path) -> str:
+    """Return what to try where a file of a run cannot be written."""
+    if (folder / STATE_NAME).exists():
+        return "the last checkpoint is whole; free some space, then run again with --resume"
+    return "free some space, then run again"
 
 
 def load_state(path: Path, state: TrainState) -> None:

@@ -16,9 +16,9 @@ from dcgrid.errors import WeightsError
 from dcgrid.io.atomic import whole_file
 from dcgrid.train.checkpoint import (
     STATE_NAME,
-    WHOLE_HINT,
     DamagedCheckpoint,
     TrainState,
+    full_disk_hint,
     load_state,
     read_facts,
 )
@@ -37,7 +37,7 @@ def keep_state(folder: Path, step: int, keep_last: int) -> None:
         OutputError: The copy cannot be written; the newest checkpoint stays.
     """
     target = folder / f"state-{step}.safetensors"
-    with whole_file(target, hint=WHOLE_HINT) as part:
+    with whole_file(target, hint=full_disk_hint(folder)) as part:
         shutil.copyfile(folder / STATE_NAME, part)
     drop_states(folder, keep_last)
 

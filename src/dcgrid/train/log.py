@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from dcgrid.errors import OutputError
 from dcgrid.io.atomic import write_whole
+from dcgrid.train.checkpoint import full_disk_hint
 
 LOG_NAME = "log.jsonl"
 BOARD_NAME = "tensorboard"
@@ -199,5 +200,5 @@ def _line(text: str) -> dict[str, Any] | None:
 def _unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(
         f"cannot write {path}: {error.strerror}",
-        hint="the last checkpoint is whole; free some space, then run again with --resume",
+        hint=full_disk_hint(path.parent),
     )

@@ -1,0 +1,150 @@
+"""A full disk in every folder that is written: one sentence, exit code 3, nothing half-written."""
+
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+import pytest
+
+from dcgrid.cli.main import main
+from dcgrid.errors import OutputError
+from dcgrid.eval.results import read_results
+from dcgrid.models.loading import weights_folder
+from dcgrid.train.checkpoint import STATE_NAME
+from dcgrid.train.loop import LoopOptions, train
+from tests.eval.study.conftest import OURS, make_evaluation
+from tests.small_disk import fill, small_disk
+from tests.train import toy
+
+LEFT = (0, 4096, 8192, 20_480, 49_152)
+TINY = ("--model", "tiny", "--num-inference-steps", "1", "--duration", "0.3")
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def check(
+    words: list[str],
+    disk: Path,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    can: bool,
+    whole: Collection[str] = (),
+) -> int:
+    """Run on a disk that is nearly full; return the exit code."""
+    before = files_of(disk)
+    code = main(words)
+    _, err = capsys.readouterr()
+    assert "Traceback" not in err
+    assert "internal error" not in err
+    assert not [name for name in files_of(disk) if ".part" in name or ".old" in name]
+    if code == 0:
+        assert can, err
+        return code
+    assert code == 3, err
+    assert files_of(disk) <= before | set(whole)
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "no space left" in errors[0].lower()
+    assert [line for line in err.splitlines() if line.startswith("hint: ")]
+    return code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", LEFT)
+def test_results_of_edit(
+    left: int, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        fill(disk, left)
+        words = ["edit", str(clip), "-e", "rain", *TINY, "--out", str(disk), "--quiet"]
+        check(words, disk, capsys, can=left > 40_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", LEFT)
+def test_the_cache_of_edit(
+    left: int,
+    clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Windows of long clips are kept in the cache; a short note of times is, too."""
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        monkeypatch.setenv("DCGRID_CACHE_DIR", str(disk / "cache"))
+        fill(disk, left)
+        out = tmp_path / "out"
+        out.mkdir()
+        code = main(["edit", str(clip), "-e", "rain", *TINY[:4], "--out", str(out), "--quiet"])
+        _, err = capsys.readouterr()
+        assert "internal error" not in err
+        assert "Traceback" not in err
+        assert code in (0, 3), err
+        assert len(list(out.iterdir())) == (3 if code == 0 else 0)
+        assert not [name for name in files_of(disk) if ".part" in name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", LEFT)
+def test_stories(left: int, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "story.toml"
+    script.write_text(
+        f'from = "{clip}"\nsubject = "a dog"\nmotion = "run"\nseconds = 0.3\n'
+        '[[scenes]]\nprompt = "a dog runs"\n'
+        '[[scenes]]\nprompt = "a dog sleeps"\n[[scenes]]\nprompt = "a dog eats"\n'
+    )
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        fill(disk, left)
+        words = ["story", str(script), "--model", "tiny", "--num-inference-steps", "1"]
+        check([*words, "--out", str(disk), "--quiet"], disk, capsys, can=left > 40_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [0, 4096, 20_480])
+def test_reports_and_studies(left: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with small_disk(tmp_path / "disk", 4 << 20) as disk:
+        folder = make_evaluation(disk / "results")
+        assert read_results(folder / "results.json").items
+        fill(disk, left)
+        # The tables are whole files of their own; the page may lack the space.
+        tables = {f"results/{name}" for name in ("table.md", "table.csv", "items.csv")}
+        check(["eval", "report", str(folder)], disk, capsys, can=False, whole=tables)
+        words = ["eval", "study", "make", str(folder), "--ours", OURS, "--out", str(disk / "study")]
+        check(words, disk, capsys, can=False)
+        assert not (disk / "study").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [0, 4096, 20_480])
+def test_adapters(left: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = weights_folder("mini") / "fill.safetensors"
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        fill(disk, left)
+        check(
+            ["adapters", "export", str(adapter), "--out", str(disk / "e")], disk, capsys, can=False
+        )
+
+
+@pytest.mark.slow
+def test_training_says_what_is_whole(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        folder = disk / "run"
+        fill(disk, 0)
+        options = LoopOptions(folder=folder, log_every=1)
+        with pytest.raises(OutputError, match="cannot write") as raised:
+            train(toy.ToyStage(), toy.toy_recipe(3), options, lambda _: None)
+        assert "free some space" in raised.value.hint
+        assert "--resume" not in raised.value.hint
+        (disk / "filler").unlink()
+        train(toy.ToyStage(), toy.toy_recipe(3), options, lambda _: None)
+        before = (folder / STATE_NAME).read_bytes()
+        fill(disk, 0)
+        again = LoopOptions(folder=folder, resume=True, accept_changes=True, log_every=1)
+        with pytest.raises(OutputError, match="cannot write") as raised:
+            train(toy.ToyStage(), toy.toy_recipe(2000), again, lambda _: None)
+        assert "--resume" in raised.value.hint
+        assert (folder / STATE_NAME).read_bytes() == before
+        assert not list(folder.glob(".*"))
+        shutil.rmtree(folder)
