@@ -1,12 +1,13 @@
 """Sound of a clip: the packets of its source between two moments, or AAC made from them.
 
-Packets are collected before anything is written, so that damage is known in time to leave the
-sound out. That is a megabyte or two a minute; only sound that must be turned into AAC is held as
-samples, 23 MB a minute in stereo at 48 kHz.
+Packets are collected and decoded once before anything is written, so that damage is known in time
+to leave the sound out: a megabyte or two a minute. Sound that must be turned into AAC is decoded a
+second time while it is written.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -23,12 +24,13 @@ from av.packet import Packet
 
 from dcgrid.errors import InputVideoError
 from dcgrid.video.clip import SoundSource
+from dcgrid.video.samples import SoundFormat, placed_samples
 from dcgrid.video.source import (
     DECODE_ERRORS,
     audio_stream,
     media_streams,
     open_container,
-    reading,
+    reason,
 )
 from dcgrid.video.stamps import may_jump, mended_packets
 
@@ -36,6 +38,7 @@ from dcgrid.video.stamps import may_jump, mended_packets
 COPIED_CODECS = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "flac", "alac"})
 _AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 _AAC_BLOCK = 1024
+_FEW = 2
 # Packets with stamps after the end of a clip that may still be followed by some before it.
 _MOST_STRAYS = 8
 
@@ -57,10 +60,10 @@ class SoundTrack:
     """The source's stream, whose settings a copy takes over."""
     packets: list[SoundPacket] = field(default_factory=list)
     """To copy: packets with times on the clip's clock."""
-    samples_CN: torch.Tensor | None = None
-    """To transcode: float32 samples in [-1, 1], channel first."""
-    rate: int = 0
-    """To transcode: samples per second."""
+    samples: Iterator[torch.Tensor] | None = None
+    """To transcode: pieces of float32 samples in [-1, 1], channel first."""
+    form: SoundFormat | None = None
+    """To transcode: the form of the samples."""
 
     def attach(self, container: OutputContainer) -> Layer | None:
         """Add the sound to a file that is about to be written.
@@ -73,12 +76,13 @@ class SoundTrack:
             for packet in self.packets:
                 packet.stream = stream
             return _layer(container, self.packets)
-        if self.mode == "transcoded" and self.samples_CN is not None:
-            return _layer(container, _encode_aac(container, self.samples_CN, self.rate))
+        if self.samples is not None and self.form is not None:
+            stream = container.add_stream("aac", rate=self.form.rate, layout=self.form.layout)
+            return _layer(container, _encode_aac(stream, self.samples, self.form))
         return None
 
 
-def _layer(container: OutputContainer, packets: list[SoundPacket]) -> Layer:
+def _layer(container: OutputContainer, packets: Iterable[SoundPacket]) -> Layer:
     """Return a function that writes packets in order, up to a moment."""
     waiting = iter(packets)
     held: list[SoundPacket] = []
@@ -121,27 +125,49 @@ def open_sound(sound: SoundSource) -> Iterator[SoundTrack]:
 def _take(container: InputContainer, sound: SoundSource) -> SoundTrack:
     """Collect the packets of the clip and decide what to do with them."""
     try:
-        with reading(sound.path):
-            stream = audio_stream(container)
-            if stream is None:
-                return SoundTrack(mode="none")
-            packets = _packets(container, stream, sound)
-            if not packets:
-                return SoundTrack(mode="none", notes=["The source has no sound in this part."])
-            name = stream.codec_context.codec.canonical_name
-            frames, damaged, heard = _decode(stream, packets, keep=name not in COPIED_CODECS)
-            if not heard:
-                note = f"The sound is left out: none of its {name} packets can be decoded."
-                return SoundTrack(mode="none", notes=[note])
-            notes = [f"Damaged sound: {damaged} of {len(packets)} packets."] if damaged else []
-            if name in COPIED_CODECS:
-                packets = _on_clip_clock(packets, sound)
-                return SoundTrack(mode="copied", notes=notes, stream=stream, packets=packets)
-            notes.append(f"The sound is converted to AAC: MP4 cannot hold {name}.")
-            samples_CN, rate = _samples(frames, sound)
-            return SoundTrack(mode="transcoded", notes=notes, samples_CN=samples_CN, rate=rate)
-    except InputVideoError as error:
-        return SoundTrack(mode="none", notes=[f"The sound is left out: {error.message}"])
+        stream = audio_stream(container)
+        if stream is None:
+            return SoundTrack(mode="none")
+        packets = _packets(container, stream, sound)
+        if not packets:
+            return SoundTrack(mode="none", notes=["The source has no sound in this part."])
+        return _checked(stream, packets, sound)
+    except DECODE_ERRORS as error:
+        note = f"The sound is left out: it cannot be read ({reason(error)})."
+        return SoundTrack(mode="none", notes=[note])
+
+
+def _checked(stream: AudioStream, packets: list[SoundPacket], sound: SoundSource) -> SoundTrack:
+    """Decode packets to find the damage, and decide what to do with them."""
+    tally, forms = _Tally(), Counter[SoundFormat]()
+    for frame in _decoded(stream, packets, tally):
+        forms[SoundFormat.of(frame)] += 1
+    name = stream.codec_context.codec.canonical_name
+    if not forms:
+        note = f"The sound is left out: none of its {name} packets can be decoded."
+        return SoundTrack(mode="none", notes=[note])
+    damaged = f"Damaged sound: {tally.damaged} of {len(packets)} packets."
+    notes = [damaged] if tally.damaged else []
+    # A few frames of another form are damage, or a decoder that has only just begun.
+    changes = sum(count > _FEW for count in forms.values()) > 1
+    if name in COPIED_CODECS and not changes:
+        packets = _on_clip_clock(packets, sound)
+        return SoundTrack(mode="copied", notes=notes, stream=stream, packets=packets)
+    why = "its format changes on the way" if changes else f"MP4 cannot hold {name}"
+    form = SoundFormat(
+        sample="fltp",
+        layout="mono" if all(form.channels == 1 for form in forms) else "stereo",
+        rate=min(_AAC_RATES, key=lambda known: abs(known - next(iter(forms)).rate)),
+    )
+    stream.codec_context.flush_buffers()
+    begin_s = sound.origin_s + sound.start_s
+    frames = _decoded(stream, packets, _Tally())
+    return SoundTrack(
+        mode="transcoded",
+        notes=[*notes, f"The sound is converted to AAC: {why}."],
+        samples=placed_samples(frames, form, begin_s, sound.duration_s),
+        form=form,
+    )
 
 
 def _packets(
@@ -208,66 +234,54 @@ def _on_clip_clock(packets: list[SoundPacket], sound: SoundSource) -> list[Sound
     return kept
 
 
-def _decode(
-    stream: AudioStream, packets: list[SoundPacket], *, keep: bool
-) -> tuple[list[AudioFrame], int, bool]:
-    """Decode packets to find the damage.
+@dataclass(slots=True)
+class _Tally:
+    """What decoding met."""
 
-    Returns:
-        The frames (none unless `keep`: a copy needs the packets only), how many packets are
-        damaged, and whether any sound came out.
-    """
-    frames: list[AudioFrame] = []
-    damaged, heard = 0, False
+    damaged: int = 0
+    """Packets that could not be decoded."""
+
+
+def _decoded(
+    stream: AudioStream, packets: list[SoundPacket], tally: _Tally
+) -> Iterator[AudioFrame]:
+    """Yield the frames of packets; damaged ones are counted and passed over."""
     for packet in [*packets, None]:
         try:
-            decoded = stream.codec_context.decode(packet)
+            frames = stream.codec_context.decode(packet)
         except av.error.EOFError:
-            break
+            return
         except DECODE_ERRORS:
-            damaged += packet is not None
+            tally.damaged += packet is not None
             continue
-        sounding = [frame for frame in decoded if frame.samples]
-        heard |= bool(sounding)
-        if keep:
-            frames.extend(sounding)
-    return frames, damaged, heard
-
-
-def _samples(frames: list[AudioFrame], sound: SoundSource) -> tuple[torch.Tensor, int]:
-    """Return float samples cut to the clip (silence where it has none), and their rate."""
-    rate = min(_AAC_RATES, key=lambda known: abs(known - frames[0].sample_rate))
-    channels = frames[0].layout.nb_channels
-    resampler = av.AudioResampler(
-        format="fltp", layout="mono" if channels == 1 else "stereo", rate=rate
-    )
-    first = frames[0]
-    first_s = float((first.pts or 0) * (first.time_base or 0))
-    pieces: list[torch.Tensor] = []
-    for frame in [*frames, None]:
-        if frame is not None:
-            frame.pts = None  # stamps with gaps would be refused; sound is taken as continuous
-        pieces.extend(torch.from_numpy(p.to_ndarray()) for p in resampler.resample(frame))
-    all_CN = torch.cat(pieces, dim=1)
-    cut = round((sound.origin_s + sound.start_s - first_s) * rate)
-    wanted = round(sound.duration_s * rate)
-    silence_CN = torch.zeros(all_CN.shape[0], min(max(0, -cut), wanted))
-    all_CN = torch.cat([silence_CN, all_CN[:, max(0, cut) :]], dim=1)
-    return all_CN[:, :wanted], rate
+        yield from (frame for frame in frames if frame.samples)
 
 
 def _encode_aac(
-    container: OutputContainer, samples_CN: torch.Tensor, rate: int
-) -> list[SoundPacket]:
-    """Add an AAC stream to a file and return its packets."""
-    layout = "mono" if samples_CN.shape[0] == 1 else "stereo"
-    stream = container.add_stream("aac", rate=rate, layout=layout)
-    packets: list[SoundPacket] = []
-    for start in range(0, samples_CN.shape[1], _AAC_BLOCK):
-        block_CN = samples_CN[:, start : start + _AAC_BLOCK].contiguous()
-        frame = AudioFrame.from_ndarray(block_CN.numpy(), format="fltp", layout=layout)
-        frame.sample_rate, frame.pts = rate, start
-        frame.time_base = Fraction(1, rate)
-        packets.extend(stream.encode(frame))
-    packets.extend(stream.encode(None))
-    return packets
+    stream: AudioStream, pieces: Iterable[torch.Tensor], form: SoundFormat
+) -> Iterator[SoundPacket]:
+    """Yield the packets of samples that come in pieces of any length."""
+    start = 0
+    for block_CN in _blocks(pieces):
+        frame = AudioFrame.from_ndarray(
+            block_CN.contiguous().numpy(), format=form.sample, layout=form.layout
+        )
+        frame.sample_rate, frame.pts = form.rate, start
+        frame.time_base = Fraction(1, form.rate)
+        start += block_CN.shape[1]
+        yield from stream.encode(frame)
+    yield from stream.encode(None)
+
+
+def _blocks(pieces: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Cut pieces anew into blocks of the length that AAC takes; the last may be shorter."""
+    held: list[torch.Tensor] = []
+    for piece_CN in pieces:
+        held.append(piece_CN)
+        if sum(one.shape[1] for one in held) >= _AAC_BLOCK:
+            all_CN = torch.cat(held, dim=1)
+            whole = all_CN.shape[1] // _AAC_BLOCK * _AAC_BLOCK
+            yield from all_CN[:, :whole].split(_AAC_BLOCK, dim=1)
+            held = [all_CN[:, whole:]]
+    if sum(one.shape[1] for one in held):
+        yield torch.cat(held, dim=1)

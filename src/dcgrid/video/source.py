@@ -56,12 +56,12 @@ def reading(path: Path) -> Iterator[None]:
         raise _unreadable(path) from error
     except DECODE_ERRORS as error:
         raise InputVideoError(
-            f"{path}: this is not a video that can be read ({_reason(error)}).", hint=CHECK_HINT
+            f"{path}: this is not a video that can be read ({reason(error)}).", hint=CHECK_HINT
         ) from error
 
 
-def _reason(error: BaseException) -> str:
-    """Say in a few words what libav complained about."""
+def reason(error: BaseException) -> str:
+    """Return in a few words what libav complained about."""
     if isinstance(error, av.error.FFmpegError):
         return str(error.strerror or "unknown error").lower()
     return "the file is damaged"
