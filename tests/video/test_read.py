@@ -14,6 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 from dcgrid.errors import InputVideoError, UsageError
 from dcgrid.video import color
@@ -381,3 +382,25 @@ def test_a_size_that_changes_in_the_middle_of_interlaced_video(tmp_path: Path) -
     path.write_bytes(b"".join(parts))
     shapes = [tuple(frame_HWC.shape[:2]) for _, frame_HWC in decode_all(path)]
     assert shapes == [(48, 64)] * 10 + [(64, 96)] * 10
+
+
+@oracle.needs_ffmpeg
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "avi"])
+def test_orientation_of_exif_is_honoured(tmp_path: Path, suffix: str) -> None:
+    """EXIF is side data that PyAV cannot name; Pillow says how the picture is turned."""
+    rows, cols = np.mgrid[0:48, 0:80]
+    picture = Image.fromarray(np.stack([cols * 3, rows * 5, rows + cols], -1).astype(np.uint8))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112], exif[0x010F] = orientation, "phone"
+        still = tmp_path / f"{orientation}.{'jpg' if suffix == 'avi' else suffix}"
+        picture.save(still, exif=exif, quality=95)
+        path = still.with_suffix(f".{suffix}")
+        if suffix == "avi":
+            oracle.run("ffmpeg", "-v", "error", "-i", still, "-c", "copy", path)
+        upright = np.asarray(ImageOps.exif_transpose(Image.open(still)).convert("RGB")).astype(int)
+        _, ours_HWC = next(iter(decode_all(path)))
+        assert tuple(ours_HWC.shape) == upright.shape
+        assert np.abs(ours_HWC.numpy() - upright).mean() < 1
+        info = probe(path)
+        assert (info.height, info.width) == upright.shape[:2]

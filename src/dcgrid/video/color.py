@@ -4,6 +4,7 @@
 """
 
 import math
+import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from fractions import Fraction
 from typing import cast
 
 import torch
+from av.filter import Graph
 from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
@@ -40,6 +42,7 @@ _HD_HEIGHT = 720
 _EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BICUBIC
 # Above this many times the cell's pixels, crop first: a 1x8000 strip must not become a wall.
 _MOST_SCALED = 8
+_MOST_UNNAMED = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +121,7 @@ def frame_turn(frame: VideoFrame) -> Turn:
     fixed-point numbers 0, 1, 3 and 4 of nine.
     """
     # PyAV types side_data as one entry; it is a container of them.
-    entries = cast("Iterable[SideData]", frame.side_data)
+    entries = cast("Iterable[SideData]", _named_side_data(frame).side_data)
     entry = next((e for e in entries if e.type.name == "DISPLAYMATRIX"), None)
     raw = b"" if entry is None else bytes(entry)
     if len(raw) < 36:
@@ -130,6 +133,39 @@ def frame_turn(frame: VideoFrame) -> Turn:
         exact = b == 0 == c
         return Turn(flip_x=a < 0, flip_y=d < 0, is_exact=exact)
     return Turn(transpose=True, flip_x=c < 0, flip_y=b < 0, is_exact=a == 0 == d)
+
+
+def _named_side_data(frame: VideoFrame) -> VideoFrame:
+    """Return the frame without the side data for which PyAV has no name, such as EXIF.
+
+    PyAV shows none of a frame's side data where it cannot name all.
+    """
+    for _ in range(_MOST_UNNAMED):
+        try:
+            _ = frame.side_data
+        except ValueError as error:  # "31 is not a valid Type"
+            kind = re.match(r"\d+", str(error))
+            if kind is None:
+                raise
+            frame = _without_side_data(frame, int(kind[0]))
+        else:
+            break
+    return frame
+
+
+def _without_side_data(frame: VideoFrame, kind: int) -> VideoFrame:
+    """Return a frame without the side data of one AVFrameSideDataType."""
+    graph = Graph()
+    source = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=frame.time_base or Fraction(1, 25),
+    )
+    delete = graph.add("sidedata", f"mode=delete:type={kind}")
+    graph.link_nodes(source, delete, graph.add("buffersink")).configure()
+    graph.vpush(frame)
+    return graph.vpull()
 
 
 def sane_sar(sar: Fraction | None) -> Fraction:
