@@ -17,6 +17,7 @@ from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
+from dcgrid.video.gamut import is_converted, to_bt709
 from dcgrid.video.hdr import HLG, PQ, to_standard
 
 # AVColorSpace of a frame -> matrix of swscale. 5 and 6 are both bt601; 10 is bt2020 with constant
@@ -59,6 +60,10 @@ class Coding:
     """True: the file does not say which matrix."""
     hdr: str
     """"PQ" or "HLG"; empty: standard dynamic range."""
+    primaries: int
+    """AVColorPrimaries."""
+    transfer: int
+    """AVColorTransferCharacteristic."""
 
     @property
     def text(self) -> str:
@@ -82,6 +87,8 @@ def frame_coding(frame: VideoFrame) -> Coding:
         is_rgb=frame.format.is_rgb or name == "pal8",
         is_guessed=not is_grey and tag not in _MATRICES,
         hdr=_HDR_TRANSFERS.get(int(frame.color_trc), ""),
+        primaries=int(frame.color_primaries),
+        transfer=int(frame.color_trc),
     )
 
 
@@ -208,15 +215,19 @@ def to_rgb(frame: VideoFrame, size: tuple[int, int] | None = None) -> VideoFrame
     """Convert a frame without transparency to rgb24 with its own matrix and range.
 
     Args:
-        frame: A decoded frame of any format, from `flatten`; HDR is brought to standard range.
+        frame: A decoded frame of any format, from `flatten`. HDR is brought to standard range, and
+            other primaries and transfers to bt709's.
         size: Stored height and width in pixels to scale to; None: as it is.
     """
-    transfer = frame_coding(frame).hdr
-    if not transfer:
+    coding = frame_coding(frame)
+    if not coding.hdr and not is_converted(coding.primaries, coding.transfer):
         return _reformat(frame, "rgb24", size)
     deep_HWC = _reformat(frame, "rgb48le", size).to_ndarray().astype("float32")
     signal_HWC = torch.from_numpy(deep_HWC) / 65_535
-    shown_HWC = to_standard(signal_HWC, transfer, int(frame.color_primaries))
+    if coding.hdr:
+        shown_HWC = to_standard(signal_HWC, coding.hdr, coding.primaries)
+    else:
+        shown_HWC = to_bt709(signal_HWC, coding.primaries, coding.transfer)
     return VideoFrame.from_ndarray((shown_HWC * 255).round().byte().numpy(), format="rgb24")
 
 
@@ -250,6 +261,7 @@ def flatten(frame: VideoFrame) -> tuple[VideoFrame, bool]:
     alpha_HW1 = rgba_HWC[..., 3:].to(torch.int32)
     rgb_HWC = (rgba_HWC[..., :3].to(torch.int32) * alpha_HW1 + 127) // 255
     opaque = VideoFrame.from_ndarray(rgb_HWC.to(torch.uint8).numpy(), format="rgb24")
+    opaque.color_primaries, opaque.color_trc = frame.color_primaries, frame.color_trc
     return opaque, bool((alpha_HW1 < 255).any())
 
 

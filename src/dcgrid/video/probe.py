@@ -20,6 +20,7 @@ from dcgrid.errors import InputVideoError
 from dcgrid.video import color
 from dcgrid.video.clip import SourceInfo
 from dcgrid.video.decode import DecodeTally, decode_frames, frame_interval_s
+from dcgrid.video.gamut import gamut_lines
 from dcgrid.video.source import (
     DECODE_ERRORS,
     audio_stream,
@@ -296,6 +297,8 @@ def _warnings(coding: color.Coding, turn: color.Turn, sar: Fraction | None) -> t
         found.append(f"The file does not say its colour matrix; {name} is taken (by its height).")
     if coding.hdr:
         found.append(f"The file is HDR ({coding.hdr}); it is brought to standard range.")
+    else:
+        found.extend(gamut_lines(coding.primaries, coding.transfer))
     if not turn.is_exact:
         found.append("The file asks for a slanted rotation; the nearest quarter turn is taken.")
     if sar and color.sane_sar(sar) != sar:
