@@ -71,9 +71,8 @@ def story_job(folder: Path, *scenes: str, **values: object) -> StoryJob:
         "duration_s": SHORT_S,
         **values,
     }
-    return StoryJob(
-        name="tale", folder=folder, scenes=chosen, model="tiny", dtype="fp32", **settings
-    )  # type: ignore[arg-type]
+    settings = {"name": "tale", "dtype": "fp32", **settings}
+    return StoryJob(folder=folder, scenes=chosen, model="tiny", **settings)  # type: ignore[arg-type]
 
 
 def tell(story: StoryJob | PreparedStory, progress: Silence | None = None) -> StoryResult:

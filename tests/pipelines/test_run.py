@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +18,6 @@ from dcgrid.pipelines import run as run_module
 from dcgrid.pipelines.manifest import read_manifest
 from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
-from dcgrid.pipelines.run import run_job
 from dcgrid.pipelines.upsampling import Shown
 from dcgrid.video.clip import Picture
 from tests.pipelines.runs import Silence, decoded, job, run
@@ -219,13 +217,6 @@ def test_an_interrupt_while_the_last_file_is_written_leaves_no_file(
     with pytest.raises(KeyboardInterrupt):
         run(job(clip))
     assert [path.name for path in clip.parent.iterdir()] == ["input.mp4"]
-
-
-def test_too_little_memory_is_told(clip: Path) -> None:
-    plan = replace(plan_run(prepare_run(job(clip))), available_bytes=1)
-    progress = Silence()
-    run_job(plan, progress)
-    assert re.search(r"may need .* GB of memory", progress.warnings[0])
 
 
 def test_a_missing_adapter_is_named(clip: Path) -> None:

@@ -1,14 +1,16 @@
 """The time that a plan tells is that of the last run, by how much there is to do."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dcgrid import hub
 from dcgrid.pipelines.plan import plan_run, prepare_run
+from dcgrid.pipelines.story_plan import plan_story, prepare_story
 from dcgrid.pipelines.times import Work, expected_seconds, keep_rates, time_line
-from tests.pipelines.runs import job, moving_square, run
+from tests.pipelines.runs import job, moving_square, run, story_job, tell
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +27,7 @@ TOOK = {"read": 1.0, "load": 2.0, "fill": 10.0, "write": 20.0}
 
 def test_more_to_do_takes_longer_in_proportion() -> None:
     assert expected_seconds(work()) is None
-    assert time_line(work()) == "Time: not known before a first run with mini on cpu, fp32."
+    assert time_line(work()) == "Time: unknown yet, before the first run with mini on cpu, fp32."
     keep_rates(work(), TOOK)
     assert expected_seconds(work()) == pytest.approx(33)
     assert expected_seconds(work(tokens=200, pixels=500)) == pytest.approx(3 + 20 + 10)
@@ -47,6 +49,25 @@ def test_a_run_leaves_its_rates(tmp_path: Path) -> None:
     again = plan_run(prepare_run(job(clip, out=tmp_path, force=True)))
     took = sum(result.manifest.timings_s[name] for name in ("read", "load", "fill", "write"))
     assert again.as_json()["expected_s"] == pytest.approx(took, rel=0.01)
+
+
+def test_a_story_leaves_its_rates_too(tmp_path: Path) -> None:
+    tale = story_job(tmp_path, "rain", "fog", source=moving_square(tmp_path / "a.mp4", 12))
+    assert "Time: unknown yet" in "\n".join(plan_story(prepare_story(tale)).lines())
+    result = tell(tale)
+    again = plan_story(prepare_story(replace(tale, force=True)))
+    took = sum(result.manifest.timings_s[name] for name in ("read", "load", "fill", "write"))
+    assert again.as_json()["expected_s"] == pytest.approx(took, rel=0.01)
+    alone = plan_story(prepare_story(story_job(tmp_path, "rain", name="text")))
+    assert alone.as_json()["expected_s"] > 0
+
+
+def test_other_ways_to_work_have_rates_of_their_own(tmp_path: Path) -> None:
+    clip = moving_square(tmp_path / "a.mp4", 12)
+    run(job(clip, out=tmp_path))
+    for values in ({"upsample": "none"}, {"dtype": "bf16"}, {"method": "sdedit"}):
+        other = replace(job(clip, out=tmp_path), **values)
+        assert plan_run(prepare_run(other)).as_json()["expected_s"] is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"mini on cpu, fp32": {"setup": 1}}', "{", "null"])

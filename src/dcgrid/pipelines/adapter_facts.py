@@ -1,24 +1,29 @@
 """What the files of adapters say of their training, for plans and samplers; no numbers are read."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from shlex import quote
 
 from dcgrid import hub
 from dcgrid.adapters.foreign import assumed_scale
-from dcgrid.adapters.reading import check_use, read_sha256, read_spec
+from dcgrid.adapters.reading import check_base, check_use, read_sha256, read_spec
 from dcgrid.adapters.spec import AdapterSpec, Stage
 from dcgrid.errors import AdapterError
 from dcgrid.grid.modes import Mode
 from dcgrid.models.base import Backbone, ModelSpec
+from dcgrid.models.native.config import PRESETS
 from dcgrid.pipelines.lora import parse_lora
 from dcgrid.pipelines.resolve import ResolvedGrid
 
 
-def planned_adapter(reference: str, mode: Mode, stage: Stage = "fill") -> AdapterSpec | None:
+def planned_adapter(
+    reference: str, model: ModelSpec, mode: Mode, stage: Stage = "fill"
+) -> AdapterSpec | None:
     """Return what the header of an adapter says, before anything is loaded.
 
     Args:
         reference: Its weight reference; "none" is the bare base.
+        model: What it is put on.
         mode: What the grid shows.
         stage: Which stage's adapter fills it.
 
@@ -26,8 +31,8 @@ def planned_adapter(reference: str, mode: Mode, stage: Stage = "fill") -> Adapte
         None: there is no adapter, or its file has to be downloaded first.
 
     Raises:
-        AdapterError: The file is damaged, is no adapter of this program, or is one of another stage
-            or mode.
+        AdapterError: The file is damaged, is no adapter of this program, or is for another model,
+            stage or mode.
     """
     path = None if reference == "none" else hub.locate_weights(reference)
     if path is None:
@@ -39,7 +44,18 @@ def planned_adapter(reference: str, mode: Mode, stage: Stage = "fill") -> Adapte
             hint=f"a LoRA of another program goes under the adapter: --lora {quote(str(path))}",
         )
     check_use(spec, path, stage, mode)
+    _check_model(spec, path, model)
     return spec
+
+
+def _check_model(adapter: AdapterSpec, path: Path, model: ModelSpec) -> None:
+    """Refuse an adapter for another of our own models; of checkouts the hashes decide, at loading.
+
+    Raises:
+        AdapterError: It is one.
+    """
+    if model.name in PRESETS:
+        check_base(adapter, path, model.name, "")
 
 
 def use_adapter(backbone: Backbone, adapter: AdapterSpec) -> None:
@@ -82,6 +98,8 @@ def adapter_lines(
     for choice in map(parse_lora, loras):
         path = hub.locate_weights(choice.reference)
         lora = None if path is None else read_spec(path)
+        if path is not None and lora is not None:
+            _check_model(lora, path, spec)
         if path is not None and lora is None and (assumed := assumed_scale(path)):
             lines.append(f"LoRA {path.name}: scale 1 is {assumed}.")
         if lora is not None and lora.sampled_noise_scale != scale:

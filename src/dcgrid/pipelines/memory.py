@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dcgrid.errors import UsageError
+from dcgrid.errors import DeviceError, UsageError
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.resolve import ResolvedGrid
 
@@ -95,16 +95,59 @@ def plan_memory(
 
     Raises:
         UsageError: What is for large models is asked of a small one.
-        DeviceError: `--offload auto`, and nothing fits.
+        DeviceError: It is more than is free.
     """
-    from dcgrid.models.loading import is_native, wan_sizes
+    from dcgrid.models.loading import is_native
+    from dcgrid.runtime.device import available_host_memory_bytes, available_memory_bytes
 
+    free, free_host = available_memory_bytes(device), available_host_memory_bytes()
     if is_native(job.model):
         _refuse_settings(job)
         pixels = native_bytes(size.frames, size.height, size.width)
-        return MemoryNeed(device_bytes=pixels + trained_bytes(job.model))
+        need = MemoryNeed(device_bytes=pixels + trained_bytes(job.model))
+    else:
+        need = _wan_memory(job, size, device, dtype, (free, free_host))
+    for taken, there, whose in (
+        (need.device_bytes, free, "memory"),
+        (need.host_bytes, free_host, "the host's memory"),
+    ):
+        if 0 < there < taken:
+            settings = f" with {need.settings}" if need.settings else ""
+            raise DeviceError(
+                f"{job.model}{settings} needs about {taken / 1e9:.1f} GB of {whose} for cells of "
+                f"{size.width}x{size.height} and {size.frames} frames; "
+                f"{there / 1e9:.1f} GB are free",
+                hint=_less_memory(job),
+            )
+    return need
+
+
+def _less_memory(job: GridJob) -> str:
+    """Return what to try where a setting that was asked for takes more than there is."""
+    chosen = job.offload not in ("auto", "disk")
+    return ("--offload auto takes the fastest way that fits; " if chosen else "") + (
+        "a smaller --size or a shorter --duration needs less"
+    )
+
+
+def _wan_memory(
+    job: GridJob,
+    size: GridSize,
+    device: "torch.device",
+    dtype: "torch.dtype",
+    free_bytes: tuple[int, int],
+) -> MemoryNeed:
+    """Return what a run of a checkout takes; see `plan_memory`.
+
+    Args:
+        job: Names model, offload and quantize.
+        size: Of the grid.
+        device: Where it runs.
+        dtype: Number format.
+        free_bytes: Of the device and of the host; 0: unknown.
+    """
+    from dcgrid.models.loading import wan_sizes
     from dcgrid.models.wan.memory import MemoryJob, choose_offload, predict_memory
-    from dcgrid.runtime.device import available_host_memory_bytes, available_memory_bytes
 
     on_cpu = device.type == "cpu"
     sizes = wan_sizes(job.model)
@@ -124,8 +167,8 @@ def plan_memory(
         mode = choose_offload(
             sizes,
             asked,
-            free_device_bytes=available_memory_bytes(device),
-            free_host_bytes=available_host_memory_bytes(),
+            free_device_bytes=free_bytes[0],
+            free_host_bytes=free_bytes[1],
         )
     plan = predict_memory(sizes, replace(asked, offload=mode))
     device_bytes, host_bytes = plan.device_peak_bytes, plan.host_bytes

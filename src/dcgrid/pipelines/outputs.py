@@ -12,6 +12,7 @@
 No torch here. Whether results are there already: earlier.py.
 """
 
+import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcgrid.errors import OutputError, UsageError
+from dcgrid.io.atomic import refused
 from dcgrid.io.locks import run_lock
 from dcgrid.pipelines.job import GridJob
 
@@ -109,7 +111,7 @@ def claimed(job: GridJob, paths: OutputPaths) -> Iterator[None]:
         with ExitStack() as locks:
             for path in paths.all():
                 held = f"{path} is being written by another run"
-                locks.enter_context(run_lock(folder, f".{path.name[:200]}.lock", held))
+                locks.enter_context(run_lock(folder, _lock_name(path), held))
             existing = paths.existing()
             if existing and not job.force:
                 raise OutputError(
@@ -121,6 +123,11 @@ def claimed(job: GridJob, paths: OutputPaths) -> Iterator[None]:
         for one in missing:
             with suppress(OSError):  # something lies in it
                 one.rmdir()
+
+
+def _lock_name(path: Path) -> str:
+    """Return a name of at most 255 bytes for the lock of a file."""
+    return f".{os.fsencode(path.name)[:200].decode(errors='ignore')}.lock"
 
 
 def _place(job: GridJob, edits: int) -> tuple[Path, str]:
@@ -158,6 +165,12 @@ def _check_free(job: GridJob, paths: OutputPaths) -> None:
     if twice is not None:
         raise UsageError(f"two results would be called {twice.name}", hint="run them one by one")
     for path in every:
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:  # such as a name that is too long
+            raise refused(path, error) from error
         if any(path.exists() and one.exists() and path.samefile(one) for one in job.inputs):
             raise OutputError(
                 f"{path} is an input and would be overwritten", hint="choose another --out"

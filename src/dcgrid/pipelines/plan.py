@@ -17,7 +17,8 @@ from dcgrid.pipelines.lora import lora_lines, parse_lora
 from dcgrid.pipelines.memory import MemoryNeed, grid_size, plan_memory
 from dcgrid.pipelines.outputs import name_outputs
 from dcgrid.pipelines.prepared import PreparedRun, count_tries
-from dcgrid.pipelines.resolve import ResolvedGrid, recipe_notes, resolve
+from dcgrid.pipelines.resolve import ResolvedGrid, resolve
+from dcgrid.pipelines.result import result_json, result_line, result_pixels, result_size
 from dcgrid.pipelines.times import Work, expected_seconds, time_line
 from dcgrid.pipelines.windows import Join, Window, plan_windows
 
@@ -80,7 +81,6 @@ class RunPlan:
         """Return the plan as sentences, one per line."""
         grid = self.prepared.grid
         height, width = self.clips[0].cell_size
-        free = f" ({_size(self.available_bytes)} free)" if self.available_bytes else ""
         shape = (
             f"Grid: {grid.rows}x{grid.cols} cells of {width}x{height} ({', '.join(grid.labels)}), "
             f"{self.tokens} tokens, {grid.num_inference_steps} steps."
@@ -89,7 +89,7 @@ class RunPlan:
             *self.clip_lines(),
             shape,
             f"Model: {self.spec.name} on {self.device}, {self.dtype}, "
-            f"{memory_words(self.need)}{free}.",
+            f"{memory_words(self.need, self.available_bytes)}.",
             *lora_lines(self.prepared.job.loras),
             *self.adapter_notes,
             *self.concepts.lines(),
@@ -136,6 +136,7 @@ class RunPlan:
             "duration_s": clip.duration_s,
             "cell_size": list(clip.cell_size),
             "result_size": list(result_size(self.prepared.job, clip)),
+            "result": result_json(self.prepared.job, clip),
             "upsample": self.prepared.job.upsample,
             "tokens": self.tokens,
             "num_inference_steps": grid.num_inference_steps,
@@ -160,9 +161,8 @@ class RunPlan:
         """How much there is to do."""
         job, clip = self.prepared.job, self.clips[0]
         steps = self.prepared.grid.num_inference_steps * len(self.windows) * job.candidates
-        method = "" if job.generated_by == "grid" else f", {job.generated_by}"
         return Work(
-            setting=f"{self.spec.name} on {self.device}, {self.dtype}{method}",
+            setting=rate_setting(self.spec, job, self.need, self.device, self.dtype),
             tokens=self.tokens * steps,
             pixels=result_pixels(job, clip) * sum(map(len, self.prepared.outputs.videos)),
             duration_s=clip.duration_s,
@@ -214,16 +214,15 @@ def plan_run(prepared: PreparedRun) -> RunPlan:
     spec = model_spec(job.model)
     grid = settle_grid(prepared.grid, spec)
     reference, repeats = adapter_reference(job, grid.mode), bool(prepared.expected_frames)
-    adapter = planned_adapter(reference, grid.mode)
+    adapter = planned_adapter(reference, spec, grid.mode)
     concepts = plan_concepts(job, [grid], [reference], repeats=repeats)
     job = replace(job, concepts=concepts.reference)
-    text_notes: tuple[str, ...] = ()
-    if not repeats:
-        text_notes = (*check_text(job, [grid], spec, concepts.names), *recipe_notes([grid]))
+    text_notes = () if repeats else check_text(job, [grid], spec, concepts.names)
     device = runtime.choose_device(job.device)
     dtype = runtime.choose_dtype(job.dtype, device)
     clips, asked_s = plan_clips(job, spec)
     frames, size = clips[0].num_frames, clips[0].cell_size
+    check_pitch(job, spec, grid, size)
     windows = windows_of(spec, frames)
     tokens = cell_token_shape(windows[0].count, *size, geometry_of(spec)).count
     need = plan_memory(job, grid_size(grid, spec, windows[0].count, size), device, dtype)
@@ -333,6 +332,8 @@ def refuse_downloads(downloads: Mapping[str, int | None]) -> None:
 
 def download_lines(downloads: Mapping[str, int | None]) -> list[str]:
     """Return what will be downloaded, a sentence each."""
+    if not downloads:
+        return ["Download: nothing."]
     return [
         f"Download: {name} ({'unknown size' if size is None else _size(size)})."
         for name, size in downloads.items()
@@ -416,40 +417,36 @@ def clip_rules(spec: "ModelSpec", cell_size: tuple[int, int] | None = None) -> "
     )
 
 
+def check_pitch(job: GridJob, spec: "ModelSpec", grid: ResolvedGrid, size: tuple[int, int]) -> None:
+    """Check that cells do not overlap on a model whose cells stand at a fixed distance.
+
+    Raises:
+        UsageError: They would; the hint names a size of the same shape that fits.
+    """
+    if spec.cell_pitch is None or job.generated_by not in ("grid", "inpaint"):
+        return
+    # The offset grid has a token more in each direction.
+    unit, spare = spec.stride_HW * spec.patch[1], 1 if spec.offset_tokens else 0
+    most = [(pitch - spare) * unit for pitch in spec.cell_pitch]
+    shares = [
+        limit / side
+        for limit, side, count in zip(most, size, (grid.rows, grid.cols), strict=True)
+        if count > 1 and side > limit
+    ]
+    if shares:
+        height, width = (max(unit, int(side * min(shares)) // unit * unit) for side in size)
+        raise UsageError(
+            f"--size {size[1]}x{size[0]}: cells of {spec.name} are at most {most[1]}x{most[0]}",
+            hint=f"use --size {width}x{height}, or leave it out",
+        )
+
+
 def one_pass_rules(spec: "ModelSpec") -> "ClipRules":
     """Return the rules of measurements: what one pass of a model takes, cropped to a cell.
 
     Comparisons are made at the size of a cell, where a padding would be scored with the picture.
     """
     return replace(clip_rules(spec), longest=None, keeps_all=False)
-
-
-def result_size(job: GridJob, clip: "ClipPlan") -> tuple[int, int]:
-    """Return height and width of a result that has a source, before sides are made even."""
-    return clip.scaled_size if job.upsample == "none" else (clip.info.height, clip.info.width)
-
-
-def result_pixels(job: GridJob, clip: "ClipPlan") -> int:
-    """Return the pixels of all frames of a result that has a source."""
-    height, width = result_size(job, clip)
-    rate = (
-        clip.fps if job.fps == "model" else float(clip.info.rate or clip.info.fps_avg or clip.fps)
-    )
-    return height * width * max(1, round(clip.duration_s * rate))
-
-
-def result_line(job: GridJob, clip: "ClipPlan") -> str:
-    """Return what results have of their source, and what of the model, as a sentence."""
-    height, width = result_size(job, clip)
-    rate = "each frame of the input at its own time"
-    if job.fps == "model":
-        rate = f"{clip.fps:.4g} frames a second, the model's rate"
-    how = {
-        "guided": "fine detail is the input's where the model shows the same, else enlarged",
-        "plain": "enlarged by bicubic interpolation: all detail is the model's",
-        "none": "as the model makes it",
-    }
-    return f"Result: {width}x{height}, {rate}; {how[job.upsample]}."
 
 
 def geometry_of(spec: "ModelSpec") -> "LatentGeometry":
@@ -459,11 +456,21 @@ def geometry_of(spec: "ModelSpec") -> "LatentGeometry":
     return LatentGeometry(stride_T=spec.stride_T, stride_HW=spec.stride_HW, patch=spec.patch)
 
 
-def memory_words(need: MemoryNeed) -> str:
-    """Return how much memory a run takes, and with which settings, as part of a sentence."""
+def rate_setting(spec: "ModelSpec", job: GridJob, need: MemoryNeed, device: str, dtype: str) -> str:
+    """Return what the time of a run depends on beside its size, in words; see times.py."""
+    words = [f"{spec.name} on {device}", dtype]
+    words += [need.settings] if need.settings else []
+    words += [job.generated_by] if job.generated_by != "grid" else []
+    words += [f"--upsample {job.upsample}"] if job.upsample != "guided" else []
+    return ", ".join(words)
+
+
+def memory_words(need: MemoryNeed, available_bytes: int) -> str:
+    """Return how much memory a run takes and there is, and with which settings, for a sentence."""
     host = f" and {_size(need.host_bytes)} of the host's" if need.host_bytes else ""
     settings = f" with {need.settings}" if need.settings else ""
-    return f"about {_size(need.device_bytes)} of memory{host}{settings}"
+    free = f" ({_size(available_bytes)} free)" if available_bytes else ""
+    return f"about {_size(need.device_bytes)} of memory{host}{settings}{free}"
 
 
 def _size(count: int) -> str:

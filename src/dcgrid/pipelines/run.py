@@ -125,7 +125,6 @@ def _run(
 ) -> RunResult:
     job, watch = plan.prepared.job, facts.Stopwatch()
     torch.set_num_threads(plan.prepared.threads or torch.get_num_threads())
-    _warn_of_memory(plan, progress)
     with watch.stage("read"):
         plan, footage = read_footage(plan, progress)
     with watch.stage("load"):
@@ -197,14 +196,6 @@ def generate_candidates(
             )
             generated.append(Candidate(seed=seed, generated=cells))
         yield tuple(generated)
-
-
-def _warn_of_memory(plan: RunPlan, progress: Progress) -> None:
-    if 0 < plan.available_bytes < plan.need.device_bytes:
-        progress.warn(
-            f"the run may need {plan.need.device_bytes / 1e9:.1f} GB of memory and "
-            f"{plan.available_bytes / 1e9:.1f} GB are free; a shorter --duration needs less"
-        )
 
 
 def _manifest(

@@ -55,6 +55,7 @@ from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.story_files import TakenScene, WrittenStory, write_story
 from dcgrid.pipelines.story_plan import StoryPlan, check_fade
 from dcgrid.pipelines.team import Team
+from dcgrid.pipelines.times import keep_rates
 from dcgrid.runtime import device as runtime
 
 _Models = Mapping[bool, LoadedModel]
@@ -148,6 +149,7 @@ def _run(plan: StoryPlan, progress: Progress, team: Team) -> StoryResult:
         )
         write_manifest(staged.stage(outputs.manifest), manifest)
         staged.commit()
+    keep_rates(plan.work, watch.seconds)
     return StoryResult(
         manifest=manifest,
         files=outputs.all(),

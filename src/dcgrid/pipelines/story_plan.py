@@ -17,20 +17,21 @@ from dcgrid.pipelines.lora import lora_lines
 from dcgrid.pipelines.memory import MemoryNeed, grid_size, plan_memory
 from dcgrid.pipelines.outputs import OutputPaths, name_outputs
 from dcgrid.pipelines.plan import (
+    check_pitch,
     clip_rules,
     download_lines,
     find_downloads,
     geometry_of,
     memory_words,
-    result_line,
-    result_pixels,
+    rate_setting,
     windows_line,
     windows_of,
 )
 from dcgrid.pipelines.prepared import Prepared
-from dcgrid.pipelines.resolve import ResolvedGrid, recipe_notes
+from dcgrid.pipelines.resolve import ResolvedGrid
+from dcgrid.pipelines.result import result_json, result_line, result_pixels
 from dcgrid.pipelines.script import StoryJob, resolve_story
-from dcgrid.pipelines.times import Work, time_line
+from dcgrid.pipelines.times import Work, expected_seconds, time_line
 from dcgrid.pipelines.windows import Window
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class StoryPlan:
     """Device it will run on."""
     dtype: str
     """Number format."""
+    available_bytes: int
+    """Free memory of the device; 0: unknown."""
     need: MemoryNeed
     """The memory that it takes, and where weights are meanwhile."""
     concepts: "Concepts"
@@ -112,20 +115,22 @@ class StoryPlan:
             f"Scenes: {len(job.scenes)} of {seconds:.2f} s in {len(grids)} grids of "
             f"{grids[0].rows}x{grids[0].cols} cells of {width}x{height}.",
             *windows,
-            f"Model: {self.spec.name} on {self.device}, {self.dtype}, {memory_words(self.need)}.",
+            f"Model: {self.spec.name} on {self.device}, {self.dtype}, "
+            f"{memory_words(self.need, self.available_bytes)}.",
             *lora_lines(self.prepared.job.loras),
             *self.adapter_notes,
             *self.concepts.lines(),
             *self.text_notes,
             result_line(job, self.clip) if self.clip else self._text_line(),
-            *([time_line(self._work(self.clip))] if self.clip else []),
+            time_line(self.work),
             *self.prepared.file_lines(),
             *([self.remark] if self.remark else []),
             *download_lines(self.downloads),
         ]
 
-    def _work(self, clip: "ClipPlan") -> Work:
-        """Return how much there is to do; the reel shows every scene once more."""
+    @property
+    def work(self) -> Work:
+        """How much there is to do; the reel shows every scene once more."""
         from dcgrid.grid.layout import cell_token_shape
 
         shape = cell_token_shape(self.windows[0].count, *self.cell_size, geometry_of(self.spec))
@@ -133,19 +138,31 @@ class StoryPlan:
         job, outputs = self.prepared.job, self.prepared.outputs
         shown = len(job.scenes) * (1 if outputs.reel is None else 2)
         return Work(
-            setting=f"{self.spec.name} on {self.device}, {self.dtype}",
+            setting=rate_setting(self.spec, job, self.need, self.device, self.dtype),
             tokens=shape.count * passes * len(self.windows),
-            pixels=result_pixels(job, clip) * shown,
-            duration_s=clip.duration_s,
+            pixels=(result_pixels(job, self.clip) if self.clip else self._text_pixels()) * shown,
+            duration_s=self.clip.duration_s if self.clip else self.num_frames / self.spec.fps,
         )
 
-    def _text_line(self) -> str:
+    def _text_json(self) -> dict[str, Any]:
+        """Return the size, length and rate of a scene that has no source."""
         from dcgrid.pipelines.upsampling import text_size
 
         height, width = self.cell_size
         if self.prepared.job.upsample != "none":
             height, width = text_size(self.cell_size)
-        return f"Result: {width}x{height}, {self.spec.fps:.4g} frames a second, the model's rate."
+        return {"width": width, "height": height, "frames": self.num_frames, "fps": self.spec.fps}
+
+    def _text_pixels(self) -> int:
+        result = self._text_json()
+        return int(result["width"] * result["height"] * result["frames"])
+
+    def _text_line(self) -> str:
+        result = self._text_json()
+        return (
+            f"Result: {result['width']}x{result['height']}, {result['frames']} frames, "
+            f"{result['fps']:.4g} fps, the model's rate."
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan for programs."""
@@ -154,12 +171,15 @@ class StoryPlan:
             "scenes": [name for grid in self.prepared.grids for name in grid.names],
             "prompts": [grid.prompt.text for grid in self.prepared.grids],
             "size": [self.num_frames, *self.cell_size],
+            "result": result_json(self.prepared.job, self.clip) if self.clip else self._text_json(),
+            "expected_s": expected_seconds(self.work),
             "windows": len(self.windows),
             "downloads": dict(self.downloads),
             "memory_bytes": self.need.device_bytes,
             "host_bytes": self.need.host_bytes,
             "offload": self.need.offload,
             "quantize": self.need.quantize,
+            "available_bytes": self.available_bytes,
             "model": self.spec.name,
             "loras": list(self.prepared.job.loras),
             "concepts": self.concepts.as_json(),
@@ -221,11 +241,10 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
         adapters.append(grid_reference(job))
     concepts = plan_concepts(job, grids, adapters, repeats=repeats)
     job = replace(job, concepts=concepts.reference)
-    text_notes: tuple[str, ...] = ()
-    if not repeats:
-        text_notes = (*check_text(job, grids, spec, concepts.names), *recipe_notes(grids))
+    text_notes = () if repeats else check_text(job, grids, spec, concepts.names)
     dtype = runtime.choose_dtype(job.dtype, device)
     windows, size = windows_of(spec, frames), clip.cell_size if clip else rules.cell_sizes[0]
+    check_pitch(job, spec, grids[0], size)
     largest = grid_size(grids[0], spec, windows[0].count, size)
     need = plan_memory(job, largest, device, dtype)
     check_loras(job, need.offload)
@@ -237,6 +256,7 @@ def plan_story(prepared: PreparedStory) -> StoryPlan:
         cell_size=size,
         device=str(device),
         dtype=runtime.dtype_name(dtype),
+        available_bytes=runtime.available_memory_bytes(device),
         need=need,
         concepts=concepts,
         downloads=find_downloads(job, [adapter_reference(job, "consistent")]),
@@ -281,9 +301,9 @@ def _adapter_notes(
     from dcgrid.pipelines.models import adapter_reference, grid_reference
 
     reference = adapter_reference(job, "consistent")
-    found = [planned_adapter(reference, "consistent")]
+    found = [planned_adapter(reference, spec, "consistent")]
     if not all(grid.given for grid in grids):
-        found.append(planned_adapter(grid_reference(job), "consistent", "grid"))
+        found.append(planned_adapter(grid_reference(job), spec, "consistent", "grid"))
     lines = adapter_lines(spec, [one for one in found if one], grids, job.loras)
     return (*lines, *multi_dc_lines(reference, found[0], job.loras))
 

@@ -63,7 +63,7 @@ def time_line(work: Work) -> str:
     """Return what a plan says of the time, as a sentence."""
     seconds = expected_seconds(work)
     if seconds is None:
-        return f"Time: not known before a first run with {work.setting}."
+        return f"Time: unknown yet, before the first run with {work.setting}."
     line = f"Time: about {_rounded(seconds)}, by the last run with {work.setting}"
     shorter = expected_seconds(work, 0.5)
     if seconds > LONG_S and shorter is not None:

@@ -30,7 +30,7 @@ from dcgrid.models.particles import PLANES, point_planes, soft_fields
 from dcgrid.models.upsampler import GuidedUpsampler, load_upsampler
 from dcgrid.pipelines.footage import Footage
 from dcgrid.pipelines.job import GridJob
-from dcgrid.pipelines.plan import result_size
+from dcgrid.pipelines.result import result_size
 from dcgrid.pipelines.windows import Window
 from dcgrid.runtime.ahead import run_ahead
 from dcgrid.video.clip import ClipPlan, Picture

@@ -11,7 +11,7 @@ from dcgrid.models.base import ModelSpec
 from dcgrid.models.text_count import word_tokenizer
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.lengths import check_lengths
-from dcgrid.pipelines.resolve import ResolvedGrid
+from dcgrid.pipelines.resolve import ResolvedGrid, recipe_notes
 from dcgrid.recipes import effect_names
 
 _EMPTY = frozenset(
@@ -68,4 +68,4 @@ def check_text(
         PromptError: A text is too long, or the model knows no word of an edit.
     """
     notes = check_lengths(job, grids, spec, tags), check_words(job, grids, tags)
-    return tuple(note for note in notes if note)
+    return (*(note for note in notes if note), *recipe_notes(grids))

@@ -1,0 +1,54 @@
+"""What a result that has a source will be: size, frames, rate. No torch here."""
+
+from typing import TYPE_CHECKING, Any
+
+from dcgrid.pipelines.job import GridJob
+
+if TYPE_CHECKING:
+    from dcgrid.video.clip import ClipPlan
+
+
+def result_size(job: GridJob, clip: "ClipPlan") -> tuple[int, int]:
+    """Return height and width of a result that has a source, before sides are made even."""
+    return clip.scaled_size if job.upsample == "none" else (clip.info.height, clip.info.width)
+
+
+def result_rate(job: GridJob, clip: "ClipPlan") -> float:
+    """Return the frames per second of a result that has a source; of varying ones the mean."""
+    if job.fps == "model":
+        return clip.fps
+    return float(clip.info.rate or clip.info.fps_avg or clip.fps)
+
+
+def result_frames(job: GridJob, clip: "ClipPlan") -> int:
+    """Return how many frames a result has that has a source; an estimate where stamps vary."""
+    return max(1, round(clip.duration_s * result_rate(job, clip)))
+
+
+def result_pixels(job: GridJob, clip: "ClipPlan") -> int:
+    """Return the pixels of all frames of a result that has a source."""
+    height, width = result_size(job, clip)
+    return height * width * result_frames(job, clip)
+
+
+def result_json(job: GridJob, clip: "ClipPlan") -> dict[str, Any]:
+    """Return the size, length and rate of a result that has a source, for programs."""
+    height, width = (side + side % 2 for side in result_size(job, clip))
+    rate = round(result_rate(job, clip), 4)
+    return {"width": width, "height": height, "frames": result_frames(job, clip), "fps": rate}
+
+
+def result_line(job: GridJob, clip: "ClipPlan") -> str:
+    """Return what results have of their source, and what of the model, as a sentence."""
+    result = result_json(job, clip)
+    about = "about " if clip.info.is_vfr or clip.is_guess else ""
+    rate = "the model's rate" if job.fps == "model" else "each at its own time in the input"
+    how = {
+        "guided": "fine detail is the input's where the model shows the same, else enlarged",
+        "plain": "enlarged by bicubic interpolation: all detail is the model's",
+        "none": "as the model makes it",
+    }
+    return (
+        f"Result: {result['width']}x{result['height']}, {about}{result['frames']} frames, "
+        f"{result['fps']:.4g} fps, {rate}; {how[job.upsample]}."
+    )

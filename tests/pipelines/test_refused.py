@@ -1,0 +1,133 @@
+"""What a run would refuse, its plan refuses: with the same exit code, before anything is loaded."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dcgrid.cli.main import main
+from dcgrid.errors import LayoutError, UsageError
+from dcgrid.grid.layout import GridLayout
+from dcgrid.models.loading import weights_folder
+from dcgrid.models.native.presets import MINI_SPEC
+from dcgrid.pipelines import footage, team
+from dcgrid.pipelines.guidance import token_places
+from dcgrid.pipelines.plan import check_pitch, plan_run, prepare_run
+from dcgrid.runtime import device as runtime
+from tests.pipelines.runs import job
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(2, 2), (1, 3), (1, 1)])
+def test_sizes_are_refused_exactly_where_cells_would_overlap(
+    clip: Path, rows: int, cols: int
+) -> None:
+    """The oracle is what the sampler does with cells of that size."""
+    grid = replace(prepare_run(job(clip)).grid, rows=rows, cols=cols)
+    shape = GridLayout(rows=rows, cols=cols)
+    for height in (96, 240, 256, 272):
+        for width in (96, 240, 256, 272):
+            sides = [side // MINI_SPEC.stride_HW for side in (height, width)]
+            fits = True
+            for more in (0, MINI_SPEC.patch[1]):  # the plain grid and the offset one
+                try:
+                    token_places(MINI_SPEC, shape, (2, sides[0] + more, sides[1] + more))
+                except LayoutError:
+                    fits = False
+            try:
+                check_pitch(job(clip), MINI_SPEC, grid, (height, width))
+                planned = True
+            except UsageError as error:
+                planned = False
+                named = re.search(r"--size (\d+)x(\d+)", error.hint)
+                assert named is not None
+                check_pitch(job(clip), MINI_SPEC, grid, (int(named[2]), int(named[1])))
+            assert planned == fits, (height, width)
+
+
+OTHER_ADAPTER = str(weights_folder("mini") / "fill.safetensors")
+
+CASES: dict[str, tuple[Callable[[Path], list[str]], int, str]] = {
+    "overlap": (lambda _: ["--model", "mini", "--size", "320x192"], 2, "at most 240x240"),
+    "no tokens": (lambda _: ["--size", "50x50"], 2, "does not divide"),
+    "unknown words": (lambda _: ["--model", "mini", "-p", "xyzzy florbs"], 3, "knows no word"),
+    "long prompt": (lambda _: ["-p", "rain " * 300], 3, "tokens"),
+    "long name": (lambda f: ["--out", str(f / f"{'a' * 251}.mp4")], 3, "too long"),
+    "no adapter": (lambda f: ["--adapter", str(f / "no.safetensors")], 4, "no.safetensors"),
+    "no LoRA": (lambda f: ["--lora", str(f / "no.safetensors")], 4, "no.safetensors"),
+    "adapter of another model": (lambda _: ["--adapter", OTHER_ADAPTER], 4, "not for 'tiny'"),
+    "LoRA of another model": (lambda _: ["--lora", OTHER_ADAPTER], 4, "not for 'tiny'"),
+    "no metric": (lambda _: ["--candidates", "2", "--rank", "nonsense"], 2, "nonsense"),
+    "no device": (lambda _: ["--device", "cuda:7"], 5, "cuda"),
+    "no such number format": (lambda _: ["--dtype", "fp16"], 2, "fp16"),
+    "past the end": (lambda _: ["--start", "99"], 3, "99"),
+    "too long for a baseline": (lambda _: ["--method", "flowedit", "--duration", "1"], 2, "use"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_plan_and_run_refuse_alike_and_nothing_is_loaded(
+    name: str, clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def loads(*_: object, **__: object) -> None:
+        raise AssertionError("something was loaded")
+
+    monkeypatch.setattr(team, "load_model", loads)
+    monkeypatch.setattr(footage, "read_clip", loads)
+    arguments, code, said = CASES[name]
+    command = ["edit", str(clip), "--model", "tiny", *arguments(clip.parent)]
+    if "-p" not in command:
+        command += ["-e", "rain"]
+    for more in (["--dry-run"], []):
+        assert main([*command, *more]) == code
+        shown = capsys.readouterr().err
+        assert said in shown
+        assert "hint: " in shown
+    assert [path.name for path in clip.parent.iterdir()] == ["input.mp4"]
+
+
+@pytest.mark.parametrize("more", [["--dry-run"], []])
+def test_memory_that_is_not_there_is_refused(
+    clip: Path,
+    more: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(runtime, "available_memory_bytes", lambda _: 300_000_000)
+    assert main(["edit", str(clip), "-e", "rain", "--model", "tiny", *more]) == 5
+    shown = capsys.readouterr().err
+    said = r"tiny needs about 0\.\d GB of memory for cells of 48x32 .* 0\.3 GB are free"
+    assert re.search(said, shown)
+    assert "a smaller --size or a shorter --duration" in shown
+    assert main(["story", "--from", str(clip), "-s", "rain", "--model", "tiny", *more]) == 5
+    monkeypatch.setattr(runtime, "available_memory_bytes", lambda _: 0)  # unknown
+    assert main(["edit", str(clip), "-e", "rain", "--model", "tiny", "--dry-run"]) == 0
+
+
+def test_memory_of_a_setting_that_was_asked_for_is_refused(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(runtime, "available_memory_bytes", lambda _: 21_600_000_000)
+    command = ["edit", str(clip), "-e", "rain", "--model", "wan2.2-5b", "--offload", "none"]
+    assert main([*command, "--dry-run"]) == 5
+    assert "--offload auto takes the fastest way that fits" in capsys.readouterr().err
+
+
+def test_a_plan_has_size_length_rate_time_and_downloads(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DCGRID_CACHE_DIR", str(tmp_path / "cache"))
+    plan = plan_run(prepare_run(job(clip, duration_s=None)))
+    text = "\n".join(plan.lines())
+    assert "Result: 96x64, 12 frames, 12 fps, each at its own time in the input;" in text
+    assert "Time: unknown yet, before the first run with tiny on cpu, fp32." in text
+    assert "Download: nothing." in text
+    assert plan.as_json()["result"] == {"width": 96, "height": 64, "frames": 12, "fps": 12.0}
+    json.dumps(plan.as_json(), allow_nan=False)
+    small = plan_run(prepare_run(job(clip, upsample="none", fps="model")))
+    assert "Result: 48x32, 5 frames, 12 fps, the model's rate; as the model" in "\n".join(
+        small.lines()
+    )
