@@ -151,8 +151,10 @@ def test_broken_recipe_shows_its_line(
 def test_existing_result_is_kept(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     earlier = clip.parent / "input.rain.mp4"
     earlier.write_bytes(b"precious")
-    assert main(["edit", str(clip), *EDIT]) == 3
-    assert "--force" in capsys.readouterr().err
+    assert main(["edit", str(clip), *EDIT]) == 0
+    shown = capsys.readouterr()
+    assert "There already, not results of an earlier run: input.rain.mp4" in shown.err
+    assert f"wrote {clip.parent / 'input.rain-2.mp4'}" in shown.out
     assert earlier.read_bytes() == b"precious"
     assert main(["edit", str(clip), *EDIT, "--force"]) == 0
     assert earlier.read_bytes() != b"precious"
