@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import math
 import os
+import shlex
 import struct
 import subprocess
 import sys
@@ -404,3 +405,37 @@ def test_orientation_of_exif_is_honoured(tmp_path: Path, suffix: str) -> None:
         assert np.abs(ours_HWC.numpy() - upright).mean() < 1
         info = probe(path)
         assert (info.height, info.width) == upright.shape[:2]
+
+
+def test_a_single_picture_says_what_it_can_do(tmp_path: Path) -> None:
+    write_png(tmp_path / "a still.png", torch.full((21, 33, 3), 77, dtype=torch.uint8))
+    (line,) = [
+        line
+        for line in plan_clip(probe(tmp_path / "a still.png"), RULES).lines()
+        if "single picture" in line
+    ]
+    command = shlex.split(line[line.index("`") + 1 : line.rindex("`")])
+    oracle.run(*command[:-1], tmp_path / command[-1])
+    info = probe(tmp_path / "still.mkv")
+    assert (info.duration_s, info.width, info.height) == (pytest.approx(3, abs=0.05), 33, 21)
+    clip, plan = read_clip(tmp_path / "still.mkv", RULES)
+    assert (clip.frames_THWC.int() - 77).abs().max() <= 1
+    assert not any("single picture" in line for line in plan.lines())
+
+
+def test_animated_webp_is_refused_with_a_way_that_works(tmp_path: Path) -> None:
+    greys = [Image.new("RGB", (40, 24), (40 * n + 20,) * 3) for n in range(5)]
+    path = tmp_path / "it's moving.webp"
+    greys[0].save(path, save_all=True, append_images=greys[1:], duration=200, lossless=True)
+    with pytest.raises(InputVideoError, match="animated WebP") as caught:
+        read_clip(path, RULES)
+    hint = caught.value.hint
+    subprocess.run(
+        [sys.executable, *shlex.split(hint[hint.index("`") + 1 : hint.rindex("`")])[1:]],
+        check=True, timeout=60,
+    )  # fmt: skip
+    (made,) = tmp_path.glob("*.png")
+    found = [int(frame_HWC[0, 0, 0]) for _, frame_HWC in decode_all(made)]
+    assert found == [20, 60, 100, 140, 180]
+    greys[0].save(tmp_path / "still.webp", lossless=True)
+    assert probe(tmp_path / "still.webp").num_frames == 1

@@ -3,6 +3,7 @@
 Nothing here opens a file. Letters: T frames, H height, W width; the last 3 are red, green, blue.
 """
 
+import shlex
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -155,6 +156,7 @@ class ClipPlan:
         """Return the plan as plain sentences, one per line; nothing done is left out."""
         return [
             self._source_line(),
+            *self._still_lines(),
             *(self._whole_lines() if self.keeps_all else self._time_lines()),
             self._padding_line() if self.keeps_all else self._size_line(),
             *self.info.warnings,
@@ -173,6 +175,17 @@ class ClipPlan:
             f"Source: {info.width}x{info.height}, {rate}{varying}, {length}, {info.codec}, "
             f"{info.color}{turned}{pixels}{sound}."
         )
+
+    def _still_lines(self) -> list[str]:
+        """Return what one picture can do here, and how to make a longer clip of it."""
+        info = self.info
+        if info.num_frames != 1:
+            return []
+        line = "This is a single picture: it stands still, and so short a clip shows no motion."
+        if info.container.endswith("_pipe") or info.container == "image2":
+            name = shlex.quote(str(info.path))
+            line += f" For 3 s of it: `ffmpeg -loop 1 -i {name} -t 3 -c:v ffv1 still.mkv`."
+        return [line]
 
     def _whole_lines(self) -> list[str]:
         end_s = self.start_s + self.duration_s

@@ -3,6 +3,7 @@
 The only file that knows libav's exceptions while reading; decode.py builds on it.
 """
 
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +99,24 @@ def check_file(path: Path) -> None:
         )
     if status.st_size == 0:
         raise InputVideoError(f"{path}: this file is empty (0 bytes).", hint="Copy it again.")
+    _refuse_animated_webp(path)
+
+
+def _refuse_animated_webp(path: Path) -> None:
+    """Refuse what FFmpeg has no decoder for, with a way to what it can read.
+
+    The header is RIFF, a size, WEBPVP8X, a size and flags, of which the second bit is animation.
+    """
+    with path.open("rb") as file:
+        head = file.read(21)
+    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and head[20:] and head[20] & 2:
+        made = path.with_suffix(".apng.png")
+        opened = f"Image.open({str(path)!r})"
+        code = f"from PIL import Image; {opened}.save({str(made)!r}, save_all=True)"
+        raise InputVideoError(
+            f"{path}: animated WebP cannot be decoded.",
+            hint=f"Make an animated PNG of it: `python -c {shlex.quote(code)}`.",
+        )
 
 
 def _unreadable(path: Path) -> InputVideoError:
