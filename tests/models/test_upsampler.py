@@ -70,9 +70,15 @@ def test_untrained_is_a_guided_filter_under_a_faint_enlargement() -> None:
         small = F.interpolate(half, size=(16, 24), mode="bilinear")
         large = F.interpolate(small, size=(32, 48), mode="bilinear")[0]
         toned = large[0] * source[0, colour] + large[1]
-        enlarged = F.interpolate(generated.double(), scale_factor=4, mode="bicubic")
-        enlarged = F.interpolate(enlarged, size=(32, 48), mode="bilinear")[0, colour]
+        overlay = F.interpolate(generated.double(), scale_factor=4, mode="bicubic")
+        enlarged = F.interpolate(overlay, size=(32, 48), mode="bilinear")[0, colour]
         expected = (1 - opacity) * toned + opacity * enlarged
+        # A little of what the cell has and the result has not.
+        cell = (1 - opacity) * (small[0, 0] * given[0, colour] + small[0, 1])
+        cell += opacity * F.avg_pool2d(overlay, 4)[0, colour]
+        missing = (generated[0, colour] - cell)[None, None] / (1 + np.exp(3.0))
+        missing = F.interpolate(missing, scale_factor=4, mode="bicubic")
+        expected += F.interpolate(missing, size=(32, 48), mode="bilinear")[0, 0]
         torch.testing.assert_close(result[0, colour].double(), expected, rtol=0, atol=2e-5)
 
 
@@ -150,7 +156,7 @@ def test_particles_lie_over_the_edit_as_strong_and_as_coloured_as_the_network_sa
     model.particle_head.bias[13:16] = (colour - 0.4) / SHARPNESS
     given, generated = pictures(2, 3, 16, 24), pictures(2, 3, 16, 24, seed=1)
     source, plane = pictures(3, 64, 96, seed=2), pictures(1, 64, 96, seed=3).abs()
-    noise = torch.zeros(2, FIELDS + len(PLANES), 16, 24)
+    noise = torch.zeros(2, FIELDS + PLANES, 16, 24)
     bare = model.analyze(given, generated)
     assert bare.planes == ()
     known = model.analyze(given, generated, noise)
@@ -168,7 +174,7 @@ def test_training_lays_them_as_inference_does() -> None:
     given, generated = pictures(1, 3, 16, 24), pictures(1, 3, 16, 24, seed=1)
     source = pictures(1, 3, 64, 96, seed=2)
     fields = pictures(1, FIELDS, 16, 24, seed=4)
-    planes = pictures(1, len(PLANES), 64, 96, seed=5).clamp_min(0) * 0.3
+    planes = pictures(1, PLANES, 64, 96, seed=5).clamp_min(0) * 0.3
     looks = torch.cat((fields, F.avg_pool2d(planes, 4)), dim=1)
     known = model.analyze(given, generated, looks, "snow")
     laid = known.frame(0.0, source[0], planes[0, list(known.planes)])

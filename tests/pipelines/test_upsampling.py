@@ -220,7 +220,7 @@ def test_drops_are_where_the_noise_says_at_every_moment(tmp_path: Path) -> None:
         torch.testing.assert_close(found[0], particles.rain(truth)[0, 16:240], rtol=0, atol=1e-4)
         torch.testing.assert_close(found[1], particles.flakes(truth)[0, 16:240], rtol=0, atol=1e-4)
     looks = noise.looks(2, 3)
-    assert looks.shape == (3, 3 + len(particles.PLANES), 56, 96)
+    assert looks.shape == (3, 3 + particles.PLANES, 56, 96)
     averaged = torch.nn.functional.avg_pool2d(planes(3.0, (3,))[None], 4)[0, 0]
     assert (averaged - looks[1, 3 + 3]).square().mean() < 0.1 * averaged.square().mean()
 

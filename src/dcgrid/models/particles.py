@@ -1,4 +1,4 @@
-"""Rain, snow and sparks as planes of opacity: what the noise says of where they are and how large.
+"""Rain, snow, sparks and smoke as planes: what the noise says of where they are and how large.
 
 Renderers of the truth draw with them, and so does the guided upsampler (docs/decisions/0024): cells
 are too small to hold a drop, but the noise that a cell was generated from says where each one is.
@@ -7,7 +7,7 @@ Letters: N planes, T frames, H W height/width.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -86,17 +86,53 @@ def splashes(noise: DriftingNoise) -> torch.Tensor:
     return noise.bursts(FALL_FAST, SPLASHES)
 
 
-PLANES: tuple[Plane, ...] = (
+POINTS: tuple[Plane, ...] = (
     rain, far_rain, splashes, flakes, far_flakes, sparks, fine_sparks, embers,
 )  # fmt: skip
-"""What the guided upsampler may lay over a picture; the order is that of its weights."""
+"""The planes of points."""
+PLANES = len(POINTS) + 2
+"""What the guided upsampler may lay over a picture, in the order of its weights: the planes of
+points, then smoke in its own shade and smoke in the light."""
 FIELDS = 3
 """Planes of `soft_fields`."""
 
 
-def point_planes(noise: DriftingNoise) -> torch.Tensor:
-    """Return all planes, NTHW in [0, 1]."""
-    return torch.stack([plane(noise).clamp(max=1) for plane in PLANES])
+def draw_planes(noise: DriftingNoise, chosen: Sequence[int] = range(PLANES)) -> torch.Tensor:
+    """Return some of the planes, NTHW in [0, 1]."""
+    shade_light = ()
+    if any(number >= len(POINTS) for number in chosen):
+        density, light = smoke(noise)
+        shade_light = density * (1 - light), density * light
+    return torch.stack(
+        [
+            POINTS[n](noise).clamp(max=1) if n < len(POINTS) else shade_light[n - len(POINTS)]
+            for n in chosen
+        ]
+    )
+
+
+def smoke(noise: DriftingNoise) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return how thick smoke is and how much light falls on it, THW in [0, 1] each.
+
+    It is thickest near the ground; its lamp stands above it on the left.
+    """
+    broad, fine, folded = soft_fields(noise)
+    rows, columns = noise.like.shape[-2:]
+    thickness = 0.5 + 0.11 * broad + 0.03 * fine + 0.13 * folded
+    height_H1 = ((torch.arange(rows, device=broad.device) + 0.5) / rows)[:, None]
+    place = 0.33 + 0.67 * _ramp(height_H1, 0.05, 0.95)
+    density = _ramp(thickness + 0.20 * (place - 0.5), 0.12, 0.82) * (0.45 + 0.55 * place)
+    step = max(1, round(2 * noise.scale))
+    toward_lamp = functional.pad(thickness[None], (step, 0, step, 0), mode="replicate")[0]
+    shade = toward_lamp[:, :rows, :columns]
+    light = 0.54 + 1.5 * (thickness - shade) + 0.9 * (thickness - 0.45)
+    return density, light.clamp(0, 1)
+
+
+def _ramp(values: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """Go smoothly from 0 to 1 between two values."""
+    share = ((values - low) / (high - low)).clamp(0, 1)
+    return share * share * (3 - 2 * share)
 
 
 def soft_fields(noise: DriftingNoise) -> torch.Tensor:

@@ -50,7 +50,7 @@ from dcgrid.models.particles import FIELDS, PLANES
 from dcgrid.models.text_summary import SUMMARY_WIDTH, TextSummary
 from dcgrid.models.weights import load_weights, read_weights
 
-FEATURES = 18 + FIELDS + len(PLANES)
+FEATURES = 18 + FIELDS + PLANES
 """Channels that the network looks at, see `_features`; the last are what noise says."""
 SHARPNESS = 4.0
 """What the head of the particles is multiplied by, so that it is learned as fast as all else: they
@@ -109,20 +109,23 @@ class GuidedUpsampler(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(narrow, wide, 1) for wide, narrow in pairwise(widths))
         self.leave = nn.ModuleList(_Block(width) for width in widths[:-1])
         self.transform_head = nn.Conv2d(widths[1], 3 * TERMS, 3, padding=1)
-        self.particle_head = nn.Conv2d(widths[1], 4 * len(PLANES), 3, padding=1)
+        self.particle_head = nn.Conv2d(widths[1], 4 * PLANES, 3, padding=1)
         # A way of its own: what the trunk keeps of the text is what transforms need.
-        self.particle_text = nn.Linear(SUMMARY_WIDTH, 4 * len(PLANES), bias=False)
+        self.particle_text = nn.Linear(SUMMARY_WIDTH, 4 * PLANES, bias=False)
         shuffled = 4 * OVERLAY_SCALE**2
         self.overlay_in = nn.Conv2d(widths[0] + 9, widths[0], 3, padding=1)
         self.overlay_head = nn.Conv2d(widths[0], shuffled, 3, padding=1)
+        self.residual_head = nn.Conv2d(widths[0], 1, 3, padding=1)
         for linear in (*self.text_in, self.particle_text):
             nn.init.zeros_(linear.weight)
-        for head in (self.transform_head, self.overlay_head, self.particle_head):
+        heads = self.transform_head, self.overlay_head, self.particle_head, self.residual_head
+        for head in heads:
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
         with torch.no_grad():
             # At first the source shows through nearly everywhere.
             self.overlay_head.bias[: OVERLAY_SCALE**2] = -2.0  # type: ignore[index]
+            self.residual_head.bias.fill_(-3.0)  # type: ignore[union-attr]
 
     def forward(
         self,
@@ -184,7 +187,7 @@ class GuidedUpsampler(nn.Module):
         features_BCHW, slope_BCHW, offset_BCHW = _features(given_BCHW, generated_BCHW)
         if noise_BCHW is None:
             noise_BCHW = features_BCHW.new_zeros(
-                len(features_BCHW), FIELDS + len(PLANES), *features_BCHW.shape[-2:]
+                len(features_BCHW), FIELDS + PLANES, *features_BCHW.shape[-2:]
             )
         else:
             noise_BCHW = F.pad(noise_BCHW, margin, mode="replicate")
@@ -248,7 +251,7 @@ class GuidedUpsampler(nn.Module):
             particles.append(particles_1CHW)
         motion = [find_motion(one, other) for one, other in pairwise(extras)]
         nothing_TCHW = torch.zeros(0, 2, *given_TCHW.shape[-2:], device=device)
-        by_plane_TNCHW = torch.cat(particles).unflatten(1, (len(PLANES), 4))
+        by_plane_TNCHW = torch.cat(particles).unflatten(1, (PLANES, 4))
         seen_N = by_plane_TNCHW[:, :, 0].amax((0, 2, 3)) > FAINT
         if noise_TCHW is None:
             seen_N[:] = False
@@ -290,7 +293,7 @@ class GuidedUpsampler(nn.Module):
         """Return opacity and premultiplied colour of each plane of particles."""
         drawn_BCHW = self.particle_head(F.relu(half_BCHW))
         drawn_BCHW = SHARPNESS * (drawn_BCHW + self.particle_text(text_BE)[:, :, None, None])
-        by_plane_BNCHW = drawn_BCHW.unflatten(1, (len(PLANES), 4))
+        by_plane_BNCHW = drawn_BCHW.unflatten(1, (PLANES, 4))
         # At first all are there, half opaque and pale: those that should not be there are seen by
         # the loss and go at once. The other way round it hardly sees the few that should.
         opacity_BN1HW = torch.sigmoid(by_plane_BNCHW[:, :, :1])
@@ -301,14 +304,23 @@ class GuidedUpsampler(nn.Module):
         """Return opacity and premultiplied colour of what the transform does not explain."""
         unexplained_BCHW = generated_BCHW - shown_BCHW
         seen = torch.cat((full_BCHW, shown_BCHW, generated_BCHW, 4 * unexplained_BCHW), dim=1)
-        hidden = self.overlay_in(seen)
-        drawn = F.pixel_shuffle(self.overlay_head(F.relu(hidden)), OVERLAY_SCALE)
+        hidden = F.relu(self.overlay_in(seen))
+        drawn = F.pixel_shuffle(self.overlay_head(hidden), OVERLAY_SCALE)
         opacity_B1HW = torch.sigmoid(drawn[:, :1])
-        enlarged_BCHW = F.interpolate(
-            generated_BCHW, size=drawn.shape[-2:], mode="bicubic", align_corners=False
-        )
+        enlarged_BCHW = _bicubic(generated_BCHW)
         colour_BCHW = torch.addcmul(drawn[:, 1:], opacity_B1HW, enlarged_BCHW)
-        return torch.cat((opacity_B1HW, colour_BCHW), dim=1)
+        # Averaged down, a result should be what was generated, as far as that can be trusted.
+        small_BCHW = F.avg_pool2d(colour_BCHW, OVERLAY_SCALE)
+        small_BCHW = small_BCHW + (1 - F.avg_pool2d(opacity_B1HW, OVERLAY_SCALE)) * shown_BCHW
+        trusted_BCHW = torch.sigmoid(self.residual_head(hidden)) * (generated_BCHW - small_BCHW)
+        return torch.cat((opacity_B1HW, colour_BCHW + _bicubic(trusted_BCHW)), dim=1)
+
+
+def _bicubic(picture_BCHW: Tensor) -> Tensor:
+    """Enlarge pictures of a cell to the size of the overlay."""
+    return F.interpolate(
+        picture_BCHW, scale_factor=float(OVERLAY_SCALE), mode="bicubic", align_corners=False
+    )
 
 
 def _features(given_BCHW: Tensor, generated_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,7 +26,7 @@ from dcgrid.flow.noise import draw_noise
 from dcgrid.models.base import ModelSpec
 from dcgrid.models.drift import RATE, DriftingNoise
 from dcgrid.models.edit_frames import OVERLAY_SCALE, Coefficients
-from dcgrid.models.particles import PLANES, point_planes, soft_fields
+from dcgrid.models.particles import draw_planes, soft_fields
 from dcgrid.models.upsampler import GuidedUpsampler, load_upsampler
 from dcgrid.pipelines.footage import Footage
 from dcgrid.pipelines.job import GridJob
@@ -76,7 +76,7 @@ class CellNoise:
     def looks(self, first: int, count: int) -> Tensor:
         """Return what the guided upsampler looks at in so many frames of the cell, TCHW."""
         noise = self._noise(1, torch.arange(first, first + count) / RATE)
-        seen_CTHW = torch.cat((soft_fields(noise), point_planes(noise)))
+        seen_CTHW = torch.cat((soft_fields(noise), draw_planes(noise)))
         return seen_CTHW.transpose(0, 1)[..., self.picture[0], self.picture[1]]
 
     def moments(self) -> Callable[[float, tuple[int, ...]], Tensor]:
@@ -90,8 +90,7 @@ class CellNoise:
         )
 
         def planes(place: float, chosen: tuple[int, ...]) -> Tensor:
-            now = noise.at(place / RATE)
-            return torch.stack([PLANES[n](now)[0, rows, cols].clamp(max=1) for n in chosen])
+            return draw_planes(noise.at(place / RATE), chosen)[:, 0, rows, cols]
 
         return planes
 

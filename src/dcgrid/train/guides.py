@@ -17,6 +17,8 @@ from dcgrid.train.world.clips import chance, pick
 
 CODED_SHARE = 0.5
 """How often a truth goes through the autoencoder; other models have another one."""
+EXACT_SHARE = 1 / 6
+"""How often a truth stays what it is."""
 BLOCK = 8
 """Side of the blocks that are off in tone, in pixels of a cell."""
 
@@ -24,8 +26,11 @@ BLOCK = 8
 def with_faults(truth_NCTHW: Tensor, autoencoder: VideoCodec, generator: torch.Generator) -> Tensor:
     """Return clips in [0, 1] with the faults of a generated one: coding, blur, tone, blocks, noise.
 
-    Tone is off smoothly over the picture, by up to a tenth, as a model's guess of it is.
+    Tone is off smoothly over the picture, by up to a tenth, as a model's guess of it is. One in six
+    has none: where an edit can be trusted, its result must not be another.
     """
+    if chance(generator) < EXACT_SHARE:
+        return truth_NCTHW
     made_NCTHW = truth_NCTHW
     if chance(generator) < CODED_SHARE:
         coded = autoencoder.decode(autoencoder.encode(truth_NCTHW * 2 - 1))

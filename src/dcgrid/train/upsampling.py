@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dcgrid.models.drift import DriftingNoise
-from dcgrid.models.particles import FIELDS, PLANES, point_planes, soft_fields
+from dcgrid.models.particles import FIELDS, PLANES, draw_planes, soft_fields
 from dcgrid.models.trunk import VideoCodec
 from dcgrid.models.upsampler import GuidedUpsampler
 from dcgrid.train.captions import Captions
@@ -49,11 +49,11 @@ CROP_BYTES = 40_000_000
 EDITS = 3
 """Edits of each clip."""
 OFTEN = {
-    "rain": 3.0,
-    "snow": 3.0,
+    "rain": 2.0,
+    "snow": 2.0,
     "sparks": 2.0,
-    "smoke": 2.0,
-    "purple-smoke": 2.0,
+    "smoke": 3.0,
+    "purple-smoke": 3.0,
     "backlight": 2.0,
 }
 """How often an effect is drawn beside others: those whose small things take longest to learn."""
@@ -314,7 +314,7 @@ class UpsamplerStage:
 
 def stock_bytes(size: tuple[int, int]) -> int:
     """Return the memory of a whole stock with cells of this height and width."""
-    full = 3 * (1 + EDITS) + EDITS * len(PLANES)
+    full = 3 * (1 + EDITS) + EDITS * PLANES
     return STOCK * STORED_FRAMES * (full * SCALE**2 + 2 * 3 * EDITS) * size[0] * size[1]
 
 
@@ -329,11 +329,11 @@ def _noise_pictures(
     small = large[..., : size[0], : size[1]]
     if drift_MFYX is None:
         return small.new_zeros(FIELDS, *small.shape[1:]), large.new_zeros(
-            len(PLANES), *large.shape[1:]
+            PLANES, *large.shape[1:]
         )
     noise = DriftingNoise(values_MFYX=drift_MFYX.cpu(), seconds_T=seconds_T, like=small)
     detailed = replace(noise, like=large, scale=float(SCALE))
-    return soft_fields(noise), point_planes(detailed)
+    return soft_fields(noise), draw_planes(detailed)
 
 
 def _averaged(clip_CTHW: Tensor) -> Tensor:
