@@ -105,7 +105,7 @@ def draw_planes(noise: DriftingNoise, chosen: Sequence[int] = range(PLANES)) -> 
         shade_light = density * (1 - light), density * light
     return torch.stack(
         [
-            POINTS[n](noise).clamp(max=1) if n < len(POINTS) else shade_light[n - len(POINTS)]
+            POINTS[n](noise).clamp(0, 1) if n < len(POINTS) else shade_light[n - len(POINTS)]
             for n in chosen
         ]
     )
