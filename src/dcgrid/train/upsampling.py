@@ -193,12 +193,13 @@ class UpsamplerStage:
             generated.append(edits.generated_NCTHW[edit, :, frame, rows, columns])
             large = [slice(SCALE * one.start, SCALE * one.stop) for one in (rows, columns)]
             truth.append(edits.truth_NCTHW[edit, :, frame, large[0], large[1]])
+            # Whose noise is known is edited in place: its guide fits.
             known = chance(generator) < self.recipe.loss["noise_known_share"]
+            apart.append(not known and chance(generator) < self.recipe.loss["apart_share"])
             name = edits.names[edit] if known else ""
             texts.append(self.captions.effect_clause(name, generator))
             fields.append(known * (edits.fields_NPTHW[edit, :, frame, rows, columns].float() - 128))
             planes.append(known * edits.planes_NPTHW[edit, :, frame, large[0], large[1]].float())
-            apart.append(chance(generator) < self.recipe.loss["apart_share"])
             frame_CHW = edits.source_CTHW[:, frame].float() / 255
             own_CHW = frame_CHW[:, large[0], large[1]]
             if apart[-1]:
