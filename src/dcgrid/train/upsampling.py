@@ -329,9 +329,7 @@ def _noise_pictures(
     large = torch.empty(1, len(seconds_T), SCALE * size[0], SCALE * size[1])
     small = large[..., : size[0], : size[1]]
     if drift_MFYX is None:
-        return small.new_zeros(FIELDS, *small.shape[1:]), large.new_zeros(
-            PLANES, *large.shape[1:]
-        )
+        return small.new_zeros(FIELDS, *small.shape[1:]), large.new_zeros(PLANES, *large.shape[1:])
     noise = DriftingNoise(values_MFYX=drift_MFYX.cpu(), seconds_T=seconds_T, like=small)
     detailed = replace(noise, like=large, scale=float(SCALE))
     return soft_fields(noise), draw_planes(detailed)

@@ -33,8 +33,12 @@ MOVED_EFFECT_SHARE = 1 / 3
 """Share of the variants that words move which are under an effect, too."""
 ENCODED_PIXELS = 8_000_000
 """Most pixels of all frames that are encoded at once; a clip of 121 x 576 x 1024 has 71 million."""
-DRAWN_EFFECTS = (*EFFECT_NAMES, "rain", "snow", "snow", "sparks")
-"""What effects are drawn from: those with small drops, learned last, stand more than once."""
+DRAWN_EFFECTS = (
+    *EFFECT_NAMES, *6 * ("backlight",), *2 * ("purple-smoke",), *2 * ("snow",),
+    "rain", "sparks", "smoke", "noir", "golden-hour", "blue-light",
+)  # fmt: skip
+"""What effects are drawn from: those that are learned last stand more than once. Light from behind
+needs to know who is in a clip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
