@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.clips import read_frames
-from benchmarks.elements import draw_like, words_of
 from benchmarks.progress import Silent
 from benchmarks.sheets.make import write_small
-from benchmarks.stories import given_clip, tell_scenes
+from benchmarks.stories import tell_scenes
+from dcgrid.pipelines.elements import ELEMENT_CLIPS, element_clip
 from dcgrid.pipelines.job import ComposeJob
 from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.pipelines.run import run_job
-from dcgrid.train.world.fusion import ELEMENTS
-from dcgrid.video.write import write_video
 
 FRAMES = 3
 """Frames of a clip on a sheet."""
@@ -32,7 +30,7 @@ class Pair:
     first: str
     """File name of clip A."""
     second: str
-    """Key of `fusion.ELEMENTS`, or the file name of clip B."""
+    """Name of an element clip that comes with the program, or the file name of clip B."""
 
     @property
     def picture(self) -> str:
@@ -59,7 +57,7 @@ PAIRS = (
     Pair(first="asl_eat.mkv", second="smoke"),
     Pair(first="headpose_female.gif", second="flower.mp4"),
 )
-"""The compositions of docs/; all but the last with an element that the world draws."""
+"""The compositions of docs/; all but the last with a clip that comes with the program."""
 TALES = (
     Tale(clip="asl_book.mkv", scenes=("golden-hour", "rain", "night", "fire-glow")),
     Tale(clip="bigbuckbunny.mp4", scenes=("fog", "snow", "violet-night")),
@@ -79,9 +77,10 @@ def write_fusions(path: Path, pair: Pair, clips_dir: Path, seed: int) -> None:
         first = clips_dir / pair.first
         second = clips_dir / pair.second
         words: Mapping[str, str] = {}
-        if pair.second in ELEMENTS:
-            second = _drawn(pair.second, first, Path(folder), seed)
-            words = words_of(pair.second)
+        if pair.second in ELEMENT_CLIPS:
+            element = element_clip(pair.second)
+            second = element.path
+            words = {"concept": element.phrase, "concept_motion": element.motion}
         job = ComposeJob(
             first=first, second=second, seed=seed, out=Path(folder), contact_sheet=False,
             duration_s=SECONDS, **words,
@@ -112,11 +111,3 @@ def films_page(title: str, pictures: Sequence[tuple[str, str]], command: str) ->
     for picture, caption in pictures:
         lines += [caption, "", f"![{caption}]({picture})", ""]
     return "\n".join(lines)
-
-
-def _drawn(element: str, like: Path, folder: Path, seed: int) -> Path:
-    """Write an element of the world as a clip of the size that the model takes `like` at."""
-    clip = given_clip(like)
-    frames_THWC = draw_like(element, clip.frames_THWC, float(clip.fps), seed)
-    write_video(folder / f"{element}.mp4", frames_THWC, clip.fps)
-    return folder / f"{element}.mp4"
