@@ -52,8 +52,8 @@ OFTEN = {
     "rain": 2.0,
     "snow": 2.0,
     "sparks": 2.0,
-    "smoke": 3.0,
-    "purple-smoke": 3.0,
+    "smoke": 9.0,
+    "purple-smoke": 9.0,
     "backlight": 2.0,
 }
 """How often an effect is drawn beside others: those whose small things take longest to learn."""
