@@ -99,7 +99,7 @@ FIELDS = 3
 
 def draw_planes(noise: DriftingNoise, chosen: Sequence[int] = range(PLANES)) -> torch.Tensor:
     """Return some of the planes, NTHW in [0, 1]."""
-    shade_light = ()
+    shade_light: tuple[torch.Tensor, ...] = ()
     if any(number >= len(POINTS) for number in chosen):
         density, light = smoke(noise)
         shade_light = density * (1 - light), density * light
