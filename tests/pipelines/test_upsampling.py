@@ -105,7 +105,7 @@ def test_a_cell_may_stay_as_the_model_makes_it(tmp_path: Path) -> None:
     source = moving_square(tmp_path / "a.mp4", 25, size=(64, 120), fps=25)
     plan = plan_run(prepare_run(job(source, duration_s=None, upsample="none", fps="model")))
     assert plan.as_json()["result_size"] == [26, 48]
-    assert "Result: 48x26, 12 frames a second" in "\n".join(plan.lines())
+    assert "Result: 48x26, 12 frames, 12 fps, the model's rate" in "\n".join(plan.lines())
     result = run(job(source, duration_s=None, upsample="none", fps="model")).files[0]
     assert decoded(result).shape == (12, 26, 48, 3)
     assert stamps(result) == [Fraction(n, 12) for n in range(12)]
