@@ -8,8 +8,10 @@ import torch
 
 from dcgrid.adapters.attach import attach_adapter
 from dcgrid.adapters.files import save_adapter
+from dcgrid.adapters.reading import read_adapter, read_spec
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main
+from dcgrid.errors import WeightsError
 from dcgrid.models.loading import load_backbone
 
 EDIT = ("--effect", "rain", "--model", "tiny", "--num-inference-steps", "1", "--duration", "0.3")
@@ -104,6 +106,21 @@ def test_the_undamaged_adapter_works(
 @pytest.mark.parametrize("seed", MANY)
 def test_many_damaged_videos(seed: int, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_video(seed, clip, capsys)
+
+
+@pytest.mark.slow
+def test_a_thousand_damaged_adapters_are_refused(adapter_bytes: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for seed in range(1000):
+        content = mutated(adapter_bytes, seed)
+        path.write_bytes(content)
+        for read in (read_adapter, read_spec):
+            try:
+                read(path)
+                # A description alone vouches for less than the whole.
+                assert read is read_spec or content == adapter_bytes, seed
+            except WeightsError as error:
+                assert str(path) in error.message, seed
 
 
 @pytest.mark.slow
