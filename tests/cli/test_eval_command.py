@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from dcgrid.cli.evaluate import _exit_code
 from dcgrid.cli.main import main
+from dcgrid.eval.results import read_results
 from dcgrid.video.write import write_video
 
 SMALL = ["--suite", "truth", "--model", "tiny", "--device", "cpu", "--duration", "0.4"]
@@ -76,6 +78,16 @@ def test_a_blank_column_ends_in_4_and_says_why(clips: Path, tmp_path: Path, caps
     assert code == 4
     assert "dcgrid models pull dino-vits16" in text
     assert "TC will be blank" in err
+
+
+def test_only_a_metric_that_was_asked_for_ends_in_4(clips: Path, tmp_path: Path, capsys) -> None:
+    """The same results: with the suite's own metrics it would be a blank column and 0."""
+    out = tmp_path / "out"
+    told(capsys, clips, *SMALL, "--metric", "psnr", "--metric", "tc", "--out", out)
+    results = read_results(out / "results.json")
+    assert _exit_code(results, ("psnr", "tc")) == 4
+    assert _exit_code(results, ("psnr",)) == 0
+    assert _exit_code(results, ()) == 0
 
 
 def test_a_missing_result_ends_in_3(clips: Path, tmp_path: Path, capsys) -> None:

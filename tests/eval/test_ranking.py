@@ -1,8 +1,11 @@
 """What ranks candidates and scenes: faces tell people apart, and what cannot rank is refused."""
 
+import sys
+
 import pytest
 import torch
 
+from dcgrid.cli.main import main
 from dcgrid.errors import UsageError, WeightsError
 from dcgrid.eval.columns import METRICS
 from dcgrid.eval.ranking import make_ranker
@@ -67,6 +70,22 @@ def test_only_metrics_with_a_better_side_and_no_truth_rank():
     for key in ("psnr", "change", "nothing"):
         with pytest.raises(UsageError, match=r"is no metric|needs more"):
             make_ranker((key,), "cpu")
+
+
+def test_a_package_that_is_not_installed_leaves_out_its_metric(monkeypatch):
+    """As on the plain install: both need OpenCV."""
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    ranker = make_ranker(("motion", "flicker"), "cpu")
+    assert ranker.keys == ()
+    assert "Ranked by edges and brightness, as without --rank: motion cannot" in ranker.notes[0]
+    assert "pip install" in ranker.notes[0]
+
+
+def test_candidates_are_ranked_on_the_plain_install(clip, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    command = ["edit", str(clip), "-e", "rain", "--model", "tiny", "--duration", "0.4"]
+    assert main([*command, "--candidates", "2", "--rank", "motion,flicker"]) == 0
+    assert "warning: Ranked by edges and brightness" in capsys.readouterr().err
 
 
 def test_absent_weights_are_told_before_anything_is_generated(tmp_path):

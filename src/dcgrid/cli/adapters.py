@@ -88,7 +88,7 @@ def show_adapter(
     with Output(format_=format_) as output:
         path = find_adapter(adapter, offline=offline)
         facts: dict[str, Any] = {
-            "file": str(path),
+            "file": path.absolute(),
             "bytes": path.stat().st_size,
             **(_foreign_facts(path) if is_foreign(path) else _own_facts(path)),
         }
@@ -117,7 +117,7 @@ def export(
         from dcgrid.adapters.export import export_adapter
 
         written = export_adapter(path, target.value, out, force=force)
-        output.result([f"wrote {one}" for one in written], {"files": [str(one) for one in written]})
+        output.result([f"wrote {one}" for one in written], {"files": written})
 
 
 @app.command("push")
@@ -222,7 +222,7 @@ def _file_rows(folder: Path, prefix: str = "") -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for path in sorted(folder.rglob("*.safetensors")):
         inside = path.relative_to(folder).as_posix()
-        row: dict[str, Any] = {"reference": f"{prefix}{inside}" if prefix else str(path)}
+        row: dict[str, Any] = {"reference": f"{prefix}{inside}" if prefix else str(path.absolute())}
         try:
             spec = read_spec(path)
         except AdapterError as error:
@@ -280,7 +280,7 @@ def import_file(
             report.spec.recipe,
             f"wrote {out}",
         ]
-        facts = {"files": [str(out)], "layers": report.matched, **_facts(report.spec)}
+        facts = {"files": [out.absolute()], "layers": report.matched, **_facts(report.spec)}
         output.result(lines, facts)
 
 

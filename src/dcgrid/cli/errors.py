@@ -10,11 +10,12 @@ import re
 import sys
 import traceback
 from dataclasses import dataclass
+from typing import Any
 
 import typer
 
 from dcgrid.cli.interrupts import INTERRUPTED
-from dcgrid.cli.output import printable
+from dcgrid.cli.output import printable, write_json
 from dcgrid.errors import (
     DcgridError,
     DeviceError,
@@ -106,8 +107,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def report(error: BaseException) -> int:
-    """Print an exception as one line and a hint on stderr, and return the exit code."""
+class ShownAsJsonError(RecipeError):
+    """A problem that stands in the JSON that the command has printed already."""
+
+
+def error_json(error: BaseException) -> dict[str, Any]:
+    """Return what programs are told of an exception."""
+    found = explain(error)
+    named = {"code": found.exit_code, "message": found.message, "hint": found.hint}
+    return {"error": named}
+
+
+def report(error: BaseException, *, as_json: bool = False) -> int:
+    """Print an exception as one line and a hint on stderr, and return the exit code.
+
+    Args:
+        error: What ended the command.
+        as_json: True: the same stands on stdout, as the one JSON value there.
+    """
     failure = explain(error)
     if not failure.message:
         # A group of commands without a command: its help has been printed already.
@@ -123,6 +140,8 @@ def report(error: BaseException) -> int:
     sys.stderr.write(f"{prefix}{printable(message)}\n")
     if failure.hint:
         sys.stderr.write(f"hint: {printable(failure.hint)}\n")
+    if as_json and not isinstance(error, ShownAsJsonError):
+        write_json(error_json(error))
     return failure.exit_code
 
 

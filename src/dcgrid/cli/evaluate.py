@@ -4,6 +4,7 @@
 is a subcommand.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 INCOMPLETE = 3
 """Exit code where some results are not there."""
 UNMEASURED = 4
-"""Exit code where a metric could not be measured for want of its weights."""
+"""Exit code where a metric that was asked for could not be measured."""
 
 
 class _RunByDefault(TyperGroup):
@@ -165,7 +166,7 @@ def run(
 
     Writes report.html, table.md, table.csv, items.csv and results.json into --out. The same command
     goes on where it was stopped, and does only what is new. Exit code 3: some results are not
-    there; 4: a metric's weights are not.
+    there; 4: a metric that --metric names cannot be measured here.
     """
     with Output(format_=format_, quiet=quiet) as output:
         if offline:
@@ -191,7 +192,7 @@ def run(
                 **({"out": out} if out is not None else {}),
             },
         )
-        _run_job(request, output, dry_run=dry_run)
+        _run_job(request, output, metric or (), dry_run=dry_run)
 
 
 @app.command("report")
@@ -207,7 +208,7 @@ def report(
     with Output(format_=format_, quiet=quiet) as output:
         files = write_all(folder, read_results(folder / RESULTS_NAME))
         lines = [f"wrote {path}" for path in files]
-        output.result(lines, {"files": [str(path) for path in files]})
+        output.result(lines, {"files": files})
 
 
 @app.command("world")
@@ -245,7 +246,7 @@ def world(
         job = WorldJob(store=folder, out=out, count=count, seed=seed, grounds=tuple(grounds or ()))
         paths = draw_clips(job)
         lines = [f"wrote {path}" for path in paths]
-        output.result(lines, {"clips": [str(path) for path in paths]})
+        output.result(lines, {"clips": paths})
 
 
 @app.command("metrics")
@@ -324,7 +325,9 @@ def _request(
     )
 
 
-def _run_job(request: "EvalRequest", output: Output, *, dry_run: bool) -> None:
+def _run_job(
+    request: "EvalRequest", output: Output, required: Collection[str], *, dry_run: bool
+) -> None:
     """Plan an evaluation, do it unless it is a dry run, print the table, and set the exit code."""
     from dcgrid.eval.suites.plan import plan_eval
 
@@ -343,13 +346,18 @@ def _run_job(request: "EvalRequest", output: Output, *, dry_run: bool) -> None:
     done = run_job(plan, output)
     lines = [*text_table(done.results).splitlines(), *(f"wrote {path}" for path in done.files)]
     output.result(lines, as_json(done.results))
-    code = _exit_code(done.results)
+    code = _exit_code(done.results, required)
     if code:
         raise typer.Exit(code)
 
 
-def _exit_code(results: "Results") -> int:
-    """Return what a script should know: results that are not there weigh more than columns."""
+def _exit_code(results: "Results", required: Collection[str]) -> int:
+    """Return what a script should know: results that are not there weigh more than columns.
+
+    A metric of the suite that cannot be measured here is a blank column, one that --metric names
+    was asked for.
+    """
     if any(item.status != "done" for item in results.items):
         return INCOMPLETE
-    return UNMEASURED if any(column.unavailable for column in results.metrics) else 0
+    lacking = (one.key for one in results.metrics if one.unavailable)
+    return UNMEASURED if any(key in required for key in lacking) else 0

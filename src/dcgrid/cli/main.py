@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from dcgrid.cli.interrupts import INTERRUPTED, Interrupts, end_signals_at_once, silence_dropped
@@ -76,18 +77,26 @@ def _run(arguments: Sequence[str], interrupts: Interrupts) -> int:
     except SystemExit as leaving:
         outcome = leaving.code if isinstance(leaving.code, int) else 1
     except BaseException as error:
-        return _report(error, interrupted=interrupts.received)
+        return _report(error, arguments, interrupted=interrupts.received)
     if interrupts.received or outcome == INTERRUPTED:
         # Typer swallows the interrupt and returns its code.
-        return _report(KeyboardInterrupt(), interrupted=True)
+        return _report(KeyboardInterrupt(), arguments, interrupted=True)
     return outcome if isinstance(outcome, int) else 0
 
 
-def _report(error: BaseException, *, interrupted: bool) -> int:
+def _report(error: BaseException, arguments: Sequence[str], *, interrupted: bool) -> int:
     from dcgrid.cli.errors import report
     from dcgrid.errors import AlreadyToldError
 
     # An interrupt may come out as whatever a library made of it.
     if interrupted and not isinstance(error, AlreadyToldError):
         error = KeyboardInterrupt()
-    return report(error)
+    return report(error, as_json=_asks_for_json(arguments))
+
+
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    """Return True for `--format json`, whether or not the other arguments can be understood."""
+    options = list(arguments)
+    if "--" in options:
+        options = options[: options.index("--")]
+    return "--format=json" in options or ("--format", "json") in pairwise(options)

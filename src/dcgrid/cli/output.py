@@ -11,6 +11,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -47,6 +48,25 @@ def _shown(character: str) -> str:
     if character == "\t" or unicodedata.category(character) == "Zs":
         return " "
     return character.encode("unicode_escape").decode()
+
+
+def write_json(value: object) -> None:
+    """Print one JSON value on stdout: paths are absolute, numbers that are none are null."""
+    text = json.dumps(_plain(value), indent=2, allow_nan=False)
+    sys.stdout.write(text.replace("\x7f", "\\u007f") + "\n")
+
+
+def _plain(value: object) -> object:
+    """Return a value that JSON has."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value.absolute() if isinstance(value, Path) else value)
 
 
 class Output:
@@ -94,8 +114,7 @@ class Output:
         if self.muted:
             return
         if self.format == Format.JSON:
-            text = json.dumps(_finite(value), indent=2, default=str, allow_nan=False)
-            sys.stdout.write(text.replace("\x7f", "\\u007f") + "\n")
+            write_json(value)
         elif not self.quiet:
             sys.stdout.writelines(f"{printable(line)}\n" for line in lines)
 
@@ -173,12 +192,3 @@ class Output:
         )
         self._bars.start()
         return self._bars
-
-
-def _finite(value: object) -> object:
-    """Return a value for JSON, which has no word for NaN and infinity: they become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value

@@ -19,7 +19,8 @@ from rich.text import Text
 
 from dcgrid import prompts, recipes
 from dcgrid.cli.console import CleanConsole
-from dcgrid.cli.output import Format, Output, printable
+from dcgrid.cli.errors import ShownAsJsonError, error_json
+from dcgrid.cli.output import Format, printable, write_json
 from dcgrid.errors import DcgridError, RecipeError, UsageError
 from dcgrid.eval.suites.schema import read_suite
 from dcgrid.hub import config_dir
@@ -49,7 +50,7 @@ def list_recipes(output: FormatOption = Format.TEXT) -> None:
     found, broken = _read_all(_user_dir())
     if output is Format.JSON:
         told = [{"name": name, "error": error.message} for name, error in broken]
-        _print_json({"recipes": [_summary(recipe) for recipe in found], "broken": told})
+        write_json({"recipes": [_summary(recipe) for recipe in found], "broken": told})
         return
     table = Table("name", "kind", "title", "from", box=box.SIMPLE_HEAD, pad_edge=False)
     for recipe in found:
@@ -84,7 +85,7 @@ def show_recipe(recipe: RecipeArgument, output: FormatOption = Format.TEXT) -> N
     """Show all of one recipe."""
     values = _values(_load_any(recipe))
     if output is Format.JSON:
-        _print_json(values)
+        write_json(values)
         return
     table = Table(show_header=False, box=box.SIMPLE, pad_edge=False)
     for key, value in values.items():
@@ -103,19 +104,23 @@ def check_recipes(
     """Check recipes and show every problem with its place; exit code 3 if there is one."""
     files = _files_in(paths) if paths else _all_files()
     results = [(file, _problems(file)) for file in files]
-    if output is Format.JSON:
-        _print_json({"files": [{"file": str(file), "problems": found} for file, found in results]})
-    else:
-        for file, found in results:
-            for line in found or [f"{file}: ok"]:
-                CleanConsole().print(Text(printable(line)), soft_wrap=True)
     wrong = sum(1 for _, found in results if found)
+    noun = "recipe" if len(results) == 1 else "recipes"
+    kind = ShownAsJsonError if output is Format.JSON else RecipeError
+    error = kind(
+        f"{wrong} of {len(results)} {noun} {'has' if wrong == 1 else 'have'} problems",
+        hint="docs/prompt-language.md explains the template language and the recipe keys",
+    )
+    if output is Format.JSON:
+        value: dict[str, Any] = {
+            "files": [{"file": file, "problems": found} for file, found in results]
+        }
+        write_json({**value, **(error_json(error) if wrong else {})})
+    for file, found in results if output is Format.TEXT else ():
+        for line in found or [f"{file}: ok"]:
+            CleanConsole().print(Text(printable(line)), soft_wrap=True)
     if wrong:
-        noun = "recipe" if len(results) == 1 else "recipes"
-        raise RecipeError(
-            f"{wrong} of {len(results)} {noun} {'has' if wrong == 1 else 'have'} problems",
-            hint="docs/prompt-language.md explains the template language and the recipe keys",
-        )
+        raise error
 
 
 @app.command("render")
@@ -143,7 +148,7 @@ def render_recipe(
     negative = ", ".join(dict.fromkeys(one.negative for one in effects if one.negative))
     rendered = prompts.render_grid(recipe, slots, _dealt(clauses, recipe), negative=negative)
     if output is Format.JSON:
-        _print_json(asdict(rendered))
+        write_json(asdict(rendered))
     else:
         CleanConsole().print(_coloured(rendered), soft_wrap=True)
 
@@ -287,7 +292,3 @@ def _coloured(prompt: prompts.Prompt) -> Text:
             style = _CELL_STYLES[segment.cell % len(_CELL_STYLES)]
             text.stylize(style, segment.start, segment.end)
     return text
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    Output(format_=Format.JSON).result([], value)

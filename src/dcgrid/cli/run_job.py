@@ -13,8 +13,8 @@ from dcgrid.pipelines.plan import prepare_run, refuse_downloads
 from dcgrid.runtime.processes import join_processes
 
 if TYPE_CHECKING:
+    from dcgrid.eval.ranking import MetricRanker
     from dcgrid.pipelines.baselines import Method
-    from dcgrid.pipelines.candidates import Ranker
     from dcgrid.pipelines.plan import RunPlan
     from dcgrid.pipelines.prepared import PreparedRun
     from dcgrid.pipelines.run import RunResult
@@ -75,6 +75,8 @@ def run_job(prepared: "PreparedRun", output: Output, team: "Team | None", *, dry
             processes=1 if team is None else team.processes.count,
         )
     ranker = _ranker(prepared, plan.device)
+    for line in ranker.notes if ranker else ():
+        output.warn(line)
     if not _tell_plan(plan, team, output, method, dry_run=dry_run):
         return
     from dcgrid.pipelines import run
@@ -84,7 +86,7 @@ def run_job(prepared: "PreparedRun", output: Output, team: "Team | None", *, dry
         output,
         team,
         generate_fn=None if method is None else method.generate_fn(),
-        ranker=ranker,
+        ranker=ranker if ranker and ranker.keys else None,
     )
     lines = _result_lines(result, plan.prepared.names_remark)
     if not result.already_there:
@@ -153,7 +155,7 @@ def _tell_plan(
     return True
 
 
-def _ranker(prepared: "PreparedRun", device: str) -> "Ranker | None":
+def _ranker(prepared: "PreparedRun", device: str) -> "MetricRanker | None":
     """Return what ranks candidates; None: the cheap scores do, or an earlier run has ranked.
 
     Raises:

@@ -86,9 +86,9 @@ def sample_grids(request: SampleRequest, output: Output) -> None:
     sheet = job.folder / SHEET_NAME
     lines = [f"{len(files)} grids in {job.folder}", *([f"look at {sheet}"] if files else [])]
     value = {
-        "folder": str(job.folder),
-        "sheet": str(sheet) if files else None,
-        "files": [str(file) for file in files],
+        "folder": job.folder,
+        "sheet": sheet if files else None,
+        "files": files,
         "dropped": list(request.drop),
     }
     output.result(lines, value)
@@ -155,7 +155,7 @@ def _plan(job: "GenerateJob", drop: tuple[int, ...], output: Output) -> None:
         "guidance_scale": recipe.guidance_scale,
         "noise_scale": None if numbers is None else numbers.noise_scale,
         "time_shift": None if numbers is None else numbers.time_shift,
-        "folder": str(job.folder),
+        "folder": job.folder,
         "drop": list(drop),
         "missing": missing,
     }

@@ -134,7 +134,7 @@ def table(
         made = make_table(key, found, notes)
         files = [] if out is None else write_table(out, made, force=force)
         lines = [*table_lines(made), *(f"wrote {path}" for path in files)]
-        output.result(lines, {**table_value(made), "files": [str(path) for path in files]})
+        output.result(lines, {**table_value(made), "files": files})
 
 
 def _made_lines(made: MadeStudy) -> list[str]:
@@ -160,9 +160,9 @@ def _made_value(made: MadeStudy) -> dict[str, object]:
     key = made.key
     return {
         "study": key.id,
-        "folder": str(made.folder),
-        "page": str(made.folder / "page" / "index.html"),
-        "key": str(made.folder / "key.json"),
+        "folder": made.folder,
+        "page": made.folder / "page" / "index.html",
+        "key": made.folder / "key.json",
         "pairs": len(key.pairs),
         "pairs_per_rater": key.per_rater,
         "checks": len(key.checks),

@@ -304,7 +304,7 @@ def _fetch_world(store: Path, clips: Path | None, output: Output) -> None:
     build_store(store / "raw", clips or store / "clips", store, output.note)
     counts = {kind: len(names) for kind, names in WorldStore(store).names.items()}
     summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-    output.result([f"{store}: {summary}"], {"world": str(store), **counts})
+    output.result([f"{store}: {summary}"], {"world": store, **counts})
 
 
 def _run_job(
@@ -339,7 +339,7 @@ def _run_job(
             if checkpoint.exists():
                 output.note(f"stopped and saved; to go on: {_resume_command(job.processes)}")
             raise
-    output.result([f"wrote {path}"], {"file": str(path), **bar.summary()})
+    output.result([f"wrote {path}"], {"file": path, **bar.summary()})
 
 
 def _resume_command(processes: "Processes") -> str:

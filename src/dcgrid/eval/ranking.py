@@ -19,9 +19,11 @@ class MetricRanker:
     """Measures tries with the metrics of evaluations."""
 
     keys: tuple[str, ...]
-    """Metrics, the one that decides ties first."""
+    """Metrics, the one that decides ties first; none: nothing asked for can be measured."""
     encoders: Encoders
     """The networks they need."""
+    notes: tuple[str, ...] = ()
+    """What was asked for and is left out, since it cannot be measured here."""
 
     def measure(
         self, given_THWC: Tensor, made_THWC: Tensor, text: str, fps: float
@@ -52,7 +54,8 @@ def make_ranker(
 
     Raises:
         UsageError: There is no such metric, or it cannot rank.
-        WeightsError: A metric's weights are not here.
+        WeightsError: Weights of one are not here. A package of an extra that is not installed is
+            no error: what needs it is left out, with a note.
     """
     can = [key for key, metric in METRICS.items() if metric.ranks]
     for key in keys:
@@ -60,10 +63,18 @@ def make_ranker(
             what = "needs more than a clip and a try" if key in METRICS else "is no metric"
             raise UsageError(f"--rank: {key!r} {what}", hint=f"metrics that rank: {', '.join(can)}")
     encoders = Encoders(weights_dir=weights_dir, device=device)
-    for column in encoders.columns(tuple(keys)):
-        if column.unavailable:
+    columns = encoders.columns(tuple(keys))
+    lacking = {column.key: column.unavailable for column in columns if column.unavailable}
+    measured = tuple(key for key in keys if key not in lacking)
+    for key, why in lacking.items():
+        if not encoders.lacks_package(METRICS[key].slot):
             raise WeightsError(
-                f"--rank {column.key} cannot be measured: {column.unavailable}",
+                f"--rank {key} cannot be measured: {why}",
                 hint="see `dcgrid eval metrics`; DCGRID_WEIGHTS names a folder of weights",
             )
-    return MetricRanker(keys=tuple(keys), encoders=encoders)
+    ranked_by = ", ".join(measured) or "edges and brightness, as without --rank"
+    notes = tuple(
+        f"Ranked by {ranked_by}: {key} cannot be measured here, {why}"
+        for key, why in lacking.items()
+    )
+    return MetricRanker(keys=measured, encoders=encoders, notes=notes)

@@ -123,7 +123,7 @@ class RunPlan:
         return {
             "command": self.prepared.job.command,
             "method": self.prepared.job.generated_by,
-            "inputs": [str(path) for path in self.prepared.job.inputs],
+            "inputs": [str(path.absolute()) for path in self.prepared.job.inputs],
             "edits": list(grid.names),
             "prompt": grid.prompt.text,
             "rows": grid.rows,

@@ -16,6 +16,7 @@ from dcgrid.eval.encoders.faces import ArcFaceReader, SFaceReader
 from dcgrid.eval.encoders.files import find_network
 from dcgrid.eval.encoders.flow import FlowReader
 from dcgrid.eval.encoders.lpips import LpipsNetwork
+from dcgrid.eval.extra import MissingPackageError
 from dcgrid.eval.results import MetricColumn
 
 Made = TypeVar("Made")
@@ -67,6 +68,12 @@ class Encoders:
         except DcgridError as error:
             return f"{error.message} ({error.hint})" if error.hint else error.message
         return ""
+
+    def lacks_package(self, slot: Slot | None) -> bool:
+        """Return True if a slot is empty since a package of dcgrid[eval] is not installed."""
+        return bool(self.unavailable(slot)) and isinstance(
+            self._loaded.get(slot) if slot else None, MissingPackageError
+        )
 
     def label(self, slot: Slot | None) -> str:
         """Return which network and file fill a slot; empty: none does."""

@@ -76,7 +76,7 @@ class EvalPlan:
             "results": self.results,
             "metrics": [one.key for one in self.columns],
             "blank": {one.key: one.unavailable for one in self.blank},
-            "out": str(self.request.out),
+            "out": str(self.request.out.absolute()),
             "downloads": dict(self.downloads),
         }
 
