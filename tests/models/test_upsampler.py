@@ -98,6 +98,20 @@ def test_applied_in_strips_equals_the_whole(
     torch.testing.assert_close(applied, whole, rtol=0, atol=1e-3)
 
 
+def test_averaged_down_a_trusted_edit_is_what_was_generated() -> None:
+    """But for the interpolation between pixels of the cell, whatever the guide shows."""
+    model = trained()
+    given, generated = pictures(1, 3, 24, 32), pictures(1, 3, 24, 32, seed=1)
+    smooth = F.interpolate(F.avg_pool2d(generated, 8), size=(24, 32), mode="bicubic")
+    source = F.interpolate(given, scale_factor=4)[0]
+    far = {}
+    for trusted in (False, True):
+        # A source without detail of its own: the cell says nothing of that.
+        result = model.analyze(given, smooth, trusted=trusted).frame(0.0, source)
+        far[trusted] = float((F.avg_pool2d(result, 4) - smooth[0]).abs().mean())
+    assert far[True] < 0.35 * far[False]
+
+
 def test_frames_are_looked_at_one_by_one() -> None:
     model = trained()
     given, generated = pictures(3, 3, 16, 16), pictures(3, 3, 16, 16, seed=1)

@@ -165,6 +165,8 @@ class GuidedUpsampler(nn.Module):
         generated_BCHW: Tensor,
         noise_BCHW: Tensor | None = None,
         texts: Sequence[str] | None = None,
+        *,
+        trusted: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what is known of an edit from its cells.
 
@@ -174,6 +176,8 @@ class GuidedUpsampler(nn.Module):
             noise_BCHW: `FIELDS` soft fields and all `PLANES` at the size of the cell; None: not
                 known.
             texts: Words of the edits, "" where they are not known; None: of none.
+            trusted: True: results averaged down are what was generated; else as far as the network
+                trusts it.
 
         Returns:
             Transform (B 3*TERMS H W), overlay (B 4, `OVERLAY_SCALE` times H and W) and particles
@@ -195,7 +199,7 @@ class GuidedUpsampler(nn.Module):
         full_BCHW, half_BCHW = self._trunk(torch.cat((features_BCHW, noise_BCHW), dim=1), text_BE)
         transform_BCHW = self._transform(half_BCHW, slope_BCHW, offset_BCHW)
         shown_BCHW = transform_colors(transform_BCHW, given_BCHW)
-        overlay_BCHW = self._overlay(full_BCHW, shown_BCHW, generated_BCHW)
+        overlay_BCHW = self._overlay(full_BCHW, shown_BCHW, generated_BCHW, trusted=trusted)
         particles_BCHW = self._particles(half_BCHW, text_BE)
         rows, columns = OVERLAY_SCALE * height, OVERLAY_SCALE * width
         return (
@@ -211,6 +215,8 @@ class GuidedUpsampler(nn.Module):
         generated_TCHW: Tensor,
         noise_TCHW: Tensor | None = None,
         text: str = "",
+        *,
+        trusted: bool = False,
     ) -> Coefficients:
         """Look at a stretch of an edit, once for all its frames.
 
@@ -220,6 +226,7 @@ class GuidedUpsampler(nn.Module):
             generated_TCHW: Frames of the generated cell, of the same shape.
             noise_TCHW: `FIELDS` soft fields and all `PLANES` of each frame; None: not known.
             text: Words of the edit; "": not known.
+            trusted: As in `look`.
 
         Returns:
             What frames are made from, on the network's device; about 230 bytes for each pixel
@@ -241,7 +248,7 @@ class GuidedUpsampler(nn.Module):
                 for cell_TCHW in (given_TCHW, generated_TCHW)
             )
             noise_1CHW = None if noise_TCHW is None else noise_TCHW[number, None].to(device)
-            looked = self.look(given_1CHW, generated_1CHW, noise_1CHW, [text])
+            looked = self.look(given_1CHW, generated_1CHW, noise_1CHW, [text], trusted=trusted)
             transform_1CHW, overlay_1CHW, particles_1CHW = looked
             small_1CHW = F.avg_pool2d(overlay_1CHW, OVERLAY_SCALE)
             shown_1CHW = transform_colors(transform_1CHW, given_1CHW)
@@ -300,7 +307,9 @@ class GuidedUpsampler(nn.Module):
         colour_BNCHW = opacity_BN1HW * (by_plane_BNCHW[:, :, 1:] + 0.4)
         return torch.cat((opacity_BN1HW, colour_BNCHW), dim=2).flatten(1, 2)
 
-    def _overlay(self, full_BCHW: Tensor, shown_BCHW: Tensor, generated_BCHW: Tensor) -> Tensor:
+    def _overlay(
+        self, full_BCHW: Tensor, shown_BCHW: Tensor, generated_BCHW: Tensor, *, trusted: bool
+    ) -> Tensor:
         """Return opacity and premultiplied colour of what the transform does not explain."""
         unexplained_BCHW = generated_BCHW - shown_BCHW
         seen = torch.cat((full_BCHW, shown_BCHW, generated_BCHW, 4 * unexplained_BCHW), dim=1)
@@ -312,8 +321,10 @@ class GuidedUpsampler(nn.Module):
         # Averaged down, a result should be what was generated, as far as that can be trusted.
         small_BCHW = F.avg_pool2d(colour_BCHW, OVERLAY_SCALE)
         small_BCHW = small_BCHW + (1 - F.avg_pool2d(opacity_B1HW, OVERLAY_SCALE)) * shown_BCHW
-        trusted_BCHW = torch.sigmoid(self.residual_head(hidden)) * (generated_BCHW - small_BCHW)
-        return torch.cat((opacity_B1HW, colour_BCHW + _bicubic(trusted_BCHW)), dim=1)
+        missing_BCHW = generated_BCHW - small_BCHW
+        if not trusted:
+            missing_BCHW = torch.sigmoid(self.residual_head(hidden)) * missing_BCHW
+        return torch.cat((opacity_B1HW, colour_BCHW + _bicubic(missing_BCHW)), dim=1)
 
 
 def _bicubic(picture_BCHW: Tensor) -> Tensor:

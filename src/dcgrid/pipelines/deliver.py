@@ -309,7 +309,7 @@ def results_of(
             seed=take.seed,
             text=take.text,
         )
-    upsampler = upsampler_for(job, source.plan, plan.device, noise)
+    upsampler = upsampler_for(job, source.plan, plan.spec, plan.device, noise)
     if second is not None and job.upsample == "guided":
         upsampler = with_light(upsampler, second, source.plan.picture, plan.windows[0])
     # A GPU makes frames faster than they are encoded.

@@ -172,7 +172,11 @@ def plain(size: tuple[int, int] | None = None) -> Upsampler:
 
 
 def guided(
-    network: GuidedUpsampler, device: torch.device, noise: CellNoise | None = None
+    network: GuidedUpsampler,
+    device: torch.device,
+    noise: CellNoise | None = None,
+    *,
+    trusted: bool = False,
 ) -> Upsampler:
     """Return what takes the detail of the source where both cells show the same.
 
@@ -180,16 +184,17 @@ def guided(
         network: From `load_upsampler`, on the device.
         device: Where it computes.
         noise: What the cell was generated from; None: not known, or nothing in it drifts.
+        trusted: True: a result averaged down is what was generated.
     """
     planes = None if noise is None else noise.moments()
 
     def prepare(given_THWC: Tensor, generated_THWC: Tensor, first: int) -> Enlarge:
         cells = _to_network(given_THWC), _to_network(generated_THWC)
         if noise is None:
-            coefficients = network.analyze(*cells)
+            coefficients = network.analyze(*cells, trusted=trusted)
         else:
             looks_TCHW = noise.looks(first, len(given_THWC))
-            coefficients = network.analyze(*cells, looks_TCHW, noise.text)
+            coefficients = network.analyze(*cells, looks_TCHW, noise.text, trusted=trusted)
 
         def enlarge(place: float, source_HWC: Tensor) -> Callable[[], Tensor]:
             shown_NHW = None
@@ -203,13 +208,15 @@ def guided(
 
 
 def upsampler_for(
-    job: GridJob, clip: ClipPlan, device: str, noise: CellNoise | None = None
+    job: GridJob, clip: ClipPlan, spec: ModelSpec, device: str, noise: CellNoise | None = None
 ) -> Upsampler:
     """Return what makes a result that has a source, as a job wants it; see `Upsample`.
 
     Args:
         job: The job.
         clip: The source.
+        spec: The model: one whose noise drifts makes means, with blocks and false tone, which are
+            repaired; what others make is kept.
         device: Where it computes.
         noise: What the result's cell was generated from, where that is known.
 
@@ -218,7 +225,8 @@ def upsampler_for(
     """
     if job.upsample == "guided":
         where = torch.device(device)
-        return guided(load_upsampler(device=where), where, noise)
+        network = load_upsampler(device=where)
+        return guided(network, where, noise, trusted=not spec.noise_motion)
     return plain(None if job.upsample == "none" else result_size(job, clip))
 
 
