@@ -8,6 +8,7 @@ import json
 import math
 import re
 import sys
+import time
 import unicodedata
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 
 _INNER_BREAK = re.compile(r"\n(?= {4})")
+
+
+NOTE_EVERY_S = 30.0
+"""Seconds between lines about a slow stage where there is no terminal for a moving bar."""
 
 
 class Format(StrEnum):
@@ -69,6 +74,33 @@ def _plain(value: object) -> object:
     return str(value.absolute() if isinstance(value, Path) else value)
 
 
+class StageLines:
+    """What a log file gets of a stage: a line each 10 % of it, or each 30 s, with the time left.
+
+    Args:
+        stage: What is being done.
+        total: How many steps it has; None: unknown.
+    """
+
+    def __init__(self, stage: str, total: int | None) -> None:
+        self._stage, self._total = stage, total
+        self._began_s = self._told_s = time.monotonic()
+        self._told_share = 0.0
+
+    def line(self, done: int, total: int | None = None) -> str:
+        """Return what there is to say after so many steps; empty: nothing yet, or no more."""
+        total = total or self._total
+        if not total or not 0 < done < total:
+            return ""
+        now_s, share = time.monotonic(), done / total
+        if share < self._told_share + 0.1 - 1e-9 and now_s < self._told_s + NOTE_EVERY_S:
+            return ""
+        self._told_s, self._told_share = now_s, share
+        left_s = (now_s - self._began_s) * (1 - share) / share
+        left = f"{left_s:.0f} s" if left_s < 100 else f"{left_s / 60:.0f} min"
+        return f"{self._stage}: {share:.0%}, about {left} left"
+
+
 class Output:
     """One command's sink for results, notes and progress.
 
@@ -82,7 +114,7 @@ class Output:
         self.muted = False
         self._bars: Progress | None = None
         self._task: TaskID | None = None
-        self._stage = ""
+        self._lines = StageLines("", None)
 
     def __enter__(self) -> Self:
         """Return self; the first `start` puts up the bars."""
@@ -144,9 +176,9 @@ class Output:
             total: How many steps it has; None: unknown.
             in_bytes: True if its steps are bytes.
         """
-        self._stage = stage
         if self.quiet or not sys.stderr.isatty():
-            # A log file gets one line a stage instead of a moving bar.
+            # A log file gets lines instead of a moving bar.
+            self._lines = StageLines(stage, total)
             self.note(f"{stage} ...")
             return
         bars = self._bars or self._put_up_bars()
@@ -158,6 +190,8 @@ class Output:
         """Move the bar of the present stage."""
         if self._bars is not None and self._task is not None:
             self._bars.update(self._task, completed=done, total=total)
+        elif line := self._lines.line(done, total):
+            self.note(line)
 
     def _put_up_bars(self) -> "Progress":
         from rich.progress import (

@@ -64,6 +64,7 @@ def run_job(prepared: "PreparedRun", output: Output, team: "Team | None", *, dry
     """Plan a checked job, run it unless it is a dry run, and print the result."""
     if prepared.job.offline:
         hub.go_offline()
+    output.start("planning")
     from dcgrid.pipelines.plan import plan_run
 
     method = _baseline(prepared.job.generated_by)
@@ -115,6 +116,7 @@ def run_story(
     """Plan a checked story, tell it unless it is a dry run, and print the result."""
     if prepared.job.offline:
         hub.go_offline()
+    output.start("planning")
     from dcgrid.pipelines.story_plan import plan_story
 
     plan = plan_story(prepared)

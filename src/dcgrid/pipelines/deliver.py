@@ -30,6 +30,7 @@ from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.light import with_light
 from dcgrid.pipelines.manifest import OutputRecord, PixelKey
 from dcgrid.pipelines.plan import RunPlan
+from dcgrid.pipelines.result import FrameCounter, result_frames
 from dcgrid.pipelines.upsampling import (
     Shown,
     cell_noise,
@@ -247,11 +248,11 @@ def write_takes(
         OutputError: A file cannot be written.
     """
     outputs, records, notes = plan.prepared.outputs, [], list[str]()
-    progress.start("writing", len(outputs.all()) - 1)
     source, best = footage[0], dict[str, Watched]()
     second = footage[1] if len(footage) > 1 else None
     rate = clip_fps(plan) if plan.prepared.job.fps == "model" else None
-    for done, take in enumerate(takes, start=1):
+    counter = FrameCounter(progress, result_frames(plan.prepared.job, source.plan) * len(takes))
+    for take in takes:
         part = staged.stage(take.path)
         clip = GeneratedClip(candidates[take.candidate].generated, take.cell)
         watched = Watched(
@@ -260,7 +261,7 @@ def write_takes(
         )
         report = write_pictures(
             part,
-            watched.pictures,
+            counter.counted(watched.pictures),
             result_timing(plan.prepared.job, source.plan, plan.spec),
             sound=source.sound(),
             comment=f"made by dcgrid {__version__} with the model {plan.spec.name}",
@@ -268,7 +269,6 @@ def write_takes(
         notes += [note for note in report.notes if note not in notes]
         records.append(take.record(part, watched.hexdigest))
         best.setdefault(take.edit, watched)
-        progress.update(done)
     if outputs.sheet is not None:
         _write_sheet(plan, footage, best, staged.stage(outputs.sheet))
     if outputs.grid is not None:

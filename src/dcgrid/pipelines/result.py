@@ -1,11 +1,13 @@
 """What a result that has a source will be: size, frames, rate. No torch here."""
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from dcgrid.io.progress import Progress
 from dcgrid.pipelines.job import GridJob
 
 if TYPE_CHECKING:
-    from dcgrid.video.clip import ClipPlan
+    from dcgrid.video.clip import ClipPlan, Picture
 
 
 def result_size(job: GridJob, clip: "ClipPlan") -> tuple[int, int]:
@@ -52,3 +54,30 @@ def result_line(job: GridJob, clip: "ClipPlan") -> str:
         f"Result: {result['width']}x{result['height']}, {about}{result['frames']} frames, "
         f"{result['fps']:.4g} fps, {rate}; {how[job.upsample]}."
     )
+
+
+class FrameCounter:
+    """Reports each frame of all videos of a run as it is written.
+
+    Args:
+        progress: Told of them.
+        total: How many there will be, if the sources are as long as they say.
+    """
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+        progress.start("writing", total)
+
+    def counted(
+        self, pictures: Callable[[], Iterator["Picture"]]
+    ) -> Callable[[], Iterator["Picture"]]:
+        """Return the same frames of one video; gone through again, they are counted again."""
+        before = self._done
+
+        def frames() -> Iterator["Picture"]:
+            for number, picture in enumerate(pictures(), start=1):
+                yield picture
+                self._done = min(before + number, self._total)
+                self._progress.update(self._done)
+
+        return frames

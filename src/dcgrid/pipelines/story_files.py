@@ -13,10 +13,17 @@ from pathlib import Path
 from dcgrid import __version__
 from dcgrid.io.atomic import StagedFiles
 from dcgrid.io.progress import Progress
-from dcgrid.pipelines.deliver import HashedPieces, Take, Watched, result_timing, results_of
+from dcgrid.pipelines.deliver import (
+    HashedPieces,
+    Take,
+    Watched,
+    result_timing,
+    results_of,
+)
 from dcgrid.pipelines.footage import Footage, model_rate
 from dcgrid.pipelines.generated import GeneratedClip
 from dcgrid.pipelines.manifest import OutputRecord
+from dcgrid.pipelines.result import FrameCounter, result_frames
 from dcgrid.pipelines.script import titles_of
 from dcgrid.pipelines.story_plan import StoryPlan
 from dcgrid.pipelines.upsampling import (
@@ -72,14 +79,15 @@ def write_story(
     outputs, job = plan.prepared.outputs, plan.prepared.job
     records, notes, shown = list[OutputRecord](), list[str](), list[Watched]()
     timing, results, count = _timing(plan, footage), _scene_results(plan, footage), 0
-    progress.start("writing", len(scenes) + 2)
-    for done, scene in enumerate(scenes, start=1):
+    frames = plan.num_frames if footage is None else result_frames(job, footage.plan)
+    counter = FrameCounter(progress, frames * len(scenes))
+    for scene in scenes:
         part = staged.stage(scene.take.path)
         made = partial(results, scene, None)
         watched = Watched(made, _span_s(plan, footage), SHEET_FRAMES)
         report = write_pictures(
             part,
-            watched.pictures,
+            counter.counted(watched.pictures),
             timing,
             sound=None if footage is None else footage.sound(),
             comment=_comment(plan),
@@ -88,12 +96,11 @@ def write_story(
         records.append(scene.take.record(part, watched.hexdigest))
         shown.append(watched)
         count = math.ceil(report.duration_s * timing.fps - 1e-3)
-        progress.update(done)
     reel_sha256 = ""
     if outputs.reel is not None:
+        progress.start("writing the reel")
         clips = [ResultClip(partial(results, one, timing.fps), count) for one in scenes]
         reel_sha256 = _write_reel(plan, clips, timing.fps, staged.stage(outputs.reel))
-    progress.update(len(scenes) + 1)
     if outputs.sheet is not None:
         titles = titles_of(job)
         labels = [f"{number} {title}" for number, title in enumerate(titles, start=1)]
