@@ -72,11 +72,11 @@ def wan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def large_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """64 GiB of free memory: a plan for a large model refuses a machine that is too small."""
+    """128 GiB of free memory: a plan for a large model refuses a machine that is too small."""
     from dcgrid.runtime import device
 
-    monkeypatch.setattr(device, "available_host_memory_bytes", lambda: 64 << 30)
-    monkeypatch.setattr(device, "available_memory_bytes", lambda _: 64 << 30)
+    monkeypatch.setattr(device, "available_host_memory_bytes", lambda: 128 << 30)
+    monkeypatch.setattr(device, "available_memory_bytes", lambda _: 128 << 30)
 
 
 @pytest.fixture(scope="session", autouse=True)

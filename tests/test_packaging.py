@@ -52,7 +52,9 @@ def test_dependencies_are_those_of_the_design() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {re.split(r"[<>=!~ ]", one)[0] for one in project["dependencies"]}
     assert names == {
+        "annotated-types",
         "filelock",
+        "pydantic",
         "pillow",
         "torch",
         "typer",

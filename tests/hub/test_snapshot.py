@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -303,7 +302,16 @@ def test_short_waits_are_those_that_the_hub_asks_for(
 ) -> None:
     slept: list[float] = []
     patch_sleep(monkeypatch, slept.append)
-    monkeypatch.setattr("dcgrid.hub.client.Event", lambda: SimpleNamespace(wait=slept.append))
+
+    class Waited(threading.Event):
+        """Files arrive in threads; whichever the hub sends away waits so."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            slept.append(timeout or 0.0)
+            return self.is_set()
+
+    for module in ("client", "download", "snapshot"):
+        monkeypatch.setattr(f"dcgrid.hub.{module}.Event", Waited)
     fake_hub.add(REPO, model_files)
     for where in ("/api/models", "HEAD /Wan", "GET /Wan"):
         fake_hub.faults = [Fault(where, status=429, headers={"Retry-After": "7"}, times=2)]

@@ -210,7 +210,7 @@ def test_the_command_keeps_runs_beside_the_user_and_not_in_the_checkout(
     words = ["--stage", "fill", "--model", str(wan_folder), "--recipe", str(path), "--dry-run"]
     assert main(["train", *words, "--format", "json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["out"] == "runs/small-wan"
+    assert plan["out"] == str(tmp_path / "runs/small-wan")
 
 
 def kept_bytes(frames: int) -> float:

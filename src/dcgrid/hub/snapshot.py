@@ -7,13 +7,13 @@ a model that another program fetched at that commit is found, too.
 
 import json
 import shutil
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from threading import Event, Lock, Thread
 
 from dcgrid.errors import NetworkError, OutputError, WeightsError
 from dcgrid.hub.client import BytesReport, hub_errors
@@ -219,7 +219,7 @@ def _ask(model: HubModel, held: Pin | None) -> Pin:
 def _summed(name: str, pin: Pin, report: BytesReport | None) -> _Seen:
     """Return what reports the bytes of all files of a download together as they arrive."""
     here: dict[str, int] = {}
-    lock = threading.Lock()
+    lock = Lock()
 
     def seen(file: RemoteFile, count: int) -> None:
         with lock:
@@ -236,7 +236,7 @@ def _fetch(pin: Pin, files: Iterable[RemoteFile], seen: _Seen, workers: int) -> 
     The client's `snapshot_download` does not end at Ctrl-C before the files do that are arriving,
     nor while another process holds their locks; threads of our own can be left behind.
     """
-    waiting, failures, stop = deque(files), deque[BaseException](), threading.Event()
+    waiting, failures, stop = deque(files), deque[BaseException](), Event()
 
     def work() -> None:
         with suppress(IndexError):
@@ -247,7 +247,7 @@ def _fetch(pin: Pin, files: Iterable[RemoteFile], seen: _Seen, workers: int) -> 
                 except BaseException as error:
                     failures.append(error)
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
+    threads = [Thread(target=work, daemon=True) for _ in range(workers)]
     try:
         for thread in threads:
             thread.start()
@@ -262,7 +262,7 @@ def _fetch(pin: Pin, files: Iterable[RemoteFile], seen: _Seen, workers: int) -> 
         raise failures[0]
 
 
-def _fetch_file(pin: Pin, file: RemoteFile, seen: _Seen, stop: threading.Event) -> None:
+def _fetch_file(pin: Pin, file: RemoteFile, seen: _Seen, stop: Event) -> None:
     asked = WeightReference(source="hub", repo=pin.repo, revision=pin.commit, path=file.path)
     with hub_errors(asked):
         path = fetch_file(asked, lambda n, _: seen(file, n), digest=file.digest, stop=stop)
