@@ -120,8 +120,8 @@ def smoke(noise: DriftingNoise) -> tuple[torch.Tensor, torch.Tensor]:
     rows, columns = noise.like.shape[-2:]
     thickness = 0.5 + 0.11 * broad + 0.03 * fine + 0.13 * folded
     height_H1 = ((torch.arange(rows, device=broad.device) + 0.5) / rows)[:, None]
-    place = 0.33 + 0.67 * _ramp(height_H1, 0.05, 0.95)
-    density = _ramp(thickness + 0.20 * (place - 0.5), 0.12, 0.82) * (0.45 + 0.55 * place)
+    place = 0.33 + 0.67 * ramp(height_H1, 0.05, 0.95)
+    density = ramp(thickness + 0.20 * (place - 0.5), 0.12, 0.82) * (0.45 + 0.55 * place)
     step = max(1, round(2 * noise.scale))
     toward_lamp = functional.pad(thickness[None], (step, 0, step, 0), mode="replicate")[0]
     shade = toward_lamp[:, :rows, :columns]
@@ -129,9 +129,9 @@ def smoke(noise: DriftingNoise) -> tuple[torch.Tensor, torch.Tensor]:
     return density, light.clamp(0, 1)
 
 
-def _ramp(values: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    """Go smoothly from 0 to 1 between two values."""
-    share = ((values - low) / (high - low)).clamp(0, 1)
+def ramp(position: torch.Tensor, start: float, stop: float) -> torch.Tensor:
+    """Rise smoothly from 0 at `start` to 1 at `stop` (which may be below start)."""
+    share = ((position - start) / (stop - start)).clamp(0, 1)
     return share * share * (3 - 2 * share)
 
 

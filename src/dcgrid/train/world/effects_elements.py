@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from dcgrid.models import particles
 from dcgrid.models.drift import SMOOTH, SMOOTH_FINE, DriftingNoise
+from dcgrid.models.particles import ramp
 from dcgrid.train.world.effects_fields import (
     Scene,
     colour,
@@ -18,7 +19,6 @@ from dcgrid.train.world.effects_fields import (
     heights,
     luma,
     mix,
-    ramp,
     screen,
     shading,
     soften,

@@ -62,12 +62,6 @@ def screen(clip_CTHW: torch.Tensor, light: torch.Tensor) -> torch.Tensor:
     return clip_CTHW + light * (1 - clip_CTHW)
 
 
-def ramp(position: torch.Tensor, start: float, stop: float) -> torch.Tensor:
-    """Rise smoothly from 0 at `start` to 1 at `stop` (which may be below start)."""
-    share = ((position - start) / (stop - start)).clamp(0, 1)
-    return share * share * (3 - 2 * share)
-
-
 def heights(like: torch.Tensor) -> torch.Tensor:
     """Return the row positions, 0 at the top edge and 1 at the bottom edge, shape (H, 1)."""
     rows = like.shape[-2]

@@ -9,6 +9,7 @@ import math
 import torch
 from torch.nn import functional
 
+from dcgrid.models.particles import ramp
 from dcgrid.train.world.effects_fields import (
     Scene,
     colour,
@@ -19,7 +20,6 @@ from dcgrid.train.world.effects_fields import (
     heights,
     luma,
     mix,
-    ramp,
     screen,
     shrink,
     soften,

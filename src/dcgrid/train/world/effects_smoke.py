@@ -7,6 +7,7 @@ that nothing in it is by chance but the noise. Renderers as in effects_weather.
 import torch
 
 from dcgrid.models.drift import DriftingNoise
+from dcgrid.models.particles import ramp
 from dcgrid.models.particles import smoke as smoke_of
 from dcgrid.train.world.effects_fields import (
     Scene,
@@ -16,7 +17,6 @@ from dcgrid.train.world.effects_fields import (
     heights,
     luma,
     mix,
-    ramp,
     screen,
 )
 

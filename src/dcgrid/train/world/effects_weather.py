@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from dcgrid.models import particles
 from dcgrid.models.drift import SMOOTH, DriftingNoise
+from dcgrid.models.particles import ramp
 from dcgrid.train.world.effects_fields import (
     Scene,
     colour,
@@ -17,7 +18,6 @@ from dcgrid.train.world.effects_fields import (
     luma,
     mirrored,
     mix,
-    ramp,
     soften,
 )
 

@@ -17,6 +17,7 @@ import torch
 
 from dcgrid.models import particles
 from dcgrid.models.drift import SMOOTH, SMOOTH_FINE, DriftingNoise
+from dcgrid.models.particles import ramp
 from dcgrid.train.world.drift import cell_scale, draw_drift
 from dcgrid.train.world.effects_elements import caustics
 from dcgrid.train.world.effects_fields import (
@@ -25,7 +26,6 @@ from dcgrid.train.world.effects_fields import (
     heights,
     luma,
     mix,
-    ramp,
     screen,
     soften,
     uniform,
