@@ -49,8 +49,8 @@ def list_recipes(output: FormatOption = Format.TEXT) -> None:
     """List every effect and layout, shipped and your own; one that is broken is named."""
     found, broken = _read_all(_user_dir())
     if output is Format.JSON:
-        told = [{"name": name, "error": error.message} for name, error in broken]
-        write_json({"recipes": [_summary(recipe) for recipe in found], "broken": told})
+        listed = [{"name": name, "error": error.message} for name, error in broken]
+        write_json({"recipes": [_summary(recipe) for recipe in found], "broken": listed})
         return
     table = Table("name", "kind", "title", "from", box=box.SIMPLE_HEAD, pad_edge=False)
     for recipe in found:

@@ -107,7 +107,7 @@ def _bar_class(asked: WeightReference, seen: Seen, stop: Event) -> Any:  # noqa:
 
 
 def hub_digest(path: Path) -> str:
-    """Return the hash that the hub has of a file of its cache; empty: it cannot be told.
+    """Return the hash that the hub has of a file of its cache; empty: it is not known.
 
     A snapshot links to blobs that are named by the hash, where links can be made.
     """

@@ -189,9 +189,10 @@ def _ask(model: HubModel, held: Pin | None) -> Pin:
     see = f"see the files at huggingface.co/{asked.repo}"
     if not (model.is_scorer or ("model_index.json" in digests and any(map(_is_large, files)))):
         pickled = [file.path for file in listing.files if is_pickled_name(file.path)]
-        told = f"; {pickled[0]} is a pickle, which is never loaded" if pickled else ""
+        pickle_note = f"; {pickled[0]} is a pickle, which is never loaded" if pickled else ""
         raise WeightsError(
-            f"{asked} holds no model in diffusers' layout with safetensors files{told}", hint=see
+            f"{asked} holds no model in diffusers' layout with safetensors files{pickle_note}",
+            hint=see,
         )
     required = model.patterns if model.is_scorer else model.sizes
     if lacking := [path for path in required if path not in digests]:

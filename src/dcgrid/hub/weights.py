@@ -189,9 +189,9 @@ def _with_path(parsed: WeightReference) -> WeightReference:
     found = [path for path in paths if path.endswith(".safetensors")]
     if not found:
         pickled = [path for path in paths if is_pickled_name(path)]
-        told = f"; {pickled[0]} is a pickle, which is never loaded" if pickled else ""
+        pickle_note = f"; {pickled[0]} is a pickle, which is never loaded" if pickled else ""
         raise WeightsError(
-            f"{parsed} holds no safetensors file{told}",
+            f"{parsed} holds no safetensors file{pickle_note}",
             hint=f"see the files at huggingface.co/{parsed.repo}",
         )
     if len(found) > 1:

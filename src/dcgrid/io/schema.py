@@ -74,8 +74,8 @@ class Rule:
         from pydantic_core import PydanticCustomError, core_schema
 
         def checked(value: object) -> object:
-            if told := self.problem(value):
-                raise PydanticCustomError("rule", "{told}", {"told": told})
+            if problem := self.problem(value):
+                raise PydanticCustomError("rule", "{problem}", {"problem": problem})
             return value
 
         return core_schema.no_info_after_validator_function(checked, handler(source))
@@ -87,8 +87,8 @@ def Text(most: int, *, blank: bool = False) -> Rule:  # noqa: N802 - reads as a 
     def problem(value: str) -> str:
         if not blank and not value.strip():
             return "must not be blank"
-        told = f"has {len(value)} characters; at most {most} are allowed"
-        return told if len(value) > most else ""
+        problem = f"has {len(value)} characters; at most {most} are allowed"
+        return problem if len(value) > most else ""
 
     return Rule(problem)
 
@@ -180,8 +180,10 @@ class Document:
             errors = error.errors(include_url=False)
             # pydantic counts the entries that are right: a list with a wrong one is too short, too.
             inside = {one["loc"][:n] for one in errors for n in range(len(one["loc"]))}
-            told = [one for one in errors if one["type"] != "too_short" or one["loc"] not in inside]
-            self.refuse(_problem(kind, values, one, self.tables) for one in told)
+            shown = [
+                one for one in errors if one["type"] != "too_short" or one["loc"] not in inside
+            ]
+            self.refuse(_problem(kind, values, one, self.tables) for one in shown)
             raise
         made: _Kind = found[0]
         return made
@@ -192,9 +194,9 @@ class Document:
         Raises:
             DcgridError: There is.
         """
-        told = sorted({self._message(*one) for one in problems})
-        if told:
-            raise self.error("\n".join(message for _, message in told), hint=self.hint)
+        messages = sorted({self._message(*one) for one in problems})
+        if messages:
+            raise self.error("\n".join(message for _, message in messages), hint=self.hint)
 
     def place(self, *path: str | int) -> TextPlace:
         """Return where the characters of a key's string begin (line 1 if not known)."""
@@ -336,30 +338,30 @@ def _problem(
 ) -> Problem:
     """Return what pydantic found, in our words, at the key that the user wrote."""
     path: KeyPath = tuple(error["loc"][1:])
-    hint, told, context = error["type"], error["msg"], error.get("ctx", {})
-    wanted: Any = kind
+    hint, problem, context = error["type"], error["msg"], error.get("ctx", {})
+    expected: Any = kind
     for depth, part in enumerate(path):
-        around, wanted = wanted, _inner(wanted, part)
-        if wanted is None:
+        around, expected = expected, _inner(expected, part)
+        if expected is None:
             known = [*get_type_hints(_bare(around)), *(tables if depth == 0 else ())]
             return path, f"is unknown{near(part, known)}"
-        if _phrase(wanted):  # said as a whole
+        if _phrase(expected):  # said as a whole
             path = path[: depth + 1]
             break
     if hint == "rule":
-        return path, told
+        return path, problem
     if hint == "value_error":
-        return path, f"is wrong: {context.get('error', told)}"
+        return path, f"is wrong: {context.get('error', problem)}"
     if hint == "missing" and len(path) + 1 == len(error["loc"]):
-        return path, f"is missing; it must be {_described(wanted)}"
+        return path, f"is missing; it must be {_described(expected)}"
     if hint == "too_short":
         least, count = context["min_length"], context["actual_length"]
         return path, f"needs at least {least} {'entry' if least == 1 else 'entries'}, has {count}"
     value = _value_at(values, path)
-    if hint == "too_long" and not _phrase(wanted):
+    if hint == "too_long" and not _phrase(expected):
         return path, f"has {len(value)} entries; at most {context['max_length']} are allowed"
-    choices = get_args(_bare(wanted)) if get_origin(_bare(wanted)) is Literal else ()
-    return path, f"must be {_described(wanted)}, not {show(value)}{near(value, choices)}"
+    choices = get_args(_bare(expected)) if get_origin(_bare(expected)) is Literal else ()
+    return path, f"must be {_described(expected)}, not {show(value)}{near(value, choices)}"
 
 
 def _value_at(values: Any, path: KeyPath) -> Any:  # noqa: ANN401

@@ -67,8 +67,8 @@ def read_bytes(
     except (OSError, ValueError) as cause:
         reason = cause.strerror if isinstance(cause, OSError) else str(cause)
         shown = str(path) if str(path).isprintable() else repr(str(path))
-        told = f"cannot read {shown} ({(reason or 'unknown error').lower()})"
-        raise error(told, hint=hint) from cause
+        problem = f"cannot read {shown} ({(reason or 'unknown error').lower()})"
+        raise error(problem, hint=hint) from cause
     if len(content) > max_bytes:
         raise error(
             f"{path} is larger than {max_bytes:,} bytes, the most for such a file", hint=hint

@@ -26,7 +26,7 @@ from dcgrid.video.frames import CellFrames
 MOST = 8
 """Most rows of B for each of a cell's: finer than so nothing is looked at."""
 NOISE = 0.03
-"""Light, of 1, that is not told from the noise of a camera or a codec."""
+"""Light below this, of 1, may be noise of a camera or a codec, and is not laid over."""
 _AT_ONCE = 16
 """Frames of B that are read at once: backwards, a file is decoded anew for each such stretch."""
 

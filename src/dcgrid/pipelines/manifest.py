@@ -1,7 +1,7 @@
 """Manifests: what made a result, in one JSON file beside it, enough to make it again.
 
 No torch here. `write_manifest` and `read_manifest` are inverse; a later version with other keys
-has another `format`, and is told to the user as such.
+has another `format`, and is reported as such.
 """
 
 import json
@@ -209,8 +209,8 @@ def read_manifest(path: Path) -> RunManifest | StoryManifest:
         return story
     command = str(document.values.get("command"))
     if command not in _KINDS:
-        told = f"must be one of {', '.join(_KINDS)}, not {show(command)}"
-        document.refuse([(("command",), told)])
+        problem = f"must be one of {', '.join(_KINDS)}, not {show(command)}"
+        document.refuse([(("command",), problem)])
     read = document.build(_KINDS[command])
     run = RunManifest(**{one.name: getattr(read, one.name) for one in fields(RunManifest)})
     given = len(run.grid.given) == len(run.job.inputs)
@@ -236,8 +236,8 @@ def _problems(manifest: Manifest, samplers: Iterable[Mapping[str, Any]]) -> Iter
     for sampler in samplers:
         scale = sampler.get("noise_scale", 1.0)
         if not isinstance(scale, int | float) or not 1e-3 <= scale <= 100:
-            told = f"must be a number from 0.001 to 100, not {show(scale)}"
-            yield ("sampler", "noise_scale"), told
+            problem = f"must be a number from 0.001 to 100, not {show(scale)}"
+            yield ("sampler", "noise_scale"), problem
 
 
 def _story_problems(manifest: StoryManifest) -> Iterator[Problem]:

@@ -60,7 +60,7 @@ class FrameCounter:
     """Reports each frame of all videos of a run as it is written.
 
     Args:
-        progress: Told of them.
+        progress: Gets their number.
         total: How many there will be, if the sources are as long as they say.
     """
 

@@ -148,11 +148,13 @@ def parse_answers(content: bytes, key: StudyKey, path: str = "the file") -> Rate
     digest = json.dumps(document.values, sort_keys=True)
     read = document.build(_File)
     document.refuse(_rater_problems(read, key))
-    wanted = session(key.id, read.rater, key.pairs, key.checks, key.per_rater)
-    if len(read.trials) != len(wanted):
-        told = f"has {len(read.trials)} entries, and rater {read.rater} was shown {len(wanted)}"
-        document.refuse([(("trials",), told)])
-    shown = list(zip(read.trials, wanted, strict=True))
+    expected = session(key.id, read.rater, key.pairs, key.checks, key.per_rater)
+    if len(read.trials) != len(expected):
+        problem = (
+            f"has {len(read.trials)} entries, and rater {read.rater} was shown {len(expected)}"
+        )
+        document.refuse([(("trials",), problem)])
+    shown = list(zip(read.trials, expected, strict=True))
     document.refuse(
         problem for number, (one, due) in enumerate(shown) for problem in _misfits(number, one, due)
     )
@@ -214,9 +216,9 @@ def _misfits(number: int, trial: _Trial, due: Trial) -> Iterator[Problem]:
     """Yield what cannot have been answered in the trial that was due."""
     place = ("trials", number)
     for name in ("pair", "left", "right"):
-        given, wanted = getattr(trial, name), getattr(due, name)
-        if given != wanted:
-            yield (*place, name), f"is {show(given)}, shown was {wanted!r}"
+        given, expected = getattr(trial, name), getattr(due, name)
+        if given != expected:
+            yield (*place, name), f"is {show(given)}, shown was {expected!r}"
     questions = {one.key for one in QUESTIONS}
     for unknown in trial.answers.keys() - questions:
         yield (*place, "answers", unknown), "is no question"

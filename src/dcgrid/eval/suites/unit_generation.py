@@ -238,9 +238,9 @@ def _load_model(
     given_THWC: Tensor,
     progress: Progress,
 ) -> LoadedModel:
-    """Return the model with the adapter that is wanted, from memory if it is the last one."""
-    wanted = (job.adapter, grid.mode)
-    if context.loaded is None or context.loaded[0] != wanted:
+    """Return the model with the adapter that a job needs, from memory if it is the last one."""
+    requested = (job.adapter, grid.mode)
+    if context.loaded is None or context.loaded[0] != requested:
         # The one before goes first: two large models do not fit.
         context.loaded = None
         frames, height, width, _ = given_THWC.shape
@@ -249,7 +249,7 @@ def _load_model(
         model = load_model(
             job, grid.mode, context.device, context.dtype, NullProgress(), need.offload
         )
-        context.loaded = (wanted, model)
+        context.loaded = (requested, model)
     return context.loaded[1]
 
 

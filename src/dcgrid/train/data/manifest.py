@@ -43,8 +43,8 @@ _TOKEN = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
 
 def _check_token(token: str) -> str:
-    told = "must be letters, digits and _, a letter first, at most 64"
-    return "" if _TOKEN.fullmatch(token) else f"{told}, not {show(token)}"
+    rule = "must be letters, digits and _, a letter first, at most 64"
+    return "" if _TOKEN.fullmatch(token) else f"{rule}, not {show(token)}"
 
 
 _Token = Annotated[str, Rule(_check_token)]
@@ -216,18 +216,18 @@ def _shared_tokens(concepts: list[Concept]) -> list[str]:
         uses.setdefault(concept.motion_token, set()).add(("motion", concept.motion))
     for token, meanings in uses.items():
         if len(meanings) > 1:
-            told = " and ".join(f"the {kind} {text!r}" for kind, text in sorted(meanings)[:2])
-            problems.append(f"token {token} stands for {told}")
+            meant = " and ".join(f"the {kind} {text!r}" for kind, text in sorted(meanings)[:2])
+            problems.append(f"token {token} stands for {meant}")
     clips = Counter((concept.clip, concept.start) for concept in concepts)
     problems += [f"{clip} is named {n} times" for (clip, _), n in clips.items() if n > 1]
     return problems
 
 
 def _all_of_them(path: Path, problems: list[str]) -> RecipeError:
-    told = problems[:MOST_TOLD]
+    shown = problems[:MOST_TOLD]
     more = [f"and {len(problems) - MOST_TOLD} more"] if len(problems) > MOST_TOLD else []
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    listed = "".join(f"\n  {line}" for line in [*told, *more])
+    listed = "".join(f"\n  {line}" for line in [*shown, *more])
     return RecipeError(f"{path}: {count}{listed}", hint="nothing was started; mend all of it first")
 
 
