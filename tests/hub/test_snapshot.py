@@ -312,8 +312,11 @@ def test_short_waits_are_those_that_the_hub_asks_for(
 
     for module in ("client", "download", "snapshot"):
         monkeypatch.setattr(f"dcgrid.hub.{module}.Event", Waited)
-    fake_hub.add(REPO, model_files)
-    for where in ("/api/models", "GET /Wan"):
+    commit = fake_hub.add(REPO, model_files)
+    # The client asks a second time at once. Of one file, so that both come to it: files arrive in
+    # threads, and two of them would be sent away once each, with no wait at all.
+    head = f"HEAD /{REPO}/resolve/{commit}/model_index.json"
+    for where in ("/api/models", head, "GET /Wan"):
         fake_hub.faults = [Fault(where, status=429, headers={"Retry-After": "7"}, times=2)]
         hub.fetch_model(NAME)
         # The client's own wait is a second longer.
