@@ -228,3 +228,14 @@ def test_an_ordinary_file_has_nothing_to_mend(tmp_path: Path) -> None:
         info = probe(film(tmp_path / f"a.{ending}"))
         assert (info.num_frames, info.pause) == (48, None)
         assert not any("stamp" in line or "decoded" in line for line in info.warnings), ending
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "ts"])
+def test_frames_that_a_decoder_holds_back_come_where_sound_is_stored_first(
+    tmp_path: Path, ending: str
+) -> None:
+    path = film(tmp_path / f"a.{ending}", "-map", "1", "-map", "0", "-bf", "3", "-threads", "1")
+    assert probe(path).num_frames == 48
+    frames = list(decode_frames(path))
+    assert len(frames) == decoded_by_ffmpeg(path) == 48
+    assert frames[-1].end_s == pytest.approx(2.0, abs=0.002)

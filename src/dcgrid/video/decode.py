@@ -175,7 +175,7 @@ def _coded_frames(
         except DECODE_ERRORS:
             tally.damaged += 1
             return
-        if packet.stream_index != stream.index:
+        if packet.stream.index != stream.index:
             continue
         try:
             frames = decoder.decode(packet if packet.size else None)

@@ -168,7 +168,7 @@ def _read(
         if not packet.size or packet.is_discard:
             continue
         stamp = packet.pts if packet.pts is not None else packet.dts
-        if packet.stream_index != stream.index:
+        if packet.stream.index != stream.index:
             if stamp is not None:
                 sound_s.add(int(stamp * sound_tick_s))
             continue

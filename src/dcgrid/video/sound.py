@@ -204,7 +204,7 @@ def _undamaged(container: InputContainer, stream: AudioStream, path: Path) -> It
             return
         if packet is None:
             return
-        is_sound = packet.stream_index == stream.index and packet.size
+        is_sound = packet.stream.index == stream.index and packet.size
         if is_sound and packet.pts is not None and packet.time_base:
             yield packet
 

@@ -50,7 +50,8 @@ def mended_packets(
     # In seconds: by what stamps are moved, when the next packet of each stream is due, the last.
     offset_s, due_s, last_s = 0.0, dict[int, float](), None
     for packet in container.demux(list(streams)):
-        index, tick_s = packet.stream_index, ticks_s[packet.stream_index]
+        # Not `stream_index`, which is 0 in the empty packets at the end.
+        index, tick_s = packet.stream.index, ticks_s[packet.stream.index]
         if packet.dts is None or not tick_s:
             yield packet
             continue
