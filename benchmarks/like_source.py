@@ -63,7 +63,7 @@ def look_at(path: Path) -> Seen:
     """
     entries = (
         "frame=best_effort_timestamp_time,duration_time,pkt_duration_time,width,height"
-        ":stream=duration,sample_aspect_ratio:stream_side_data=rotation"
+        ":stream=duration,sample_aspect_ratio:stream_side_data=rotation:format=duration"
     )
     found = json.loads(
         _output(
@@ -82,13 +82,16 @@ def look_at(path: Path) -> Seen:
     stamps = sorted(float(one["best_effort_timestamp_time"]) for one in frames)
     lengths = [frames[-1].get(key, 0.0) for key in ("duration_time", "pkt_duration_time")]
     end_s = stamps[-1] - stamps[0] + max(map(float, lengths))
-    # Some versions do not say how long the last frame of an MP4 is on display.
-    end_s = end_s if any(lengths) else float(stream.get("duration", end_s))
+    sound_N = _sound(path, stamps[0])
+    # Some versions do not say how long the last frame of an MP4 is on display; the stream's length
+    # is counted in the order of storage, which is another one where rates vary.
+    if not any(lengths):
+        end_s = float((stream if len(sound_N) else found["format"]).get("duration", end_s))
     return Seen(
         size=(width, height),
         times_s=tuple(one - stamps[0] for one in stamps),
         end_s=end_s,
-        sound_N=_sound(path, stamps[0]),
+        sound_N=sound_N,
     )
 
 
