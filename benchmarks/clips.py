@@ -14,8 +14,8 @@ from dcgrid.errors import InputVideoError, UsageError
 from dcgrid.models.base import ModelSpec
 from dcgrid.pipelines.job import check_input
 from dcgrid.pipelines.plan import one_pass_rules
-from dcgrid.train.world.mattes import Matting
-from dcgrid.train.world.sources import TRAINING_CLIPS
+from dcgrid.synthetic.mattes import Matting
+from dcgrid.synthetic.sources import TRAINING_CLIPS
 from dcgrid.video.read import decode_all, read_clip
 
 CLIPS_DIR = Path(__file__).parents[2] / "shared" / "clips"
@@ -68,7 +68,7 @@ def find_clips(names: Sequence[str], folder: Path = CLIPS_DIR, *, allow_seen: bo
     if seen and not allow_seen:
         raise UsageError(
             f"training may have seen {', '.join(seen)}: its score would prove nothing",
-            hint="leave it out, or add --allow-seen (dcgrid.train.world.sources.TRAINING_CLIPS)",
+            hint="leave it out, or add --allow-seen (dcgrid.synthetic.sources.TRAINING_CLIPS)",
         )
     return paths
 

@@ -1,7 +1,7 @@
 """`python -m benchmarks.compose`: fusions of held-out clips with an element, against the truth.
 
 The element is drawn by the procedural world and the fusion is a function of both clips
-(dcgrid/train/world/fusion.py), so the truth of any two is known. Beside it stands what one gets
+(dcgrid/synthetic/fusion.py), so the truth of any two is known. Beside it stands what one gets
 without a model: the better of the two inputs in place of the fusion.
 
 Letters: T frames, H W height/width, C the 3 colours.
@@ -27,7 +27,7 @@ from dcgrid.pipelines.fill import FillSettings, fill_grid
 from dcgrid.pipelines.job import ComposeJob
 from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import resolve_fusions
-from dcgrid.train.world.fusion import ELEMENTS, fuse_around, fuse_lit
+from dcgrid.synthetic.fusion import ELEMENTS, fuse_around, fuse_lit
 
 FUSIONS = (fuse_around, fuse_lit)
 """What the third and the fourth cell show."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dcgrid.eval.suites.footage import to_pixels as to_pixels
 from dcgrid.eval.suites.footage import to_unit as to_unit
-from dcgrid.train.world.fusion import ELEMENTS, draw_element
+from dcgrid.synthetic.fusion import ELEMENTS, draw_element
 
 
 def draw_like(element: str, clip_THWC: Tensor, fps: float, seed: int) -> Tensor:

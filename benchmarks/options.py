@@ -10,7 +10,7 @@ from benchmarks.edits import EditSettings
 from benchmarks.models import ModelChoice
 from dcgrid.errors import DcgridError, UsageError
 from dcgrid.recipes import unknown_recipe
-from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES
+from dcgrid.synthetic.effects import DETERMINISTIC, EFFECT_NAMES
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -40,8 +40,8 @@ from dcgrid.models.upsampler import WEIGHTS, GuidedUpsampler, load_upsampler
 from dcgrid.pipelines.plan import one_pass_rules
 from dcgrid.pipelines.upsampling import CellNoise
 from dcgrid.recipes import load_effect
-from dcgrid.train.guides import misplaced
-from dcgrid.train.world.effects import DETERMINISTIC, render_effect
+from dcgrid.synthetic.degradations import misplaced
+from dcgrid.synthetic.effects import DETERMINISTIC, render_effect
 from dcgrid.video.read import read_clip
 
 CLIPS = (
@@ -265,7 +265,7 @@ class _Bench:
 
     def _between(self, name: str, effect: str, fps: float) -> dict[str, tuple[float, float]]:
         """Return motion energy over the truth's, and PSNR, with drops of the noise and without."""
-        from dcgrid.train.world.drift import draw_drift
+        from dcgrid.synthetic.effects_fields import draw_drift
 
         clip = self.read(name, fps=fps).part(round(fps))
         source_TCHW = clip.source_TCHW

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dcgrid.pipelines.elements import ELEMENT_CLIPS
-from dcgrid.train.world.fusion import draw_element
+from dcgrid.synthetic.fusion import draw_element
 from dcgrid.video.write import write_pieces
 
 SIZE, FPS, SECONDS = (384, 640), 24, 6

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from dcgrid.train.world.drift import CELL_SIDE
-from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
-from dcgrid.train.world.mattes import Matting
+from dcgrid.synthetic.effects import EFFECT_NAMES, render_effect
+from dcgrid.synthetic.effects_fields import CELL_SIDE
+from dcgrid.synthetic.mattes import Matting
 from dcgrid.video.clip import ClipRules
 from dcgrid.video.read import read_clip
 from dcgrid.video.sheet import write_contact_sheet

@@ -62,6 +62,14 @@ def clip(shared_clip: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a world with two photos, two sprites and one piece of footage."""
+    from benchmarks.small_world import write_small_world
+
+    return write_small_world(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
 def wan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a checkout like Wan2.1's: 8 pixels a latent, one time for all frames."""
     pytest.importorskip("diffusers", reason="needs the extra dcgrid[wan]")

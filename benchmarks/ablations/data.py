@@ -22,12 +22,12 @@ from benchmarks.clips import find_clips, read_bench_clip
 from benchmarks.elements import to_pixels
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.presets import MINI_SPEC
+from dcgrid.synthetic.animation import composite_sprite
+from dcgrid.synthetic.moves import Move, SubjectScene, margin_of, pair_scenes, place_subject
+from dcgrid.synthetic.store import WorldStore
+from dcgrid.synthetic.world_clips import WorldClips, chance, pick
 from dcgrid.train.settings import Phase
 from dcgrid.train.variants import FusionPool, VariantPool, VariantSet
-from dcgrid.train.world.clips import WorldClips, chance, pick
-from dcgrid.train.world.motion import composite_sprite
-from dcgrid.train.world.moves import Move, SubjectScene, margin_of, pair_scenes, place_subject
-from dcgrid.train.world.store import WorldStore
 
 FRAMES, SIDE = 9, 96
 """Frames and side of a cell: small, so that a training takes minutes on two cores."""

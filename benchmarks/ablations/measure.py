@@ -39,10 +39,10 @@ from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import resolve_edits
 from dcgrid.prompts.segments import Prompt
 from dcgrid.runtime.device import choose_dtype
+from dcgrid.synthetic.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
 from dcgrid.train.captions import Captions, world_captions
 from dcgrid.train.grids import GRID, token_places
 from dcgrid.train.variants import VariantSet
-from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
 
 EFFECTS = (("night", "golden-hour", "noir"), ("rain", "snow", "smoke"))
 """Edits that are measured, a grid of three each: light, then weather with chance in it."""

@@ -28,7 +28,7 @@ from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import Edit, ResolvedGrid, place, slug
 from dcgrid.prompts import render_grid
 from dcgrid.recipes import load_layout
-from dcgrid.train.world.moves import ANALOGY_WORDS, MOVES, STILL, SubjectScene
+from dcgrid.synthetic.moves import ANALOGY_WORDS, MOVES, STILL, SubjectScene
 
 View = tuple[Tensor, Tensor]
 """A clip, uint8 THWC, and where its subject is, THW."""

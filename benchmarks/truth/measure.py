@@ -27,7 +27,7 @@ from benchmarks.figures import Figures, compare, mean_figures
 from benchmarks.models import codec_pass
 from dcgrid.io.progress import Progress
 from dcgrid.models.native.backbone import NativeBackbone
-from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
+from dcgrid.synthetic.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
 
 EDIT, BARE, CEILING, UNEDITED = "edit", "no adapter", "ceiling", "unedited"
 REROLL = "another roll"

@@ -11,7 +11,7 @@ from benchmarks.seams import score_seams
 from dcgrid.models.loading import load_backbone
 from dcgrid.pipelines.fill import FilledCell
 from dcgrid.pipelines.plan import plan_run, prepare_run
-from dcgrid.train.world.fusion import fuse_around, fuse_lit
+from dcgrid.synthetic.fusion import fuse_around, fuse_lit
 from tests.pipelines.runs import job, moving_square
 
 CPU = torch.device("cpu")

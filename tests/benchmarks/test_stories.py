@@ -8,7 +8,7 @@ import torch
 from benchmarks.elements import draw_like, to_pixels, to_unit, words_of
 from benchmarks.stories import given_clip, tell_scenes
 from dcgrid.errors import RecipeError
-from dcgrid.train.world.fusion import ELEMENTS, draw_element
+from dcgrid.synthetic.fusion import ELEMENTS, draw_element
 
 
 def test_an_element_is_the_worlds_at_the_clips_size() -> None:

@@ -25,8 +25,8 @@ from dcgrid.models.loading import load_backbone
 from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.models.weights import save_weights
 from dcgrid.pipelines import fill as fill_module
-from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
-from dcgrid.train.world.sources import TRAINING_CLIPS
+from dcgrid.synthetic.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
+from dcgrid.synthetic.sources import TRAINING_CLIPS
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "clips"
 TINY = ["--model", "tiny", "--dtype", "fp32", "--steps", "2", "--device", "cpu"]

@@ -8,7 +8,7 @@ import torch
 
 from dcgrid.cli.main import main
 from dcgrid.pipelines.elements import ELEMENT_CLIPS
-from dcgrid.train.world.fusion import ELEMENTS
+from dcgrid.synthetic.fusion import ELEMENTS
 from dcgrid.video.read import probe
 from dcgrid.video.write import write_pieces
 from tests.pipelines.runs import moving_square

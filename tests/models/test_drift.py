@@ -21,8 +21,8 @@ from dcgrid.models.drift import (
     PointLook,
 )
 from dcgrid.models.native.config import MOVING_NOISE
-from dcgrid.train.world.drift import cell_scale, draw_drift
-from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
+from dcgrid.synthetic.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
+from dcgrid.synthetic.effects_fields import cell_scale, draw_drift
 
 DOT = PointLook(share=0.1, radius=0.12)
 

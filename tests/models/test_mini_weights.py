@@ -16,8 +16,8 @@ from dcgrid.pipelines.job import ComposeJob, EditJob
 from dcgrid.pipelines.models import load_model
 from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import resolve_edits, resolve_fusions
-from dcgrid.train.world.effects import render_effect
-from dcgrid.train.world.fusion import draw_element, fuse_around, fuse_lit
+from dcgrid.synthetic.effects import render_effect
+from dcgrid.synthetic.fusion import draw_element, fuse_around, fuse_lit
 
 CPU = torch.device("cpu")
 

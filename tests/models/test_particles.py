@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from dcgrid.models.drift import DriftingNoise
 from dcgrid.models.particles import PLANES, POINTS, draw_planes, smoke
-from dcgrid.train.world.drift import draw_drift
+from dcgrid.synthetic.effects_fields import draw_drift
 
 SECONDS = torch.tensor([0.0, 0.25])
 

@@ -2,16 +2,10 @@
 
 import pytest
 
-from benchmarks.small_world import write_small_recipe, write_small_world
+from benchmarks.small_world import write_small_recipe
 from dcgrid.train.job import Reporter, TrainJob
 from dcgrid.train.run import run_stage
 from dcgrid.train.settings import load_train_recipe
-
-
-@pytest.fixture(scope="session")
-def tiny_store(tmp_path_factory):
-    """Folder of a store with two photos, two sprites and one piece of footage."""
-    return write_small_world(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,10 @@ from dcgrid.pipelines.job import ComposeJob, EditJob
 from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import resolve
 from dcgrid.recipes import effect_names, load_effect, load_layout
+from dcgrid.synthetic.effects import EFFECT_NAMES
+from dcgrid.synthetic.world_clips import MOTIONS
 from dcgrid.train.captions import Captions, cell_rows, world_captions
 from dcgrid.train.variants import VariantSet
-from dcgrid.train.world.clips import MOTIONS
-from dcgrid.train.world.effects import EFFECT_NAMES
 
 
 @pytest.fixture(scope="module")

@@ -358,7 +358,7 @@ def test_fill_without_base_names_base(run_tiny, tmp_path):
 
 
 def test_missing_and_damaged_world(recipe_of, tmp_path, tiny_store):
-    from dcgrid.train.world.store import WorldStore
+    from dcgrid.synthetic.store import WorldStore
 
     with pytest.raises(WeightsError, match="photos") as caught:
         WorldStore(tmp_path / "nowhere")

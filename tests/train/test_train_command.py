@@ -16,9 +16,9 @@ import dcgrid
 import dcgrid.cli.train as train_command
 from dcgrid.cli.main import main
 from dcgrid.runtime.processes import ALONE, Processes
+from dcgrid.synthetic import sources, store
 from dcgrid.train import loop
 from dcgrid.train.checkpoint import STATE_NAME
-from dcgrid.train.world import sources, store
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from typer.main import get_command
 
 from dcgrid.cli.app import app
+from dcgrid.synthetic.sources import SOURCES, TRAINING_CLIPS
 from dcgrid.train.settings import LOSS_KEYS, STAGES, LogSettings, OptimSettings, Phase
-from dcgrid.train.world.sources import SOURCES, TRAINING_CLIPS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "training.md").read_text()

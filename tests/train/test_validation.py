@@ -20,14 +20,14 @@ from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.models.tags import save_tags
 from dcgrid.models.weights import read_weights
 from dcgrid.pipelines.live import LiveBackbone
+from dcgrid.synthetic.effects import render_effect
+from dcgrid.synthetic.store import WorldStore
+from dcgrid.synthetic.world_clips import WorldClips
 from dcgrid.train import run as stages
 from dcgrid.train import validation as module
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.grids import GridStage
 from dcgrid.train.validation import LiveNetworks, Validation, as_they_were
-from dcgrid.train.world.clips import WorldClips
-from dcgrid.train.world.effects import render_effect
-from dcgrid.train.world.store import WorldStore
 
 ON = "eval_every = 0\ntensorboard = false\nvalidate_every = 2\n"
 OFF = "eval_every = 0\ntensorboard = false\n"

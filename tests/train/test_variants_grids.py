@@ -11,17 +11,17 @@ from dcgrid.models.native.config import PRESETS
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.recipes import load_effect, load_layout
+from dcgrid.synthetic.effects import EFFECT_NAMES
+from dcgrid.synthetic.fusion import ELEMENTS
+from dcgrid.synthetic.moves import ANALOGY_WORDS, MOVES
+from dcgrid.synthetic.store import WorldStore
+from dcgrid.synthetic.world_clips import WorldClips
 from dcgrid.train import variants as variants_module
 from dcgrid.train.captions import Captions
 from dcgrid.train.estimates import drawn_estimate
 from dcgrid.train.grids import GRID, GridStage
 from dcgrid.train.settings import Phase, load_train_recipe
 from dcgrid.train.variants import VARIANTS, FusionPool, VariantPool
-from dcgrid.train.world.clips import WorldClips
-from dcgrid.train.world.effects import EFFECT_NAMES
-from dcgrid.train.world.fusion import ELEMENTS
-from dcgrid.train.world.moves import ANALOGY_WORDS, MOVES
-from dcgrid.train.world.store import WorldStore
 
 PHASE = Phase(until=1.0, frames=5, sizes=((32, 32), (32, 48)), batch=3)
 TINY = PRESETS["tiny"]

@@ -295,8 +295,8 @@ def _fetch_world(store: Path, clips: Path | None, output: Output) -> None:
     """Download the sources below the store's folder and build the store."""
     if clips is not None and not clips.is_dir():
         raise UsageError(f"--clips: there is no folder {clips}")
-    from dcgrid.train.world.sources import fetch_sources
-    from dcgrid.train.world.store import WorldStore, build_store
+    from dcgrid.synthetic.sources import fetch_sources
+    from dcgrid.synthetic.store import WorldStore, build_store
 
     output.start("fetching pictures")
     fetch_sources(store / "raw", output.note)

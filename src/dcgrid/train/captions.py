@@ -14,10 +14,10 @@ from dcgrid.models.native.text import build_vocabulary
 from dcgrid.prompts.template import render_grid
 from dcgrid.recipes import load_effect, load_layout
 from dcgrid.recipes.schema import EffectRecipe, LayoutRecipe
+from dcgrid.synthetic.effects import EFFECT_NAMES
+from dcgrid.synthetic.fusion import ELEMENTS, Element
+from dcgrid.synthetic.world_clips import MOTIONS, chance, pick
 from dcgrid.train.variants import VariantSet
-from dcgrid.train.world.clips import MOTIONS, chance, pick
-from dcgrid.train.world.effects import EFFECT_NAMES
-from dcgrid.train.world.fusion import ELEMENTS, Element
 
 NAMED_SHARE = 0.6
 """How often a caption names the subject; else it says what `edit` says by default."""

@@ -11,10 +11,10 @@ import torch
 
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.runtime.device import autocast, training_dtype
+from dcgrid.synthetic.effects import EFFECT_NAMES, render_effect
+from dcgrid.synthetic.effects_fields import cell_scale
+from dcgrid.synthetic.world_clips import WorldClips, chance, pick
 from dcgrid.train.settings import Phase, TrainRecipe
-from dcgrid.train.world.clips import WorldClips, chance, pick
-from dcgrid.train.world.drift import cell_scale
-from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
 
 
 def draw_pixels(

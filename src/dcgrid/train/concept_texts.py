@@ -19,10 +19,10 @@ import torch
 from dcgrid.errors import RecipeError
 from dcgrid.grid.modes import Mode
 from dcgrid.recipes import EffectRecipe, LayoutRecipe, load_effect, load_layout
+from dcgrid.synthetic.effects import EFFECT_NAMES
+from dcgrid.synthetic.world_clips import chance, pick
 from dcgrid.train.captions import cell_rows
 from dcgrid.train.data.manifest import Concept
-from dcgrid.train.world.clips import chance, pick
-from dcgrid.train.world.effects import EFFECT_NAMES
 
 _FUSIONS = ("surrounded by {}", "with {} weaving around it")
 """How the lower cells of a composition say what they show; the layout's own words."""

@@ -26,6 +26,7 @@ from dcgrid.flow.path import flow_loss, noisy, velocity_target
 from dcgrid.flow.schedule import TrainingTimes
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.runtime.device import autocast, training_dtype
+from dcgrid.synthetic.world_clips import chance, pick
 from dcgrid.train.data.manifest import Concept
 from dcgrid.train.data.material import Example
 from dcgrid.train.estimates import check_self_conditioning, drawn_estimate
@@ -33,7 +34,6 @@ from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
 from dcgrid.train.grids import SINGLE, masking_of, token_places
 from dcgrid.train.pieces import in_pieces
 from dcgrid.train.settings import Phase, TrainRecipe
-from dcgrid.train.world.clips import chance, pick
 
 _SHARES = ("self_conditioning", "prior_share", "pixel_weight")
 _DROPOUTS = ("appearance_dropout", "motion_dropout")

@@ -14,6 +14,8 @@ from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.models.tags import TOKENS_NAME, save_tags
 from dcgrid.models.trunk import TextReader
+from dcgrid.synthetic.store import WorldStore
+from dcgrid.synthetic.world_clips import WorldClips
 from dcgrid.train.checkpoint import TrainState
 from dcgrid.train.concepts import ConceptData, ConceptStage, ConceptTags, check_recipe, tags_of
 from dcgrid.train.data.cache import TensorCache
@@ -33,8 +35,6 @@ from dcgrid.train.job import Reporter, TrainJob, facts_of, take_averaged
 from dcgrid.train.loop import train
 from dcgrid.train.networks import Base, load_autoencoder, load_base
 from dcgrid.train.priors import make_priors
-from dcgrid.train.world.clips import WorldClips
-from dcgrid.train.world.store import WorldStore
 from dcgrid.video.clip import ClipRules
 
 

@@ -21,12 +21,12 @@ from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
 from dcgrid.models.loading import training_spec
 from dcgrid.models.trunk import VideoCodec
 from dcgrid.runtime.device import autocast
+from dcgrid.synthetic.world_clips import WorldClip
 from dcgrid.train.captions import Captions
 from dcgrid.train.grids import GRID, token_places
 from dcgrid.train.job import TrainJob
 from dcgrid.train.networks import load_base
 from dcgrid.train.variants import VariantSet
-from dcgrid.train.world.clips import WorldClip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

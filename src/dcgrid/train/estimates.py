@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dcgrid.errors import RecipeError
 from dcgrid.flow.self_conditioning import EstimatedVelocityFn, clean_estimate
+from dcgrid.synthetic.world_clips import chance
 from dcgrid.train.settings import TrainRecipe
-from dcgrid.train.world.clips import chance
 
 
 def check_self_conditioning(recipe: TrainRecipe, *, network: bool) -> None:

@@ -15,6 +15,10 @@ from dcgrid.adapters.files import load_adapter
 from dcgrid.adapters.reading import hash_tensors, read_adapter
 from dcgrid.grid.modes import Routing
 from dcgrid.grid.routing import route_matrix
+from dcgrid.synthetic.effects import EFFECT_NAMES
+from dcgrid.synthetic.fusion import ELEMENTS
+from dcgrid.synthetic.store import WorldStore
+from dcgrid.synthetic.world_clips import MOTIONS, chance, pick
 from dcgrid.train.captions import world_captions
 from dcgrid.train.concept_texts import ConceptTexts
 from dcgrid.train.data.record import read_record
@@ -30,10 +34,6 @@ from dcgrid.train.sampled import SampledGrid
 from dcgrid.train.sampling import SampleJob, sampler_numbers
 from dcgrid.train.tags import hash_tags, load_concept_tags, unknown_notes
 from dcgrid.train.variants import VariantSet
-from dcgrid.train.world.clips import MOTIONS, chance, pick
-from dcgrid.train.world.effects import EFFECT_NAMES
-from dcgrid.train.world.fusion import ELEMENTS
-from dcgrid.train.world.store import WorldStore
 
 
 class GridSampler:

@@ -24,6 +24,7 @@ from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.upsampler import GuidedUpsampler
 from dcgrid.runtime.device import dtype_name
 from dcgrid.runtime.processes import Processes
+from dcgrid.synthetic.store import WorldStore
 from dcgrid.train.captions import captions_of
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.codec import trained_names
@@ -40,7 +41,6 @@ from dcgrid.train.sampled import needs_world
 from dcgrid.train.settings import ADAPTER_STAGES, Phase
 from dcgrid.train.upsampling import CROP_BYTES, stock_bytes
 from dcgrid.train.variants import STOCK, VARIANTS
-from dcgrid.train.world.store import WorldStore
 from dcgrid.video.folder import name_some
 
 CLUSTERS = (8, 64, 256)

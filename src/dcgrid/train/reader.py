@@ -30,7 +30,7 @@ from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.layers import NOISE_WIDTH
 from dcgrid.models.particles import FAR_FLAKES, NEAR_FLAKES, RAIN, SPARKS
-from dcgrid.train.world.drift import draw_drift
+from dcgrid.synthetic.effects_fields import draw_drift
 
 _POINTS = ((FALL_FAST, RAIN), (FALL_SLOW, FAR_FLAKES), (FALL, NEAR_FLAKES), (RISE, SPARKS))
 _FRAMES, _SIDE, _CLIPS = 17, 96, 2

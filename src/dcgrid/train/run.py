@@ -31,6 +31,8 @@ from dcgrid.models.trunk import TextReader, VideoCodec
 from dcgrid.models.upsampler import GuidedUpsampler
 from dcgrid.models.wan.trunk import WanTransformer
 from dcgrid.models.weights import load_weights, read_weights, save_weights
+from dcgrid.synthetic.store import WorldStore
+from dcgrid.synthetic.world_clips import WorldClips
 from dcgrid.train.captions import captions_of, world_captions
 from dcgrid.train.checkpoint import TrainState
 from dcgrid.train.codec import AutoencoderStage, fit_linear_path, measure_latents
@@ -60,8 +62,6 @@ from dcgrid.train.tags import concept_facts, load_concept_tags, names_tags
 from dcgrid.train.upsampling import MIX, UpsamplerStage
 from dcgrid.train.validation import LiveNetworks, Validation
 from dcgrid.train.variants import FusionPool, VariantPool
-from dcgrid.train.world.clips import WorldClips
-from dcgrid.train.world.store import WorldStore
 
 
 def run_stage(job: TrainJob, reporter: Reporter) -> Path:

@@ -22,8 +22,8 @@ import torch
 
 from dcgrid.errors import RecipeError, WeightsError
 from dcgrid.models.weights import read_weights, save_weights
+from dcgrid.synthetic.world_clips import pick
 from dcgrid.train.settings import Phase, TrainRecipe
-from dcgrid.train.world.clips import pick
 
 DROPPED = "dropped"
 """Folder of the grids that a person found bad, inside the folder of grids."""

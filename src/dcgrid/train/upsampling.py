@@ -24,15 +24,14 @@ from dcgrid.models.drift import DriftingNoise
 from dcgrid.models.particles import FIELDS, PLANES, draw_planes, soft_fields
 from dcgrid.models.trunk import VideoCodec
 from dcgrid.models.upsampler import GuidedUpsampler
+from dcgrid.synthetic.degradations import misplaced, random_look, with_faults
+from dcgrid.synthetic.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
+from dcgrid.synthetic.effects_fields import draw_drift
+from dcgrid.synthetic.world_clips import WorldClip, WorldClips, chance, pick
 from dcgrid.train.captions import Captions
 from dcgrid.train.codec import error_of_differences
 from dcgrid.train.edit_maker import EditMaker
-from dcgrid.train.guides import misplaced, with_faults
-from dcgrid.train.looks import random_look
 from dcgrid.train.settings import Phase, TrainRecipe
-from dcgrid.train.world.clips import WorldClip, WorldClips, chance, pick
-from dcgrid.train.world.drift import draw_drift
-from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
 
 SCALE = 4
 """Rows and columns of the truth for each of the cell's."""

@@ -16,12 +16,12 @@ import torch
 
 from dcgrid.models.trunk import VideoCodec
 from dcgrid.runtime.device import autocast
+from dcgrid.synthetic.effects import EFFECT_NAMES, render_effect
+from dcgrid.synthetic.effects_fields import cell_scale, draw_drift
+from dcgrid.synthetic.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
+from dcgrid.synthetic.moves import ANALOGY_WORDS, MOVES, STILL, draw_analogy, draw_scene
+from dcgrid.synthetic.world_clips import WorldClips, chance, pick
 from dcgrid.train.settings import Phase
-from dcgrid.train.world.clips import WorldClips, chance, pick
-from dcgrid.train.world.drift import cell_scale, draw_drift
-from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
-from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
-from dcgrid.train.world.moves import ANALOGY_WORDS, MOVES, STILL, draw_analogy, draw_scene
 
 VARIANTS = 5
 """Variants of a set: the clip as it is, and this many less one effects on it."""

@@ -20,9 +20,9 @@ from dcgrid.eval.suites.schema import Task
 from dcgrid.models.base import ModelSpec
 from dcgrid.pipelines.plan import one_pass_rules
 from dcgrid.recipes import load_effect
-from dcgrid.train.world.drift import cell_scale
-from dcgrid.train.world.effects import DETERMINISTIC, render_effect
-from dcgrid.train.world.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
+from dcgrid.synthetic.effects import DETERMINISTIC, render_effect
+from dcgrid.synthetic.effects_fields import cell_scale
+from dcgrid.synthetic.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
 from dcgrid.video.clip import ClipPlan, ClipRules
 from dcgrid.video.read import plan_clip, probe, read_clip
 

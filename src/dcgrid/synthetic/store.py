@@ -22,12 +22,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from dcgrid.errors import InputVideoError, UsageError, WeightsError
-from dcgrid.io.atomic import whole_file
-from dcgrid.train.state_file import write_tensors
-from dcgrid.train.world.mattes import Matting, can_run, find_network
-from dcgrid.train.world.sources import SOURCES, TRAINING_CLIPS, source_dir
+from dcgrid.io.atomic import write_whole
+from dcgrid.synthetic.mattes import Matting, can_run, find_network
+from dcgrid.synthetic.sources import SOURCES, TRAINING_CLIPS, source_dir
 from dcgrid.video.clip import ClipRules
 from dcgrid.video.read import read_clip
 
@@ -91,14 +91,8 @@ def build_store(
                 f"no {name} were found below {raw_dir}", hint="dcgrid train --fetch-world"
             )
         if tensors:
-            _write(path, tensors)
+            write_whole(path, save(tensors), hint="free some space, or use another --world")
         report(f"{name}: {len(tensors)} kept")
-
-
-def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write one file of the store, all or nothing."""
-    with whole_file(path, hint="free some space, or use another --world") as part:
-        write_tensors(part, tensors, {})
 
 
 class WorldStore:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dcgrid.eval.metrics.faces import face_kept, identity
-from dcgrid.train.world.effects import EFFECT_NAMES, render_effect
+from dcgrid.synthetic.effects import EFFECT_NAMES, render_effect
 from dcgrid.video.clip import ClipRules
 from dcgrid.video.read import read_clip
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dcgrid.train.world import clips as clips_module
-from dcgrid.train.world.clips import WorldClips
-from dcgrid.train.world.store import WorldStore
+from dcgrid.synthetic import world_clips as clips_module
+from dcgrid.synthetic.store import WorldStore
+from dcgrid.synthetic.world_clips import WorldClips
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional
 
-from dcgrid.train.world.effects_fields import uniform
+from dcgrid.synthetic.effects_fields import uniform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from dcgrid.train.world import sources
-from dcgrid.train.world.mattes import NETWORK, SIDE, Matting, find_network
+from dcgrid.synthetic import sources
+from dcgrid.synthetic.mattes import NETWORK, SIDE, Matting, find_network
 
 
 class MiddleIsSomebody:

@@ -1,9 +1,9 @@
 """Ground truth of the shipped effects: what each must do to any clip, rendered.
 
-Read `render_effect`. The looks are in effects_light (tone and light, no chance in them),
-effects_weather, effects_smoke and effects_elements (random and moving); effects_fields holds their
-tools. No depth is needed: renderers read brightness, height in the picture and local contrast, and
-the subject's matte where it is known.
+Read `render_effect`. The looks are in effects_light (tone and light, nothing random in them) and
+effects_particles (random and moving); effects_fields holds their tools. No depth is
+needed: renderers read brightness, height in the picture and local contrast, and the subject's
+matte where it is known.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,8 @@ from types import MappingProxyType
 import torch
 
 from dcgrid.models.drift import DriftingNoise
-from dcgrid.train.world import effects_elements, effects_light, effects_smoke, effects_weather
-from dcgrid.train.world.drift import draw_drift
-from dcgrid.train.world.effects_fields import Scene
+from dcgrid.synthetic import effects_light, effects_particles
+from dcgrid.synthetic.effects_fields import Scene, draw_drift
 
 _ToneRenderer = Callable[[Scene], torch.Tensor]
 _ChanceRenderer = Callable[[Scene, DriftingNoise], torch.Tensor]
@@ -34,13 +33,13 @@ _TONE: MappingProxyType[str, _ToneRenderer] = MappingProxyType(
 )
 _CHANCE: MappingProxyType[str, _ChanceRenderer] = MappingProxyType(
     {
-        "rain": effects_weather.rain,
-        "snow": effects_weather.snow,
-        "smoke": effects_smoke.smoke,
-        "purple-smoke": effects_smoke.purple_smoke,
-        "water": effects_elements.water,
-        "fire-glow": effects_elements.fire_glow,
-        "sparks": effects_elements.sparks,
+        "rain": effects_particles.rain,
+        "snow": effects_particles.snow,
+        "smoke": effects_particles.smoke,
+        "purple-smoke": effects_particles.purple_smoke,
+        "water": effects_particles.water,
+        "fire-glow": effects_particles.fire_glow,
+        "sparks": effects_particles.sparks,
     }
 )
 

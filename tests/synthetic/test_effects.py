@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dcgrid.train.world.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
+from dcgrid.synthetic.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
 
 RANDOM = sorted(set(EFFECT_NAMES) - DETERMINISTIC)
 ANIMATED = {*RANDOM, "underwater"}

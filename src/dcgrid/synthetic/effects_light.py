@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from dcgrid.models.particles import ramp
-from dcgrid.train.world.effects_fields import (
+from dcgrid.synthetic.effects_fields import (
     Scene,
     colour,
     desaturate,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from dcgrid.train.world.sources import SOURCES, source_dir
+from dcgrid.synthetic.sources import SOURCES, source_dir
 
 NETWORK = "selfie_segmentation.tflite"
 SIDE = 256

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dcgrid.train.world.motion import SpriteMotion, camera_move, composite_sprite
+from dcgrid.synthetic.animation import SpriteMotion, camera_move, composite_sprite
 
 NO_SHADOW = SpriteMotion(shadow=0.0)
 SEEDS = range(6)

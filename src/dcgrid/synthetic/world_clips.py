@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from dcgrid.models.drift import RATE
-from dcgrid.train.world.motion import camera_move, composite_sprite
-from dcgrid.train.world.store import WorldStore
+from dcgrid.synthetic.animation import camera_move, composite_sprite
+from dcgrid.synthetic.store import WorldStore
 
 MIX = {"footage": 0.35, "photo": 0.25, "sprite": 0.40}
 """Share of each kind of clip."""

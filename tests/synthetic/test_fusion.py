@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dcgrid.train.world.fusion import BACKDROP, ELEMENTS, draw_element, fuse_around, fuse_lit
+from dcgrid.synthetic.fusion import BACKDROP, ELEMENTS, draw_element, fuse_around, fuse_lit
 
 SIZES = [(48, 80), (80, 48), (64, 64)]
 

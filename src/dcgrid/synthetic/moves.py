@@ -22,8 +22,8 @@ from types import MappingProxyType
 
 import torch
 
-from dcgrid.train.world.clips import MOTIONS, WorldClips, chance, pick
-from dcgrid.train.world.motion import PlacedSprite, SpriteMotion, draw_sprite, render_sprite
+from dcgrid.synthetic.animation import PlacedSprite, SpriteMotion, draw_sprite, render_sprite
+from dcgrid.synthetic.world_clips import MOTIONS, WorldClips, chance, pick
 
 STEP = 1 / 3
 """How far a named move goes, in parts of the short side."""

@@ -18,11 +18,11 @@ import torch
 from dcgrid.models import particles
 from dcgrid.models.drift import SMOOTH, SMOOTH_FINE, DriftingNoise
 from dcgrid.models.particles import ramp
-from dcgrid.train.world.drift import cell_scale, draw_drift
-from dcgrid.train.world.effects_elements import caustics
-from dcgrid.train.world.effects_fields import (
+from dcgrid.synthetic.effects_fields import (
+    cell_scale,
     colour,
     distance,
+    draw_drift,
     heights,
     luma,
     mix,
@@ -31,6 +31,7 @@ from dcgrid.train.world.effects_fields import (
     uniform,
     widths,
 )
+from dcgrid.synthetic.effects_particles import caustics
 
 BACKDROP = 0.07
 """Brightest backdrop of an element; nearly all light in its clip is its own."""

@@ -4,10 +4,8 @@ import pytest
 import torch
 
 from dcgrid.models.loading import weights_folder
-from dcgrid.train.networks import load_base
-from dcgrid.train.world.clips import WorldClips
-from dcgrid.train.world.motion import PlacedSprite, SpritePath
-from dcgrid.train.world.moves import (
+from dcgrid.synthetic.animation import PlacedSprite, SpritePath
+from dcgrid.synthetic.moves import (
     ANALOGY_WORDS,
     MOVES,
     STEP,
@@ -18,7 +16,9 @@ from dcgrid.train.world.moves import (
     draw_scene,
     margin_of,
 )
-from dcgrid.train.world.store import WorldStore
+from dcgrid.synthetic.store import WorldStore
+from dcgrid.synthetic.world_clips import WorldClips
+from dcgrid.train.networks import load_base
 
 SIZE = (48, 60)
 SHORT = 48
