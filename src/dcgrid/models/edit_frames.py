@@ -5,7 +5,7 @@
 Coefficients of the transform, and opacity and colour of the overlay, are pictures about as large as
 a cell; everything at full size is a handful of sums, so it keeps up with a video.
 
-Letters: T frames, C channels, H W height/width, B batch, N planes of particles.
+Letters: T frames, C channels, H W height/width, R some rows, B batch, N planes of particles.
 """
 
 import math
@@ -20,9 +20,9 @@ TERMS = 7
 """Terms of the colour transform, see `color_terms`."""
 OVERLAY_SCALE = 4
 """Rows and columns of the overlay for each of the cell's."""
-STRIP = 64
+STRIP = 32
 """Rows of the source that are worked on at once."""
-BLOCK = 128
+BLOCK = 64
 """Columns of the source that are enlarged at once."""
 
 
@@ -67,20 +67,21 @@ class Coefficients:
             planes_NHW: The particles of `planes` at this very moment, at
                 `OVERLAY_SCALE` times the cell's size; None: none are laid over.
         """
-        transform_1CHW, overlay_1CHW, particles_1CHW = self._at(position)
+        # Rows come first in what follows: pictures are made wide once, and taller row by row.
+        transform_HC1W, overlay_HC1W, particles_HC1W = (
+            picture_1CHW.transpose(0, 2) for picture_1CHW in self._at(position)
+        )
         if planes_NHW is not None and len(planes_NHW):
-            particles_1CHW = enlarged(particles_1CHW, overlay_1CHW.shape[-2:])
-            overlay_1CHW = lay_particles(overlay_1CHW, particles_1CHW, planes_NHW[None])
-        size = source_CHW.shape[-2:]
+            planes_HN1W = planes_NHW[None].transpose(0, 2)
+            overlay_HC1W = _laid(overlay_HC1W, particles_HC1W, planes_HN1W)
+        height, width = source_CHW.shape[-2:]
         result_CHW = torch.empty_like(source_CHW, dtype=torch.float32)
-        for top in range(0, size[0], STRIP):  # of a size that the processor's cache holds
-            rows = slice(top, min(top + STRIP, size[0]))
-            strip_BCHW = compose(
-                enlarged(transform_1CHW, size, rows),
-                enlarged(overlay_1CHW, size, rows),
-                source_CHW[None, :, rows].float(),
-            )
-            result_CHW[:, rows] = strip_BCHW[0].clamp_(-1, 1)
+        wide = [wider(picture, width) for picture in (transform_HC1W, overlay_HC1W)]
+        for rows in _strips(height):
+            transform_RC1W, overlay_RC1W = (taller(one_HC1W, height, rows) for one_HC1W in wide)
+            source_RC1W = source_CHW[None, :, rows].float().transpose(0, 2)
+            strip_RC1W = compose(transform_RC1W, overlay_RC1W, source_RC1W)
+            result_CHW[:, rows] = strip_RC1W.clamp_(-1, 1).transpose(0, 2)[0]
         return result_CHW
 
     def _at(self, position: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,9 +117,9 @@ def color_terms(picture_BCHW: Tensor) -> list[Tensor]:
 def transform_colors(coefficients_BCHW: Tensor, picture_BCHW: Tensor) -> Tensor:
     """Apply a colour transform of B 3*TERMS H W to pictures of the same size."""
     by_term_BNCHW: Tensor = coefficients_BCHW.unflatten(1, (TERMS, 3))
-    result_BCHW = by_term_BNCHW[:, TERMS - 1]
+    result_BCHW = by_term_BNCHW[:, TERMS - 1].clone()
     for number, term_B1HW in enumerate(color_terms(picture_BCHW)):
-        result_BCHW = torch.addcmul(result_BCHW, by_term_BNCHW[:, number], term_B1HW)
+        result_BCHW.addcmul_(by_term_BNCHW[:, number], term_B1HW)
     return result_BCHW
 
 
@@ -127,35 +128,34 @@ def resized(picture_BCHW: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
     return F.interpolate(picture_BCHW, size=size, mode="bilinear", align_corners=False)
 
 
-def enlarged(
-    picture_1CHW: Tensor, size: tuple[int, ...] | torch.Size, rows: slice | None = None
-) -> Tensor:
-    """Return a picture as `resized` does, or some of its rows, several times as fast on a CPU.
+def wider(picture_HC1W: Tensor, width: int) -> Tensor:
+    """Return a picture whose rows are resized to a width, as `resized` does.
 
-    Both ways it is multiplied by the few weights that are not zero, in pieces:
+    They are multiplied by the few weights that are not zero, in pieces:
 
-        columns  [########........................]      of the result: BLOCK at a time,
-                 [......########..................]      from the 2 + BLOCK / scale columns
-                 [............########............]      of the picture that they lie between
+        [########........................]      of the result: BLOCK at a time,
+        [......########..................]      from the 2 + BLOCK / scale columns
+        [............########............]      of the picture that they lie between
     """
-    picture_CHW, device = picture_1CHW[0], picture_1CHW.device
-    down_HH, across_WW = (
-        _weights(one, other, device)
-        for one, other in zip(size, picture_CHW.shape[-2:], strict=True)
-    )
-    first, last = 0, size[0]
-    if rows is not None:
-        first, last = rows.start, rows.stop
-    used = _between(first, last, size[0], picture_CHW.shape[-2])
-    tall_CHW = down_HH[first:last, used] @ picture_CHW[:, used]
-    flat_RW = tall_CHW.reshape(-1, tall_CHW.shape[-1])
-    result_RW = flat_RW.new_empty(len(flat_RW), size[1])
-    block = BLOCK if device.type == "cpu" else size[1]
-    for left in range(0, size[1], block):
-        right = min(left + block, size[1])
-        used = _between(left, right, size[1], flat_RW.shape[1])
-        torch.mm(flat_RW[:, used], across_WW[left:right, used].T, out=result_RW[:, left:right])
-    return result_RW.view(1, len(picture_CHW), last - first, size[1])
+    known = picture_HC1W.shape[-1]
+    lines_RW = picture_HC1W.reshape(-1, known)
+    across_WW = _weights(width, known, picture_HC1W.device)
+    result_RW = lines_RW.new_empty(len(lines_RW), width)
+    block = BLOCK if lines_RW.device.type == "cpu" else width
+    for left in range(0, width, block):
+        right = min(left + block, width)
+        used = _between(left, right, width, known)
+        torch.mm(lines_RW[:, used], across_WW[left:right, used].T, out=result_RW[:, left:right])
+    return result_RW.view(*picture_HC1W.shape[:3], width)
+
+
+def taller(picture_HC1W: Tensor, height: int, rows: slice | None = None) -> Tensor:
+    """Return a picture resized to a height, as `resized` does, or some of its rows."""
+    known = len(picture_HC1W)
+    first, last = (0, height) if rows is None else (rows.start, rows.stop)
+    used = _between(first, last, height, known)
+    down_HH = _weights(height, known, picture_HC1W.device)[first:last, used]
+    return (down_HH @ picture_HC1W[used].flatten(1)).view(-1, *picture_HC1W.shape[1:])
 
 
 @lru_cache(maxsize=16)
@@ -172,6 +172,22 @@ def _between(first: int, last: int, count: int, known: int) -> slice:
     return slice(min(max(start, 0), known - 1), min(max(stop, 1), known))
 
 
+def _strips(height: int) -> list[slice]:
+    """Return all rows, so many at a time that the processor's cache holds what is made of them."""
+    return [slice(top, min(top + STRIP, height)) for top in range(0, height, STRIP)]
+
+
+def _laid(overlay_HC1W: Tensor, particles_HC1W: Tensor, planes_HN1W: Tensor) -> Tensor:
+    """Lay particles, known at another size, over an overlay; see `lay_particles`."""
+    height, width = len(overlay_HC1W), overlay_HC1W.shape[-1]
+    wide_HC1W = wider(particles_HC1W, width)
+    laid = [
+        lay_particles(overlay_HC1W[rows], taller(wide_HC1W, height, rows), planes_HN1W[rows])
+        for rows in _strips(height)
+    ]
+    return torch.cat(laid)
+
+
 def lay_particles(overlay_BCHW: Tensor, particles_BCHW: Tensor, planes_BNHW: Tensor) -> Tensor:
     """Lay particles over an overlay: `particles` say how much of each plane, and its colour.
 
@@ -180,9 +196,7 @@ def lay_particles(overlay_BCHW: Tensor, particles_BCHW: Tensor, planes_BNHW: Ten
     by_plane_BNCHW = particles_BCHW.unflatten(1, (-1, 4))
     laid_BCHW = torch.zeros_like(overlay_BCHW)
     for number in range(planes_BNHW.shape[1]):
-        laid_BCHW = torch.addcmul(
-            laid_BCHW, planes_BNHW[:, number, None], by_plane_BNCHW[:, number]
-        )
+        laid_BCHW.addcmul_(planes_BNHW[:, number, None], by_plane_BNCHW[:, number])
     clear_B1HW = 1 - laid_BCHW[:, :1].clamp(max=0.95)
     opacity_B1HW = 1 - (1 - overlay_BCHW[:, :1]) * clear_B1HW
     colour_BCHW = overlay_BCHW[:, 1:] * clear_B1HW + laid_BCHW[:, 1:]

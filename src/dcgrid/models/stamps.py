@@ -36,9 +36,8 @@ class Stamps:
 def draw_stamps(stamps: Stamps, rows: int, columns: int) -> torch.Tensor:
     """Add up stamps; opacity of shape PHW, not clamped."""
     frames, device = len(stamps.y_PN), stamps.y_PN.device
-    canvas = torch.zeros(frames * rows * columns, device=device)
     if not stamps.y_PN.numel():
-        return canvas.view(frames, rows, columns)
+        return torch.zeros(frames, rows, columns, device=device)
     reach_y = math.ceil(float((3 * stamps.flat * stamps.wide_N + stamps.half_N).max())) + 1
     shift = float((stamps.lean_N.abs() * stamps.half_N).max())
     reach_x = math.ceil(3 * float(stamps.wide_N.max()) + shift) + 1
@@ -57,12 +56,15 @@ def draw_stamps(stamps: Stamps, rows: int, columns: int) -> torch.Tensor:
         along_MR = along_MR * (1 - stamps.tail * place_MR.clamp(0, 1))
     across_MRS = _across(column_MS, x_M, stamps.lean_N[point_M], down_MR, wide_M)
     light_MRS = (stamps.weight_PN[frame_M, point_M][:, None] * along_MR)[..., None] * across_MRS
-    inside_MRS = ((row_MR >= 0) & (row_MR < rows))[..., None] & (
-        (column_MS >= 0) & (column_MS < columns)
-    )[:, None]
-    place_MRS = (frame_M[:, None] * rows + row_MR)[..., None] * columns + column_MS[:, None]
-    canvas.index_add_(0, place_MRS[inside_MRS].long(), light_MRS[inside_MRS])
-    return canvas.view(frames, rows, columns)
+    # Drawn on a canvas with so much around it that no stamp has to be cut, and cut out of that.
+    around_y, around_x = 2 * reach_y + 1, 2 * reach_x + 1
+    tall, wide = rows + 2 * around_y, columns + 2 * around_x
+    canvas = torch.zeros(frames * tall * wide, device=device)
+    line_MR = (frame_M[:, None] * tall + row_MR.long() + around_y) * wide + around_x
+    place_MRS = line_MR[..., None] + column_MS.long()[:, None]
+    canvas.index_add_(0, place_MRS.flatten(), light_MRS.flatten())
+    drawn_PHW = canvas.view(frames, tall, wide)
+    return drawn_PHW[:, around_y : around_y + rows, around_x : around_x + columns]
 
 
 def _across(
