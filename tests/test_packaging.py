@@ -35,6 +35,7 @@ def test_recipes_and_weights_travel_in_the_wheel(wheel: Path) -> None:
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in {".py", ".safetensors", ".json", ".html", ".css", ".js"}:
                 assert path.relative_to(ROOT / "src").as_posix() in names
+    assert "dcgrid/py.typed" in names  # what tells mypy that the API has types
     assert not [name for name in names if name.startswith("tests/") or "__pycache__" in name]
 
 
@@ -55,6 +56,8 @@ def test_dependencies_are_those_of_the_design() -> None:
         "annotated-types",
         "filelock",
         "pydantic",
+        "typing-extensions",
+        "numpy",
         "pillow",
         "torch",
         "typer",

@@ -72,7 +72,7 @@ def test_an_interrupt_and_a_bug_are_json_too(
         def fail(*_: object, error: BaseException = raised) -> None:
             raise error
 
-        monkeypatch.setattr("dcgrid.cli.run_job.prepare_run", fail)
+        monkeypatch.setattr("dcgrid.cli.run_job.prepare_job", fail)
         assert main(["edit", str(clip), "-e", "rain", "--format", "json"]) == code
         assert value_of(capsys)["error"]["code"] == code  # type: ignore[index]
 

@@ -150,7 +150,7 @@ def test_a_traceback_is_printed_on_demand(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DCGRID_TRACEBACK", "1")
-    monkeypatch.setattr("dcgrid.cli.run_job.prepare_run", None)
+    monkeypatch.setattr("dcgrid.cli.run_job.prepare_job", None)
     assert main(["edit", "x.mp4", "-e", "rain"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("Traceback")
@@ -170,7 +170,7 @@ def test_a_bug_in_a_command_is_one_line(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("dcgrid.cli.run_job.prepare_run", broken)
+    monkeypatch.setattr("dcgrid.cli.run_job.prepare_job", broken)
     assert main(["edit", str(clip), "-e", "rain"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: internal error: ZeroDivisionError: division by zero\nhint:")

@@ -153,8 +153,4 @@ def edit(
         offline=offline,
         force=force,
     )
-    if method != "grid":
-        from dcgrid.pipelines.baselines import method_of
-
-        job = method_of(method).prepare(job)
     check_and_run(job, Output(format_=format_, quiet=quiet), dry_run=dry_run)

@@ -7,7 +7,7 @@ import typer
 
 from dcgrid.cli.options import DryRunOption, FormatOption, OfflineOption, OutOption, QuietOption
 from dcgrid.cli.output import Format, Output
-from dcgrid.cli.run_job import in_first_process, run_job, run_story
+from dcgrid.cli.run_job import in_first_process, run_prepared
 
 if TYPE_CHECKING:
     from dcgrid.pipelines.team import Team
@@ -51,7 +51,6 @@ def rerun(
     name. Input and weights must be the very files of the first run.
     """
     from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
-    from dcgrid.pipelines.story_plan import PreparedStory
 
     def work(team: "Team | None", own_device: str) -> None:
         job = RerunJob(
@@ -66,10 +65,7 @@ def rerun(
         prepared, first = prepare_rerun(job)
         version = first.versions.get("dcgrid", "?")
         output.note(f"Repeats {_named(first.command)} of {first.created} by dcgrid {version}.")
-        if isinstance(prepared, PreparedStory):
-            run_story(prepared, output, team, dry_run=dry_run)
-        else:
-            run_job(prepared, output, team, dry_run=dry_run)
+        run_prepared(prepared, output, team, dry_run=dry_run)
 
     with Output(format_=format_, quiet=quiet) as output:
         in_first_process(device or "auto", output, work)

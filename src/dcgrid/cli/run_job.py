@@ -1,19 +1,15 @@
 """What commands that fill grids do once their job is checked: plan, run, print."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from dcgrid import hub
+from dcgrid.api import plan_job, prepare_job, run_planned
 from dcgrid.cli.output import Output
 from dcgrid.pipelines.job import GridJob
-from dcgrid.pipelines.plan import prepare_run, refuse_downloads
 from dcgrid.runtime.processes import join_processes
 
 if TYPE_CHECKING:
-    from dcgrid.eval.ranking import MetricRanker
     from dcgrid.pipelines.baselines import Method
     from dcgrid.pipelines.plan import RunPlan
     from dcgrid.pipelines.prepared import PreparedRun
@@ -50,85 +46,40 @@ def in_first_process(device: str, output: Output, work: WithTeam) -> None:
 
 
 def check_and_run(job: GridJob, sink: Output, *, dry_run: bool) -> None:
-    """Check a job with the user's recipes at hand and carry it out."""
+    """Check a job with the user's recipes at hand and run it."""
 
     def work(team: "Team | None", device: str) -> None:
-        prepared = prepare_run(replace(job, device=device), hub.config_dir() / "recipes")
-        run_job(prepared, output, team, dry_run=dry_run)
+        run_prepared(prepare_job(replace(job, device=device)), output, team, dry_run=dry_run)
 
     with sink as output:
         in_first_process(job.device, output, work)
 
 
-def run_job(prepared: "PreparedRun", output: Output, team: "Team | None", *, dry_run: bool) -> None:
-    """Plan a checked job, run it unless it is a dry run, and print the result."""
-    if prepared.job.offline:
-        hub.go_offline()
-    output.start("planning")
-    from dcgrid.pipelines.plan import plan_run
-
-    method = _baseline(prepared.job.generated_by)
-    plan = plan_run(prepared)
-    if method is not None:
-        method.refuse(
-            windows=len(plan.windows),
-            longest_s=plan.spec.max_frames / plan.spec.fps,
-            processes=1 if team is None else team.processes.count,
-        )
-    ranker = _ranker(prepared, plan.device)
-    for line in ranker.notes if ranker else ():
-        output.warn(line)
-    if not _tell_plan(plan, team, output, method, dry_run=dry_run):
-        return
-    from dcgrid.pipelines import run
-
-    result = run.run_job(
-        plan,
-        output,
-        team,
-        generate_fn=None if method is None else method.generate_fn(),
-        ranker=ranker if ranker and ranker.keys else None,
-    )
-    lines = _result_lines(result, plan.prepared.names_remark)
-    if not result.already_there:
-        seconds = sum(result.manifest.timings_s.values())
-        memory = result.manifest.peak_memory_bytes / 1e9
-        lines.append(f"{seconds:.1f} s, {memory:.1f} GB at most, seed {prepared.job.seed}")
-    output.result(lines, {**result.as_json(), "names_remark": plan.prepared.names_remark})
-
-
-def _baseline(name: str) -> "Method | None":
-    """Return a method by its name; None for the program's own.
-
-    Raises:
-        UsageError: There is none of that name.
-    """
-    if name == "grid":
-        return None
-    from dcgrid.pipelines.baselines import method_of
-
-    return method_of(name)
-
-
-def run_story(
-    prepared: "PreparedStory", output: Output, team: "Team | None", *, dry_run: bool
+def run_prepared(
+    prepared: "PreparedRun | PreparedStory", output: Output, team: "Team | None", *, dry_run: bool
 ) -> None:
-    """Plan a checked story, tell it unless it is a dry run, and print the result."""
-    if prepared.job.offline:
-        hub.go_offline()
+    """Plan a checked job, run it unless it is a dry run, and print the result."""
     output.start("planning")
-    from dcgrid.pipelines.story_plan import plan_story
-
-    plan = plan_story(prepared)
-    if not _tell_plan(plan, team, output, dry_run=dry_run):
+    planned = plan_job(prepared, 1 if team is None else team.processes.count)
+    for line in planned.ranker.notes if planned.ranker else ():
+        output.warn(line)
+    if not _tell_plan(planned.plan, team, output, planned.method, dry_run=dry_run):
         return
-    from dcgrid.pipelines.story import tell_story
-
-    result = tell_story(plan, output, team)
-    lines = _result_lines(result, plan.prepared.names_remark)
+    result = run_planned(planned, output, team)
+    remark = planned.plan.prepared.names_remark
+    lines = _result_lines(result, remark)
     if not result.already_there:
-        lines.append(f"{result.seconds:.1f} s, seed {prepared.job.seed}")
-    output.result(lines, {**result.as_json(), "names_remark": plan.prepared.names_remark})
+        lines.append(_cost_line(result))
+    output.result(lines, {**result.as_json(), "names_remark": remark})
+
+
+def _cost_line(result: "RunResult | StoryResult") -> str:
+    """Return seconds and memory of a run."""
+    manifest = result.manifest
+    seed, memory = manifest.job.seed, manifest.peak_memory_bytes / 1e9
+    if manifest.command == "story":
+        return f"{result.seconds:.1f} s, seed {seed}"  # type: ignore[union-attr]
+    return f"{sum(manifest.timings_s.values()):.1f} s, {memory:.1f} GB at most, seed {seed}"
 
 
 def _tell_plan(
@@ -153,24 +104,7 @@ def _tell_plan(
         return False
     for line in lines:
         output.note(line)
-    refuse_downloads(plan.downloads)
     return True
-
-
-def _ranker(prepared: "PreparedRun", device: str) -> "MetricRanker | None":
-    """Return what ranks candidates; None: the cheap scores do, or an earlier run has ranked.
-
-    Raises:
-        UsageError: No such metric, or one that needs more than the clip.
-        WeightsError: Its weights are not here.
-    """
-    job = prepared.job
-    if not job.rank or prepared.expected_frames:
-        return None
-    from dcgrid.eval.ranking import make_ranker
-
-    folder = os.environ.get("DCGRID_WEIGHTS")
-    return make_ranker(job.rank, device, weights_dir=Path(folder) if folder else None)
 
 
 def _result_lines(result: "RunResult | StoryResult", remark: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -41,10 +41,9 @@ from dcgrid.cli.options import (
     parse_size,
 )
 from dcgrid.cli.output import Format, Output
-from dcgrid.cli.run_job import in_first_process, run_story
+from dcgrid.cli.run_job import check_and_run
 from dcgrid.errors import UsageError
 from dcgrid.pipelines.script import StoryJob, read_story, scene_of
-from dcgrid.pipelines.story_plan import prepare_story
 
 _Story = Annotated[
     Path | None,
@@ -74,9 +73,6 @@ _Fade = Annotated[
     float | None,
     typer.Option("--fade", help="Seconds of cross-fade in the reel.", show_default="the story's"),
 ]
-
-if TYPE_CHECKING:
-    from dcgrid.pipelines.team import Team
 
 
 def story(
@@ -154,13 +150,7 @@ def story(
         offline=offline,
         force=force,
     )
-
-    def work(team: "Team | None", own_device: str) -> None:
-        prepared = prepare_story(replace(job, device=own_device), recipe_dir)
-        run_story(prepared, output, team, dry_run=dry_run)
-
-    with Output(format_=format_, quiet=quiet) as output:
-        in_first_process(device, output, work)
+    check_and_run(job, Output(format_=format_, quiet=quiet), dry_run=dry_run)
 
 
 def _job(

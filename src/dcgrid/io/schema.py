@@ -1,4 +1,4 @@
-"""TOML and JSON into frozen dataclasses, strictly: every problem at once, each with its place.
+"""TOML and JSON into dataclasses or TypedDicts: every problem at once, each with its place.
 
     document = read_toml(path)
     recipe = document.build(Recipe)
@@ -394,9 +394,9 @@ def _phrase(annotation: Any) -> str:  # noqa: ANN401
 
 
 def _inner(annotation: Any, part: str | int) -> Any:  # noqa: ANN401
-    """Return the type of a field, an entry or a value; None: a dataclass has no such field."""
+    """Return the type of a field, an entry or a value; None: there is no such field."""
     bare = _bare(annotation)
-    if is_dataclass(bare):
+    if is_dataclass(bare) or hasattr(bare, "__required_keys__"):  # or a TypedDict
         return get_type_hints(bare, include_extras=True).get(str(part))
     arguments = get_args(bare)
     if get_origin(bare) is tuple:

@@ -139,9 +139,13 @@ def physical_memory_bytes() -> int:
 
 
 def available_memory_bytes(device: torch.device) -> int:
-    """Return the free memory of a device in bytes; 0 if it cannot be known."""
+    """Return the free memory of a device in bytes; 0 if it cannot be known.
+
+    What this process holds of a GPU counts as free: the next run uses a model that is kept, or the
+    memory that it leaves.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
     return available_host_memory_bytes() if device.type == "cpu" else 0
 
 

@@ -1,0 +1,90 @@
+"""Models that stay loaded from one run to the next."""
+
+import gc
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcgrid.adapters.find import find_adapter
+from dcgrid.adapters.spec import Stage
+from dcgrid.grid.modes import Mode
+from dcgrid.io.progress import Progress
+from dcgrid.models.loading import weight_files
+from dcgrid.pipelines.job import GridJob
+from dcgrid.pipelines.models import LoadedModel, adapter_file, lora_files
+from dcgrid.pipelines.team import Team
+
+
+class KeptModels(Team):
+    """A team of one process that loads a model once; the least recently used ones go.
+
+    Args:
+        most: How many stay loaded.
+    """
+
+    def __init__(self, most: int = 1) -> None:
+        super().__init__()
+        self._most = most
+        self._models: OrderedDict[tuple[Any, ...], tuple[LoadedModel, bool, bool]] = OrderedDict()
+        """Model, and how its given cells enter before any layout says so: clean, first."""
+
+    def load_model(
+        self,
+        job: GridJob,
+        mode: Mode,
+        device: torch.device,
+        dtype: torch.dtype,
+        progress: Progress,
+        offload: str = "none",
+        *,
+        stage: Stage = "fill",
+    ) -> LoadedModel:
+        """Return a model that was loaded before from the same files, else load it."""
+        settings = (job.quantize, job.attention, job.compile)
+        key = (_files(job, mode), *settings, str(device), dtype, offload, stage)
+        if key in self._models:
+            model, clean, first = self._models[key]
+            model.backbone.use_given(clean=clean, first=first)
+            self._models.move_to_end(key)
+            return model
+        while len(self._models) >= self._most:
+            self._models.popitem(last=False)
+            _free_memory()
+        model = super().load_model(job, mode, device, dtype, progress, offload, stage=stage)
+        spec = model.backbone.spec
+        self._models[key] = (model, spec.per_cell_time, spec.given_first)
+        return model
+
+    def clear(self) -> bool:
+        """Let go of all models; return True if there were any."""
+        had_any = bool(self._models)
+        self._models.clear()
+        _free_memory()
+        return had_any
+
+
+def _files(job: GridJob, mode: Mode) -> tuple[Any, ...]:
+    """Return what tells apart the files that a model is loaded from: path, size, time of change."""
+    paths = list(weight_files(job.model).values())
+    loras = lora_files(job)
+    adapter = adapter_file(job, mode)
+    concepts = find_adapter(job.concepts, offline=job.offline) if job.concepts else None
+    paths += [path for path in (adapter, concepts) if path is not None]
+    paths += [path for _, path in loras]
+    strengths = [choice.strength for choice, _ in loras]
+    return (job.model, str(adapter), str(concepts), *strengths, *map(_seen, paths))
+
+
+def _seen(path: Path) -> tuple[str, int, int]:
+    if not path.exists():
+        return str(path), 0, 0
+    found = path.stat()
+    return str(path), found.st_size, found.st_mtime_ns
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
