@@ -24,8 +24,8 @@ from dcgrid.pipelines.script import read_story
 from dcgrid.recipes import shipped_dir
 from dcgrid.recipes.schema import read_effect, read_layout
 from dcgrid.train.data.manifest import read_concepts
-from dcgrid.train.sampling import load_sample_recipe
 from dcgrid.train.settings import load_train_recipe
+from dcgrid.train.stages.generate import load_sample_recipe
 from dcgrid.video.clip import ClipRules
 from tests.eval.study.conftest import OURS, make_evaluation
 

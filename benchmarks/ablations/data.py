@@ -26,8 +26,8 @@ from dcgrid.synthetic.animation import composite_sprite
 from dcgrid.synthetic.moves import Move, SubjectScene, margin_of, pair_scenes, place_subject
 from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import WorldClips, chance, pick
+from dcgrid.train.data.variants import FusionPool, VariantPool, VariantSet
 from dcgrid.train.settings import Phase
-from dcgrid.train.variants import FusionPool, VariantPool, VariantSet
 
 FRAMES, SIDE = 9, 96
 """Frames and side of a cell: small, so that a training takes minutes on two cores."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from benchmarks.ablations.data import FRAMES, SIDE
 from benchmarks.ablations.training import MODEL
 from dcgrid.models.loading import weight_files
-from dcgrid.train.sampling import SampleJob, SampleRecipe
-from dcgrid.train.sampling_run import run_sampling
+from dcgrid.train.stages.generate import SampleJob, SampleRecipe
+from dcgrid.train.stages.samplers import run_sampling
 
 RECIPE = SampleRecipe(
     grids=32,

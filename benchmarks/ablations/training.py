@@ -23,15 +23,15 @@ from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.text import TextEncoder
 from dcgrid.recipes import shipped_dir
-from dcgrid.train.captions import Captions, world_captions
+from dcgrid.train.data.captions import Captions, world_captions
+from dcgrid.train.data.generated_grids import SampledGrids
+from dcgrid.train.data.variants import VariantSet
 from dcgrid.train.facts import train_facts
-from dcgrid.train.grids import GridStage
 from dcgrid.train.job import DC_NAME
 from dcgrid.train.loop import LoopOptions, train
 from dcgrid.train.networks import load_autoencoder, load_base
-from dcgrid.train.sampled import SampledGrids
 from dcgrid.train.settings import LogSettings, Phase, TrainRecipe, load_train_recipe
-from dcgrid.train.variants import VariantSet
+from dcgrid.train.stages.grids import GridStage
 
 MODEL = "mini"
 BATCH, RANK = 2, 16

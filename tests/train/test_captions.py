@@ -15,8 +15,8 @@ from dcgrid.pipelines.resolve import resolve
 from dcgrid.recipes import effect_names, load_effect, load_layout
 from dcgrid.synthetic.effects import EFFECT_NAMES
 from dcgrid.synthetic.world_clips import MOTIONS
-from dcgrid.train.captions import Captions, cell_rows, world_captions
-from dcgrid.train.variants import VariantSet
+from dcgrid.train.data.captions import Captions, cell_rows, world_captions
+from dcgrid.train.data.variants import VariantSet
 
 
 @pytest.fixture(scope="module")

@@ -18,16 +18,21 @@ from dcgrid.models.loading import load_text_encoder
 from dcgrid.models.weights import read_weights, save_weights
 from dcgrid.prompts.tags import check_tags
 from dcgrid.recipes import shipped_dir
-from dcgrid.train.cell_sampler import CellSampler, share_noise
-from dcgrid.train.grids import SINGLE, GridStage
+from dcgrid.train.data.generated_grids import grid_files, read_grid
+from dcgrid.train.data.variants import FusionPool, VariantPool
 from dcgrid.train.run import Reporter, TrainJob, run_stage
-from dcgrid.train.sample_latents import draw_grid_noise, generate_cells
-from dcgrid.train.sampled import grid_files, read_grid
-from dcgrid.train.sampling import CellJob, SampleJob, load_cell_recipe, load_sample_recipe
-from dcgrid.train.sampling_run import run_sampling
 from dcgrid.train.settings import load_train_recipe
+from dcgrid.train.stages.generate import (
+    CellJob,
+    SampleJob,
+    draw_grid_noise,
+    generate_cells,
+    load_cell_recipe,
+    load_sample_recipe,
+)
+from dcgrid.train.stages.grids import SINGLE, GridStage
+from dcgrid.train.stages.samplers import CellSampler, run_sampling, share_noise
 from dcgrid.train.validation import Validation
-from dcgrid.train.variants import FusionPool, VariantPool
 
 QUIET = Reporter(say=lambda line: None, progress=lambda progress: None)
 
@@ -385,7 +390,7 @@ def test_sampled_concepts_are_combinations_that_were_never_learned(
 ):
     run_tiny("grid", out)
     job = sample_job(out, tmp_path, tiny_store, grids=12, concept_share=1.0, dc_strength=0.5)
-    from dcgrid.train.grid_sampler import GridSampler
+    from dcgrid.train.stages.samplers import GridSampler
 
     generate_fn = GridSampler(job)
     learned = [tags_in(prompt) for prompt in read_adapter(out / "dc.safetensors")[0].prompts]

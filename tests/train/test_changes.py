@@ -10,9 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from dcgrid.errors import RecipeError
-from dcgrid.train.changes import SHOWN_CHANGES, changed_keys, check_changes, facts_of_run
 from dcgrid.train.checkpoint import STATE_NAME, read_facts
 from dcgrid.train.loop import LoopOptions, train
+from dcgrid.train.resume import SHOWN_CHANGES, changed_keys, check_changes, facts_of_run
 from dcgrid.train.settings import LogSettings, load_train_recipe, with_steps
 
 _FILE = importlib.util.spec_from_file_location("toy", Path(__file__).with_name("toy.py"))

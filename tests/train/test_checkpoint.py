@@ -23,10 +23,10 @@ from dcgrid.train.checkpoint import (
     STATE_NAME,
     load_state,
     save_state,
+    write_tensors,
 )
-from dcgrid.train.keeping import read_step
 from dcgrid.train.loop import LoopOptions, train
-from dcgrid.train.state_file import write_tensors
+from dcgrid.train.resume import read_step
 
 TOY = Path(__file__).with_name("toy.py")
 _FILE = importlib.util.spec_from_file_location("toy", TOY)

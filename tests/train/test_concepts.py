@@ -16,15 +16,15 @@ from dcgrid.models.native.config import TINY
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.tags import load_tags
 from dcgrid.models.weights import read_weights
-from dcgrid.train import dc
-from dcgrid.train.concepts import ConceptStage, check_recipe
 from dcgrid.train.evaluation import EVAL_TIMES
 from dcgrid.train.job import Reporter, TrainJob
-from dcgrid.train.keeping import read_step
 from dcgrid.train.loop import LoopOptions
 from dcgrid.train.plan import plan_stage
+from dcgrid.train.resume import read_step
 from dcgrid.train.run import run_stage
 from dcgrid.train.settings import LogSettings, load_train_recipe
+from dcgrid.train.stages import concepts
+from dcgrid.train.stages.concepts import ConceptStage, check_recipe
 
 MANIFEST = """
 [[concepts]]
@@ -100,7 +100,7 @@ def watched(monkeypatch):
             seen["phases"].append(phase.frames)
             return super().loss(phase, generator)
 
-    monkeypatch.setattr(dc, "ConceptStage", Watched)
+    monkeypatch.setattr(concepts, "ConceptStage", Watched)
     return seen
 
 
@@ -180,7 +180,7 @@ def test_resumed_at_the_switch_is_bit_exact(job_of, out, tmp_path, monkeypatch, 
         )
     )
     with monkeypatch.context() as patched:
-        patched.setattr(dc, "ConceptStage", Dying)
+        patched.setattr(concepts, "ConceptStage", Dying)
         patched.setattr(TrainJob, "loop", options)
         with pytest.raises(Stop):
             run(job_of(folder=parts, loss={"prior_share": 0.3}))
@@ -259,7 +259,7 @@ def test_prior_batches_are_of_the_bare_base_and_carry_no_token(job_of, watched, 
         sampled.append(tuple(cells_BKCFYX.shape))
         return sample(velocity, cells_BKCFYX, *rest)
 
-    monkeypatch.setattr("dcgrid.train.priors.sample", watched_sample)
+    monkeypatch.setattr("dcgrid.train.stages.priors.sample", watched_sample)
     run(job_of(loss={"prior_share": 1.0, "caption_dropout": 0.0}))
     stage = watched["stage"]
     assert len(sampled) == 4, "one for each concept and phase"
@@ -411,7 +411,7 @@ def test_an_estimate_reaches_the_output_of_a_training_step(job_of, watched, monk
 
 def test_two_concepts_can_be_learnt_by_heart(job_of, watched, monkeypatch):
     losses = []
-    original = dc.ConceptStage
+    original = concepts.ConceptStage
 
     class Fixed(original):
         def loss(self, phase, generator):
@@ -419,7 +419,7 @@ def test_two_concepts_can_be_learnt_by_heart(job_of, watched, monkeypatch):
             losses.append(float(loss.detach()))
             return loss, figures
 
-    monkeypatch.setattr(dc, "ConceptStage", Fixed)
+    monkeypatch.setattr(concepts, "ConceptStage", Fixed)
     knobs = dict.fromkeys(("prior_share", "appearance_dropout", "motion_dropout"), 0.0)
     job = job_of(loss={**knobs, "token_rate": 1e-2, "rank": 8.0}, steps=160)
     optim = replace(job.recipe.optim, learning_rate=2e-2, weight_decay=0.0, cooldown=0.0)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from dcgrid.models.weights import read_weights
-from dcgrid.train import run as stages
 from dcgrid.train.evaluation import EVAL_TIMES, at_rest, averaged_weights, eval_losses
-from dcgrid.train.grids import GridStage
 from dcgrid.train.loop import LoopOptions, train
 from dcgrid.train.settings import LogSettings
+from dcgrid.train.stages import base
+from dcgrid.train.stages.grids import GridStage
 
 _FILE = importlib.util.spec_from_file_location("toy", Path(__file__).with_name("toy.py"))
 toy = importlib.util.module_from_spec(_FILE)
@@ -123,7 +123,7 @@ def test_fixed_grids_do_not_depend_on_the_run(run_tiny, tmp_path, monkeypatch):
             drawn.append(self._fixed)
             return losses
 
-    monkeypatch.setattr(stages, "GridStage", Watched)
+    monkeypatch.setattr(base, "GridStage", Watched)
     run_tiny("base", tmp_path, steps=2, log=ON)
     run_tiny("base", tmp_path, steps=5, log=ON, rate="1e-3")
     first, *others = drawn

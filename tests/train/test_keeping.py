@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from dcgrid.errors import OutputError, WeightsError
-from dcgrid.train import keeping
 from dcgrid.train.checkpoint import STATE_NAME, DamagedCheckpoint, read_facts
-from dcgrid.train.keeping import find_state, kept_states, read_step
 from dcgrid.train.loop import LoopOptions, train
+from dcgrid.train.resume import find_state, kept_states, read_step
 from dcgrid.train.settings import LogSettings
 
 _FILE = importlib.util.spec_from_file_location("toy", Path(__file__).with_name("toy.py"))
@@ -102,4 +101,4 @@ def test_a_full_disk_while_keeping_leaves_the_newest(tmp_path, monkeypatch):
         run(tmp_path)
     assert read_step(tmp_path) == 3
     assert [p.name for p in tmp_path.glob("state*")] == [STATE_NAME]
-    assert keeping.kept_states(tmp_path) == []
+    assert kept_states(tmp_path) == []

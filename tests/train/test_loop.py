@@ -11,8 +11,8 @@ import torch
 
 from dcgrid.errors import DeviceError
 from dcgrid.train.checkpoint import STATE_NAME
-from dcgrid.train.keeping import read_step
 from dcgrid.train.loop import LoopOptions, train
+from dcgrid.train.resume import read_step
 
 _FILE = importlib.util.spec_from_file_location("toy", Path(__file__).with_name("toy.py"))
 toy = importlib.util.module_from_spec(_FILE)

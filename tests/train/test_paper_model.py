@@ -25,9 +25,9 @@ from dcgrid.train.facts import train_facts
 from dcgrid.train.job import Reporter, TrainJob
 from dcgrid.train.plan import plan_stage
 from dcgrid.train.run import run_stage
-from dcgrid.train.sampling import CellJob, SampleJob, load_cell_recipe, load_sample_recipe
-from dcgrid.train.sampling_run import run_sampling
 from dcgrid.train.settings import TrainRecipe, load_train_recipe
+from dcgrid.train.stages.generate import CellJob, SampleJob, load_cell_recipe, load_sample_recipe
+from dcgrid.train.stages.samplers import run_sampling
 from tests.t5_folder import make_t5_folder
 
 RECIPES = shipped_dir() / "train"

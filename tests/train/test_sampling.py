@@ -20,13 +20,13 @@ from dcgrid.models.native.config import PRESETS
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.weights import load_weights, read_weights
 from dcgrid.recipes import shipped_dir
-from dcgrid.train import run as stages
+from dcgrid.train.data.generated_grids import grid_files, read_grid
 from dcgrid.train.facts import train_facts
-from dcgrid.train.grids import GridStage
+from dcgrid.train.job import TrainJob
 from dcgrid.train.loop import LoopOptions
-from dcgrid.train.sampled import grid_files, read_grid
-from dcgrid.train.sampling import SampleJob, load_sample_recipe
-from dcgrid.train.sampling_run import drop_grids, run_sampling
+from dcgrid.train.stages.generate import SampleJob, load_sample_recipe
+from dcgrid.train.stages.grids import GridStage
+from dcgrid.train.stages.samplers import drop_grids, run_sampling
 
 SHIPPED = Path(dcgrid.__file__).parent / "models" / "weights" / "mini"
 ADAPTERS = {"consistent": ("grid",), "composition": ("grid-composition-a", "grid-composition-b")}
@@ -219,7 +219,7 @@ def test_fill_with_sampled_grids_resumes_exactly(job_of, run_tiny, based, tmp_pa
         return real(stage, phase, generator)
 
     monkeypatch.setattr(GridStage, "loss", dying)
-    monkeypatch.setattr(stages.TrainJob, "loop", property(_saving_loop))
+    monkeypatch.setattr(TrainJob, "loop", property(_saving_loop))
     with pytest.raises(KeyboardInterrupt):
         run_tiny("fill", based, steps=6, loss=loss)
     monkeypatch.setattr(GridStage, "loss", real)

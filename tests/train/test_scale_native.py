@@ -162,7 +162,7 @@ import sys, torch
 from dcgrid.models.native.config import PRESETS
 from dcgrid.models.native.dit import DiT
 from dcgrid.runtime.processes import join_processes
-from dcgrid.train.pieces import in_pieces, own
+from dcgrid.train.scale import in_pieces, own
 from dcgrid.train.scale import scale_native
 from dcgrid.train.settings import ScaleSettings
 

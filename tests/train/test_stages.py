@@ -23,13 +23,14 @@ from dcgrid.models.tags import save_tags
 from dcgrid.models.weights import load_weights, read_weights
 from dcgrid.train import facts as facts_module
 from dcgrid.train import networks as networks_module
-from dcgrid.train import run as stages
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.facts import train_facts
-from dcgrid.train.grids import GridStage
-from dcgrid.train.keeping import read_step
+from dcgrid.train.job import TrainJob
 from dcgrid.train.loop import LoopOptions
 from dcgrid.train.plan import plan_stage
+from dcgrid.train.resume import read_step
+from dcgrid.train.stages import adapters, base, codec, upsampler
+from dcgrid.train.stages.grids import GridStage
 
 PARTS = ("autoencoder", "upsampler", "text", "dit", "fill")
 
@@ -196,8 +197,8 @@ def test_base_in_memory_is_bit_identical_after_fill(run_tiny, trained, monkeypat
                 if ".lora_" not in n
             }
 
-    monkeypatch.setattr(stages, "GridStage", Watched)
-    monkeypatch.setattr(stages, "save_adapter", lambda *_: None)
+    monkeypatch.setattr(adapters, "GridStage", Watched)
+    monkeypatch.setattr(adapters, "save_adapter", lambda *_: None)
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_, **__: module)
     run_tiny("fill", trained)
     after = {
@@ -269,7 +270,8 @@ def test_stopped_and_resumed_equals_uninterrupted(run_tiny, tmp_path, monkeypatc
 
     name = "AutoencoderStage" if stage == "autoencoder" else "GridStage"
     name = "UpsamplerStage" if stage == "upsampler" else name
-    original = getattr(stages, name)
+    module = {"autoencoder": codec, "base": base, "upsampler": upsampler}.get(stage, adapters)
+    original = getattr(module, name)
     for at in (2, 4, 7):
         calls = []
 
@@ -280,9 +282,9 @@ def test_stopped_and_resumed_equals_uninterrupted(run_tiny, tmp_path, monkeypatc
                     raise Stop
                 return super().loss(phase, generator)
 
-        monkeypatch.setattr(stages, name, Dying)
+        monkeypatch.setattr(module, name, Dying)
         monkeypatch.setattr(
-            stages.TrainJob,
+            TrainJob,
             "loop",
             property(
                 lambda job: LoopOptions(
@@ -328,7 +330,7 @@ def test_loss_goes_down_on_a_fixed_batch(run_tiny, trained, monkeypatch):
             losses.append(float(loss.detach()))
             return loss, figures
 
-    monkeypatch.setattr(stages, "GridStage", Fixed)
+    monkeypatch.setattr(base, "GridStage", Fixed)
     run_tiny("base", trained, steps=60, rate="5e-3")
     # The first half has clips of one frame: another batch.
     assert losses[-1] < 0.7 * losses[30]
@@ -413,7 +415,7 @@ def test_shapes_that_do_not_fit_are_told(run_tiny, recipe_of, tmp_path, tiny_sto
         ("[32, 48]", "[32, 40]", "multiples of 16"),
     ):
         path.write_text(text.replace(old, new))
-        job = stages.TrainJob(
+        job = TrainJob(
             recipe=load_train_recipe(path, "tiny"), model="tiny", out=tmp_path, store=tiny_store
         )
         with pytest.raises(RecipeError, match=told):
@@ -426,7 +428,7 @@ def test_plan_counts_what_the_stages_train(run_tiny, recipe_of, trained, tiny_st
     from dcgrid.train.settings import load_train_recipe
 
     for stage in ("autoencoder", "base", "fill", "upsampler"):
-        job = stages.TrainJob(
+        job = TrainJob(
             recipe=load_train_recipe(recipe_of(stage), "tiny"),
             model="tiny",
             out=trained,

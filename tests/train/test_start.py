@@ -14,7 +14,7 @@ from dcgrid.errors import AdapterError, WeightsError
 from dcgrid.models.native.config import TINY
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.weights import save_weights
-from dcgrid.train.start import start_adapter_from, start_from, start_text_from
+from dcgrid.train.networks import start_adapter_from, start_from, start_text_from
 
 SPEC = AdapterSpec(name="fill", stage="fill", rank=6, alpha=12.0, targets=("first",))
 

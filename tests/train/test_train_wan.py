@@ -26,9 +26,9 @@ from dcgrid.train.networks import load_base
 from dcgrid.train.plan import plan_stage
 from dcgrid.train.plan_checkout import KEPT_FEEDS, KEPT_WIDTHS
 from dcgrid.train.run import run_stage
-from dcgrid.train.sampling import CellJob, SampleJob, load_cell_recipe, load_sample_recipe
-from dcgrid.train.sampling_run import run_sampling
 from dcgrid.train.settings import LOSS_KEYS, load_train_recipe
+from dcgrid.train.stages.generate import CellJob, SampleJob, load_cell_recipe, load_sample_recipe
+from dcgrid.train.stages.samplers import run_sampling
 
 WanTransformer3DModel = pytest.importorskip("diffusers").WanTransformer3DModel
 

@@ -23,10 +23,10 @@ from dcgrid.pipelines.live import LiveBackbone
 from dcgrid.synthetic.effects import render_effect
 from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import WorldClips
-from dcgrid.train import run as stages
 from dcgrid.train import validation as module
 from dcgrid.train.checkpoint import STATE_NAME
-from dcgrid.train.grids import GridStage
+from dcgrid.train.job import TrainJob
+from dcgrid.train.stages.grids import GridStage
 from dcgrid.train.validation import LiveNetworks, Validation, as_they_were
 
 ON = "eval_every = 0\ntensorboard = false\nvalidate_every = 2\n"
@@ -162,7 +162,7 @@ def test_resumed_after_a_validation_is_the_same(run_tiny, based, tmp_path, monke
         return real(self, phase, generator)
 
     monkeypatch.setattr(GridStage, "loss", dying)
-    monkeypatch.setattr(stages.TrainJob, "loop", property(_saving_loop))
+    monkeypatch.setattr(TrainJob, "loop", property(_saving_loop))
     with pytest.raises(KeyboardInterrupt):
         run_tiny("fill", parts, steps=5, log=ON, generate=generate_validation)
     monkeypatch.undo()
@@ -308,7 +308,7 @@ def test_an_interrupt_while_generating_saves_the_step(run_tiny, based):
 
     with pytest.raises(KeyboardInterrupt):
         run_tiny("fill", based, steps=6, log=ON, generate=interrupted)
-    from dcgrid.train.keeping import read_step
+    from dcgrid.train.resume import read_step
 
     assert read_step(based / "fill") == 2
 

@@ -16,12 +16,12 @@ from dcgrid.synthetic.fusion import ELEMENTS
 from dcgrid.synthetic.moves import ANALOGY_WORDS, MOVES
 from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import WorldClips
-from dcgrid.train import variants as variants_module
-from dcgrid.train.captions import Captions
+from dcgrid.train.data import variants as variants_module
+from dcgrid.train.data.captions import Captions
+from dcgrid.train.data.variants import VARIANTS, FusionPool, VariantPool
 from dcgrid.train.estimates import drawn_estimate
-from dcgrid.train.grids import GRID, GridStage
 from dcgrid.train.settings import Phase, load_train_recipe
-from dcgrid.train.variants import VARIANTS, FusionPool, VariantPool
+from dcgrid.train.stages.grids import GRID, GridStage
 
 PHASE = Phase(until=1.0, frames=5, sizes=((32, 32), (32, 48)), batch=3)
 TINY = PRESETS["tiny"]

@@ -11,7 +11,7 @@ from dcgrid.recipes import shipped_dir
 from dcgrid.runtime.processes import join_processes
 
 if TYPE_CHECKING:
-    from dcgrid.train.sampling import GenerateJob
+    from dcgrid.train.stages.generate import GenerateJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ def sample_grids(request: SampleRequest, output: Output) -> None:
     if request.dry_run:
         _plan(job, request.drop, output)
         return
-    from dcgrid.train.sampling_run import SHEET_NAME, drop_grids, run_sampling
+    from dcgrid.train.stages.samplers import SHEET_NAME, drop_grids, run_sampling
 
     if request.drop:
         files = drop_grids(job, request.drop)
@@ -99,7 +99,12 @@ def _job(request: SampleRequest) -> "GenerateJob":
     from dataclasses import replace
 
     from dcgrid.runtime.device import choose_device
-    from dcgrid.train.sampling import CellJob, SampleJob, load_cell_recipe, load_sample_recipe
+    from dcgrid.train.stages.generate import (
+        CellJob,
+        SampleJob,
+        load_cell_recipe,
+        load_sample_recipe,
+    )
 
     path = request.recipe or shipped_dir() / "train" / f"{request.stage}.toml"
     overrides: dict[str, Any] = {} if request.grids is None else {"grids": request.grids}
@@ -124,7 +129,7 @@ def _job(request: SampleRequest) -> "GenerateJob":
 
 def _plan(job: "GenerateJob", drop: tuple[int, ...], output: Output) -> None:
     """Print what would be done; nothing is loaded or written."""
-    from dcgrid.train.sampling import missing_for_sampling, sampler_numbers
+    from dcgrid.train.stages.generate import missing_for_sampling, sampler_numbers
 
     recipe = job.recipe
     missing = [f"{path}, from `{command}`" for path, command in missing_for_sampling(job)]

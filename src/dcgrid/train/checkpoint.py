@@ -6,10 +6,12 @@ are gathered into the same file, one tensor at a time, so any number of processe
 """
 
 import json
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,8 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from dcgrid.errors import WeightsError
 from dcgrid.io.atomic import whole_file
-from dcgrid.train.pieces import own, put
-from dcgrid.train.state_file import write_tensors
+from dcgrid.train.scale import gathered, own, put
 
 STATE_NAME = "state.safetensors"
 
@@ -260,3 +261,56 @@ def _damaged(path: Path, why: object) -> DamagedCheckpoint:
         f"checkpoint {path} is damaged: {why}",
         hint="run again without --resume to begin anew, or put back a copy of the file",
     )
+
+
+_TYPES: Mapping[torch.dtype, str] = MappingProxyType(
+    {
+        torch.float64: "F64",
+        torch.float32: "F32",
+        torch.bfloat16: "BF16",
+        torch.float16: "F16",
+        torch.int64: "I64",
+        torch.int32: "I32",
+        torch.uint8: "U8",
+        torch.bool: "BOOL",
+    }
+)
+
+
+def write_tensors(
+    path: Path | None, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write tensors to a safetensors file.
+
+    Args:
+        path: The file; an earlier one is replaced. None: another process writes, and this one
+            gathers with it.
+        tensors: By name; of those in pieces all processes call this with the same ones.
+        metadata: Texts by name.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    # Wide numbers first, so that each tensor begins at a multiple of its number's size.
+    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    if path is None:
+        for name in order:
+            gathered(tensors[name])
+        return
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.numel() * tensor.itemsize
+        header[name] = {
+            "dtype": _TYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for name in order:
+            whole = gathered(tensors[name]).detach().cpu().contiguous()
+            file.write(whole.reshape(-1).view(torch.uint8).numpy().data)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dcgrid.train.checkpoint import TrainState
-from dcgrid.train.pieces import in_pieces, own
+from dcgrid.train.scale import in_pieces, own
 
 EVAL_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Flow times that a loss is measured at."""

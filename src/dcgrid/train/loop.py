@@ -6,31 +6,34 @@ callback; nothing is printed here.
 
 import hashlib
 import math
+import signal
 import statistics
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from types import FrameType, TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 
 from dcgrid.errors import DeviceError
 from dcgrid.runtime.processes import ALONE, Processes
-from dcgrid.train.changes import check_changes, facts_of_run
 from dcgrid.train.checkpoint import TrainState, save_state
 from dcgrid.train.evaluation import Evaluates, eval_losses, looking_at
-from dcgrid.train.interrupt import HeldInterrupts
-from dcgrid.train.keeping import (
+from dcgrid.train.log import Progress, RunLog, open_board
+from dcgrid.train.resume import (
+    check_changes,
     drop_later_states,
     drop_states,
+    facts_of_run,
     find_state,
     keep_state,
     load_newest,
 )
-from dcgrid.train.log import Progress, RunLog, open_board
-from dcgrid.train.pieces import clip_gradients, own, whole_ones
+from dcgrid.train.scale import clip_gradients, own, whole_ones
 from dcgrid.train.settings import OptimSettings, Phase, TrainRecipe
 
 
@@ -366,3 +369,51 @@ def _average(state: TrainState, decay: float) -> None:
         [own(p.detach()) for p in state.parameters.values()],
         weight,
     )
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class HeldInterrupts:
+    """Holds back the first interrupt inside a `with`, and raises it when the block ends well.
+
+    The second one is raised at once. Signals that the process ignores stay ignored. Outside the
+    main thread, where Python delivers no signals, nothing is held.
+
+    Raises:
+        KeyboardInterrupt: On leaving the block, if one was held back.
+    """
+
+    def __init__(self) -> None:
+        self.pending = False
+        self._number = signal.SIGINT
+        self._earlier: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    def __enter__(self) -> Self:
+        """Take over the signals."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                if signal.getsignal(number) is signal.SIG_IGN:
+                    continue
+                self._earlier[number] = signal.signal(number, self._hold)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the signals back and raise what was held."""
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        if self.pending and error is None:
+            handler = self._earlier.get(self._number)
+            if callable(handler):
+                handler(self._number, None)  # which sees to it that it isn't lost
+            raise KeyboardInterrupt
+
+    def _hold(self, number: int, _frame: FrameType | None) -> None:
+        if self.pending:
+            raise KeyboardInterrupt
+        self.pending, self._number = True, signal.Signals(number)

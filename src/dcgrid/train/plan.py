@@ -25,22 +25,23 @@ from dcgrid.models.upsampler import GuidedUpsampler
 from dcgrid.runtime.device import dtype_name
 from dcgrid.runtime.processes import Processes
 from dcgrid.synthetic.store import WorldStore
-from dcgrid.train.captions import captions_of
 from dcgrid.train.checkpoint import STATE_NAME
-from dcgrid.train.codec import trained_names
+from dcgrid.train.data.captions import captions_of
+from dcgrid.train.data.generated_grids import needs_world
 from dcgrid.train.data.manifest import unused_files
-from dcgrid.train.dc import check_concepts, count_tags
+from dcgrid.train.data.variants import STOCK, VARIANTS
 from dcgrid.train.estimates import check_self_conditioning
 from dcgrid.train.facts import preset_of
 from dcgrid.train.job import TrainJob, check_processes, check_text_encoder
-from dcgrid.train.keeping import read_step
 from dcgrid.train.loop import batches_of_step
 from dcgrid.train.plan_checkout import checkout_counts, frozen_bytes, working_bytes
-from dcgrid.train.run import adapter_specs, missing_parts
-from dcgrid.train.sampled import needs_world
+from dcgrid.train.resume import read_step
+from dcgrid.train.run import missing_parts
 from dcgrid.train.settings import ADAPTER_STAGES, Phase
-from dcgrid.train.upsampling import CROP_BYTES, stock_bytes
-from dcgrid.train.variants import STOCK, VARIANTS
+from dcgrid.train.stages.adapters import adapter_specs
+from dcgrid.train.stages.codec import trained_names
+from dcgrid.train.stages.concepts import check_concepts, count_tags
+from dcgrid.train.stages.upsampler import CROP_BYTES, stock_bytes
 from dcgrid.video.folder import name_some
 
 CLUSTERS = (8, 64, 256)

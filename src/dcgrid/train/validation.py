@@ -29,12 +29,11 @@ from dcgrid.synthetic.effects import EFFECT_NAMES, render_effect
 from dcgrid.synthetic.effects_fields import cell_scale, draw_drift
 from dcgrid.synthetic.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
 from dcgrid.synthetic.world_clips import WorldClip, WorldClips, pick
+from dcgrid.train.data.generated_grids import SampledGrid, SampledGrids
 from dcgrid.train.evaluation import at_rest
-from dcgrid.train.grids import GRID
-from dcgrid.train.sample_latents import generate_cells, grid_noise
-from dcgrid.train.sampled import SampledGrid, SampledGrids
-from dcgrid.train.sampling import SamplerNumbers
 from dcgrid.train.settings import TrainRecipe
+from dcgrid.train.stages.generate import SamplerNumbers, generate_cells, grid_noise
+from dcgrid.train.stages.grids import GRID
 from dcgrid.video.sheet import tile_grid, write_contact_sheet
 from dcgrid.video.write import write_video
 

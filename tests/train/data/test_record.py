@@ -8,8 +8,7 @@ import torch
 
 from dcgrid.errors import RecipeError, WeightsError
 from dcgrid.models.weights import save_weights
-from dcgrid.train.data.manifest import Concept
-from dcgrid.train.data.record import RECORD, chosen_concepts, read_record, write_record
+from dcgrid.train.data.manifest import RECORD, Concept, chosen_concepts, read_record, write_record
 
 CAT = Concept(
     clip=Path("cat.mp4"),

@@ -40,7 +40,7 @@ def clip_text(prompt: Prompt, cell: int) -> str:
     """Return what a grid's text says of one cell, as the caption of a clip that stands alone.
 
     "[TOP RIGHT] The subject performing the exact same motion in heavy rain." becomes "The subject
-    motion in heavy rain", the form that `mini` has seen of single clips (train/captions.py).
+    motion in heavy rain", the form that `mini` has seen of single clips (train/data/captions.py).
     """
     own = " ".join(prompt.segment_text(one) for one in prompt.segments if one.cell == cell)
     return " ".join(_COMPARING.sub("", _LABEL.sub("", own)).split())

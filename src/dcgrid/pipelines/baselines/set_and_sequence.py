@@ -6,8 +6,9 @@ Abdal et al. 2025, "Dynamic Concepts Personalization from Single Videos", arXiv 
     stage 2  "[v] in [u] motion, <caption>"     the whole clip         B2 alone learns
     generate    "[v] in [u] motion, <edit>"        from noise             W + A1 (B1 + B2)
 
-The structured LoRA, its dropouts and tags are those of stage `dc` (train/concepts.py), which does
-this for many clips at once. Differs: no self-conditioning, which neither `mini` nor Wan has.
+The structured LoRA, its dropouts and tags are those of stage `dc` (train/stages/concepts.py),
+which does this for many clips at once. Differs: no self-conditioning, which neither `mini` nor Wan
+has.
 
 Letters: B batch, K cells, C channels, F Y X latent frames/rows/columns (K = 1 here).
 """

@@ -29,13 +29,18 @@ from dcgrid.models.text_masking import TokenMasking
 from dcgrid.models.trunk import GridTransformer, TextReader
 from dcgrid.runtime.device import autocast, training_dtype
 from dcgrid.synthetic.world_clips import chance
-from dcgrid.train.captions import Captions
+from dcgrid.train.data.captions import Captions
+from dcgrid.train.data.generated_grids import (
+    SampledGrid,
+    SampledGrids,
+    generated_share,
+    needs_world,
+)
+from dcgrid.train.data.variants import FusionPool, VariantPool, VariantSet
 from dcgrid.train.estimates import drawn_estimate
 from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
-from dcgrid.train.pieces import in_pieces
-from dcgrid.train.sampled import SampledGrid, SampledGrids, generated_share, needs_world
+from dcgrid.train.scale import in_pieces
 from dcgrid.train.settings import Phase, TrainRecipe
-from dcgrid.train.variants import FusionPool, VariantPool, VariantSet
 
 _FUSION = "fusion."
 """What the names of compositions begin with in a checkpoint."""

@@ -15,23 +15,42 @@ Paper: sec. 3.4 (how its upsampler was trained is not said). Differs: docs/decis
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dcgrid.models.drift import DriftingNoise
+from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.particles import FIELDS, PLANES, draw_planes, soft_fields
 from dcgrid.models.trunk import VideoCodec
 from dcgrid.models.upsampler import GuidedUpsampler
+from dcgrid.models.weights import save_weights
 from dcgrid.synthetic.degradations import misplaced, random_look, with_faults
 from dcgrid.synthetic.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
 from dcgrid.synthetic.effects_fields import draw_drift
+from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import WorldClip, WorldClips, chance, pick
-from dcgrid.train.captions import Captions
-from dcgrid.train.codec import error_of_differences
-from dcgrid.train.edit_maker import EditMaker
+from dcgrid.train.data.captions import Captions, captions_of, world_captions
+from dcgrid.train.facts import preset_of
+from dcgrid.train.job import (
+    Reporter,
+    TrainJob,
+    averaged,
+    facts_of,
+)
+from dcgrid.train.loop import train
+from dcgrid.train.networks import (
+    load_autoencoder,
+    start_from,
+)
 from dcgrid.train.settings import Phase, TrainRecipe
+from dcgrid.train.stages.codec import (
+    error_of_differences,
+)
+from dcgrid.train.stages.edit_maker import EditMaker
 
 SCALE = 4
 """Rows and columns of the truth for each of the cell's."""
@@ -350,3 +369,28 @@ def _figures(name: str, error_BCHW: Tensor, chosen_B: Tensor) -> dict[str, float
         return {}
     squared_B = error_BCHW.clamp(-2, 2)[chosen_B].square().mean((1, 2, 3)).clamp_min(1e-6)
     return {f"psnr{name}": float((10 * torch.log10(4 / squared_B)).mean())}
+
+
+def run_upsampler(job: TrainJob, reporter: Reporter) -> Path:
+    """Train the guided upsampler on edits of the model and on truths with faults."""
+    path = job.out / "upsampler.safetensors"
+    captions = world_captions(own_clause_only=job.facts.own_clause_only)
+    vocabulary = captions_of(())
+    widths = preset_of(job.model, job.recipe.stage).upsampler_widths
+    model = GuidedUpsampler(widths, vocabulary).to(job.device)
+    if job.start is not None and not job.resume:
+        fresh = start_from(job.start / "upsampler.safetensors", model)
+        reporter.say(f"started from {job.start}; {fresh} tensors are new")
+    autoencoder = cast(
+        Autoencoder, load_autoencoder(job.model, job.out, job.device, channels_last=True)
+    )
+    maker = None
+    if job.recipe.loss["edit_share"]:
+        maker = EditMaker(job, autoencoder, captions)
+    world = WorldClips(WorldStore(job.store, detailed=True), job.device, mix=MIX)
+    stage = UpsamplerStage(model, autoencoder, maker, captions, world, job.recipe)
+    state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
+    model.load_state_dict(averaged(state))
+    facts = {**facts_of(job, state), "vocabulary": list(vocabulary)}
+    save_weights(path, model.state_dict(), facts, job.stored_as)
+    return path

@@ -6,14 +6,29 @@ Differs: docs/decisions/0002 (the paper does not say how its autoencoder was tra
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
+from dcgrid.errors import WeightsError
 from dcgrid.models.native.autoencoder import Autoencoder
+from dcgrid.models.weights import load_weights, read_weights, save_weights
 from dcgrid.runtime.device import autocast, training_dtype
 from dcgrid.synthetic.effects import EFFECT_NAMES, render_effect
 from dcgrid.synthetic.effects_fields import cell_scale
+from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import WorldClips, chance, pick
+from dcgrid.train.facts import preset_of
+from dcgrid.train.job import (
+    Reporter,
+    TrainJob,
+    averaged,
+    facts_of,
+)
+from dcgrid.train.loop import train
+from dcgrid.train.networks import (
+    start_from,
+)
 from dcgrid.train.settings import Phase, TrainRecipe
 
 
@@ -196,3 +211,49 @@ def measure_latents(
     model.latent_mean[kept:] = stacked_CN.mean(dim=1)[kept:]
     model.latent_scale[kept:] = (scale_C * common)[kept:]
     model.latent_spread[kept:] = (spread_C / (scale_C * common))[kept:]
+
+
+def run_autoencoder(job: TrainJob, reporter: Reporter) -> Path:
+    """Fit the linear path and the scale of latents, then train what is deep.
+
+    Without a deep encoder the latents are final once fitted, so the file is written at once and
+    later stages can start while the decoder still trains.
+    """
+    config = preset_of(job.model, job.recipe.stage)
+    path = job.out / "autoencoder.safetensors"
+    world = WorldClips(WorldStore(job.store), job.device, job.facts.fps)
+    model = Autoencoder(config.autoencoder).to(job.device)
+    if job.decoder_only or (job.resume and path.is_file()):
+        load_weights(path, model)  # resumed: the checkpoint then says it exactly
+    elif not job.resume:
+        kept = _start_autoencoder(job, model)
+        fit_linear_path(model, world, job.recipe.phases[0], job.recipe, reporter.say, kept)
+        if not config.autoencoder.deep_encoder:
+            measure_latents(model, world, job.recipe.phases[-1], job.recipe, kept)
+            facts = {"model": job.model, "stage": "autoencoder", "steps": "0"}
+            save_weights(path, model.state_dict(), facts, job.stored_as)
+    stage = AutoencoderStage(model, world, job.recipe, decoder_only=job.decoder_only)
+    state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
+    model.load_state_dict(averaged(state), strict=False)
+    if config.autoencoder.deep_encoder and not job.decoder_only:
+        measure_latents(model, world, job.recipe.phases[-1], job.recipe)
+    save_weights(path, model.state_dict(), facts_of(job, state), job.stored_as)
+    return path
+
+
+def _start_autoencoder(job: TrainJob, model: Autoencoder) -> int:
+    """Load an earlier edition, if one is named; return how many latent channels stay as they are.
+
+    Raises:
+        WeightsError: The file is missing or damaged, does not fit, or has a deep encoder.
+    """
+    if job.start is None:
+        return 0
+    path = job.start / "autoencoder.safetensors"
+    if model.encoder is not None:
+        raise WeightsError(
+            f"--start-from: {job.model} has a deep encoder, whose latents all change"
+        )
+    start_from(path, model)
+    tensors, _ = read_weights(path)
+    return len(tensors["latent_mean"])

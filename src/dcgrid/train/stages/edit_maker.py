@@ -22,11 +22,11 @@ from dcgrid.models.loading import training_spec
 from dcgrid.models.trunk import VideoCodec
 from dcgrid.runtime.device import autocast
 from dcgrid.synthetic.world_clips import WorldClip
-from dcgrid.train.captions import Captions
-from dcgrid.train.grids import GRID, token_places
+from dcgrid.train.data.captions import Captions
+from dcgrid.train.data.variants import VariantSet
 from dcgrid.train.job import TrainJob
 from dcgrid.train.networks import load_base
-from dcgrid.train.variants import VariantSet
+from dcgrid.train.stages.grids import GRID, token_places
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

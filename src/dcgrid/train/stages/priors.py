@@ -23,8 +23,8 @@ from dcgrid.train.data.cache import TensorCache
 from dcgrid.train.data.manifest import Concept
 from dcgrid.train.data.material import Example
 from dcgrid.train.evaluation import at_rest
-from dcgrid.train.grids import SINGLE, token_places
 from dcgrid.train.settings import Phase, TrainRecipe
+from dcgrid.train.stages.grids import SINGLE, token_places
 
 PRIOR_STEPS = 16
 """Sampling steps of such a video."""
