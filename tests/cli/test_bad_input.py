@@ -115,7 +115,11 @@ BAD_OPTIONS: list[tuple[list[str], int, str]] = [
     (["-e", "rain", "--model", "tiny", "--start", "99"], 3, "99"),
     (["-e", "rain", "--model", "tiny", "--start=-1"], 2, "-1"),
     (["-e", "rain", "--model", "tiny", "--duration", "0"], 2, "0"),
-    (["-e", "rain", "--model", "tiny", "--num-inference-steps", "0"], 2, "0 sampling steps"),
+    (
+        ["-e", "rain", "--model", "tiny", "--num-inference-steps", "0"],
+        2,
+        "--num-inference-steps must be 1 to 1000, not 0",
+    ),
     (["-e", "rain", "--seed=-5"], 2, "-5"),
     (["-e", "rain", "--out", "result.avi"], 3, "result.avi"),
     (["-e", "rain", "--model", "tiny", "--adapter", "none.safetensors"], 4, "none.safetensors"),

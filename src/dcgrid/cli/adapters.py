@@ -10,6 +10,7 @@ import typer
 
 from dcgrid import __version__, hub
 from dcgrid.adapters.find import find_adapter
+from dcgrid.cli.help import App
 from dcgrid.cli.options import ForceOption, FormatOption, OfflineOption
 from dcgrid.cli.output import Format, Output
 from dcgrid.errors import AdapterError, UsageError
@@ -17,7 +18,7 @@ from dcgrid.errors import AdapterError, UsageError
 if TYPE_CHECKING:
     from dcgrid.adapters.spec import AdapterSpec
 
-app = typer.Typer(
+app = App(
     help="List adapters, show what a file holds, export, import and publish them.",
     no_args_is_help=True,
 )

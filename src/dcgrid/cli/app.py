@@ -17,8 +17,9 @@ from dcgrid.cli import (
     story,
     train,
 )
+from dcgrid.cli.help import App
 
-app = typer.Typer(
+app = App(
     name="dcgrid",
     add_completion=True,
     pretty_exceptions_enable=False,

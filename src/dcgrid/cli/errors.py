@@ -61,7 +61,10 @@ def explain(error: BaseException) -> Failure:
         hint = error.hint or _default_hint(error)
         return Failure(message=error.message, hint=hint, exit_code=error.exit_code)
     if isinstance(error, typer.TyperException):
+        problem, parameter = bad_value(error), getattr(error, "param", None)
         message = " ".join(error.format_message().split()).replace(": Value error, ", ": ")
+        if problem and parameter is not None:
+            message = f"{max(parameter.opts, key=len)} {problem}"
         return Failure(message=message, hint="run the command with --help", exit_code=_USAGE)
     if isinstance(error, KeyboardInterrupt):
         return Failure(message="interrupted", hint="", exit_code=INTERRUPTED)
@@ -89,6 +92,33 @@ def explain(error: BaseException) -> Failure:
         hint="this is a bug; run again with DCGRID_TRACEBACK=1 and report what it prints",
         exit_code=1,
     )
+
+
+_KINDS = {"int": "an integer", "float": "a number", "bool": "true or false"}
+
+
+def bad_value(error: BaseException) -> str:
+    """Return what is wrong with an option's value, as "must be 0 or more, not -1".
+
+    Args:
+        error: What Typer raised. Of any other kind, or without a value: the answer is empty.
+    """
+    errors = getattr(error.__cause__, "errors", None)
+    if errors is None:
+        return ""
+    first = errors()[0]
+    kind, limits = first["type"], first.get("ctx", {})
+    low, high = error.param.min, error.param.max  # type: ignore[attr-defined]
+    if kind in ("greater_than_equal", "less_than_equal"):
+        open_end = high is None or (high > 1e6 and kind == "greater_than_equal")
+        what = f"{low:g} or more" if open_end else f"{low} to {high}"
+    elif (name := kind.partition("_")[0]) in _KINDS:
+        what = _KINDS[name]
+    elif "error" in limits:  # a choice: its own words name the value
+        return f"cannot be {limits['error']}".replace(" is not", ": it is").rstrip(".")
+    else:
+        return ""
+    return f"must be {what}, not {first['input']}"
 
 
 def _default_hint(error: DcgridError) -> str:

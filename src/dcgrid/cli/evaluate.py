@@ -5,29 +5,25 @@ is a subcommand.
 """
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from dcgrid import hub
 from dcgrid.cli import study
+from dcgrid.cli.help import App, Group
 from dcgrid.cli.options import (
-    AdapterOption,
-    DeviceOption,
     DryRunOption,
-    Dtype,
-    DtypeOption,
     FormatOption,
-    ModelOption,
-    OfflineOption,
-    Offload,
-    OffloadOption,
-    Quantize,
-    QuantizeOption,
+    ModelOptions,
     QuietOption,
+    how,
+    main,
+    what,
+    where,
+    with_options,
 )
 from dcgrid.cli.output import Format, Output
 
@@ -41,7 +37,7 @@ UNMEASURED = 4
 """Exit code where a metric that was asked for could not be measured."""
 
 
-class _RunByDefault(TyperGroup):
+class _RunByDefault(Group):
     """Takes what is no subcommand for the arguments of `run`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - Typer's own
@@ -51,7 +47,7 @@ class _RunByDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(
+app = App(
     cls=_RunByDefault,
     help="Edit clips with every method, score the results, and show them side by side.",
     no_args_is_help=True,
@@ -63,32 +59,54 @@ _Clips = Annotated[
     typer.Argument(metavar="CLIPS", help="Video files, or folders of them.", show_default=False),
 ]
 _Suite = Annotated[
-    str, typer.Option("--suite", "-s", help="paper, truth, compose, story, or path of a recipe.")
+    str,
+    main("--suite", "-s", metavar="SUITE", help="paper, truth, compose, story, or path of one."),
 ]
 _Methods = Annotated[
     list[str] | None,
-    typer.Option(
-        "--method", help="Method, in place of the suite's; see `dcgrid eval methods`. Repeat."
+    main(
+        "--method",
+        metavar="METHOD",
+        help="Method, in place of the suite's; see `dcgrid eval methods`. Repeat.",
     ),
 ]
 _Metrics = Annotated[
     list[str] | None,
-    typer.Option(
-        "--metric", help="Metric, in place of the suite's; see `dcgrid eval metrics`. Repeat."
+    main(
+        "--metric",
+        metavar="METRIC",
+        help="Metric, in place of the suite's; see `dcgrid eval metrics`. Repeat.",
     ),
+]
+_Out = Annotated[
+    Path | None,
+    main("--out", "-o", metavar="FOLDER", help="Folder of the results.", show_default="eval-SUITE"),
 ]
 _Seeds = Annotated[
     list[int] | None,
-    typer.Option("--seed", help="Seed, in place of the suite's; each is one more result. Repeat."),
+    what(
+        "--seed",
+        min=0,
+        metavar="N",
+        help="Seed, in place of the suite's; each is one more result. Repeat.",
+    ),
 ]
-_Limit = Annotated[int | None, typer.Option("--limit", help="Take the first so many clips.")]
-_Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", help="Folder of the results.", show_default="eval-SUITE"),
+_Limit = Annotated[
+    int | None, what("--limit", min=1, metavar="N", help="Take the first so many clips.")
+]
+_Duration = Annotated[
+    float | None,
+    what(
+        "--duration",
+        min=0,
+        metavar="SECONDS",
+        help="Seconds of each clip.",
+        show_default="the model's",
+    ),
 ]
 _Handed = Annotated[
     list[str] | None,
-    typer.Option(
+    what(
         "--results",
         metavar="NAME=FOLDER",
         help="Videos of another program, FOLDER/CLIP.TASK.mp4, as one more method. Repeat.",
@@ -96,69 +114,73 @@ _Handed = Annotated[
 ]
 _Captions = Annotated[
     Path | None,
-    typer.Option(
+    what(
         "--captions",
+        metavar="FILE",
         help="What clips show, in words (TOML).",
         show_default="captions.toml beside the clips",
     ),
 ]
 _Masks = Annotated[
     Path | None,
-    typer.Option(
+    what(
         "--masks",
+        metavar="FOLDER",
         help="Folder of videos or pictures, white where the subject is.",
         show_default="masks/ beside the clips",
     ),
 ]
 _Weights = Annotated[
     Path | None,
-    typer.Option(
+    how(
         "--weights",
+        metavar="FOLDER",
+        help="Folder with weights of metrics, looked in before the cache; DCGRID_WEIGHTS, too.",
         envvar="DCGRID_WEIGHTS",
-        help="Folder with weights of metrics, looked in before the cache.",
+        show_envvar=False,
     ),
-]
-_Duration = Annotated[
-    float | None,
-    typer.Option("--duration", help="Seconds of each clip.", show_default="the model's"),
 ]
 _Pull = Annotated[
     bool,
-    typer.Option(
+    how(
         "--pull",
         help="First download networks of metrics that are not here; about 2 GB for all. Those for "
         "non-commercial use need `dcgrid models pull`.",
     ),
 ]
 _Jobs = Annotated[
-    int, typer.Option("--jobs", "-j", help="Processes side by side; on several GPUs one each.")
+    int,
+    where(
+        "--jobs",
+        "-j",
+        min=1,
+        max=64,
+        metavar="N",
+        help="Processes side by side; on several GPUs one each.",
+    ),
 ]
 
 
 @app.command("run")
+@with_options
 def run(
     clips: _Clips = None,
     suite: _Suite = "paper",
     method: _Methods = None,
     metric: _Metrics = None,
+    out: _Out = None,
     seed: _Seeds = None,
     limit: _Limit = None,
+    duration: _Duration = None,
     results: _Handed = None,
     captions: _Captions = None,
     masks: _Masks = None,
     weights: _Weights = None,
-    model: ModelOption = "mini",
-    adapter: AdapterOption = "default",
-    duration: _Duration = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.AUTO,
-    offload: OffloadOption = Offload.AUTO,
-    quantize: QuantizeOption = Quantize.NONE,
     pull: _Pull = False,
     jobs: _Jobs = 1,
-    out: _Out = None,
+    *,
+    options: ModelOptions,
     dry_run: DryRunOption = False,
-    offline: OfflineOption = False,
     format_: FormatOption = Format.TEXT,
     quiet: QuietOption = False,
 ) -> None:
@@ -169,7 +191,7 @@ def run(
     there; 4: a metric that --metric names cannot be measured here.
     """
     with Output(format_=format_, quiet=quiet) as output:
-        if offline:
+        if options.offline:
             hub.go_offline()
         request = _request(
             clips or [],
@@ -178,16 +200,10 @@ def run(
             {"limit": limit, "captions": captions, "masks": masks},
             results or [],
             {
-                "model": model,
-                "adapter": adapter,
+                **asdict(options),
                 "duration_s": duration,
-                "device": device,
-                "dtype": dtype.value,
-                "offload": offload.value,
-                "quantize": quantize.value,
                 "pull": pull,
                 "jobs": jobs,
-                "offline": offline,
                 "weights_dir": weights,
                 **({"out": out} if out is not None else {}),
             },

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dcgrid import hub
+from dcgrid.cli.help import App
 from dcgrid.cli.options import FormatOption, OfflineOption, QuietOption
 from dcgrid.cli.output import Format, Output, printable
 from dcgrid.errors import UsageError, WeightsError
@@ -15,9 +16,7 @@ from dcgrid.errors import UsageError, WeightsError
 if TYPE_CHECKING:
     from dcgrid.models.base import ModelSpec
 
-app = typer.Typer(
-    help="List base models, download them, and remove them again.", no_args_is_help=True
-)
+app = App(help="List base models, download them, and remove them again.", no_args_is_help=True)
 
 NameArgument = Annotated[
     str,

@@ -20,13 +20,14 @@ from rich.text import Text
 from dcgrid import prompts, recipes
 from dcgrid.cli.console import CleanConsole
 from dcgrid.cli.errors import ShownAsJsonError, error_json
+from dcgrid.cli.help import App
 from dcgrid.cli.output import Format, printable, write_json
 from dcgrid.errors import DcgridError, RecipeError, UsageError
 from dcgrid.eval.suites.schema import read_suite
 from dcgrid.hub import config_dir
 from dcgrid.io.schema import read_toml
 
-app = typer.Typer(
+app = App(
     help="List, show, check and render the recipes of effects and grid layouts.",
     no_args_is_help=True,
 )

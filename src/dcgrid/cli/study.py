@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
+from dcgrid.cli.help import App
 from dcgrid.cli.interrupts import until_interrupted
 from dcgrid.cli.options import ForceOption, FormatOption, QuietOption
 from dcgrid.cli.output import Format, Output
 from dcgrid.eval.study.make import CHECKS, DEFAULT_TITLE, PAIRS, MadeStudy
 
-app = typer.Typer(
+app = App(
     help="Ask people which of two edits is better: make a page, collect answers, count them.",
     no_args_is_help=True,
 )

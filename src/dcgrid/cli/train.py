@@ -2,14 +2,24 @@
 
 import shlex
 import sys
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from dcgrid import hub
-from dcgrid.cli.options import DeviceOption, DryRunOption, FormatOption, QuietOption
+from dcgrid.cli.options import (
+    DeviceOption,
+    DryRunOption,
+    FormatOption,
+    QuietOption,
+    how,
+    machine,
+    main,
+    what,
+    where,
+    with_options,
+)
 from dcgrid.cli.output import Format, Output
 from dcgrid.cli.sample import SampleRequest, refuse_options, sample_grids
 from dcgrid.cli.train_bar import TrainBar
@@ -42,128 +52,143 @@ class Mode(StrEnum):
     COMPOSITION = "composition"
 
 
-StageOption = Annotated[
-    Stage | None, typer.Option("--stage", help="What to train; they build on one another.")
-]
-ModeOption = Annotated[
-    Mode | None,
-    typer.Option(
-        "--mode",
-        help="Stages cells, grid, sample and fill: edits of one clip, or the fusion of two.",
-        show_default="the recipe's, else consistent",
-    ),
-]
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        help="Model to train, its repository, or folder of a Wan checkout to train on.",
-        callback=hub.model_name,
-    ),
-]
-RecipeOption = Annotated[
-    Path | None, typer.Option("--recipe", help="Training recipe.", show_default="the shipped one")
-]
-OutOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", "-o", help="Folder of weights and checkpoints.", show_default="./runs/MODEL"
-    ),
-]
-WorldOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--world", help="Folder of the world's pictures.", show_default="in the cache folder"
-    ),
-]
-ClipsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--clips", help="With --fetch-world: folder of real footage.", show_default="WORLD/clips"
-    ),
-]
-FetchOption = Annotated[
-    bool, typer.Option("--fetch-world", help="Download and build the world's pictures.")
-]
-StepsOption = Annotated[
-    int | None, typer.Option("--steps", min=1, help="Steps to train.", show_default="the recipe's")
-]
-GridsOption = Annotated[
-    int | None,
-    typer.Option(
-        "--grids", min=1, help="Stages cells, sample: how many.", show_default="the recipe's"
-    ),
-]
-DropOption = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--drop",
-        help="Stages cells, sample: number of a bad grid to drop; generate none. Repeatable.",
-    ),
-]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")
-]
-AcceptOption = Annotated[
-    bool,
-    typer.Option("--accept-changes", help="With --resume: go on though the recipe has changed."),
-]
-StartOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--start-from",
-        help="Folder of an earlier edition's weights to start from.",
-        show_default="random weights",
-    ),
-]
-DecoderOption = Annotated[
-    bool,
-    typer.Option("--decoder-only", help="Stage autoencoder: keep the encoder and so the latents."),
-]
-ConceptsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--concepts",
-        help="Stage dc: manifest or folder of clips to learn.",
-        show_default="11 of the procedural world",
-    ),
-]
-CacheOption = Annotated[
-    bool, typer.Option("--cache-only", help="Stage dc: encode the clips, then stop.")
-]
-AnewOption = Annotated[
-    bool, typer.Option("--force", "-f", help="Begin anew over an earlier checkpoint.")
-]
-ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default="one a core")
-]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """What `train` takes."""
+
+    stage: Annotated[
+        Stage | None,
+        main(
+            "--stage",
+            metavar="STAGE",
+            help=f"What to train: {', '.join(Stage)}; they build on one another.",
+        ),
+    ] = None
+    model: Annotated[
+        str,
+        main(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="Model to train, its repository, or folder of a Wan checkout to train on.",
+            callback=hub.model_name,
+        ),
+    ] = "mini"
+    out: Annotated[
+        Path | None,
+        main(
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="Folder of weights and checkpoints.",
+            show_default="./runs/MODEL",
+        ),
+    ] = None
+    resume: Annotated[bool, main("--resume", help="Go on from the folder's last checkpoint.")] = (
+        False
+    )
+    fetch_world: Annotated[
+        bool, main("--fetch-world", help="Download and build the world's pictures.")
+    ] = False
+    mode: Annotated[
+        Mode | None,
+        what(
+            "--mode",
+            help="Stages cells, grid, sample and fill: edits of one clip, or the fusion of two.",
+            show_default="the recipe's, else consistent",
+        ),
+    ] = None
+    grids: Annotated[
+        int | None,
+        what(
+            "--grids",
+            min=1,
+            metavar="N",
+            help="Stages cells, sample: how many.",
+            show_default="the recipe's",
+        ),
+    ] = None
+    drop: Annotated[
+        list[int] | None,
+        what(
+            "--drop",
+            metavar="N",
+            help="Stages cells, sample: number of a bad grid to drop; generate none. Repeatable.",
+        ),
+    ] = None
+    concepts: Annotated[
+        Path | None,
+        what(
+            "--concepts",
+            metavar="PATH",
+            help="Stage dc: manifest or folder of clips to learn.",
+            show_default="11 of the procedural world",
+        ),
+    ] = None
+    cache_only: Annotated[
+        bool, what("--cache-only", help="Stage dc: encode the clips, then stop.")
+    ] = False
+    decoder_only: Annotated[
+        bool,
+        what("--decoder-only", help="Stage autoencoder: keep the encoder and so the latents."),
+    ] = False
+    recipe: Annotated[
+        Path | None,
+        how("--recipe", metavar="FILE", help="Training recipe.", show_default="the shipped one"),
+    ] = None
+    steps: Annotated[
+        int | None,
+        how("--steps", min=1, metavar="N", help="Steps to train.", show_default="the recipe's"),
+    ] = None
+    start_from: Annotated[
+        Path | None,
+        how(
+            "--start-from",
+            metavar="FOLDER",
+            help="Folder of an earlier edition's weights to start from.",
+            show_default="random weights",
+        ),
+    ] = None
+    accept_changes: Annotated[
+        bool, how("--accept-changes", help="With --resume: go on though the recipe has changed.")
+    ] = False
+    world: Annotated[
+        Path | None,
+        where(
+            "--world",
+            metavar="FOLDER",
+            help="Folder of the world's pictures.",
+            show_default="in the cache folder",
+        ),
+    ] = None
+    clips: Annotated[
+        Path | None,
+        where(
+            "--clips",
+            metavar="FOLDER",
+            help="With --fetch-world: folder of real footage.",
+            show_default="WORLD/clips",
+        ),
+    ] = None
+    force: Annotated[
+        bool, where("--force", "-f", help="Begin anew over an earlier checkpoint.")
+    ] = False
+    dry_run: DryRunOption = False
+    device: DeviceOption = "cpu"
+    threads: Annotated[
+        int | None,
+        machine("--threads", min=1, metavar="N", help="CPU threads.", show_default="one a core"),
+    ] = None
+
+    @property
+    def store(self) -> Path:
+        """Folder of the world's pictures."""
+        return self.world or hub.cache_dir() / "world"
 
 
+@with_options
 def train(
-    stage: StageOption = None,
-    mode: ModeOption = None,
-    model: ModelOption = "mini",
-    recipe: RecipeOption = None,
-    out: OutOption = None,
-    world: WorldOption = None,
-    clips: ClipsOption = None,
-    fetch_world: FetchOption = False,
-    steps: StepsOption = None,
-    grids: GridsOption = None,
-    drop: DropOption = None,
-    resume: ResumeOption = False,
-    accept_changes: AcceptOption = False,
-    start_from: StartOption = None,
-    decoder_only: DecoderOption = False,
-    concepts: ConceptsOption = None,
-    cache_only: CacheOption = False,
-    force: AnewOption = False,
-    device: DeviceOption = "cpu",
-    threads: ThreadsOption = None,
-    dry_run: DryRunOption = False,
-    format_: FormatOption = Format.TEXT,
-    quiet: QuietOption = False,
+    options: TrainOptions, format_: FormatOption = Format.TEXT, quiet: QuietOption = False
 ) -> None:
     """Make the weights of a model: --fetch-world once, then the stages in their order.
 
@@ -171,77 +196,96 @@ def train(
 
     Stopping is safe at any time: Ctrl-C saves, and --resume goes on as if nothing had happened.
     """
-    store = world or hub.cache_dir() / "world"
-    if fetch_world == (stage is not None):
+    if options.fetch_world == (options.stage is not None):
         hint = "dcgrid train --fetch-world, then dcgrid train --stage autoencoder"
         raise UsageError("give either --stage or --fetch-world", hint=hint)
-    model, out = _trained_folder(model, out)
+    model, out = _trained_folder(options.model, options.out)
+    options = replace(options, model=model, out=out or _runs_folder(model))
     with Output(format_=format_, quiet=quiet) as output:
-        if stage is None:
-            _fetch_world(store, clips, output)
-            return
-        if stage is Stage.CELLS or stage is Stage.SAMPLE:
-            refused = {
-                "--steps": steps is not None,
-                "--resume": resume,
-                "--accept-changes": accept_changes,
-                "--start-from": start_from is not None,
-                "--decoder-only": decoder_only,
-                "--force": force,
-                "--concepts and --cache-only": concepts is not None or cache_only,
-            }
-            refuse_options(stage, refused)
-            request = SampleRequest(
-                stage=stage.value,
-                mode=(mode or Mode.CONSISTENT).value,
-                model=model,
-                recipe=recipe,
-                out=out or _runs_folder(model),
-                store=store,
-                grids=grids,
-                drop=tuple(drop or ()),
-                device=device,
-                threads=threads,
-                dry_run=dry_run,
-            )
-            sample_grids(request, output)
-            return
-        if grids is not None or drop:
-            raise UsageError(f"--grids and --drop are for stages cells and sample, not {stage}")
-        if decoder_only and stage is not Stage.AUTOENCODER:
-            raise UsageError(f"--decoder-only is for stage autoencoder, not {stage}")
-        if stage is not Stage.DC and (concepts is not None or cache_only):
-            option = "--cache-only" if concepts is None else "--concepts"
-            raise UsageError(f"{option} is for stage dc, not {stage}")
-        if start_from is not None and (decoder_only or resume or stage is Stage.DC):
-            raise UsageError(
-                "--start-from is for a new run of any stage but dc",
-                hint="leave it out: --resume and --decoder-only go on from --out anyway",
-            )
-        if accept_changes and not resume:
-            raise UsageError("--accept-changes is for a run that goes on: use it with --resume")
-        from dcgrid.runtime.device import choose_device
-        from dcgrid.runtime.processes import join_processes
-        from dcgrid.train.job import TrainJob
+        if options.stage is None:
+            _fetch_world(options.store, options.clips, output)
+        elif options.stage in (Stage.CELLS, Stage.SAMPLE):
+            _sample(options, options.stage, output)
+        else:
+            _refuse_others(options, options.stage)
+            _train(options, options.stage, output)
 
-        with join_processes(device) as (processes, own_device):
-            job = TrainJob(
-                recipe=_read_recipe(stage, mode, recipe, model, steps),
-                model=model,
-                out=out or _runs_folder(model),
-                store=store,
-                resume=resume,
-                accept_changes=accept_changes,
-                start=start_from,
-                decoder_only=decoder_only,
-                device=choose_device(own_device),
-                processes=processes,
-                concepts=concepts,
-                cache_only=cache_only,
-            )
-            if not processes.is_first:
-                output.mute()
-            _run_job(job, output, threads=threads, dry_run=dry_run, force=force)
+
+def _sample(options: TrainOptions, stage: Stage, output: Output) -> None:
+    """Do stage cells or sample."""
+    refused = {
+        "--steps": options.steps is not None,
+        "--resume": options.resume,
+        "--accept-changes": options.accept_changes,
+        "--start-from": options.start_from is not None,
+        "--decoder-only": options.decoder_only,
+        "--force": options.force,
+        "--concepts and --cache-only": options.concepts is not None or options.cache_only,
+    }
+    refuse_options(stage, refused)
+    request = SampleRequest(
+        stage=stage.value,
+        mode=(options.mode or Mode.CONSISTENT).value,
+        model=options.model,
+        recipe=options.recipe,
+        out=options.out or _runs_folder(options.model),
+        store=options.store,
+        grids=options.grids,
+        drop=tuple(options.drop or ()),
+        device=options.device,
+        threads=options.threads,
+        dry_run=options.dry_run,
+    )
+    sample_grids(request, output)
+
+
+def _refuse_others(options: TrainOptions, stage: Stage) -> None:
+    """Refuse options that are for other stages than this one, which trains.
+
+    Raises:
+        UsageError: One is given.
+    """
+    if options.grids is not None or options.drop:
+        raise UsageError(f"--grids and --drop are for stages cells and sample, not {stage}")
+    if options.decoder_only and stage is not Stage.AUTOENCODER:
+        raise UsageError(f"--decoder-only is for stage autoencoder, not {stage}")
+    if stage is not Stage.DC and (options.concepts is not None or options.cache_only):
+        option = "--cache-only" if options.concepts is None else "--concepts"
+        raise UsageError(f"{option} is for stage dc, not {stage}")
+    goes_on = options.decoder_only or options.resume or stage is Stage.DC
+    if options.start_from is not None and goes_on:
+        raise UsageError(
+            "--start-from is for a new run of any stage but dc",
+            hint="leave it out: --resume and --decoder-only go on from --out anyway",
+        )
+    if options.accept_changes and not options.resume:
+        raise UsageError("--accept-changes is for a run that goes on: use it with --resume")
+
+
+def _train(options: TrainOptions, stage: Stage, output: Output) -> None:
+    """Train a stage, in as many processes as torchrun started."""
+    from dcgrid.runtime.device import choose_device
+    from dcgrid.runtime.processes import join_processes
+    from dcgrid.train.job import TrainJob
+
+    with join_processes(options.device) as (processes, own_device):
+        job = TrainJob(
+            recipe=_read_recipe(stage, options.mode, options.recipe, options.model, options.steps),
+            model=options.model,
+            out=options.out or _runs_folder(options.model),
+            store=options.store,
+            resume=options.resume,
+            accept_changes=options.accept_changes,
+            start=options.start_from,
+            decoder_only=options.decoder_only,
+            device=choose_device(own_device),
+            processes=processes,
+            concepts=options.concepts,
+            cache_only=options.cache_only,
+        )
+        if not processes.is_first:
+            output.mute()
+        _run_job(job, output, threads=options.threads, dry_run=options.dry_run, force=options.force)
 
 
 def _trained_folder(model: str, out: Path | None) -> tuple[str, Path | None]:
