@@ -12,6 +12,14 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+MAIN, WHAT, HOW, WHERE, MACHINE = PANELS = (
+    "Most used",
+    "What to make",
+    "How to make it",
+    "Where it goes",
+    "Machine",
+)
+"""Panels that options stand in, in the order in which help shows them."""
 _LABEL_COLUMNS = 29
 """Longest option with its value that stands on one line; else the value goes below it."""
 _HELP_COLUMNS = 100
@@ -83,8 +91,8 @@ def _panels(command: Any, context: Any) -> Iterator[tuple[str, list[tuple[str, s
         is_argument = one.param_type_name == "argument"
         usual = "Arguments" if is_argument else "Options"
         panels[one.rich_help_panel or usual].append((_label(one), _text(one, context)))
-    # Typer's own --help comes last.
-    yield from sorted(panels.items(), key=lambda panel: panel[0] == "Options")
+    order = ("Arguments", *PANELS, "Options")
+    yield from sorted(panels.items(), key=lambda panel: order.index(panel[0]))
     commands = getattr(command, "commands", {}).items()
     shown = [(name, inner.get_short_help_str(300)) for name, inner in commands if not inner.hidden]
     if shown:

@@ -17,17 +17,18 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 
 from dcgrid import hub
+from dcgrid.cli.help import HOW, MACHINE, MAIN, WHAT, WHERE
 from dcgrid.cli.output import Format
 from dcgrid.errors import UsageError
 from dcgrid.pipelines.candidates import MAX_CANDIDATES
 from dcgrid.pipelines.job import Upsample
 
-# An option of each panel of `--help`, in the order of the panels.
-main = partial(typer.Option, rich_help_panel="Most used")
-what = partial(typer.Option, rich_help_panel="What to make")
-how = partial(typer.Option, rich_help_panel="How to make it")
-where = partial(typer.Option, rich_help_panel="Where it goes")
-machine = partial(typer.Option, rich_help_panel="Machine")
+# An option of each panel of `--help`.
+main = partial(typer.Option, rich_help_panel=MAIN)
+what = partial(typer.Option, rich_help_panel=WHAT)
+how = partial(typer.Option, rich_help_panel=HOW)
+where = partial(typer.Option, rich_help_panel=WHERE)
+machine = partial(typer.Option, rich_help_panel=MACHINE)
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
