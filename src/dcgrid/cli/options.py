@@ -7,7 +7,6 @@ A command takes several together as one dataclass, which `with_options` spreads 
 """
 
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial, update_wrapper
@@ -19,7 +18,7 @@ import typer
 from dcgrid import hub
 from dcgrid.cli.help import HOW, MACHINE, MAIN, WHAT, WHERE
 from dcgrid.cli.output import Format
-from dcgrid.errors import UsageError
+from dcgrid.options import parse_size
 from dcgrid.pipelines.candidates import MAX_CANDIDATES
 from dcgrid.pipelines.job import Upsample
 
@@ -61,23 +60,6 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
-
-
-def parse_size(text: str) -> tuple[int, int] | None:
-    """Return the height and width of WIDTHxHEIGHT; None for no text.
-
-    Raises:
-        UsageError: The text has another form.
-    """
-    if not text:
-        return None
-    found = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text.strip().lower())
-    if found is None:
-        raise UsageError(
-            f"size {text!r} is not of the form WIDTHxHEIGHT",
-            hint="write for example --size 640x352",
-        )
-    return int(found[2]), int(found[1])
 
 
 def _checked_size(text: str) -> str:
