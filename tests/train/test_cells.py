@@ -407,7 +407,7 @@ def test_shipped_recipes():
     assert mini.shared_noise
     for name in ("grid", "grid-composition"):
         shares = [
-            load_train_recipe(folder / f"{name}.toml", model).loss["made_share"]
+            load_train_recipe(folder / f"{name}.toml", model).loss.made_share
             for model in ("paper", "mini")
         ]
         assert shares == [1.0, 0.0]

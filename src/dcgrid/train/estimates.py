@@ -11,7 +11,7 @@ from torch import Tensor
 from dcgrid.errors import RecipeError
 from dcgrid.flow.self_conditioning import EstimatedVelocityFn, clean_estimate
 from dcgrid.synthetic.world_clips import chance
-from dcgrid.train.settings import TrainRecipe
+from dcgrid.train.settings import FlowLoss, TrainRecipe
 
 
 def check_self_conditioning(recipe: TrainRecipe, *, network: bool) -> None:
@@ -22,14 +22,9 @@ def check_self_conditioning(recipe: TrainRecipe, *, network: bool) -> None:
         network: True: it has one.
 
     Raises:
-        RecipeError: It has none, or the share is no probability.
+        RecipeError: It has none.
     """
-    share = recipe.loss.get("self_conditioning", 0.0)
-    if share > 1:
-        raise RecipeError(
-            f"stage {recipe.stage}: loss.self_conditioning must be from 0 to 1, not {share:g}",
-            hint=f"compare recipes/train/{recipe.stage}.toml",
-        )
+    share = recipe.loss.self_conditioning if isinstance(recipe.loss, FlowLoss) else 0.0
     if share and not network:
         raise RecipeError(
             f"stage {recipe.stage}: loss.self_conditioning = {share:g}, but this network takes no "

@@ -24,7 +24,6 @@ from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.routed import Part
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.adapters.structured import learn_part
-from dcgrid.errors import RecipeError
 from dcgrid.flow.noise import draw_moving
 from dcgrid.flow.path import flow_loss, noisy, velocity_target
 from dcgrid.flow.schedule import TrainingTimes
@@ -53,35 +52,10 @@ from dcgrid.train.job import Reporter, TrainJob, facts_of, take_averaged
 from dcgrid.train.loop import train
 from dcgrid.train.networks import Base, load_autoencoder, load_base
 from dcgrid.train.scale import in_pieces
-from dcgrid.train.settings import Phase, TrainRecipe
+from dcgrid.train.settings import ConceptLoss, Phase, TrainRecipe
 from dcgrid.train.stages.grids import SINGLE, masking_of, token_places
 from dcgrid.train.stages.priors import make_priors
 from dcgrid.video.clip import ClipRules
-
-_SHARES = ("self_conditioning", "prior_share", "pixel_weight")
-_DROPOUTS = ("appearance_dropout", "motion_dropout")
-
-
-def check_recipe(recipe: TrainRecipe, *, self_conditioning: bool) -> None:
-    """Check what is asked of stage `dc` beyond the types of its keys.
-
-    Args:
-        recipe: The stage's.
-        self_conditioning: True: the network takes its last estimate.
-
-    Raises:
-        RecipeError: A value is out of range, or asks for what the network cannot do.
-    """
-    knobs = recipe.loss
-    wrong = [f"{key} must be from 0 to 1" for key in _SHARES if knobs[key] > 1]
-    wrong += [f"{key} must be from 0 to below 1" for key in _DROPOUTS if knobs[key] >= 1]
-    if knobs["rank"] < 1 or knobs["rank"] % 1:
-        wrong.append("rank must be a whole number above 0")
-    if knobs["noise_scale"] <= 0 or knobs["time_shift"] <= 0:
-        wrong.append("noise_scale and time_shift must be above 0")
-    if wrong:
-        raise RecipeError(f"stage dc: loss.{wrong[0]}", hint="compare recipes/train/dc.toml")
-    check_self_conditioning(recipe, network=self_conditioning)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,10 +137,15 @@ class ConceptStage:
             if n.startswith("tags.")
         }
         self._part: Part | None = None
-        share = recipe.loss["pixel_weight"]
+        share = recipe.loss_as(ConceptLoss).pixel_weight
         power_C = autoencoder.latent_scale.square()
         weight_C = 1 - share + share * power_C / power_C.mean()
         self._root_C = weight_C.sqrt().reshape(-1, 1, 1, 1)
+
+    @property
+    def knobs(self) -> ConceptLoss:
+        """Weights and shares of the recipe."""
+        return self.recipe.loss_as(ConceptLoss)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the adapter's three sides and the tags, whatever learns now."""
@@ -174,23 +153,23 @@ class ConceptStage:
 
     def paces(self) -> dict[str, float]:
         """Return the factor of the tags' own learning rate."""
-        factor = self.recipe.loss["token_rate"] / self.recipe.optim.learning_rate
+        factor = self.knobs.token_rate / self.recipe.optim.learning_rate
         return {name: factor for name in self.trained if name.startswith("text.")}
 
     def loss(
         self, phase: Phase, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Return the flow-matching loss of a batch of single cells. Paper: sec. 3.1."""
-        knobs = self.recipe.loss
+        knobs = self.knobs
         self._learn("appearance" if phase.frames == 1 else "motion")
         cells_BKCFYX, rows = self.draw(phase, generator)
         noise = self._noise(cells_BKCFYX, generator)
-        times = TrainingTimes(shift=knobs["time_shift"]).draw(len(rows), generator)
+        times = TrainingTimes(shift=knobs.time_shift).draw(len(rows), generator)
         frames = cells_BKCFYX.shape[3]
         time_BKF = times.to(noise.device)[:, None, None].expand(-1, 1, frames).contiguous()
-        noised = noisy(cells_BKCFYX, noise, time_BKF, knobs["noise_scale"])
+        noised = noisy(cells_BKCFYX, noise, time_BKF, knobs.noise_scale)
         velocity = self._velocity(noised, time_BKF, rows, generator)
-        target = velocity_target(cells_BKCFYX, noise, knobs["noise_scale"])
+        target = velocity_target(cells_BKCFYX, noise, knobs.noise_scale)
         everywhere = torch.ones_like(time_BKF, dtype=torch.bool)
         return flow_loss(velocity * self._root_C, target * self._root_C, everywhere), {}
 
@@ -202,7 +181,7 @@ class ConceptStage:
         channels count the same, and both parts of the adapter act, whatever learns now.
         """
         examples = self.data.examples[self.recipe.phases[-1]][:grids]
-        scale, losses = self.recipe.loss["noise_scale"], dict.fromkeys(EVAL_TIMES, 0.0)
+        scale, losses = self.knobs.noise_scale, dict.fromkeys(EVAL_TIMES, 0.0)
         with at_rest(self.dit, self.text):
             for number, example in enumerate(examples):
                 generator = torch.Generator().manual_seed(EVAL_SEED + number)
@@ -228,7 +207,7 @@ class ConceptStage:
         Returns:
             Clean latents, BKCFYX with K = 1, and B lists with the text of each.
         """
-        prior = chance(generator) < self.recipe.loss["prior_share"]
+        prior = chance(generator) < self.knobs.prior_share
         examples = (self.data.priors if prior else self.data.examples)[phase]
         chosen = [examples[pick(len(examples), generator)]]
         shape = chosen[0].latents_NCFYX.shape[1:]
@@ -237,7 +216,7 @@ class ConceptStage:
         drawn, rows = [], []
         for example in chosen:
             drawn.append(example.latents_NCFYX[pick(len(example.latents_NCFYX), generator)])
-            dropped = chance(generator) < self.recipe.loss["caption_dropout"]
+            dropped = chance(generator) < self.knobs.caption_dropout
             rows.append(["" if dropped else example.text])
         return torch.stack(drawn)[:, None], rows
 
@@ -245,7 +224,9 @@ class ConceptStage:
         """Let one part of the adapter and its tokens learn and freeze the other."""
         if part == self._part:
             return
-        learn_part(self.dit, self.adapter, part, self.recipe.loss[f"{part}_dropout"])
+        loss = self.knobs
+        dropout = loss.appearance_dropout if part == "appearance" else loss.motion_dropout
+        learn_part(self.dit, self.adapter, part, dropout)
         for owner, tags in self._tags.items():
             for tag_E in tags:
                 tag_E.requires_grad_(owner == part)
@@ -272,7 +253,7 @@ class ConceptStage:
         Without a generator never: an eval loss draws no chance.
         """
         places = token_places(noised, SINGLE, self.dit)
-        share = 0.0 if generator is None else self.recipe.loss["self_conditioning"]
+        share = 0.0 if generator is None else self.knobs.self_conditioning
         device = noised.device
         with autocast(device, training_dtype(self.recipe.precision, device)):
             masking = None if generator is None else masking_of(self.recipe, generator)
@@ -307,7 +288,7 @@ def check_concepts(job: TrainJob) -> list[Concept] | None:
             all of them are named.
     """
     facts = job.facts
-    check_recipe(job.recipe, self_conditioning=facts.self_conditioning)
+    check_self_conditioning(job.recipe, network=facts.self_conditioning)
     if job.concepts is None:
         return None
     rules = ClipRules(
@@ -389,7 +370,7 @@ def _tell_unknown(concepts: list[Concept], text: TextReader, reporter: Reporter)
 
 
 def _spec(job: TrainJob, base: Base, concepts: list[Concept], tags: ConceptTags) -> AdapterSpec:
-    rank = job.recipe.loss["rank"]
+    rank = job.recipe.loss_as(ConceptLoss).rank
     return AdapterSpec(
         name=job.recipe.run_name,
         stage="dc",
@@ -398,7 +379,7 @@ def _spec(job: TrainJob, base: Base, concepts: list[Concept], tags: ConceptTags)
         alpha=rank,
         targets=job.facts.targets.dc,
         layout="1x1",
-        noise_scale=job.recipe.loss["noise_scale"],
+        noise_scale=job.recipe.loss_as(ConceptLoss).noise_scale,
         inference_noise_scale=job.recipe.sampled_noise_scale,
         inference_time_shift=job.recipe.sampled_time_shift,
         self_conditioning=job.recipe.self_conditioned,

@@ -40,7 +40,7 @@ from dcgrid.train.data.variants import FusionPool, VariantPool, VariantSet
 from dcgrid.train.estimates import drawn_estimate
 from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
 from dcgrid.train.scale import in_pieces
-from dcgrid.train.settings import Phase, TrainRecipe
+from dcgrid.train.settings import FillLoss, FlowLoss, GridsLoss, Phase, TrainRecipe
 
 _FUSION = "fusion."
 """What the names of compositions begin with in a checkpoint."""
@@ -97,6 +97,11 @@ class GridStage:
             self.route_KA = route_matrix(GRID, Routing(mode="composition"))
         self._fixed: list[tuple[Batch, torch.Tensor]] = []
 
+    @property
+    def knobs(self) -> GridsLoss:
+        """Weights and shares of the recipe."""
+        return self.recipe.loss_as(GridsLoss)
+
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return what this stage trains, by name."""
         return self.trained
@@ -105,17 +110,17 @@ class GridStage:
         self, phase: Phase, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Return the flow-matching loss over generated cells. Paper: sec. 3.1, 3.3."""
-        knobs = self.recipe.loss
+        knobs = self.knobs
         batch = self._batch(phase, generator)
         device = batch.cells_BKCFYX.device
         time_BKF = self._spread(self._times(batch, generator).to(device), batch.fill_BKF)
         noise = self._noise(batch, generator)
-        offset = chance(generator) < knobs["offset_share"]
+        offset = chance(generator) < knobs.offset_share
         masking = masking_of(self.recipe, generator)
         velocity = self._velocity(
             batch, noise, time_BKF, offset=offset, masking=masking, generator=generator
         )
-        target = velocity_target(batch.cells_BKCFYX, noise, knobs["noise_scale"])
+        target = velocity_target(batch.cells_BKCFYX, noise, knobs.noise_scale)
         root_C = self._channel_weights().sqrt().reshape(-1, 1, 1, 1)
         loss = flow_loss(velocity * root_C, target * root_C, batch.fill_BKF)
         return loss, _late_error(velocity.detach() - target, time_BKF)
@@ -128,7 +133,7 @@ class GridStage:
         """
         if len(self._fixed) != grids:
             self._fixed = self._fixed_grids(grids)
-        scale, losses = self.recipe.loss["noise_scale"], dict.fromkeys(EVAL_TIMES, 0.0)
+        scale, losses = self.knobs.noise_scale, dict.fromkeys(EVAL_TIMES, 0.0)
         with at_rest(self.dit, self.text):
             for batch, noise in self._fixed:
                 target = velocity_target(batch.cells_BKCFYX, noise, scale)
@@ -183,9 +188,9 @@ class GridStage:
 
         With a generator from an earlier estimate, too, as often as the recipe says.
         """
-        noised = noisy(batch.cells_BKCFYX, noise, time_BKF, self.recipe.loss["noise_scale"])
+        noised = noisy(batch.cells_BKCFYX, noise, time_BKF, self.knobs.noise_scale)
         patch, device = self.dit.config.patch, noised.device
-        share = 0.0 if generator is None else self.recipe.loss["self_conditioning"]
+        share = 0.0 if generator is None else self.knobs.self_conditioning
         shown = widen_cells(noised, patch) if offset else noised
         places = token_places(shown, batch.layout, self.dit, MARGIN if offset else 0.0)
         with autocast(device, training_dtype(self.recipe.precision, device)):
@@ -245,7 +250,7 @@ class GridStage:
         An error counts in pixels as the square of its channel's scale; `pixel_weight` leads from
         the plain loss (0) to that (1).
         """
-        share = self.recipe.loss["pixel_weight"]
+        share = self.knobs.pixel_weight
         power_C = self.pool.autoencoder.latent_scale.square()
         return 1 - share + share * power_C / power_C.mean()
 
@@ -257,19 +262,19 @@ class GridStage:
     def _times(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
         """Draw a flow time for each grid; some stand at 1, where a single step starts."""
         grids = len(batch.cells_BKCFYX)
-        times_B = TrainingTimes(shift=self.recipe.loss["time_shift"]).draw(grids, generator)
-        at_noise_B = torch.rand(grids, generator=generator) < self.recipe.loss["noise_share"]
+        times_B = TrainingTimes(shift=self.knobs.time_shift).draw(grids, generator)
+        at_noise_B = torch.rand(grids, generator=generator) < self.knobs.noise_share
         return times_B.masked_fill(at_noise_B, 1.0)
 
     def _batch(self, phase: Phase, generator: torch.Generator) -> Batch:
-        knobs = self.recipe.loss
+        knobs = self.knobs
         # Without generated grids no chance is drawn for them: such runs stay what they were.
         if self.sampled is not None and chance(generator) < generated_share(self.recipe):
             return self._sampled_batch(self.sampled, phase, generator)
-        fresh = 1 if chance(generator) < knobs["fresh"] else 0
-        fusing = chance(generator) < knobs["fusion_share"]
+        fresh = 1 if chance(generator) < knobs.fresh else 0
+        fusing = chance(generator) < knobs.fusion_share
         sets = (self.fusions if fusing else self.pool).draw(phase, generator, fresh=fresh)
-        single = chance(generator) < knobs["single_share"]
+        single = chance(generator) < knobs.single_share
         layout = SINGLE if single else GRID
         chosen, rows, given = [], [], []
         for variants in sets:
@@ -294,7 +299,7 @@ class GridStage:
         Guidance has one text for given cells where what is known of them serves both branches, so
         they keep theirs.
         """
-        dropped = chance(generator) < self.recipe.loss["caption_dropout"]
+        dropped = chance(generator) < self.knobs.caption_dropout
         if dropped and self.recipe.given_first:
             return given_K
         return [not dropped] * len(given_K)
@@ -315,7 +320,7 @@ class GridStage:
         """Draw which cells of a generated grid are given; none but in `fill`."""
         if self.recipe.stage != "fill":
             return [False] * GRID.count
-        if chance(generator) < self.recipe.loss["edit_share"]:
+        if chance(generator) < self.recipe.loss_as(FillLoss).edit_share:
             return [True, self.recipe.mode == "composition", False, False]
         return _some_given(GRID, generator)
 
@@ -324,7 +329,8 @@ class GridStage:
 
         So stand later windows of a long clip, see pipelines/windows.py.
         """
-        share = self.recipe.loss.get("window_share", 0.0)
+        loss = self.recipe.loss
+        share = loss.window_share if isinstance(loss, FillLoss) else 0.0
         # Its own memory: a mask that was spread over frames has one row for all of them.
         fill_BKF = fill_BKF.clone()
         for fill_KF in fill_BKF:
@@ -348,7 +354,7 @@ class GridStage:
         order = torch.randperm(count, generator=generator).tolist()
         if self.recipe.stage != "fill":
             return order[: layout.count], [False] * layout.count
-        if chance(generator) < self.recipe.loss["edit_share"]:
+        if chance(generator) < self.recipe.loss_as(FillLoss).edit_share:
             effects = [i for i in order if i][: layout.count - 1]
             return [0, *effects], [True] + [False] * (layout.count - 1)
         return order[: layout.count], _some_given(layout, generator)
@@ -363,7 +369,7 @@ class GridStage:
         if self.recipe.stage != "fill":
             order = torch.randperm(4, generator=generator).tolist()
             return (order[:1] if layout == SINGLE else [0, 1, 2, 3]), [False] * layout.count
-        if chance(generator) < self.recipe.loss["edit_share"]:
+        if chance(generator) < self.recipe.loss_as(FillLoss).edit_share:
             return [0, 1, 2, 3], [True, True, False, False]
         return [0, 1, 2, 3], _some_given(layout, generator)
 
@@ -375,7 +381,7 @@ def _read_by(rows: Sequence[list[str]], reading_K: Sequence[bool]) -> list[list[
 
 def masking_of(recipe: TrainRecipe, generator: torch.Generator) -> TokenMasking | None:
     """Return how a step masks text tokens; None, so that nothing is drawn, where it does not."""
-    share = recipe.loss["text_masking"]
+    share = recipe.loss_as(FlowLoss).text_masking
     return TokenMasking(share=share, generator=generator) if share else None
 
 

@@ -23,7 +23,7 @@ from dcgrid.train.data.cache import TensorCache
 from dcgrid.train.data.manifest import Concept
 from dcgrid.train.data.material import Example
 from dcgrid.train.evaluation import at_rest
-from dcgrid.train.settings import Phase, TrainRecipe
+from dcgrid.train.settings import ConceptLoss, Phase, TrainRecipe
 from dcgrid.train.stages.grids import SINGLE, token_places
 
 PRIOR_STEPS = 16
@@ -49,7 +49,8 @@ def make_priors(
     Raises:
         OutputError: The cache cannot be written.
     """
-    if not recipe.loss["prior_share"]:
+    knobs = recipe.loss_as(ConceptLoss)
+    if not knobs.prior_share:
         return {phase: [] for phase in examples}
     dit, text = networks
     base = hash_tensors({**dit.state_dict(), **_prefixed(text)})
@@ -65,8 +66,8 @@ def make_priors(
                 "shape": list(latents_CFYX.shape),
                 "seed": recipe.seed + number,
                 "steps": PRIOR_STEPS,
-                "shift": recipe.loss["time_shift"],
-                "noise_scale": recipe.loss["noise_scale"],
+                "shift": knobs.time_shift,
+                "noise_scale": knobs.noise_scale,
                 "precision": recipe.precision,
                 "base": base,
                 **({"self_conditioning": True} if recipe.self_conditioned else {}),
@@ -115,9 +116,10 @@ def _sampled(
 
     wrap = self_conditioned if recipe.self_conditioned else unconditioned
 
+    knobs = recipe.loss_as(ConceptLoss)
     settings = SampleSettings(
-        schedule=Schedule(num_inference_steps=PRIOR_STEPS, shift=recipe.loss["time_shift"]),
-        noise_scale=recipe.loss["noise_scale"],
+        schedule=Schedule(num_inference_steps=PRIOR_STEPS, shift=knobs.time_shift),
+        noise_scale=knobs.noise_scale,
     )
     precision = training_dtype(recipe.precision, device)
     with torch.no_grad(), at_rest(dit, encoder), autocast(device, precision):
