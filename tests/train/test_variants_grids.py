@@ -19,9 +19,9 @@ from dcgrid.synthetic.world_clips import WorldClips
 from dcgrid.train.data import variants as variants_module
 from dcgrid.train.data.captions import Captions
 from dcgrid.train.data.variants import VARIANTS, FusionPool, VariantPool
-from dcgrid.train.estimates import drawn_estimate
 from dcgrid.train.settings import Phase, load_train_recipe
-from dcgrid.train.stages.grids import GRID, GridStage
+from dcgrid.train.stages.flow_matching import GRID, drawn_estimate
+from dcgrid.train.stages.grids import GridStage
 
 PHASE = Phase(until=1.0, frames=5, sizes=((32, 32), (32, 48)), batch=3)
 TINY = PRESETS["tiny"]

@@ -30,7 +30,6 @@ from dcgrid.train.data.captions import captions_of
 from dcgrid.train.data.generated_grids import needs_world
 from dcgrid.train.data.manifest import unused_files
 from dcgrid.train.data.variants import STOCK, VARIANTS
-from dcgrid.train.estimates import check_self_conditioning
 from dcgrid.train.facts import preset_of
 from dcgrid.train.job import TrainJob, check_processes, check_text_encoder
 from dcgrid.train.loop import batches_of_step
@@ -41,6 +40,7 @@ from dcgrid.train.settings import ADAPTER_STAGES, ConceptLoss, GridsLoss, Phase
 from dcgrid.train.stages.adapters import adapter_specs
 from dcgrid.train.stages.codec import trained_names
 from dcgrid.train.stages.concepts import check_concepts, count_tags
+from dcgrid.train.stages.flow_matching import check_self_conditioning
 from dcgrid.train.stages.upsampler import CROP_BYTES, stock_bytes
 from dcgrid.video.folder import name_some
 

@@ -19,7 +19,6 @@ from dcgrid.models.loading import is_here
 from dcgrid.models.native.t5 import fetch_t5
 from dcgrid.models.tags import TOKENS_NAME
 from dcgrid.train.data.generated_grids import missing_grids
-from dcgrid.train.estimates import check_self_conditioning
 from dcgrid.train.job import (
     DC_NAME,
     Reporter,
@@ -36,6 +35,7 @@ from dcgrid.train.stages.codec import (
     run_autoencoder,
 )
 from dcgrid.train.stages.concepts import check_concepts, run_concepts
+from dcgrid.train.stages.flow_matching import check_self_conditioning
 from dcgrid.train.stages.upsampler import run_upsampler
 
 
