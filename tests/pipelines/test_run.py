@@ -29,7 +29,8 @@ def test_an_edit_leaves_three_files_and_a_true_manifest(clip: Path) -> None:
     names = sorted(path.name for path in clip.parent.iterdir())
     assert names == ["input.mp4", "input.rain.json", "input.rain.mp4", "input.rain.png"]
     stages = [stage for stage, _ in progress.stages]
-    assert stages.index("sampling") < stages.index("decoding") < stages.index("writing")
+    expected = [stage for stage, _ in plan_run(prepare_run(job(clip))).stages]
+    assert [stage for stage in stages if stage in expected] == expected
     manifest = json.loads((clip.parent / "input.rain.json").read_text())
     video = clip.parent / "input.rain.mp4"
     output = manifest["outputs"][0]

@@ -68,6 +68,7 @@ def list_adapters(
     with Output(format_=format_) as output:
         if folder is not None and not folder.is_dir():
             raise UsageError(f"{folder} is no folder", hint="`dcgrid adapters info` shows one file")
+        output.busy("reading adapters")
         rows = [*_package_rows(), *map(_published_row, hub.ADAPTERS)]
         rows += _file_rows(folder) if folder is not None else []
         output.result(map(_row_line, rows), {"adapters": rows})
@@ -87,6 +88,7 @@ def show_adapter(
     from dcgrid.adapters.foreign import is_foreign
 
     with Output(format_=format_) as output:
+        output.busy("reading the adapter")
         path = find_adapter(adapter, offline=offline)
         facts: dict[str, Any] = {
             "file": path.absolute(),
@@ -114,6 +116,7 @@ def export(
 ) -> None:
     """Write a copy for another program: a plain LoRA of the same rank."""
     with Output(format_=format_) as output:
+        output.busy("exporting")
         path = find_adapter(adapter, offline=offline)
         from dcgrid.adapters.export import export_adapter
 
@@ -147,6 +150,7 @@ def push(
     run `hf auth login`, or set HF_TOKEN.
     """
     with Output(format_=format_) as output:
+        output.busy("reading files")
         place, files = _to_push(file, target, license_)
         sizes = {path: len(content) for path, content in files.items()}
         facts: dict[str, Any] = {"target": str(place), "files": sizes}
@@ -270,6 +274,7 @@ def import_file(
     Every layer must fit the base. A LoRA that changes biases or norms, too, is used with --lora.
     """
     with Output(format_=format_) as output:
+        output.busy("importing")
         path = find_adapter(lora, offline=offline)
         from dcgrid.adapters.importing import ImportChoice, import_lora
 

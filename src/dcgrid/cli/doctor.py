@@ -12,6 +12,7 @@ from dcgrid.cli.output import Format, Output
 def doctor(format_: FormatOption = Format.TEXT, quiet: QuietOption = False) -> None:
     """Say what this machine can run: versions, devices, memory, models, codecs, folders."""
     with Output(format_=format_, quiet=quiet) as output:
+        output.busy("looking at this machine")
         facts = _facts()
         output.result(_lines(facts), facts)
 

@@ -193,6 +193,7 @@ def run(
     with Output(format_=format_, quiet=quiet) as output:
         if options.offline:
             hub.go_offline()
+        output.start("planning")
         request = _request(
             clips or [],
             suite,
@@ -222,6 +223,7 @@ def report(
     from dcgrid.eval.suites.written import RESULTS_NAME, write_all
 
     with Output(format_=format_, quiet=quiet) as output:
+        output.busy("writing the page")
         files = write_all(folder, read_results(folder / RESULTS_NAME))
         lines = [f"wrote {path}" for path in files]
         output.result(lines, {"files": files})
@@ -258,6 +260,7 @@ def world(
     from dcgrid.eval.suites.world import WorldJob, draw_clips
 
     with Output(format_=format_, quiet=quiet) as output:
+        output.busy("drawing clips")
         folder = store or hub.cache_dir() / "world"
         job = WorldJob(store=folder, out=out, count=count, seed=seed, grounds=tuple(grounds or ()))
         paths = draw_clips(job)
@@ -268,9 +271,10 @@ def world(
 @app.command("metrics")
 def metrics(weights: _Weights = None, format_: FormatOption = Format.TEXT) -> None:
     """List what can be measured, with which network, and why not where it cannot."""
-    from dcgrid.eval.scoring import METRICS, Encoders
-
     with Output(format_=format_) as output:
+        output.busy("looking for networks")
+        from dcgrid.eval.scoring import METRICS, Encoders
+
         columns = Encoders(weights_dir=weights).columns(tuple(METRICS))
         lines = []
         for one in columns:
@@ -348,7 +352,7 @@ def _run_job(
     from dcgrid.eval.suites.plan import plan_eval
 
     if request.pull and not dry_run:
-        output.note("Downloading what metrics lack ...")
+        output.start("downloading what metrics lack")
     plan = plan_eval(request, dry_run=dry_run)
     if dry_run:
         output.result(plan.lines(), {"dry_run": True, **plan.as_json()})
@@ -356,9 +360,10 @@ def _run_job(
     for line in plan.lines():
         output.note(line)
     from dcgrid.eval.results import as_json
-    from dcgrid.eval.suites.run import run_job
+    from dcgrid.eval.suites.run import EVAL_STAGES, run_job
     from dcgrid.eval.tables import text_table
 
+    output.expect(EVAL_STAGES)
     done = run_job(plan, output)
     lines = [*text_table(done.results).splitlines(), *(f"wrote {path}" for path in done.files)]
     output.result(lines, as_json(done.results))

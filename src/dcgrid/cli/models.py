@@ -32,6 +32,7 @@ NameArgument = Annotated[
 def list_models(format_: FormatOption = Format.TEXT) -> None:
     """List the models that can be used by name: licence, size, and where they are."""
     with Output(format_=format_) as output:
+        output.busy("looking for files")
         rows = [*_package_rows(), *map(_hub_row, hub.MODELS)]
         scorers = [_hub_row(name) for name in hub.SCORERS]
         lines = [*map(_row_line, rows), "", "for scores (dcgrid eval):", *map(_row_line, scorers)]
@@ -64,6 +65,7 @@ def pull(
             return
         if offline:
             hub.go_offline()
+        output.busy("looking for files")
         model = hub.hub_model(name)
         if hub.locate_model(name) is None or update:
             pin = hub.look_up_model(name)
@@ -86,6 +88,7 @@ def info(
 ) -> None:
     """Show a model's repository, commit, licence, files, and the clips that it takes."""
     with Output(format_=format_) as output:
+        output.busy("looking for files")
         if _is_of_package(name):
             facts = _package_facts(name)
         else:

@@ -8,23 +8,16 @@ import json
 import math
 import re
 import sys
-import time
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
+from dcgrid.cli.progress import LogLines, TerminalBar, Tracker
 
 _INNER_BREAK = re.compile(r"\n(?= {4})")
-
-
-NOTE_EVERY_S = 30.0
-"""Seconds between lines about a slow stage where there is no terminal for a moving bar."""
 
 
 class Format(StrEnum):
@@ -74,33 +67,6 @@ def _plain(value: object) -> object:
     return str(value.absolute() if isinstance(value, Path) else value)
 
 
-class StageLines:
-    """What a log file gets of a stage: a line each 10 % of it, or each 30 s, with the time left.
-
-    Args:
-        stage: What is being done.
-        total: How many steps it has; None: unknown.
-    """
-
-    def __init__(self, stage: str, total: int | None) -> None:
-        self._stage, self._total = stage, total
-        self._began_s = self._told_s = time.monotonic()
-        self._told_share = 0.0
-
-    def line(self, done: int, total: int | None = None) -> str:
-        """Return what there is to say after so many steps; empty: nothing yet, or no more."""
-        total = total or self._total
-        if not total or not 0 < done < total:
-            return ""
-        now_s, share = time.monotonic(), done / total
-        if share < self._told_share + 0.1 - 1e-9 and now_s < self._told_s + NOTE_EVERY_S:
-            return ""
-        self._told_s, self._told_share = now_s, share
-        left_s = (now_s - self._began_s) * (1 - share) / share
-        left = f"{left_s:.0f} s" if left_s < 100 else f"{left_s / 60:.0f} min"
-        return f"{self._stage}: {share:.0%}, about {left} left"
-
-
 class Output:
     """One command's sink for results, notes and progress.
 
@@ -112,12 +78,11 @@ class Output:
         self.format = format_
         self.quiet = quiet
         self.muted = False
-        self._bars: Progress | None = None
-        self._task: TaskID | None = None
-        self._lines = StageLines("", None)
+        self._view: TerminalBar | LogLines | None = None
+        self._tracker = Tracker()
 
     def __enter__(self) -> Self:
-        """Return self; the first `start` puts up the bars."""
+        """Return self; the first `start` puts up the bar."""
         return self
 
     def __exit__(
@@ -126,10 +91,14 @@ class Output:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take down the progress bars."""
-        if self._bars is not None:
-            self._bars.stop()
-            self._bars = None
+        """Take down the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """Take down the bar, if there is one; another `start` puts up another."""
+        if self._view is not None:
+            self._view.close()
+            self._view = None
 
     def mute(self) -> None:
         """Show nothing from now on, results and warnings included: another process does."""
@@ -142,7 +111,7 @@ class Output:
             lines: What a person reads; `--quiet` leaves them out.
             value: What a program reads.
         """
-        self.__exit__(None, None, None)
+        self.close()
         if self.muted:
             return
         if self.format == Format.JSON:
@@ -155,8 +124,8 @@ class Output:
         if self.quiet:
             return
         line = printable(line)
-        if self._bars is not None:
-            self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if isinstance(self._view, TerminalBar):
+            self._view.print(line)
         else:
             sys.stderr.write(f"{line}\n")
 
@@ -168,61 +137,41 @@ class Output:
         self.note(f"warning: {line}")
         self.quiet = quiet
 
-    def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
+    def expect(self, stages: Sequence[tuple[str, float]], seconds: float | None = None) -> None:
+        """Say which stages are to come, so that one bar shows the whole run.
+
+        Args:
+            stages: Their names, as `start` will get them, and how long each takes beside the
+                others.
+            seconds: How long all of them take by earlier runs; None: not known.
+        """
+        self._tracker = Tracker(stages, seconds)
+
+    def start(
+        self, stage: str, total: int | None = None, *, done: int = 0, in_bytes: bool = False
+    ) -> None:
         """Begin a stage of the work; the one before it is done.
 
         Args:
             stage: What is being done, e.g. "sampling".
             total: How many steps it has; None: unknown.
+            done: How many of them an earlier run has done.
             in_bytes: True if its steps are bytes.
         """
-        if self.quiet or not sys.stderr.isatty():
-            # A log file gets lines instead of a moving bar.
-            self._lines = StageLines(stage, total)
-            self.note(f"{stage} ...")
+        moment = self._tracker.start(stage, total, done=done, in_bytes=in_bytes)
+        if self.quiet:
             return
-        bars = self._bars or self._put_up_bars()
-        if self._task is not None:
-            bars.update(self._task, visible=False)
-        self._task = bars.add_task(printable(stage), total=total, in_bytes=in_bytes)
+        if self._view is None:
+            self._view = TerminalBar(printable) if sys.stderr.isatty() else LogLines(self.note)
+        self._view.begin(moment)
 
-    def update(self, done: int, total: int | None = None) -> None:
-        """Move the bar of the present stage."""
-        if self._bars is not None and self._task is not None:
-            self._bars.update(self._task, completed=done, total=total)
-        elif line := self._lines.line(done, total):
-            self.note(line)
+    def busy(self, stage: str) -> None:
+        """Begin a stage that takes seconds at most: a terminal shows it, a log file does not."""
+        if sys.stderr.isatty():
+            self.start(stage)
 
-    def _put_up_bars(self) -> "Progress":
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            MofNCompleteColumn,
-            Progress,
-            ProgressColumn,
-            Task,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.text import Text
-
-        from dcgrid.cli.console import CleanConsole
-
-        class Amount(ProgressColumn):
-            def render(self, task: Task) -> Text:
-                column = DownloadColumn() if task.fields.get("in_bytes") else MofNCompleteColumn()
-                return column.render(task)
-
-        self._bars = Progress(
-            TextColumn("{task.description:<22}", markup=False),
-            BarColumn(bar_width=30),
-            Amount(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=CleanConsole(stderr=True),
-            transient=True,
-        )
-        self._bars.start()
-        return self._bars
+    def update(self, done: int, total: int | None = None, *, detail: str = "") -> None:
+        """Report how many steps of the present stage are done, and what else there is to say."""
+        moment = self._tracker.now(done, total, detail)
+        if self._view is not None:
+            self._view.show(moment)

@@ -62,6 +62,7 @@ def rerun(
             force=force,
             offline=offline,
         )
+        output.start("comparing files with the manifest")
         prepared, first = prepare_rerun(job)
         version = first.versions.get("dcgrid", "?")
         output.note(f"Repeats {_named(first.command)} of {first.created} by dcgrid {version}.")

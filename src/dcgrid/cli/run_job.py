@@ -104,6 +104,7 @@ def _tell_plan(
         return False
     for line in lines:
         output.note(line)
+    output.expect(plan.stages, value["expected_s"])
     return True
 
 

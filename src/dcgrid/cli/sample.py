@@ -61,6 +61,7 @@ def refuse_several(stage: str, device: str) -> None:
 
 def sample_grids(request: SampleRequest, output: Output) -> None:
     """Plan, generate or drop grids and print the result."""
+    output.start("planning")
     refuse_several(request.stage, request.device)
     import torch
 

@@ -130,6 +130,7 @@ def table(
     from dcgrid.eval.study.table import make_table
 
     with Output(format_=format_, quiet=quiet) as output:
+        output.busy("reading answers")
         key = read_key(study)
         found, notes = read_answers(answers, key)
         made = make_table(key, found, notes)

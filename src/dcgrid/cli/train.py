@@ -2,10 +2,11 @@
 
 import shlex
 import sys
+import time
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from dcgrid import hub
 from dcgrid.cli.options import (
@@ -22,13 +23,13 @@ from dcgrid.cli.options import (
 )
 from dcgrid.cli.output import Format, Output
 from dcgrid.cli.sample import SampleRequest, refuse_options, sample_grids
-from dcgrid.cli.train_bar import TrainBar
 from dcgrid.errors import OutputError, UsageError
 from dcgrid.recipes import shipped_dir
 
 if TYPE_CHECKING:
     from dcgrid.runtime.processes import Processes
-    from dcgrid.train.job import TrainJob
+    from dcgrid.train.job import Reporter, TrainJob
+    from dcgrid.train.log import Progress
     from dcgrid.train.settings import TrainRecipe
 
 
@@ -355,6 +356,7 @@ def _run_job(
     job: "TrainJob", output: Output, *, threads: int | None, dry_run: bool, force: bool
 ) -> None:
     """Plan a run; unless it is a dry run, train and print the result."""
+    output.start("planning")
     import torch
 
     from dcgrid.train.checkpoint import STATE_NAME
@@ -375,15 +377,47 @@ def _run_job(
         )
     for line in plan.lines():
         output.note(line)
-    with TrainBar(job.recipe, output) as bar:
-        try:
-            path = run_stage(job, bar.reporter())
-        except KeyboardInterrupt:
-            bar.stop()
-            if checkpoint.exists():
-                output.note(f"stopped and saved; to go on: {_resume_command(job.processes)}")
-            raise
-    output.result([f"wrote {path}"], {"file": path, **bar.summary()})
+    shown = _Shown(job.recipe, plan.steps_done, output)
+    output.start("preparing")
+    try:
+        path = run_stage(job, shown.reporter())
+    except KeyboardInterrupt:
+        output.close()
+        if checkpoint.exists():
+            output.note(f"stopped and saved; to go on: {_resume_command(job.processes)}")
+        raise
+    output.result([f"wrote {path}"], {"file": path, **shown.summary()})
+
+
+class _Shown:
+    """Shows how far a run is, with its loss, and keeps its last figures."""
+
+    def __init__(self, recipe: "TrainRecipe", done: int, output: Output) -> None:
+        self._output, self._stage, self._steps = output, recipe.stage, recipe.optim.steps
+        self._done = done
+        self._last: Progress | None = None
+        self._began_s = time.monotonic()
+
+    def reporter(self) -> "Reporter":
+        """Return what `run_stage` reports to."""
+        from dcgrid.cli.validation import generate_validation
+        from dcgrid.train.job import Reporter
+
+        return Reporter(say=self._output.note, progress=self._show, generate=generate_validation)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the last figures and the whole time as JSON values."""
+        seconds = round(time.monotonic() - self._began_s, 1)
+        step, figures = (self._last.step, self._last.figures) if self._last else (self._steps, {})
+        return {"stage": self._stage, "steps": step, "seconds": seconds, **figures}
+
+    def _show(self, progress: "Progress") -> None:
+        if self._last is None:
+            self._output.start(f"training {self._stage}", progress.steps, done=self._done)
+        self._last = progress
+        figures = [f"{name} {value:.4g}" for name, value in progress.figures.items()]
+        detail = ", ".join([*figures, f"{progress.seconds_per_step:.3g} s/step"])
+        self._output.update(progress.step, detail=detail)
 
 
 def _resume_command(processes: "Processes") -> str:

@@ -19,6 +19,15 @@ class Progress(Protocol):
         """Report something that may make the result worse, one line."""
 
 
+def duration_words(seconds: float) -> str:
+    """Return a length of time in the unit that a reader would take: 40 s, 7 min, 2.5 h."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 100 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 class NullProgress:
     """Reports nothing: somebody else shows how far the work is."""
 

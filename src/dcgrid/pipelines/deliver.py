@@ -30,7 +30,7 @@ from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.light import with_light
 from dcgrid.pipelines.manifest import OutputRecord, PixelKey
 from dcgrid.pipelines.plan import RunPlan
-from dcgrid.pipelines.result import FrameCounter, result_frames
+from dcgrid.pipelines.result import FrameCounter, result_frames, writing_stage
 from dcgrid.pipelines.upsampling import (
     Shown,
     cell_noise,
@@ -251,7 +251,9 @@ def write_takes(
     source, best = footage[0], dict[str, Watched]()
     second = footage[1] if len(footage) > 1 else None
     rate = clip_fps(plan) if plan.prepared.job.fps == "model" else None
-    counter = FrameCounter(progress, result_frames(plan.prepared.job, source.plan) * len(takes))
+    job = plan.prepared.job
+    total = result_frames(job, source.plan) * len(takes)
+    counter = FrameCounter(progress, total, writing_stage(job))
     for take in takes:
         part = staged.stage(take.path)
         clip = GeneratedClip(candidates[take.candidate].generated, take.cell)

@@ -25,6 +25,7 @@ from dcgrid.pipelines.models import LoadedModel
 from dcgrid.pipelines.plan import RunPlan
 from dcgrid.pipelines.request import Continuation, grid_request
 from dcgrid.pipelines.resolve import ResolvedGrid
+from dcgrid.pipelines.times import window_label
 from dcgrid.pipelines.windows import Window
 
 KEPT_DAYS = 14
@@ -54,8 +55,10 @@ class GridTask:
     """Seed of the noise."""
     model: LoadedModel
     """What generates it."""
-    label: str = ""
+    number: int = 0
     """Which grid of several it is, for progress."""
+    grids: int = 1
+    """How many there are."""
     generate_fn: GenerateFn | None = None
     """How it is generated; None: with `fill_grid`."""
 
@@ -76,12 +79,11 @@ def generate_grid(task: GridTask, generated: Generated, progress: Progress) -> N
         if generated.has(window):
             continue
         where = None
-        labels = [task.label] if task.label else []
         if count > 1:
             first = window.first // stride
             where = Continuation(first=first, total=total, heads=generated.heads(window))
-            labels.append(f"window {window.index + 1} of {count}")
-        shown = PrefixProgress(progress, ", ".join(labels)) if labels else progress
+        label = window_label(window.index, count, task.number, task.grids)
+        shown = PrefixProgress(progress, label) if label else progress
         request = replace(
             grid_request(
                 task.grid, backbone.spec, [one.frames(window) for one in task.given], where

@@ -18,8 +18,14 @@ from dcgrid.pipelines.memory import MemoryNeed, grid_size, plan_memory
 from dcgrid.pipelines.outputs import name_outputs
 from dcgrid.pipelines.prepared import PreparedRun, count_tries
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve
-from dcgrid.pipelines.result import result_json, result_line, result_pixels, result_size
-from dcgrid.pipelines.times import Work, expected_seconds, time_line
+from dcgrid.pipelines.result import (
+    result_json,
+    result_line,
+    result_pixels,
+    result_size,
+    writing_stage,
+)
+from dcgrid.pipelines.times import Work, expected_seconds, run_stages, time_line
 from dcgrid.pipelines.windows import Join, Window, plan_windows
 
 if TYPE_CHECKING:
@@ -166,6 +172,17 @@ class RunPlan:
             tokens=self.tokens * steps,
             pixels=result_pixels(job, clip) * sum(map(len, self.prepared.outputs.videos)),
             duration_s=clip.duration_s,
+        )
+
+    @property
+    def stages(self) -> list[tuple[str, float]]:
+        """What the run does, in order, each with about how long it takes."""
+        job = self.prepared.job
+        return run_stages(
+            self.work,
+            windows=len(self.windows),
+            writing=writing_stage(job),
+            candidates=job.candidates,
         )
 
 

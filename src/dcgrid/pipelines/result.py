@@ -9,6 +9,9 @@ from dcgrid.pipelines.job import GridJob
 if TYPE_CHECKING:
     from dcgrid.video.clip import ClipPlan, Picture
 
+REEL_STAGE = "encoding the reel"
+"""What progress calls the writing of a story's reel."""
+
 
 def result_size(job: GridJob, clip: "ClipPlan") -> tuple[int, int]:
     """Return height and width of a result that has a source, before sides are made even."""
@@ -56,17 +59,23 @@ def result_line(job: GridJob, clip: "ClipPlan") -> str:
     )
 
 
+def writing_stage(job: GridJob) -> str:
+    """Return what progress calls the last stage of a job; each frame is enlarged, then encoded."""
+    return "encoding the result" if job.upsample == "none" else "enlarging and encoding"
+
+
 class FrameCounter:
     """Reports each frame of all videos of a run as it is written.
 
     Args:
         progress: Gets their number.
         total: How many there will be, if the sources are as long as they say.
+        stage: What is done with them; see `writing_stage`.
     """
 
-    def __init__(self, progress: Progress, total: int) -> None:
+    def __init__(self, progress: Progress, total: int, stage: str) -> None:
         self._progress, self._total, self._done = progress, total, 0
-        progress.start("writing", total)
+        progress.start(stage, total)
 
     def counted(
         self, pictures: Callable[[], Iterator["Picture"]]

@@ -249,7 +249,8 @@ def _generate(
             cell_size=plan.cell_size,
             seed=(plan.prepared.job.seed + number) % 2**63,
             model=models[bool(grid.given)],
-            label=f"grid {number + 1} of {len(grids)}" if len(grids) > 1 else "",
+            number=number,
+            grids=len(grids),
         )
         generate_grid(task, generated, progress)
         paths = plan.prepared.outputs.videos[len(scenes) :]

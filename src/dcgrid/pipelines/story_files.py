@@ -23,7 +23,7 @@ from dcgrid.pipelines.deliver import (
 from dcgrid.pipelines.footage import Footage, model_rate
 from dcgrid.pipelines.generated import GeneratedClip
 from dcgrid.pipelines.manifest import OutputRecord
-from dcgrid.pipelines.result import FrameCounter, result_frames
+from dcgrid.pipelines.result import REEL_STAGE, FrameCounter, result_frames, writing_stage
 from dcgrid.pipelines.script import titles_of
 from dcgrid.pipelines.story_plan import StoryPlan
 from dcgrid.pipelines.upsampling import (
@@ -80,7 +80,7 @@ def write_story(
     records, notes, shown = list[OutputRecord](), list[str](), list[Watched]()
     timing, results, count = _timing(plan, footage), _scene_results(plan, footage), 0
     frames = plan.num_frames if footage is None else result_frames(job, footage.plan)
-    counter = FrameCounter(progress, frames * len(scenes))
+    counter = FrameCounter(progress, frames * len(scenes), writing_stage(job))
     for scene in scenes:
         part = staged.stage(scene.take.path)
         made = partial(results, scene, None)
@@ -98,7 +98,7 @@ def write_story(
         count = math.ceil(report.duration_s * timing.fps - 1e-3)
     reel_sha256 = ""
     if outputs.reel is not None:
-        progress.start("writing the reel")
+        progress.start(REEL_STAGE)
         clips = [ResultClip(partial(results, one, timing.fps), count) for one in scenes]
         reel_sha256 = _write_reel(plan, clips, timing.fps, staged.stage(outputs.reel))
     if outputs.sheet is not None:

@@ -29,9 +29,15 @@ from dcgrid.pipelines.plan import (
 )
 from dcgrid.pipelines.prepared import Prepared
 from dcgrid.pipelines.resolve import ResolvedGrid
-from dcgrid.pipelines.result import result_json, result_line, result_pixels
+from dcgrid.pipelines.result import (
+    REEL_STAGE,
+    result_json,
+    result_line,
+    result_pixels,
+    writing_stage,
+)
 from dcgrid.pipelines.script import StoryJob, resolve_story
-from dcgrid.pipelines.times import Work, expected_seconds, time_line
+from dcgrid.pipelines.times import Work, expected_seconds, run_stages, time_line
 from dcgrid.pipelines.windows import Window
 
 if TYPE_CHECKING:
@@ -143,6 +149,17 @@ class StoryPlan:
             pixels=(result_pixels(job, self.clip) if self.clip else self._text_pixels()) * shown,
             duration_s=self.clip.duration_s if self.clip else self.num_frames / self.spec.fps,
         )
+
+    @property
+    def stages(self) -> list[tuple[str, float]]:
+        """What the story does, in order, each with about how long it takes."""
+        job, work = self.prepared.job, self.work
+        grids, windows = len(self.grids), len(self.windows)
+        stages = run_stages(work, windows=windows, writing=writing_stage(job), grids=grids)
+        if self.prepared.outputs.reel is not None:  # which shows every scene once more
+            (writing, weight) = stages.pop()
+            stages += [(writing, weight / 2), (REEL_STAGE, weight / 2)]
+        return stages
 
     def _text_json(self) -> dict[str, Any]:
         """Return the size, length and rate of a scene that has no source."""

@@ -15,9 +15,14 @@ from pathlib import Path
 from dcgrid import hub
 from dcgrid.errors import OutputError
 from dcgrid.io.atomic import write_whole
+from dcgrid.io.progress import duration_words
 
 LONG_S = 20.0
 """A run that takes longer is told what half of the clip would take."""
+_UNKNOWN = {"setup": 0.15, "token": 0.4, "pixel": 0.45}
+"""Shares of a run whose times are not known, as `mini` has them on two cores."""
+_SETUP = {"reading the clip": 0.3, "loading the model": 0.7}
+_WINDOW = {"encoding the clip": 0.1, "sampling": 0.7, "decoding": 0.2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,24 +64,59 @@ def expected_seconds(work: Work, share: float = 1.0) -> float | None:
     return rates["setup"] + share * (rates["token"] * work.tokens + rates["pixel"] * work.pixels)
 
 
+def window_label(number: int, count: int, grid: int = 0, grids: int = 1) -> str:
+    """Return which grid and window of several a stage belongs to; empty: there is one of each.
+
+    Args:
+        number: The window, from 0.
+        count: Windows of a grid.
+        grid: The grid, from 0.
+        grids: Grids of the run.
+    """
+    labels = [f"grid {grid + 1} of {grids}"] if grids > 1 else []
+    labels += [f"window {number + 1} of {count}"] if count > 1 else []
+    return ", ".join(labels)
+
+
+def run_stages(
+    work: Work, *, windows: int, writing: str, grids: int = 1, candidates: int = 1
+) -> list[tuple[str, float]]:
+    """Return the stages of a run in their order, each with about how long it takes.
+
+    Args:
+        work: What there is to do; where its rates are known, the weights are seconds.
+        windows: Windows of a grid.
+        writing: What the last stage is called.
+        grids: Grids of the run.
+        candidates: How often each is generated.
+    """
+    rates = _kept().get(work.setting)
+    parts = _UNKNOWN
+    if rates is not None:
+        token, pixel = rates["token"] * work.tokens, rates["pixel"] * work.pixels
+        parts = {"setup": rates["setup"], "token": token, "pixel": pixel}
+    stages = [(name, share * parts["setup"]) for name, share in _SETUP.items()]
+    of_window = parts["token"] / (windows * grids * candidates)
+    for _ in range(candidates):
+        for grid in range(grids):
+            for number in range(windows):
+                label = window_label(number, windows, grid, grids)
+                before = f"{label}: " if label else ""
+                stages += [(before + one, share * of_window) for one, share in _WINDOW.items()]
+    return [*stages, (writing, parts["pixel"])]
+
+
 def time_line(work: Work) -> str:
     """Return what a plan says of the time, as a sentence."""
     seconds = expected_seconds(work)
     if seconds is None:
         return f"Time: unknown yet, before the first run with {work.setting}."
-    line = f"Time: about {_rounded(seconds)}, by the last run with {work.setting}"
+    line = f"Time: about {duration_words(seconds)}, by the last run with {work.setting}"
     shorter = expected_seconds(work, 0.5)
     if seconds > LONG_S and shorter is not None:
-        return f"{line}; --duration {work.duration_s / 2:.1f} would take about {_rounded(shorter)}."
+        half = f"--duration {work.duration_s / 2:.1f}"
+        return f"{line}; {half} would take about {duration_words(shorter)}."
     return f"{line}."
-
-
-def _rounded(seconds: float) -> str:
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 100 * 60:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def _path() -> Path:

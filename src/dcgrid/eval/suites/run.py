@@ -40,6 +40,8 @@ from dcgrid.pipelines import facts
 from dcgrid.pipelines.baselines import METHODS
 from dcgrid.synthetic.sources import TRAINING_CLIPS
 
+EVAL_STAGES = (("making videos", 0.7), ("scoring", 0.25), ("writing the results", 0.05))
+"""What `run_job` does, in order, each with the share of the time that it takes or so."""
 REFERENCES = frozenset({"unedited", "codec"})
 """Methods that change nothing and only bound what others can do."""
 
@@ -70,6 +72,7 @@ def run_job(plan: EvalPlan, progress: Progress) -> EvalDone:
         units = units_of(request)
         outcomes = make_all(request, plan.devices, units, progress)
         scored = score_all(request, plan.devices, outcomes, progress)
+        progress.start("writing the results")
         results = gather(plan, scored)
         return EvalDone(results=results, files=write_all(request.out, results))
 
