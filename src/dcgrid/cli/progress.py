@@ -217,11 +217,12 @@ class TerminalBar:
             expand=True,
         )
         self._task = self._bars.add_task("", total=None, percent="", left="")
-        self._bars.start()
 
     def begin(self, moment: Moment) -> None:
-        """Show another label."""
+        """Show another label at once, however short its stage is."""
         self.show(moment)
+        self._bars.start()
+        self._bars.refresh()
 
     def show(self, moment: Moment) -> None:
         """Move the bar; without a known share it swings."""

@@ -31,6 +31,12 @@ class Metric:
     """What it measures with; None: nothing but arithmetic."""
     needs: tuple[Need, ...] = ()
     """What a case must have, beside source and result."""
+    least: float | None = None
+    """Its smallest value, of a share; None: it has none that matters."""
+    most: float | None = None
+    """Its largest value; None: it has none."""
+    of_source: float | None = None
+    """Its value where the result is the source; None: it has no such value."""
 
     @property
     def ranks(self) -> bool:
@@ -46,6 +52,8 @@ _ALL = (
         better="higher",
         digits=4,
         slot="arcface",
+        most=1.0,
+        of_source=1.0,
     ),
     Metric(
         key="id_sface",
@@ -54,6 +62,8 @@ _ALL = (
         better="higher",
         digits=4,
         slot="sface",
+        most=1.0,
+        of_source=1.0,
     ),
     Metric(
         key="id_scenes",
@@ -63,6 +73,7 @@ _ALL = (
         digits=4,
         slot="arcface",
         needs=("scenes",),
+        most=1.0,
     ),
     Metric(
         key="id_sface_scenes",
@@ -72,6 +83,7 @@ _ALL = (
         digits=4,
         slot="sface",
         needs=("scenes",),
+        most=1.0,
     ),
     Metric(
         key="face_kept",
@@ -80,6 +92,9 @@ _ALL = (
         better="higher",
         digits=3,
         slot="faces",
+        least=0.0,
+        most=1.0,
+        of_source=1.0,
     ),
     Metric(
         key="subject",
@@ -88,6 +103,8 @@ _ALL = (
         better="higher",
         digits=4,
         slot="dino",
+        most=1.0,
+        of_source=1.0,
     ),
     Metric(
         key="ct",
@@ -97,6 +114,7 @@ _ALL = (
         digits=4,
         slot="clip",
         needs=("prompt",),
+        most=1.0,
     ),
     Metric(
         key="tc",
@@ -105,6 +123,7 @@ _ALL = (
         better="higher",
         digits=4,
         slot="dino",
+        most=1.0,
     ),
     Metric(
         key="motion",
@@ -113,6 +132,9 @@ _ALL = (
         better="higher",
         digits=3,
         slot="flow",
+        least=0.0,
+        most=1.0,
+        of_source=1.0,
     ),
     Metric(
         key="flicker",
@@ -160,6 +182,7 @@ _ALL = (
         better="higher",
         digits=4,
         needs=("truth",),
+        most=1.0,
     ),
     Metric(
         key="lpips",

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
+from dcgrid.eval.columns import METRICS
 from dcgrid.eval.results import (
     Item,
     MethodRow,
@@ -30,6 +31,13 @@ Mark = Literal["best", "second"]
 
 REFERENCES = "Published rows: other data and other models, not to be ranked with the rows above"
 """What stands over the rows of a publication."""
+
+UNEDITED = "unedited"
+LOST_DETAIL = (
+    "Unedited is the clip at the size that the model works at, enlarged as every result is, beside "
+    "the clip at its own size. What it lacks to {best:g} is detail that no method is given."
+)
+"""Why the unedited clip is not as like its source as can be."""
 
 _ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 
@@ -121,6 +129,22 @@ def gaps(results: Results) -> dict[str, dict[str, str]]:
         }
         for metric in results.metrics
     }
+
+
+def remarks(results: Results) -> dict[str, dict[str, str]]:
+    """Return what a reader would ask of a value: metric key -> method key -> a sentence.
+
+    The unedited clip does not reach the value of a result that is its source.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for metric in results.metrics:
+        known = METRICS.get(metric.key)
+        best = known.of_source if known else None
+        means = [_mean(row, metric.key) for row in results.table if row.method == UNEDITED]
+        for mean in means:
+            if best is not None and mean is not None and round(mean - best, metric.digits):
+                found[metric.key] = {UNEDITED: LOST_DETAIL.format(best=best)}
+    return found
 
 
 def _gap(own: Sequence[Item], metric: str) -> str:

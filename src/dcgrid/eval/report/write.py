@@ -17,8 +17,9 @@ from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
+from dcgrid.eval.columns import METRICS
 from dcgrid.eval.results import Results
-from dcgrid.eval.tables import REFERENCES, gaps, marks
+from dcgrid.eval.tables import REFERENCES, gaps, marks, remarks
 from dcgrid.io.atomic import whole_file
 
 
@@ -78,6 +79,8 @@ def _json(results: Results) -> str:
         "results": asdict(results),
         "marks": marks(results),
         "gaps": gaps(results),
+        "remarks": remarks(results),
+        "bounds": {key: (one.least, one.most) for key, one in METRICS.items() if one.most},
         "references_title": REFERENCES,
     }
     text = json.dumps(page, allow_nan=False, separators=(",", ":"))

@@ -4,7 +4,7 @@
 const FIRST = {
   view: "summary", clip: "", task: "", seed: "", show: [], frame: "", left: "", right: "", wipe: "50",
   loop: "1", speed: "1", q: "", fclip: "", ftask: "", fmethod: "", fstatus: "", sort: "", worst: "",
-  tsort: "", tdir: "",
+  tsort: "", tdir: "", blank: "",
 };
 const OVER = "m:"; // before a method's key, so that one named "source" is not taken for the source
 const VIEWS = ["summary", "videos", "items"];

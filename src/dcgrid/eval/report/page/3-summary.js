@@ -51,12 +51,29 @@ function sorted(rows, valueFor, direction) {
 const bestFirst = (metric) => (METRICS.get(metric)?.better === "lower" ? "ascending" : "descending");
 const turned = (direction) => (direction === "ascending" ? "descending" : "ascending");
 
+// Columns in which neither a method nor a published row has a value are folded away.
+const BLANK = DATA.metrics.filter(({ key }) =>
+  DATA.table.every((row) => (row.scores[key]?.mean ?? null) === null)
+  && !DATA.references.some((row) => Object.hasOwn(row.scores, key)));
+const shownMetrics = (now) => (now.blank ? DATA.metrics : DATA.metrics.filter((one) => !BLANK.includes(one)));
+
+function showFold(now) {
+  const names = BLANK.map((one) => one.label).join(", ");
+  const what = BLANK.length === 1 ? "1 blank column" : `${BLANK.length} blank columns`;
+  $("fold").hidden = BLANK.length === 0;
+  $("fold").textContent = `${now.blank ? "Fold" : "Show"} ${what}: ${names}`;
+  $("fold").setAttribute("aria-pressed", now.blank !== "");
+  $("fold").onclick = () => update({ blank: now.blank ? "" : "1" }, { push: true });
+}
+
 function showTable(now, before) {
-  if (before && now.tsort === before.tsort && now.tdir === before.tdir) return;
+  if (before && ["tsort", "tdir", "blank"].every((name) => now[name] === before[name])) return;
+  const metrics = shownMetrics(now);
+  showFold(now);
   const columns = [
     { key: "method", text: "Method", title: "Sort by name", first: "ascending",
       value: (row) => labelOf(METHODS, row.method) },
-    ...DATA.metrics.map((metric) => ({
+    ...metrics.map((metric) => ({
       key: `m:${metric.key}`, text: `${metric.label} ${ARROWS[metric.better]}`, title: metric.title,
       first: bestFirst(metric.key), value: (row) => row.scores[metric.key]?.mean ?? null,
     })),
@@ -75,16 +92,20 @@ function showTable(now, before) {
   $("table").replaceChildren(
     el("caption", { className: "hidden-label" }, "Scores of every method"),
     el("thead", {}, el("tr", {}, ...heads)),
-    el("tbody", {}, ...rows.map((row) => tableRow(row, notes))),
-    ...references(),
+    el("tbody", {}, ...rows.map((row) => tableRow(row, metrics, notes))),
+    ...references(metrics),
   );
+  // Why a folded column is blank is told all the same.
+  for (const metric of now.blank ? [] : BLANK) {
+    for (const row of DATA.table) noteOf(gapNote(metric, row).replace(/ \(\d+ of \d+\)$/, ""), notes);
+  }
   // The heads are made anew: the keyboard stays where it was.
   if (focused >= 0) $("table").querySelectorAll("th button")[focused].focus();
   $("footnotes").replaceChildren(...[...notes.keys()].map((note) => el("li", {}, note)));
 }
 
-function tableRow(row, notes) {
-  const cells = DATA.metrics.map((metric) => scoreCell(row, metric, notes));
+function tableRow(row, metrics, notes) {
+  const cells = metrics.map((metric) => scoreCell(row, metric, notes));
   const counts = ["done", "failed", "missing"].map((name) =>
     el("td", { className: `figure ${row[name] ? name : "none"}` }, String(row[name])));
   const name = el("th", { scope: "row", title: METHODS.get(row.method)?.note ?? "" }, labelOf(METHODS, row.method));
@@ -95,7 +116,7 @@ function scoreCell(row, metric, notes) {
   const score = row.scores[metric.key];
   const gap = PAGE.gaps[metric.key]?.[row.method] ?? "";
   if (!score || score.mean === null) {
-    const note = `${metric.label}: ${gap || "not measured"}`;
+    const note = gapNote(metric, row);
     return el("td", { className: "figure none", title: note }, "–", footnote(note, notes));
   }
   const mark = PAGE.marks[metric.key]?.[row.method];
@@ -105,23 +126,28 @@ function scoreCell(row, metric, notes) {
   return el("td", { className: "figure", title: gap },
     el(tag, { className: "mean" }, number(score.mean, metric.digits)), spoken,
     el("span", { className: "spread" }, ` ${between}(${score.measured}/${score.items})`),
-    gap ? footnote(gap, notes) : null);
+    gap ? footnote(gap, notes) : null,
+    PAGE.remarks[metric.key]?.[row.method] ? footnote(PAGE.remarks[metric.key][row.method], notes) : null);
 }
+
+const gapNote = (metric, row) => `${metric.label}: ${PAGE.gaps[metric.key]?.[row.method] || "not measured"}`;
 
 /** Number a reason; cells of one reason share it. */
-function footnote(note, notes) {
+function noteOf(note, notes) {
   if (!notes.has(note)) notes.set(note, notes.size + 1);
-  return el("sup", {}, String(notes.get(note)));
+  return notes.get(note);
 }
 
+const footnote = (note, notes) => el("sup", {}, String(noteOf(note, notes)));
+
 /** Published rows stand under a rule and are neither sorted nor marked: other data, other models. */
-function references() {
+function references(metrics) {
   if (!DATA.references.length) return [];
-  const width = DATA.metrics.length + 4;
+  const width = metrics.length + 4;
   const rule = el("tr", {}, el("th", { colSpan: width, scope: "colgroup" }, PAGE.references_title));
   const rows = DATA.references.map((row) => el("tr", {},
     el("th", { scope: "row" }, row.label, el("span", { className: "spread" }, ` ${row.table}`)),
-    ...DATA.metrics.map((metric) => el("td", { className: "figure" },
+    ...metrics.map((metric) => el("td", { className: "figure" },
       Object.hasOwn(row.scores, metric.key) ? number(row.scores[metric.key], metric.digits) : "")),
     el("td", { colSpan: 3 })));
   return [el("tbody", { className: "references" }, rule, ...rows)];

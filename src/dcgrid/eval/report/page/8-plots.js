@@ -19,7 +19,7 @@ function chart(metric, cells) {
   if (!lines.length) return null;
   const last = Math.max(transport.frames - 1, 1, ...lines.flatMap(({ score }) => score.frames));
   const values = lines.flatMap(({ score }) => score.series.filter((value) => value !== null));
-  const [low, high] = room(values);
+  const [low, high] = room(values, PAGE.bounds[metric.key]);
   const { width, height, left, right, top, bottom } = CHART;
   const x = (frame) => left + (frame / last) * (width - left - right);
   const y = (value) => top + (1 - (value - low) / (high - low)) * (height - top - bottom);
@@ -42,17 +42,21 @@ function chart(metric, cells) {
   return { figure, cursor, x, last, drawn, metric };
 }
 
-/** The range of the values with a little room; a flat line stands in the middle. */
-function room(values) {
+/** The range of the values with a little room; a flat line stands in the middle. What has a largest
+ * value ends there, and a share, which has a smallest too, is shown whole. */
+function room(values, bounds) {
   const low = values.reduce((a, b) => Math.min(a, b));
   const high = values.reduce((a, b) => Math.max(a, b));
   const more = (high - low) * 0.08 || Math.abs(high) * 0.05 || 1;
-  return [low - more, high + more];
+  if (!bounds) return [low - more, high + more];
+  const [least, most] = bounds;
+  return least === null ? [low - more, Math.min(high + more, most)] : [least, most];
 }
 
 function axes(metric, low, high, last, x, y) {
   const { width, height, left, right, bottom } = CHART;
-  const ticks = [0, 1, 2].map((part) => low + ((high - low) * (part + 0.5)) / 3);
+  const ends = PAGE.bounds[metric.key]?.[1] === high;
+  const ticks = (ends ? [0, 0.5, 1] : [1 / 6, 0.5, 5 / 6]).map((part) => low + (high - low) * part);
   // Near values need more digits than the table shows, else all ticks read the same.
   const digits = Math.min(8, Math.max(0, 1 - Math.floor(Math.log10((high - low) / 3))));
   return [

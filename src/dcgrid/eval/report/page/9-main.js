@@ -159,6 +159,20 @@ async function copyLink() {
   setTimeout(() => { $("copy").textContent = "Copy link"; }, 1500);
 }
 
+/** Show at which sides a table goes on beyond its box. */
+function showEdges(box) {
+  const look = () => {
+    const rest = box.scrollWidth - box.clientWidth - box.scrollLeft;
+    box.parentElement.classList.toggle("more-right", rest > 1);
+    box.parentElement.classList.toggle("more-left", box.scrollLeft > 1);
+    box.parentElement.style.setProperty("--tall", `${box.clientHeight}px`);
+  };
+  box.addEventListener("scroll", look, { passive: true });
+  const watched = new ResizeObserver(look);
+  watched.observe(box);
+  watched.observe(box.firstElementChild);
+}
+
 function startPage() {
   startTheme();
   showHead();
@@ -175,6 +189,7 @@ function startPage() {
   addEventListener("keydown", pressed);
   for (const changed of [showView, showPlayer, showTable, showList, showCells]) watch(changed);
   startState();
+  document.querySelectorAll(".scroll").forEach(showEdges);
 }
 
 startPage();
