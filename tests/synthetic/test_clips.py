@@ -58,6 +58,29 @@ def test_a_matte_is_cut_and_turned_as_its_footage_is(tiny_store, tmp_path, monke
     assert torch.equal(bare.clip_CTHW, drawn.clip_CTHW)
 
 
+def test_a_filmed_person_stands_before_another_place(tiny_store, tmp_path, monkeypatch):
+    """White footage with a matte of its middle, before a black place, shows the matte."""
+    for path in tiny_store.glob("*.safetensors"):
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "footage.safetensors").unlink()
+    matte_THW = torch.zeros(9, 48, 64, dtype=torch.uint8)
+    matte_THW[:, 12:, 20:44] = 255
+    white = torch.full((3, 9, 48, 64), 255, dtype=torch.uint8)
+    save_file({"walk.mp4": white}, tmp_path / "footage.safetensors")
+    save_file({"walk.mp4": matte_THW}, tmp_path / "mattes.safetensors")
+    monkeypatch.setattr(clips_module, "_color_jitter", lambda clip_CTHW, generator: clip_CTHW)
+    world = WorldClips(WorldStore(tmp_path), mix={"person": 1.0})
+    monkeypatch.setattr(
+        world, "draw_ground", lambda frames, size, generator: torch.zeros(3, frames, *size)
+    )
+    drawn = world.draw(9, (32, 32), torch.Generator().manual_seed(0))
+    shown_CTHW = drawn.matte_THW.expand(3, -1, -1, -1)
+    assert torch.allclose(drawn.clip_CTHW, shown_CTHW, atol=1e-5)
+    assert 0.1 < drawn.matte_THW.mean() < 0.9
+    without = WorldClips(WorldStore(tiny_store)).draw(5, (32, 32), torch.Generator())
+    assert without.clip_CTHW.shape == (3, 5, 32, 32)
+
+
 def test_the_matte_of_a_sprite_is_where_it_hides_the_background(tiny_store):
     world = WorldClips(WorldStore(tiny_store))
     drawn = world.draw_subject(5, (64, 64), torch.Generator().manual_seed(1))

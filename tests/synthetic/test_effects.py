@@ -200,6 +200,12 @@ def test_a_matte_keeps_smoke_behind_the_subject_and_lights_its_rim():
     lit = render_effect("backlight", clip, generator=seeded(1), matte_THW=matte)
     assert lit[rim].mean() > 1.5 * lit[core].mean()
     assert lit[core].mean() > 0.15
+    # Before a bright wall the sun stands in the same place, whether or not the matte is known.
+    wall = torch.where(matte > 0, 0.2, 0.95).expand(3, -1, -1, -1)
+    for known in (matte, None):
+        made = render_effect("backlight", wall, generator=seeded(1), matte_THW=known)
+        top_W = made[:, 0, :12].mean((0, 1))
+        assert top_W[42:54].min() > max(top_W[:12].max(), top_W[-12:].max())
     with pytest.raises(ValueError, match="matte"):
         render_effect("smoke", clip, generator=seeded(1), matte_THW=matte[:1])
 

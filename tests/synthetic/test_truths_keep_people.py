@@ -10,7 +10,7 @@ from dcgrid.synthetic.effects import EFFECT_NAMES, render_effect
 from dcgrid.video.clip import ClipRules
 from dcgrid.video.read import read_clip
 
-SHARED = Path(__file__).parents[4] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 DETECTOR = SHARED / "weights" / "scrfd_500m_bnkps.onnx"
 RECOGNIZER = SHARED / "weights" / "w600k_mbf.onnx"
 PEOPLE = ("asl_book.mkv", "asl_again.mkv", "asl_eat.mkv", "headpose_female.gif")

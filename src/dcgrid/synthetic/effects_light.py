@@ -15,13 +15,11 @@ from dcgrid.synthetic.effects_fields import (
     colour,
     desaturate,
     distance,
-    enlarge,
     extent,
     heights,
     luma,
     mix,
     screen,
-    shrink,
     soften,
     vignette,
     widths,
@@ -105,28 +103,35 @@ def backlight(scene: Scene) -> torch.Tensor:
     """A low sun behind the subject: rims along hair and shoulders, a dimmed front, warm haze."""
     clip_CTHW = scene.clip_CTHW
     sun = colour((1.0, 0.80, 0.50), clip_CTHW)
+    # The same sun whether or not somebody stands before it: what a model can't know is then
+    # only what stands in front, not where the light is.
+    behind = scene.behind if scene.matte_1THW is not None else _far(scene)
     front = clip_CTHW**1.05 * colour((0.62, 0.54, 0.52), clip_CTHW)
-    if scene.matte_1THW is None:
-        # Where the subject is, is not known: the sun stands in a corner, off the middle.
-        halo = torch.exp(-((distance(clip_CTHW, 0.0, 0.92) / 0.5) ** 2))
-        bright = soften(luma(clip_CTHW), 12, scene.scale) ** 1.5
-        rim = _rims(clip_CTHW, scene.scale) * (0.45 + 0.55 * halo)
-        lit = screen(front + 0.12 * bright * sun, 0.6 * rim * sun)
-        return screen(screen(lit, 0.7 * halo * sun), 0.5 * halo**4)
     away = distance(clip_CTHW, 0.16, 0.5)
     halo = torch.exp(-((away / 0.75) ** 2))
     room = clip_CTHW * colour((0.95, 0.80, 0.62), clip_CTHW)
     room = screen(screen(room, (0.12 + 0.62 * halo) * sun), 0.35 * halo**3)
-    rim = _outline(scene) * (0.55 + 0.45 * halo)
-    wrap = soften(scene.behind, 12, scene.scale)
+    rim = _outline(behind, scene) * (0.55 + 0.45 * halo)
+    wrap = soften(behind, 12, scene.scale)
     subject = screen(front, 0.16 * wrap * halo * sun)
     subject = screen(subject, rim * colour((1.0, 0.88, 0.66), clip_CTHW))
-    return mix(subject, room, scene.behind)
+    return mix(subject, room, behind)
 
 
-def _outline(scene: Scene) -> torch.Tensor:
+def _far(scene: Scene) -> torch.Tensor:
+    """Return how far from the camera each pixel is, 1THW in [0, 1], where no matte says it.
+
+    What is low, in the middle and not bright is taken to be near.
+    """
+    clip_CTHW = scene.clip_CTHW
+    across = ((widths(clip_CTHW) - 0.5) * extent(clip_CTHW)[1] / 0.6) ** 2
+    near = torch.exp(-across) * ramp(heights(clip_CTHW), -0.4, 0.45)
+    return 1 - near * ramp(soften(luma(clip_CTHW), 16, scene.scale), 1.1, 0.5)
+
+
+def _outline(behind_1THW: torch.Tensor, scene: Scene) -> torch.Tensor:
     """Return the part of the subject that light from behind and above grazes, 1THW in [0, 1]."""
-    open_1THW = soften(scene.behind, 44, scene.scale)
+    open_1THW = soften(behind_1THW, 44, scene.scale)
     gap = max(1, round(2.5 * scene.scale))
     rows, columns = open_1THW.shape[-2:]
     padded = functional.pad(open_1THW, (gap, gap, gap, 0), mode="replicate")
@@ -134,24 +139,6 @@ def _outline(scene: Scene) -> torch.Tensor:
     beside = torch.maximum(padded[..., gap:, :columns], padded[..., gap:, 2 * gap :])
     grazed = (0.75 * above + 0.5 * beside) * (0.6 + 0.8 * luma(scene.clip_CTHW))
     return ramp(grazed, 0.12, 0.95)
-
-
-def _rims(clip_CTHW: torch.Tensor, scale: float) -> torch.Tensor:
-    """Return where a darker thing borders on something brighter towards the top centre, 1THW."""
-    tall, wide = extent(clip_CTHW)
-    rows, columns = round(RIM_ROWS * tall), round(RIM_ROWS * wide)
-    cell = shrink(luma(clip_CTHW), scale)
-    coarse = functional.interpolate(cell, size=(rows, columns), mode="area")
-    padded = functional.pad(coarse, (1, 1, 1, 1), mode="replicate")
-    up = padded[..., :-2, 1:-1] - padded[..., 2:, 1:-1]
-    right = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
-    to_y, to_x = heights(coarse) * tall + 0.1, (0.5 - widths(coarse)) * wide
-    length = torch.hypot(to_y, to_x)
-    facing = (up * to_y + right * to_x) / length
-    # A bright subject before a dark wall gets a rim too, but a weaker one.
-    towards = 0.5 * (facing + torch.sqrt(facing**2 + 0.03**2))
-    edge = (0.65 * towards + 0.35 * facing.abs()) ** 2 / (facing.abs() + 0.15)
-    return 1 - torch.exp(-4.5 * enlarge(edge, clip_CTHW))
 
 
 def fog(scene: Scene) -> torch.Tensor:

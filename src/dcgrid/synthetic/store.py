@@ -135,6 +135,9 @@ class WorldStore:
             photos = [name for name in self.names["photos"] if not name.startswith(PANORAMA)]
             self.names["photos"] = photos
             self._files["footage"] = self._files.get("details")
+        # A file of mattes has those of footage and of details: the ones of what is shown count.
+        shown = set(self.names["footage"])
+        self.names["mattes"] = [name for name in self.names["mattes"] if name in shown]
 
     @classmethod
     def empty(cls) -> "WorldStore":

@@ -1,7 +1,7 @@
 """Clips of the procedural world: subjects with a motion, in front of something, drawn at random.
 
-`WorldClips.draw` gives one clip with the words for it. Three kinds, by `MIX`: real footage, a
-camera move over a photograph, an animated subject composed onto either.
+`WorldClips.draw` gives one clip with the words for it. Four kinds, by `MIX`: real footage, a
+camera move over a photograph, and before either an animated subject or a filmed person.
 """
 
 import re
@@ -15,8 +15,10 @@ from dcgrid.models.drift import RATE
 from dcgrid.synthetic.animation import camera_move, composite_sprite
 from dcgrid.synthetic.store import WorldStore
 
-MIX = {"footage": 0.35, "photo": 0.25, "sprite": 0.40}
-"""Share of each kind of clip."""
+MIX = {"footage": 0.30, "photo": 0.15, "sprite": 0.30, "person": 0.25}
+"""Share of each kind of clip; a person is one of the few that are filmed, before another place."""
+EDGE = 0.35
+"""Opacity below which a matte's soft edge is cut away: the room of the footage shines through."""
 
 MOTIONS = ("move", "motion", "action", "gesture", "movement")
 
@@ -85,6 +87,8 @@ class WorldClips:
                 subject="scene",
                 motion="camera move",
             )
+        if kind == "person":
+            return self._person(frames, size, generator)
         return self._sprite(frames, size, generator)
 
     def draw_subject(
@@ -121,6 +125,32 @@ class WorldClips:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Crop real footage and its matte in space and time; short ones run forth and back."""
         name, video_CTHW = self._get("footage", generator)
+        return self._cropped(name, video_CTHW, frames, size, generator)
+
+    def _person(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> WorldClip:
+        """Cut a filmed person out and put them before other footage or a photograph."""
+        names = self.store.names["mattes"]
+        name = names[pick(len(names), generator)]
+        video_CTHW = self.store.get("footage", name).to(self.device)
+        person_CTHW, matte_THW = self._cropped(name, video_CTHW, frames, size, generator)
+        assert matte_THW is not None
+        matte_THW = ((matte_THW - EDGE) / (1 - EDGE)).clamp(0, 1)
+        ground_CTHW = self.draw_ground(frames, size, generator)
+        return WorldClip(
+            clip_CTHW=torch.lerp(ground_CTHW, person_CTHW, matte_THW),
+            subject="person",
+            motion="motion",
+            matte_THW=matte_THW,
+        )
+
+    def _cropped(
+        self,
+        name: str,
+        video_CTHW: torch.Tensor,
+        frames: int,
+        size: tuple[int, int],
+        generator: torch.Generator,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if name in self.store.names["mattes"]:
             matte_THW = self.store.get("mattes", name).to(self.device)
             video_CTHW = torch.cat([video_CTHW, matte_THW[None]])
@@ -175,7 +205,7 @@ class WorldClips:
 
 
 _DrawGround = Callable[[int, tuple[int, int], torch.Generator], torch.Tensor]
-_STORED = {"footage": "footage", "photo": "photos", "sprite": "sprites"}
+_STORED = {"footage": "footage", "photo": "photos", "sprite": "sprites", "person": "mattes"}
 
 
 def _random_crop(

@@ -46,7 +46,7 @@ from dcgrid.train.networks import (
     load_autoencoder,
     start_from,
 )
-from dcgrid.train.settings import Phase, TrainRecipe, UpsamplerLoss
+from dcgrid.train.settings import Phase, TrainRecipe
 from dcgrid.train.stages.codec import (
     error_of_differences,
 )
@@ -70,12 +70,12 @@ OFTEN = {
     "rain": 2.0,
     "snow": 2.0,
     "sparks": 2.0,
-    "smoke": 9.0,
-    "purple-smoke": 9.0,
-    "backlight": 2.0,
+    "smoke": 6.0,
+    "purple-smoke": 6.0,
+    "backlight": 6.0,
 }
 """How often an effect is drawn beside others: those whose small things take longest to learn."""
-MIX = {"footage": 0.45, "photo": 0.4, "sprite": 0.15}
+MIX = {"footage": 0.35, "photo": 0.3, "sprite": 0.1, "person": 0.25}
 """Share of each kind of clip: animated subjects are small pictures, without detail at full size."""
 
 
@@ -160,11 +160,6 @@ class UpsamplerStage:
         self.recipe = recipe
         self._stock: list[_Kept] = []
 
-    @property
-    def knobs(self) -> UpsamplerLoss:
-        """Weights and shares of the recipe."""
-        return self.recipe.loss_as(UpsamplerLoss)
-
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return all weights of the upsampler."""
         return dict(self.model.named_parameters())
@@ -175,7 +170,7 @@ class UpsamplerStage:
         `phase.sizes` are sizes of cells, `phase.batch` is a number of crops. Logged: the PSNR, that
         of plain enlargement, and both where the guide shows something else.
         """
-        weights = self.knobs
+        weights = self.recipe.loss
         crops = self.draw(phase, generator)
         noise = crops.fields_BPHW, crops.planes_BPHW
         result = self.model(
@@ -184,10 +179,10 @@ class UpsamplerStage:
         error = result - crops.truth_BCHW
         coarse = F.avg_pool2d(error, SCALE)
         total = (
-            weights.squared * error.square().mean()
-            + weights.absolute * error.abs().mean()
-            + weights.tone * coarse.abs().mean()
-            + weights.differences * error_of_differences(error[:, :, None])
+            weights["squared"] * error.square().mean()
+            + weights["absolute"] * error.abs().mean()
+            + weights["tone"] * coarse.abs().mean()
+            + weights["differences"] * error_of_differences(error[:, :, None])
         )
         plain = F.interpolate(
             crops.generated_BCHW, scale_factor=SCALE, mode="bicubic", align_corners=False
@@ -202,7 +197,7 @@ class UpsamplerStage:
     @torch.no_grad()
     def draw(self, phase: Phase, generator: torch.Generator) -> Crops:
         """Cut crops from edits of the stock, some with a guide that is not theirs."""
-        if len(self._stock) < STOCK_LEAST or chance(generator) < self.knobs.fresh:
+        if len(self._stock) < STOCK_LEAST or chance(generator) < self.recipe.loss["fresh"]:
             self._add(phase, generator)
         crop = min(CROP, *(side for kept in self._stock for side in kept.shape[1:]))
         source, generated, truth, apart = [], [], [], []
@@ -217,8 +212,8 @@ class UpsamplerStage:
             large = [slice(SCALE * one.start, SCALE * one.stop) for one in (rows, columns)]
             truth.append(edits.truth_NCTHW[edit, :, frame, large[0], large[1]])
             # Whose noise is known is edited in place: its guide fits.
-            known = chance(generator) < self.knobs.noise_known_share
-            apart.append(not known and chance(generator) < self.knobs.apart_share)
+            known = chance(generator) < self.recipe.loss["noise_known_share"]
+            apart.append(not known and chance(generator) < self.recipe.loss["apart_share"])
             name = edits.names[edit] if known else ""
             texts.append(self.captions.effect_clause(name, generator))
             fields.append(known * (edits.fields_NPTHW[edit, :, frame, rows, columns].float() - 128))
@@ -282,7 +277,7 @@ class UpsamplerStage:
         often = torch.tensor([OFTEN.get(name, 1.0) for name in EFFECT_NAMES])
         order = torch.multinomial(often, len(often), generator=generator).tolist()
         names = [EFFECT_NAMES[one] for one in order[:EDITS]]
-        if self.maker is not None and chance(generator) < self.knobs.edit_share:
+        if self.maker is not None and chance(generator) < self.recipe.loss["edit_share"]:
             if not self.maker.spec.noise_motion:  # nothing says where drops should be
                 names = [one for one in (EFFECT_NAMES[i] for i in order) if one in DETERMINISTIC]
                 names = names[:EDITS]
@@ -296,7 +291,7 @@ class UpsamplerStage:
                 draw_drift(source_CTHW, seconds_T, generator, float(SCALE)) for _ in names
             )
             truth = self._rendered(names, drawn, drift, generator)
-            if chance(generator) < self.knobs.look_share:
+            if chance(generator) < self.recipe.loss["look_share"]:
                 truth[0], names = random_look(source_CTHW, generator), ["", *names[1:]]
             generated_NCTHW = with_faults(
                 torch.stack([_averaged(one) for one in truth]), self.autoencoder, generator
@@ -390,7 +385,7 @@ def run_upsampler(job: TrainJob, reporter: Reporter) -> Path:
         Autoencoder, load_autoencoder(job.model, job.out, job.device, channels_last=True)
     )
     maker = None
-    if job.recipe.loss_as(UpsamplerLoss).edit_share:
+    if job.recipe.loss["edit_share"]:
         maker = EditMaker(job, autoencoder, captions)
     world = WorldClips(WorldStore(job.store, detailed=True), job.device, mix=MIX)
     stage = UpsamplerStage(model, autoencoder, maker, captions, world, job.recipe)
