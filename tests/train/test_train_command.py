@@ -69,7 +69,7 @@ def test_quiet_prints_nothing(command):
 
 def test_dry_run_writes_nothing_and_names_what_is_missing(command, tmp_path):
     code, out, err = command("fill", "--dry-run", "--format", "json")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "planning ...\n")
     plan = json.loads(out)
     assert plan["dry_run"] is True
     assert plan["seconds"] is None
