@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "dcgrid").rglob("*.py"))
 # Typer reads a command's options from its signature, so this is as long as its options.
-COMMANDS = {"compose", "edit", "story", "train"}
+COMMANDS = {"batch", "compose", "edit", "story", "train"}
 
 
 def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -57,6 +57,7 @@ def test_dependencies_are_those_of_the_design() -> None:
         "filelock",
         "pydantic",
         "typing-extensions",
+        "fsspec",
         "numpy",
         "pillow",
         "torch",

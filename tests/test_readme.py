@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = re.findall(r"^dcgrid .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
 TARGETS = re.findall(r"^make ([a-z-]+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
 
-PLANNED = ("edit", "compose", "story", "rerun", "train")
+PLANNED = ("batch", "edit", "compose", "story", "rerun", "train")
 
 
 def is_planned(arguments: list[str]) -> bool:
@@ -47,6 +47,7 @@ def test_commands_are_understood(command: str, clip: Path, monkeypatch: pytest.M
     Path("clips").mkdir()
     for name in ("person.mp4", "sparks.mp4", "clips/anna.mp4"):
         shutil.copy(clip, name)
+    Path("jobs.csv").write_text("input,effects\ninput.mp4,rain\n")
     if arguments[:3] == ["eval", "study", "make"]:
         made_of = ["clips", "--method", "grid", "--method", "unedited", "--method", "inpaint"]
         small = ["--model", "tiny", "--metric", "change", "--out", "results"]

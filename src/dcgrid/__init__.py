@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dcgrid.api import edit as edit
     from dcgrid.api import story as story
     from dcgrid.errors import AdapterError as AdapterError
+    from dcgrid.errors import BatchError as BatchError
     from dcgrid.errors import DcgridError as DcgridError
     from dcgrid.errors import DeviceError as DeviceError
     from dcgrid.errors import InputVideoError as InputVideoError
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 _API = ("Result", "Session", "Video", "compose", "edit", "story")
 _ERRORS = (
     "AdapterError",
+    "BatchError",
     "DcgridError",
     "DeviceError",
     "InputVideoError",

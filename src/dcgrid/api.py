@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
+_TURN = threading.RLock()
+"""Held while a call of any session runs: seeds and the number of threads are torch's own state."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedJob:
@@ -107,6 +110,26 @@ def plan_job(prepared: PreparedRun | PreparedStory, processes: int = 1) -> Plann
             processes=processes,
         )
     return PlannedJob(plan=plan, method=method, ranker=_ranker(prepared, plan.device))
+
+
+def fetch_weights(planned: PlannedJob, progress: Progress) -> None:
+    """Download what a planned job needs and this machine lacks; `run_planned` would, too.
+
+    Raises:
+        NetworkError: The network is off, or the download failed.
+        OutputError: The disk is too small.
+        WeightsError: What came is not what the hub says.
+    """
+    from dcgrid.adapters.find import find_adapter
+    from dcgrid.pipelines.models import fetch_model
+
+    job, downloads = planned.plan.prepared.job, planned.plan.downloads
+    refuse_downloads(downloads)
+    for name in downloads:
+        if name == job.model:
+            fetch_model(job, progress)
+        else:
+            find_adapter(name, offline=job.offline)
 
 
 def run_planned(
@@ -247,7 +270,7 @@ def public_result(result: "RunResult | StoryResult") -> Result:
 class Session:
     """Makes edits, compositions and stories, and keeps the model from one to the next.
 
-    Threads may share a Session: their calls run one after another. Processes may not.
+    Threads may share a Session: all calls of a process run one after another. Processes may not.
 
         with dcgrid.Session(model="mini") as session:
             for path in paths:
@@ -277,7 +300,6 @@ class Session:
         self._recipe_dir = Path(recipe_dir) if recipe_dir is not None else None
         self._max_models = max_models
         self._models: KeptModels | None = None
-        self._lock = threading.RLock()
         self._is_closed = False
 
     def __enter__(self) -> Self:
@@ -295,8 +317,13 @@ class Session:
 
     def close(self) -> None:
         """Let go of the models and of their memory; the session can not be used any more."""
-        with self._lock:
+        with _TURN:
             self._is_closed = True
+            self.forget()
+
+    def forget(self) -> None:
+        """Let go of the models that are loaded; the next call loads again."""
+        with _TURN:
             if self._models is not None:
                 self._models.clear()
 
@@ -400,7 +427,7 @@ class Session:
         """
         from dcgrid.pipelines.kept import KeptModels
 
-        with self._lock:
+        with _TURN:
             if self._is_closed:
                 raise RuntimeError("this dcgrid.Session is closed")
             if self._models is None:

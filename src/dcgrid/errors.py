@@ -64,6 +64,12 @@ class StudyError(DcgridError):
     exit_code = 3
 
 
+class BatchError(DcgridError):
+    """Rows of a batch are wrong or failed, or its folder is another batch's (exit code 3)."""
+
+    exit_code = 3
+
+
 class WeightsError(DcgridError):
     """Weights are missing, damaged or of the wrong shape (exit code 4)."""
 
@@ -96,3 +102,14 @@ class AlreadyToldError(DcgridError):
     def __init__(self, exit_code: int) -> None:
         super().__init__("")
         self.exit_code = exit_code
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True if an exception says that memory of the host or a GPU ran out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # On a CPU torch has no class of its own for it.
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in text or "not enough memory" in text
+    )

@@ -7,6 +7,7 @@ import typer
 from dcgrid import __version__
 from dcgrid.cli import (
     adapters,
+    batch,
     compose,
     doctor,
     edit,
@@ -28,6 +29,7 @@ app = App(
 app.command()(edit.edit)
 app.command()(compose.compose)
 app.command()(story.story)
+app.command()(batch.batch)
 app.command()(rerun.rerun)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(adapters.app, name="adapters")

@@ -17,6 +17,7 @@ import typer
 from dcgrid.cli.interrupts import INTERRUPTED
 from dcgrid.cli.output import printable, write_json
 from dcgrid.errors import (
+    BatchError,
     DcgridError,
     DeviceError,
     InputVideoError,
@@ -27,6 +28,7 @@ from dcgrid.errors import (
     RecipeError,
     UsageError,
     WeightsError,
+    is_out_of_memory,
 )
 
 _USAGE = 2
@@ -40,6 +42,7 @@ _HINTS: dict[type[DcgridError], str] = {
     WeightsError: "run `dcgrid doctor` to see which weights are here",
     NetworkError: "check the connection, or use --offline",
     DeviceError: "run `dcgrid doctor` to see what this machine has",
+    BatchError: "docs/batch.md explains files of jobs and the folder of a batch",
 }
 
 
@@ -124,17 +127,6 @@ def bad_value(error: BaseException) -> str:
 def _default_hint(error: DcgridError) -> str:
     """Return what helps with most errors of a kind, for those that name nothing better."""
     return next((hint for kind, hint in _HINTS.items() if isinstance(error, kind)), "")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return True if an exception says that memory of the host or a GPU ran out."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    # On a CPU torch has no class of its own for it.
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "not enough memory" in text
-    )
 
 
 class ShownAsJsonError(RecipeError):

@@ -282,3 +282,16 @@ def _is_alive(process: int) -> bool:
     except (OSError, OverflowError):
         return False
     return True
+
+
+def move_whole(source: Path, path: Path) -> None:
+    """Rename a whole file over `path`, on the same disk; the folder is made if need be.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, path)
+    except OSError as error:
+        raise refused(path, error) from error

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 AnyPrepared = TypeVar("AnyPrepared", bound="Prepared")
 
-_NO_SETTINGS = frozenset(
+NO_SETTINGS = frozenset(
     {
         *("out", "force", "offline", "name", "folder"),  # where results go, what may happen
         *("input", "first", "second", "source"),  # compared by hash
@@ -134,7 +134,7 @@ def _other_settings(settled: Settled, manifest: Manifest) -> list[str]:
 
 def _settings(job: GridJob) -> dict[str, Any]:
     names = (field.name for field in fields(job))
-    return {name: getattr(job, name) for name in names if name not in _NO_SETTINGS}
+    return {name: getattr(job, name) for name in names if name not in NO_SETTINGS}
 
 
 def _text_and_sampling(grids: Sequence[ResolvedGrid]) -> tuple[list[object], list[object]]:

@@ -31,13 +31,13 @@ from dcgrid.eval.suites.request import (
 )
 from dcgrid.eval.suites.unit_generation import generate_unit, generation_context
 from dcgrid.eval.suites.unit_scoring import Scored, score_unit, scoring_context
-from dcgrid.eval.suites.workers import DeadWorker, Work, work_through
 from dcgrid.eval.suites.written import write_all
 from dcgrid.eval.tables import table_rows
 from dcgrid.io.locks import run_lock
 from dcgrid.io.progress import NullProgress, Progress
 from dcgrid.pipelines import facts
 from dcgrid.pipelines.baselines import METHODS
+from dcgrid.runtime.workers import DeadWorker, Work, work_through
 from dcgrid.synthetic.sources import TRAINING_CLIPS
 
 EVAL_STAGES = (("making videos", 0.7), ("scoring", 0.25), ("writing the results", 0.05))

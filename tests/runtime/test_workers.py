@@ -14,8 +14,8 @@ import pytest
 
 import dcgrid
 from dcgrid.errors import InputVideoError
-from dcgrid.eval.suites.workers import DeadWorker, work_through
 from dcgrid.io.progress import NullProgress
+from dcgrid.runtime.workers import DeadWorker, work_through
 
 
 @dataclass
@@ -74,9 +74,9 @@ def test_ctrl_c_in_a_terminal_ends_all_without_a_trace_or_a_file(tmp_path, wait_
     code = (
         "import sys; from pathlib import Path\n"
         "from dcgrid.cli.interrupts import Interrupts\n"
-        "from dcgrid.eval.suites.workers import work_through\n"
+        "from dcgrid.runtime.workers import work_through\n"
         "from dcgrid.io.progress import NullProgress\n"
-        "from tests.eval.suites.test_workers import Sleepers\n"
+        "from tests.runtime.test_workers import Sleepers\n"
         "folder = Path(sys.argv[1])\n"
         "with Interrupts():\n"
         "    try:\n"
@@ -85,7 +85,7 @@ def test_ctrl_c_in_a_terminal_ends_all_without_a_trace_or_a_file(tmp_path, wait_
         "    except KeyboardInterrupt:\n"
         "        sys.exit(130)\n"
     )
-    roots = [str(Path(dcgrid.__file__).parents[1]), str(Path(__file__).parents[3])]
+    roots = [str(Path(dcgrid.__file__).parents[1]), str(Path(__file__).parents[2])]
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)},

@@ -1,13 +1,14 @@
 """Work done one after another, or by several processes that take what is next.
 
 A process that dies (the kernel stops one that takes too much memory) costs the item that it was at
-and nothing else.
+and nothing else. When this process dies, so do they.
 """
 
 import multiprocessing
 import os
 import queue
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -58,39 +59,55 @@ def work_through(
         for index, item in enumerate(items):
             yield index, work(item, progress)
         return
-    yield from _Pool(items, make, min(jobs, len(items))).outcomes()
+    yield from WorkerPool(items, make, min(jobs, len(items))).outcomes()
 
 
-class _Pool(Generic[_In, _Out]):
-    """Processes that each take the next item when they are done with one."""
+class WorkerPool(Generic[_In, _Out]):
+    """Processes that each take the next item when they are done with one.
+
+    Args:
+        items: What is to be done; `add` adds more.
+        make: Makes the work of a process, given its number; can be pickled.
+        jobs: Most processes at a time.
+        tick: Called about once a second, in this process.
+    """
 
     def __init__(
-        self, items: Sequence[_In], make: Callable[[int], Work[_In, _Out]], jobs: int
+        self,
+        items: Sequence[_In],
+        make: Callable[[int], Work[_In, _Out]],
+        jobs: int,
+        tick: Callable[[], None] | None = None,
     ) -> None:
-        self._items, self._make, self._jobs = items, make, jobs
+        self._items, self._make, self._jobs, self._tick = list(items), make, jobs, tick
         self._context = multiprocessing.get_context("spawn")
         self._answers: Any = self._context.Queue()
         self._orders: list[Any] = []
         self._processes: list[BaseProcess] = []
+        self._left = list(range(len(self._items)))
+        self._idle: list[int] = []
         self._at: dict[int, int] = {}
         """The item that each process is at."""
 
+    def add(self, item: _In) -> None:
+        """Add an item, also while outcomes are taken."""
+        self._left.append(len(self._items))
+        self._items.append(item)
+
     def outcomes(self) -> Iterator[tuple[int, _Out | DeadWorker[_In]]]:
         """Yield what comes; all processes are gone at the end, also after an error."""
-        left = list(range(len(self._items)))
         try:
-            for number in range(self._jobs):
-                self._start()
-                self._give(number, left)
+            self._hand_out()
             while self._at:
                 number, index, outcome = self._next()
-                self._at.pop(number)
-                if isinstance(outcome, DeadWorker) and left:
-                    number = self._start()
-                self._give(number, left)
+                del self._at[number]
+                if not isinstance(outcome, DeadWorker):
+                    self._idle.append(number)
                 if isinstance(outcome, BaseException):
                     raise outcome
+                self._hand_out()
                 yield index, outcome
+                self._hand_out()
         finally:
             for process in self._processes:
                 process.terminate()
@@ -98,6 +115,14 @@ class _Pool(Generic[_In, _Out]):
                 process.join(_LAST_SECONDS)
                 process.kill()  # one that hangs; the others are gone
                 process.join()
+
+    def _hand_out(self) -> None:
+        """Give items to processes that wait, and start processes as long as there may be more."""
+        while self._left and (self._idle or len(self._at) < self._jobs):
+            number = self._idle.pop() if self._idle else self._start()
+            index = self._left.pop(0)
+            self._at[number] = index
+            self._orders[number].put((index, self._items[index]))
 
     def _start(self) -> int:
         number = len(self._processes)
@@ -117,12 +142,6 @@ class _Pool(Generic[_In, _Out]):
         self._processes.append(process)
         return number
 
-    def _give(self, number: int, left: list[int]) -> None:
-        if left:
-            index = left.pop(0)
-            self._at[number] = index
-            self._orders[number].put((index, self._items[index]))
-
     def _next(self) -> tuple[int, int, Any]:
         """Return the next answer, or the death of a process that was at something."""
         while True:
@@ -130,6 +149,8 @@ class _Pool(Generic[_In, _Out]):
                 answer: tuple[int, int, Any] = self._answers.get(timeout=1)
                 return answer
             except queue.Empty:
+                if self._tick is not None:
+                    self._tick()
                 for number, index in self._at.items():
                     process = self._processes[number]
                     if not process.is_alive() and self._answers.empty():
@@ -145,13 +166,14 @@ def _serve(
 ) -> None:
     """Do what comes until the process is ended."""
     signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     work = make(number)
     while True:
         index, item = orders.get()
         try:
             outcome = work(item, NullProgress())
-        except Exception as error:  # told by the first process
+        except Exception as error:  # reported by the first process
             outcome = error
         answers.put((number, index, outcome))
 
@@ -159,3 +181,11 @@ def _serve(
 def _leave(*_: object) -> None:
     """Unwind the stack, so that no temporary file is left."""
     raise SystemExit(0)
+
+
+def _leave_with_parent() -> None:
+    """Wait for the end of the process that started this one, whatever ended it, and follow it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
