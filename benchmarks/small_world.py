@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 
@@ -61,7 +62,7 @@ def write_small_recipe(
 ) -> Path:
     """Write a small recipe of a stage (or "fill-composition") and return its path."""
     recipe = load_train_recipe(shipped_dir() / "train" / f"{name}.toml", "mini")
-    stage, shipped = recipe.stage, recipe.loss
+    stage, shipped = recipe.stage, asdict(recipe.loss)
     knobs = "\n".join(f"{key} = {n}" for key, n in {**shipped, **LOSSES[stage], **loss}.items())
     path = folder / f"{name}.toml"
     path.write_text(

@@ -42,7 +42,7 @@ from dcgrid.runtime.device import choose_dtype
 from dcgrid.synthetic.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
 from dcgrid.train.data.captions import Captions, world_captions
 from dcgrid.train.data.variants import VariantSet
-from dcgrid.train.stages.grids import GRID, token_places
+from dcgrid.train.stages.flow_matching import GRID, token_places
 
 EFFECTS = (("night", "golden-hour", "noir"), ("rain", "snow", "smoke"))
 """Edits that are measured, a grid of three each: light, then weather with chance in it."""

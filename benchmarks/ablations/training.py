@@ -30,7 +30,14 @@ from dcgrid.train.facts import train_facts
 from dcgrid.train.job import DC_NAME
 from dcgrid.train.loop import LoopOptions, train
 from dcgrid.train.networks import load_autoencoder, load_base
-from dcgrid.train.settings import LogSettings, Phase, TrainRecipe, load_train_recipe
+from dcgrid.train.settings import (
+    AdapterLoss,
+    FillLoss,
+    LogSettings,
+    Phase,
+    TrainRecipe,
+    load_train_recipe,
+)
 from dcgrid.train.stages.grids import GridStage
 
 MODEL = "mini"
@@ -150,12 +157,12 @@ def put_multi_dc(networks: Networks, strength: float) -> None:
 def recipe_of(variant: Variant, steps: int, seed: int) -> TrainRecipe:
     """Return the shipped recipe, brought to small cells and few steps, with the variant's keys."""
     shipped = load_train_recipe(shipped_dir() / "train" / f"{RECIPES[variant.family]}.toml", MODEL)
-    loss = {**shipped.loss, **(_FILL_LOSS if variant.family == "fill" else _GRID_LOSS)}
+    own = _FILL_LOSS if variant.family == "fill" else _GRID_LOSS
     return replace(
         shipped,
         optim=replace(shipped.optim, steps=steps, warmup_steps=20, ema_decay=0.98),
         phases=(Phase(until=1.0, frames=FRAMES, sizes=((SIDE, SIDE),), batch=BATCH),),
-        loss={**loss, **variant.loss},
+        loss=replace(shipped.loss, **{**own, **variant.loss}),
         given=variant.given,
         given_first=variant.given_first,
         seed=seed,
@@ -177,11 +184,11 @@ def adapters_of(
             rank=RANK,
             alpha=RANK,
             targets=targets.routed if composition else targets.all,
-            noise_scale=recipe.loss["noise_scale"],
+            noise_scale=recipe.loss_as(AdapterLoss).noise_scale,
             given=variant.given,
             given_first=variant.given_first,
-            dc_strength=recipe.loss["dc_strength"],
-            dc_sha256=read_sha256(_DC) if recipe.loss["dc_strength"] else "",
+            dc_strength=recipe.dc_strength,
+            dc_sha256=read_sha256(_DC) if recipe.dc_strength else "",
             base=MODEL,
             base_hash=base_hash,
             recipe=f"benchmarks.ablations, seed {seed}",
@@ -211,7 +218,7 @@ def train_variant(
     paths = adapter_files(variant, seed, folder)
     networks, recipe = load_networks(), recipe_of(variant, steps, seed)
     dit, specs = networks.dit, adapters_of(variant, seed, recipe, networks.base_hash)
-    put_multi_dc(networks, recipe.loss["dc_strength"])
+    put_multi_dc(networks, recipe.dc_strength)
     for number, spec in enumerate(specs):
         attach_adapter(dit, spec, seed=seed + 100 * number)
     if variant.routed:
@@ -220,10 +227,10 @@ def train_variant(
     dit.train()
     trained = {n: p for n, p in dit.named_parameters() if p.requires_grad}
     grids = None
-    if recipe.loss.get("sampled_share"):
+    if isinstance(recipe.loss, FillLoss) and recipe.loss.sampled_share:
         grids = SampledGrids(stock.sampled, recipe, {"base": networks.base_hash}, "")
     captions = VariantCaptions(world_captions(own_clause_only=True), variant)
-    moved_share = recipe.loss.get("moved_share", 0.0)
+    moved_share = recipe.loss.moved_share if isinstance(recipe.loss, FillLoss) else 0.0
     pools = stock.pools.edits.with_moved(stock.pools.moved, moved_share), stock.pools.fusions
     stage = GridStage((dit, networks.text), pools, captions, recipe, trained, grids)  # type: ignore[arg-type]
     if not variant.routed:

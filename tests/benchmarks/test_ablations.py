@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -82,7 +82,8 @@ def test_a_variant_differs_from_its_family_in_what_it_says_alone() -> None:
             recipe = recipe_of(variant, 100, 1)
             same = replace(recipe, given="clean", given_first=False, loss=base.loss)
             assert same == base
-            assert {k for k in base.loss if base.loss[k] != recipe.loss[k]} == set(variant.loss)
+            was, now = asdict(base.loss), asdict(recipe.loss)
+            assert {key for key in was if was[key] != now[key]} == set(variant.loss)
     naive, routed = (
         adapters_of(named(name), 1, recipe_of(named(name), 100, 1), "")
         for name in ("naive", "routed-visible")
@@ -202,7 +203,7 @@ def test_multi_dc_is_under_the_variant_that_is_trained_on_it_and_measured_both_w
     assert (dropped.multi_dc, kept.multi_dc) == (0.0, 1.0)
     recipe = recipe_of(dropped, 100, 1)
     (spec,) = adapters_of(dropped, 1, recipe, "")
-    assert spec.dc_strength == recipe.loss["dc_strength"] == 1.0
+    assert spec.dc_strength == recipe.loss.dc_strength == 1.0
     assert spec.dc_sha256
     (alone,) = adapters_of(FILL, 1, recipe_of(FILL, 100, 1), "")
     assert (alone.dc_strength, alone.dc_sha256) == (0.0, "")

@@ -19,7 +19,7 @@ from dcgrid.pipelines.live import LiveBackbone, generate_cells
 from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import resolve
 from dcgrid.runtime.device import choose_dtype
-from dcgrid.train.stages.grids import GRID
+from dcgrid.train.stages.flow_matching import GRID
 
 SIZE = (5, 32, 48)
 EDIT = EditJob(input=Path("a"), model="tiny", effects=("rain", "fog"), seed=3)

@@ -22,6 +22,7 @@ from dcgrid.train.data.generated_grids import grid_files, read_grid
 from dcgrid.train.data.variants import FusionPool, VariantPool
 from dcgrid.train.run import Reporter, TrainJob, run_stage
 from dcgrid.train.settings import load_train_recipe
+from dcgrid.train.stages.flow_matching import SINGLE
 from dcgrid.train.stages.generate import (
     CellJob,
     SampleJob,
@@ -30,7 +31,7 @@ from dcgrid.train.stages.generate import (
     load_cell_recipe,
     load_sample_recipe,
 )
-from dcgrid.train.stages.grids import SINGLE, GridStage
+from dcgrid.train.stages.grids import GridStage
 from dcgrid.train.stages.samplers import CellSampler, run_sampling, share_noise
 from dcgrid.train.validation import Validation
 
@@ -407,7 +408,7 @@ def test_shipped_recipes():
     assert mini.shared_noise
     for name in ("grid", "grid-composition"):
         shares = [
-            load_train_recipe(folder / f"{name}.toml", model).loss["made_share"]
+            load_train_recipe(folder / f"{name}.toml", model).loss.made_share
             for model in ("paper", "mini")
         ]
         assert shares == [1.0, 0.0]

@@ -130,7 +130,7 @@ def test_a_loss_without_multi_dc_was_one_at_strength_0():
     del recipe["loss"]["dc_strength"]
     old = {**now, "recipe": json.dumps(recipe)}
     assert changed_keys(old, now) == {}
-    on_multi_dc = facts_of_run(replace(fill, loss={**fill.loss, "dc_strength": 1.0}), "mini")
+    on_multi_dc = facts_of_run(replace(fill, loss=replace(fill.loss, dc_strength=1.0)), "mini")
     assert changed_keys(old, on_multi_dc) == {"loss.dc_strength": "0.0 -> 1.0"}
     base = facts_of_run(load_train_recipe(shipped_dir() / "train" / "base.toml", "mini"), "mini")
     assert changed_keys(base, base) == {}

@@ -62,12 +62,12 @@ def shrunk(recipe: TrainRecipe, t5: Path) -> TrainRecipe:
         )
         for phase in recipe.phases
     )
-    loss = {**recipe.loss, **({"fit_batches": 2.0} if "fit_batches" in recipe.loss else {})}
+    few = {"autoencoder": {"fit_batches": 2.0}, "dc": {"prior_share": 0.0}}.get(recipe.stage, {})
     return replace(
         recipe,
         optim=replace(recipe.optim, steps=1),
         phases=phases,
-        loss={**loss, **({"prior_share": 0.0} if recipe.stage == "dc" else {})},
+        loss=replace(recipe.loss, **few),
         log=replace(recipe.log, eval_every=0, validate_every=0, tensorboard=False),
         scale=replace(recipe.scale, accumulate=min(recipe.scale.accumulate, 2)),
         text_encoder=str(t5) if recipe.stage == "base" else "",
@@ -144,7 +144,7 @@ def test_edit_fills_a_grid_with_what_was_trained(trained, clip, tmp_path, capsys
     """The adapter of stage `fill`, on grids of the world: without what stage `sample` generates."""
     trained.stage("base")
     job = trained.job("fill")
-    loss = {**job.recipe.loss, "sampled_share": 0.0, "dc_strength": 0.0}
+    loss = replace(job.recipe.loss, sampled_share=0.0, dc_strength=0.0)
     run_stage(
         replace(job, recipe=replace(job.recipe, loss=loss)),
         Reporter(say=lambda line: None, progress=lambda report: None),

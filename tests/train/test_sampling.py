@@ -240,12 +240,12 @@ def test_without_a_share_nothing_is_drawn_for_grids(job_of, run_tiny, based, mon
     sample(job_of(grids=1))
     real = GridStage.__init__
 
-    def without_the_key(stage, *arguments):
+    def without_grids(stage, *arguments):
         real(stage, *arguments)
         assert stage.sampled is None
-        assert stage.recipe.loss.pop("sampled_share") == 0
+        assert stage.recipe.loss.sampled_share == 0
 
-    monkeypatch.setattr(GridStage, "__init__", without_the_key)
+    monkeypatch.setattr(GridStage, "__init__", without_grids)
     after = read_weights(run_tiny("fill", based)[0])[0]
     assert all(torch.equal(before[name], after[name]) for name in before)
 

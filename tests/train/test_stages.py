@@ -19,6 +19,7 @@ from dcgrid.models import loading
 from dcgrid.models.loading import load_backbone, load_text_encoder
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import PRESETS
+from dcgrid.models.native.dit import DiT
 from dcgrid.models.tags import save_tags
 from dcgrid.models.weights import load_weights, read_weights
 from dcgrid.train import facts as facts_module
@@ -134,15 +135,16 @@ def test_grid_trains_one_adapter_on_all_targets(run_tiny, trained):
 def test_grid_of_a_composition_trains_two_routed_adapters(run_tiny, trained, monkeypatch):
     """Each acts on its own source alone, so what one learns does not depend on the other's cell."""
     routes = []
-    real = GridStage._route_on
+    real = DiT.forward
 
-    def spy(stage, device):
-        routes.append(real(stage, device))
-        return routes[-1]
+    def spy(dit, noised, time_BKF, text, places, route_KA=None, estimate_BKCFYX=None):
+        routes.append(route_KA)
+        return real(dit, noised, time_BKF, text, places, route_KA, estimate_BKCFYX)
 
-    monkeypatch.setattr(GridStage, "_route_on", spy)
+    monkeypatch.setattr(DiT, "forward", spy)
     path, _ = run_tiny("grid-composition", trained)
     assert path == trained / "grid-composition-a.safetensors"
+    assert routes
     for route_KA in routes:
         assert route_KA.tolist() == [[1, 0], [0, 1], [0.5, 0.5], [0.5, 0.5]]
     learned = {}

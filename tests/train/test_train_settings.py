@@ -1,6 +1,7 @@
 """Training recipes: the shipped ones hold the paper's numbers, wrong ones end in RecipeError."""
 
 import random
+import re
 import tomllib
 
 import pytest
@@ -45,7 +46,7 @@ def test_base_has_the_numbers_of_the_paper():
         assert phase.image_batch == phase.batch * ((phase.frames - 1) // 8 + 1)
         assert 0 < phase.image_share < 1
     assert (recipe.scale.shard, recipe.scale.accumulate) == ("full", 256)
-    assert recipe.loss["single_share"] == 1.0
+    assert recipe.loss.single_share == 1.0
 
 
 def test_fill_has_the_numbers_of_the_paper():
@@ -55,19 +56,19 @@ def test_fill_has_the_numbers_of_the_paper():
     assert (optim.clip_norm, optim.steps) == (0.05, 3900)
     assert (optim.warmup_steps, optim.cooldown) == (0, 0.0)
     loss = recipe.loss
-    assert (loss["rank"], loss["dropout"]) == (8, 0.5)
-    assert (loss["noise_scale"], loss["text_masking"]) == (1.9, 0.6)
-    assert loss["dc_strength"] == 1.0
-    assert (recipe.sampled_noise_scale, recipe.sampled_time_shift) == (1.8, loss["time_shift"])
+    assert (loss.rank, loss.dropout) == (8, 0.5)
+    assert (loss.noise_scale, loss.text_masking) == (1.9, 0.6)
+    assert loss.dc_strength == 1.0
+    assert (recipe.sampled_noise_scale, recipe.sampled_time_shift) == (1.8, loss.time_shift)
     for other in ("fill", "fill-composition", "grid", "grid-composition", "dc", "base"):
         mini = load_train_recipe(FOLDER / f"{other}.toml", "mini").loss
-        assert (mini["text_masking"], mini["caption_dropout"]) == (0.0, 0.1)
+        assert (mini.text_masking, mini.caption_dropout) == (0.0, 0.1)
 
 
 def test_composition_has_the_numbers_of_the_paper():
     recipe = load_train_recipe(FOLDER / "fill-composition.toml", "paper")
     assert (recipe.stage, recipe.mode, recipe.optim.steps) == ("fill", "composition", 3500)
-    assert (recipe.loss["noise_scale"], recipe.loss["dc_strength"]) == (1.75, 1.0)
+    assert (recipe.loss.noise_scale, recipe.loss.dc_strength) == (1.75, 1.0)
     assert recipe.sampled_noise_scale == 1.7
     consistent = load_train_recipe(FOLDER / "fill.toml", "paper")
     assert recipe.optim == with_steps(consistent, 3500).optim
@@ -78,8 +79,8 @@ def test_self_conditioning_is_the_backbones_and_none_of_grid_fill():
     for name, share in (("base", 0.9), ("dc", 0.9), ("grid", 0.9), ("fill", 0.0)):
         for mode in ("", "-composition") if name in ("grid", "fill") else ("",):
             path = FOLDER / f"{name}{mode}.toml"
-            assert load_train_recipe(path, "paper").loss["self_conditioning"] == share
-            assert load_train_recipe(path, "mini").loss["self_conditioning"] == 0
+            assert load_train_recipe(path, "paper").loss.self_conditioning == share
+            assert load_train_recipe(path, "mini").loss.self_conditioning == 0
 
 
 @pytest.mark.parametrize("name", ["base", "grid", "grid-composition", "fill", "fill-composition"])
@@ -94,10 +95,10 @@ def test_concepts_have_the_numbers_of_the_paper():
     optim, loss = recipe.optim, recipe.loss
     assert (optim.learning_rate, optim.betas, optim.weight_decay) == (1e-4, (0.9, 0.99), 0.01)
     assert (optim.clip_norm, optim.warmup_steps, optim.cooldown) == (0.05, 0, 0.0)
-    assert (loss["rank"], loss["self_conditioning"]) == (8, 0.9)
+    assert (loss.rank, loss.self_conditioning) == (8, 0.9)
     assert [phase.frames for phase in recipe.phases] == [1, 121]
     mini = load_train_recipe(FOLDER / "dc.toml", "mini")
-    assert mini.loss["self_conditioning"] == 0
+    assert mini.loss.self_conditioning == 0
     assert [phase.frames for phase in mini.phases] == [1, 17, 33]
 
 
@@ -106,8 +107,8 @@ def test_a_model_overrides_single_keys_only():
     recipe = load_train_recipe(FOLDER / "base.toml", "mini")
     assert recipe.optim.learning_rate == shared["mini"]["optim"]["learning_rate"]
     assert recipe.optim.betas == tuple(shared["optim"]["betas"])
-    assert recipe.loss["noise_scale"] == shared["loss"]["noise_scale"]
-    assert recipe.loss["time_shift"] == shared["mini"]["loss"]["time_shift"]
+    assert recipe.loss.noise_scale == shared["loss"]["noise_scale"]
+    assert recipe.loss.time_shift == shared["mini"]["loss"]["time_shift"]
 
 
 def test_with_steps_changes_nothing_else():
@@ -170,6 +171,30 @@ def test_a_wrong_recipe_names_the_place(tmp_path, old, new, told):
         load_train_recipe(path, "paper")
     assert told in f"{caught.value.message} {caught.value.hint}"
     assert str(path) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("stage", "loss", "expected"),
+    [
+        (
+            "dc",
+            {"motion_dropout": 1.0},
+            "motion_dropout' must be a number from 0 to below 1, not 1.0",
+        ),
+        ("dc", {"prior_share": 1.5}, "prior_share' must be a number from 0 to 1, not 1.5"),
+        ("dc", {"rank": 1.5}, "rank' must be a whole number above 0, not 1.5"),
+        ("fill", {"rank": 0}, "rank' must be a whole number above 0, not 0"),
+        ("grid", {"noise_scale": 0}, "noise_scale' must be a number above 0, not 0"),
+        ("base", {"reader_steps": 2.5}, "reader_steps' must be a whole number of 0 or more"),
+        ("base", {"self_conditioning": 1.1}, "self_conditioning' must be a number from 0 to 1"),
+        ("autoencoder", {"fit_batches": 1}, "fit_batches' must be a whole number above 1, not 1"),
+        ("upsampler", {"look_share": 2}, "look_share' must be a number from 0 to 1, not 2"),
+        ("upsampler", {"edit_shre": 0.5}, "edit_shre' is unknown; did you mean 'edit_share'?"),
+    ],
+)
+def test_a_loss_that_cannot_be_is_refused(recipe_of, stage, loss, expected):
+    with pytest.raises(RecipeError, match=re.escape(expected)):
+        load_train_recipe(recipe_of(stage, loss=loss), "tiny")
 
 
 @pytest.mark.parametrize("line", ["given_first = true", 'given = "replace"'])

@@ -26,7 +26,7 @@ from dcgrid.train.networks import load_base
 from dcgrid.train.plan import plan_stage
 from dcgrid.train.plan_checkout import KEPT_FEEDS, KEPT_WIDTHS
 from dcgrid.train.run import run_stage
-from dcgrid.train.settings import LOSS_KEYS, load_train_recipe
+from dcgrid.train.settings import LOSSES, load_train_recipe
 from dcgrid.train.stages.generate import CellJob, SampleJob, load_cell_recipe, load_sample_recipe
 from dcgrid.train.stages.samplers import run_sampling
 
@@ -41,7 +41,7 @@ def stage_of(tmp_path, wan_folder, tiny_store):
     """Return a job of a stage on the small checkout."""
 
     def make(name: str, out: Path, **knobs: object) -> TrainJob:
-        known = LOSS_KEYS[name.removesuffix("-composition")]
+        known = LOSSES[name.removesuffix("-composition")].__dataclass_fields__
         loss = {key: value for key, value in PLAIN.items() if key in known}
         extra = {"dc": {"appearance_dropout": 0.0, "motion_dropout": 0.0}}.get(name, {})
         path = write_small_recipe(

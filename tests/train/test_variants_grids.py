@@ -19,9 +19,9 @@ from dcgrid.synthetic.world_clips import WorldClips
 from dcgrid.train.data import variants as variants_module
 from dcgrid.train.data.captions import Captions
 from dcgrid.train.data.variants import VARIANTS, FusionPool, VariantPool
-from dcgrid.train.estimates import drawn_estimate
 from dcgrid.train.settings import Phase, load_train_recipe
-from dcgrid.train.stages.grids import GRID, GridStage
+from dcgrid.train.stages.flow_matching import GRID, drawn_estimate
+from dcgrid.train.stages.grids import GridStage
 
 PHASE = Phase(until=1.0, frames=5, sizes=((32, 32), (32, 48)), batch=3)
 TINY = PRESETS["tiny"]
@@ -183,7 +183,8 @@ def stage_of(pool, recipe_of):
 
     def make(name, **knobs):
         recipe = load_train_recipe(recipe_of(name), "tiny")
-        recipe.loss.update({"window_share": 0.0} | knobs)
+        window = {"window_share": 0.0} if recipe.stage == "fill" else {}
+        recipe = replace(recipe, loss=replace(recipe.loss, **window | knobs))
         effects = [load_effect(n) for n in EFFECT_NAMES]
         layouts = load_layout("edit-2x2"), load_layout("composition-2x2")
         captions = Captions(effects, *layouts, own_clause_only=True)
@@ -490,7 +491,7 @@ def test_every_stage_can_read_its_estimate(stage_of, monkeypatch, name, offset):
     stage.loss(PHASE, seeded(11))
     assert [call[2] for call in calls] == [None]
     calls.clear()
-    stage.recipe = replace(stage.recipe, loss={**stage.recipe.loss, "self_conditioning": 1.0})
+    stage.recipe = replace(stage.recipe, loss=replace(stage.recipe.loss, self_conditioning=1.0))
     stage.loss(PHASE, seeded(11))
     (shown, time_BKF, none, first), (_, _, estimate, second) = calls
     assert none is None

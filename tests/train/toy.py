@@ -16,7 +16,7 @@ from torch import nn
 
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.loop import LoopOptions, train
-from dcgrid.train.settings import LogSettings, OptimSettings, Phase, TrainRecipe
+from dcgrid.train.settings import LogSettings, OptimSettings, Phase, StageLoss, TrainRecipe
 
 STEPS = 120
 
@@ -46,7 +46,7 @@ def toy_recipe(steps=STEPS, *, log=None, **optim):
         stage="autoencoder",
         optim=OptimSettings(steps=steps, **settings),
         phases=(Phase(until=1.0, frames=2, sizes=((6, 6),), batch=2),),
-        loss={},
+        loss=StageLoss(),
         precision="fp32",
         seed=4,
         log=log or LogSettings(keep_last=0, tensorboard=False),

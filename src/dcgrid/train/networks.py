@@ -35,7 +35,7 @@ from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.models.wan.trunk import load_codec, load_trunk
 from dcgrid.models.weights import load_weights, read_weights
 from dcgrid.runtime.device import choose_dtype
-from dcgrid.train.settings import TrainRecipe
+from dcgrid.train.settings import GridLoss, TrainRecipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +252,8 @@ def _narrowed(
 
 def names_tags(recipe: TrainRecipe) -> bool:
     """Return True if texts may name tags: of grids that Multi-DC made, or for it to read."""
-    return any(recipe.loss.get(key, 0.0) > 0 for key in ("dc_strength", "made_share"))
+    made = isinstance(recipe.loss, GridLoss) and recipe.loss.made_share > 0
+    return made or recipe.dc_strength > 0
 
 
 def load_concept_tags(tokens: Path, adapter: Path, text: TextReader) -> tuple[str, ...]:

@@ -30,17 +30,17 @@ from dcgrid.train.data.captions import captions_of
 from dcgrid.train.data.generated_grids import needs_world
 from dcgrid.train.data.manifest import unused_files
 from dcgrid.train.data.variants import STOCK, VARIANTS
-from dcgrid.train.estimates import check_self_conditioning
 from dcgrid.train.facts import preset_of
 from dcgrid.train.job import TrainJob, check_processes, check_text_encoder
 from dcgrid.train.loop import batches_of_step
 from dcgrid.train.plan_checkout import checkout_counts, frozen_bytes, working_bytes
 from dcgrid.train.resume import read_step
 from dcgrid.train.run import missing_parts
-from dcgrid.train.settings import ADAPTER_STAGES, Phase
+from dcgrid.train.settings import ADAPTER_STAGES, ConceptLoss, GridsLoss, Phase
 from dcgrid.train.stages.adapters import adapter_specs
 from dcgrid.train.stages.codec import trained_names
 from dcgrid.train.stages.concepts import check_concepts, count_tags
+from dcgrid.train.stages.flow_matching import check_self_conditioning
 from dcgrid.train.stages.upsampler import CROP_BYTES, stock_bytes
 from dcgrid.video.folder import name_some
 
@@ -305,7 +305,7 @@ def _parameters(job: TrainJob) -> tuple[dict[str, int], dict[str, int]]:
 def _concept_counts(job: TrainJob, config: NativeConfig, dit: DiT) -> dict[str, int]:
     """Return the sizes of the structured LoRA, which has two input sides, and of the tokens."""
     tags = count_tags(job)  # first, as it checks the recipe too
-    shapes, rank = linear_shapes(dit), int(job.recipe.loss["rank"])
+    shapes, rank = linear_shapes(dit), int(job.recipe.loss_as(ConceptLoss).rank)
     sides = [shapes[name] for name in find_targets(dit, job.facts.targets.dc)]
     counts = {"dc LoRA": sum(rank * (outputs + 2 * inputs) for outputs, inputs in sides)}
     return counts if config.text is None else {**counts, "tokens": tags * config.text.width}
@@ -375,7 +375,7 @@ def _working_bytes(job: TrainJob, phase: Phase) -> int:
     places = frames * height * width // geometry.stride_HW**2
     # Concepts are single cells without a stock; their own latents are few.
     cells, sets = (1, 0) if job.recipe.stage == "dc" else (4, STOCK * VARIANTS)
-    if job.recipe.loss.get("single_share") == 1:
+    if isinstance(job.recipe.loss, GridsLoss) and job.recipe.loss.single_share == 1:
         cells = 1
     tokens = cells * phase.batch * places // (geometry.patch[1] * geometry.patch[2])
     stock = sets * places * facts.latent_channels * len(phase.sizes)

@@ -12,7 +12,7 @@ from dcgrid.models.wan.counts import (
     vae_numbers,
 )
 from dcgrid.train.job import TrainJob
-from dcgrid.train.settings import Phase
+from dcgrid.train.settings import AdapterLoss, ConceptLoss, Phase
 
 Counts = dict[str, int]
 
@@ -40,7 +40,8 @@ def checkout_counts(job: TrainJob, adapters: int, tags: int) -> tuple[Counts, Co
         tags: How many unique tokens it learns.
     """
     sizes, stage = sizes_of(job), job.recipe.run_name
-    rank, routed = int(job.recipe.loss["rank"]), adapters > 1
+    loss, routed = job.recipe.loss, adapters > 1
+    rank = int(loss.rank) if isinstance(loss, AdapterLoss | ConceptLoss) else 0
     lora = rank * _sides(sizes, routed=routed, structured=job.recipe.stage == "dc")
     names = [f"{stage}{part}" for part in (("-a", "-b") if routed else ("",))]
     trained = {f"{name} LoRA": lora for name in names}

@@ -19,7 +19,6 @@ from dcgrid.models.loading import is_here
 from dcgrid.models.native.t5 import fetch_t5
 from dcgrid.models.tags import TOKENS_NAME
 from dcgrid.train.data.generated_grids import missing_grids
-from dcgrid.train.estimates import check_self_conditioning
 from dcgrid.train.job import (
     DC_NAME,
     Reporter,
@@ -29,12 +28,14 @@ from dcgrid.train.job import (
 from dcgrid.train.networks import (
     names_tags,
 )
+from dcgrid.train.settings import UpsamplerLoss
 from dcgrid.train.stages.adapters import run_adapters
 from dcgrid.train.stages.base import run_base
 from dcgrid.train.stages.codec import (
     run_autoencoder,
 )
 from dcgrid.train.stages.concepts import check_concepts, run_concepts
+from dcgrid.train.stages.flow_matching import check_self_conditioning
 from dcgrid.train.stages.upsampler import run_upsampler
 
 
@@ -109,10 +110,10 @@ def missing_parts(job: TrainJob) -> list[tuple[str, Path]]:
     """Return the weight files that a stage needs and does not find, each after its stage."""
     parts = _DECODER_ONLY if job.decoder_only else _EARLIER[job.recipe.stage]
     parts = parts if job.facts.native else ()  # a checkout has them all
-    if job.recipe.loss.get("edit_share") and job.recipe.stage == "upsampler":
+    if isinstance(job.recipe.loss, UpsamplerLoss) and job.recipe.loss.edit_share:
         parts = (*parts, *_EARLIER["fill"], ("fill", "fill"))
     files = [(stage, job.out / job.facts.file_of(part)) for stage, part in parts]
-    if job.recipe.loss.get("dc_strength", 0.0):
+    if job.recipe.dc_strength:
         files.append(("dc", job.out / DC_NAME))
     if names_tags(job.recipe):
         files.append(("dc", job.out / TOKENS_NAME))

@@ -9,15 +9,16 @@
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
 
+from dcgrid.errors import RecipeError
 from dcgrid.grid.modes import Mode
-from dcgrid.io.schema import Problem, near, read_toml
+from dcgrid.io.schema import Problem, read_toml
 from dcgrid.train.facts import table_names, train_facts
 
 Stage = Literal["autoencoder", "base", "upsampler", "dc", "grid", "fill"]
@@ -35,42 +36,17 @@ Share = Annotated[float, Ge(0), Le(1)]
 Decay = Annotated[float, Ge(0), Lt(1)]
 Positive = Annotated[float, Gt(0), Le(1e9), "a number above 0"]
 Scale = Annotated[float, Ge(1e-3), Le(100)]
+Weight = Annotated[float, Ge(0), Le(1e9)]
+# Floats, as checkpoints hold them.
+WholeWeight = Annotated[float, Ge(0), Le(2**40), MultipleOf(1), "a whole number of 0 or more"]
+Rank = Annotated[float, Ge(1), Le(2**20), MultipleOf(1), "a whole number above 0"]
 Sizes = Annotated[tuple[tuple[Count, Count], ...], MinLen(1), "a list of [height, width] in pixels"]
 """Heights and widths of cells, in pixels."""
 
-_PIXEL_KEYS = ("squared", "absolute", "differences", "effect_share")
-_GRID_KEYS = (
-    "noise_scale", "time_shift", "self_conditioning", "noise_share", "text_masking",
-    "caption_dropout", "single_share", "fresh", "pixel_weight", "offset_share", "fusion_share",
-)  # fmt: skip
-_CONCEPT_KEYS = (
-    "noise_scale", "time_shift", "text_masking", "caption_dropout", "self_conditioning",
-    "prior_share", "pixel_weight", "appearance_dropout", "motion_dropout", "token_rate", "rank",
-)  # fmt: skip
-_UPSAMPLER_KEYS = (
-    "squared", "absolute", "differences", "tone", "fresh", "edit_share", "look_share",
-    "apart_share",
-    "noise_known_share",
-)  # fmt: skip
-_FILL_KEYS = ("edit_share", "window_share", "sampled_share", "moved_share", "dc_strength")
-LOSS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "autoencoder": (*_PIXEL_KEYS, "kl", "latent_noise", "fit_batches"),
-        "base": (*_GRID_KEYS, "reader_steps"),
-        "upsampler": _UPSAMPLER_KEYS,
-        "dc": _CONCEPT_KEYS,
-        "grid": (*_GRID_KEYS, "made_share", "dc_strength", "rank", "dropout"),
-        "fill": (*_GRID_KEYS, *_FILL_KEYS, "rank", "dropout"),
-    }
+_RENAMED = (
+    "caption_dropout drops whole captions, as text_masking did earlier; text_masking now masks "
+    "single tokens: rename your text_masking to caption_dropout, and add text_masking = 0.0"
 )
-"""Keys of each stage's table [loss]; all are required."""
-_TEXT_KEYS = ("text_masking", "caption_dropout")
-"""Probabilities of stages that read texts."""
-_HINTS = {
-    "caption_dropout": "it drops whole captions, as text_masking did earlier; text_masking now "
-    "masks single tokens: rename your text_masking to caption_dropout, and add text_masking = 0.0"
-}
-"""What to do where a key is missing that older recipes do not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +148,125 @@ class InferenceSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageLoss:
+    """Table [loss] of a recipe: weights and probabilities. Every stage has its own, all required.
+
+    docs/training.md says what each key does.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PixelLoss(StageLoss):
+    squared: Weight
+    absolute: Weight
+    differences: Weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoencoderLoss(_PixelLoss):
+    """Stage `autoencoder`."""
+
+    effect_share: Share
+    kl: Weight
+    latent_noise: Weight
+    fit_batches: Annotated[float, Ge(2), Le(2**20), MultipleOf(1), "a whole number above 1"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpsamplerLoss(_PixelLoss):
+    """Stage `upsampler`."""
+
+    tone: Weight
+    fresh: Share
+    edit_share: Share
+    look_share: Share
+    apart_share: Share
+    noise_known_share: Share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowLoss(StageLoss):
+    """What all stages of the transformer have: flow matching under texts."""
+
+    noise_scale: Positive
+    """s of x_t = (1-t) x0 + t s e, the paper's sigma."""
+    time_shift: Positive
+    self_conditioning: Share
+    text_masking: Share
+    caption_dropout: Share
+    pixel_weight: Share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConceptLoss(FlowLoss):
+    """Stage `dc`."""
+
+    prior_share: Share
+    appearance_dropout: Decay
+    motion_dropout: Decay
+    token_rate: Weight
+    rank: Rank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridsLoss(FlowLoss):
+    """What stages `base`, `grid` and `fill` have."""
+
+    noise_share: Share
+    single_share: Share
+    fresh: Share
+    offset_share: Share
+    fusion_share: Share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseLoss(GridsLoss):
+    """Stage `base`."""
+
+    reader_steps: WholeWeight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterLoss(GridsLoss):
+    """What stages `grid` and `fill` have."""
+
+    rank: Rank
+    dropout: Decay
+    dc_strength: Weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridLoss(AdapterLoss):
+    """Stage `grid`."""
+
+    made_share: Share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FillLoss(AdapterLoss):
+    """Stage `fill`."""
+
+    edit_share: Share
+    window_share: Share
+    sampled_share: Share
+    moved_share: Share
+
+
+LOSSES: Mapping[str, type[StageLoss]] = MappingProxyType(
+    {
+        "autoencoder": AutoencoderLoss,
+        "base": BaseLoss,
+        "upsampler": UpsamplerLoss,
+        "dc": ConceptLoss,
+        "grid": GridLoss,
+        "fill": FillLoss,
+    }
+)
+"""What [loss] holds, by stage."""
+_Loss = TypeVar("_Loss", bound=StageLoss)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRecipe:
     """Everything that a stage needs to know beside its data."""
 
@@ -181,8 +276,8 @@ class TrainRecipe:
     """Optimiser and schedule."""
     phases: Annotated[tuple[Phase, ...], MinLen(1)]
     """Shapes of the data over the run."""
-    loss: dict[str, Annotated[float, Ge(0), Le(1e6)]]
-    """Weights and probabilities of the stage's loss; the stage names its keys."""
+    loss: StageLoss
+    """Weights and probabilities of the stage's loss, that of LOSSES."""
     mode: Mode = "consistent"
     """What the grids of stages grid and fill show: "consistent" or "composition"."""
     given_first: bool = False
@@ -212,19 +307,34 @@ class TrainRecipe:
     @property
     def sampled_noise_scale(self) -> float:
         """Noise scale that samplers are told."""
-        asked = self.inference.noise_scale
-        return self.loss["noise_scale"] if asked is None else asked
-
-    @property
-    def self_conditioned(self) -> bool:
-        """True: samplers feed estimates back, as in training."""
-        return self.loss.get("self_conditioning", 0.0) > 0
+        set_ = self.inference.noise_scale
+        return self.loss_as(FlowLoss).noise_scale if set_ is None else set_
 
     @property
     def sampled_time_shift(self) -> float:
         """Time shift that samplers are told."""
-        asked = self.inference.time_shift
-        return self.loss["time_shift"] if asked is None else asked
+        set_ = self.inference.time_shift
+        return self.loss_as(FlowLoss).time_shift if set_ is None else set_
+
+    @property
+    def self_conditioned(self) -> bool:
+        """True: samplers feed estimates back, as in training."""
+        return isinstance(self.loss, FlowLoss) and self.loss.self_conditioning > 0
+
+    @property
+    def dc_strength(self) -> float:
+        """Strength of the Multi-DC LoRA under what is trained; 0: it is not loaded."""
+        return self.loss.dc_strength if isinstance(self.loss, AdapterLoss) else 0.0
+
+    def loss_as(self, kind: type[_Loss]) -> _Loss:
+        """Return the loss settings as those of a kind of stage.
+
+        Raises:
+            TypeError: The recipe is of another stage.
+        """
+        if not isinstance(self.loss, kind):
+            raise TypeError(f"a recipe of stage {self.stage} has no {kind.__name__}")
+        return self.loss
 
 
 def load_train_recipe(path: Path, model: str) -> TrainRecipe:
@@ -238,9 +348,24 @@ def load_train_recipe(path: Path, model: str) -> TrainRecipe:
         path, hint="see recipes/train for the shipped ones; without --recipe they are used"
     )
     document = document.layered(train_facts(model).tables, table_names())
-    recipe = document.build(TrainRecipe)
+    stage = document.values.get("stage")
+    loss = LOSSES.get(stage, dict) if isinstance(stage, str) else dict
+    # The stage's own class, so that one pass over the file finds every problem in it.
+    kind = make_dataclass(
+        "TrainRecipe",
+        [("loss", loss)],
+        bases=(TrainRecipe,),
+        frozen=True,
+        slots=True,
+        kw_only=True,
+    )
+    try:
+        recipe: TrainRecipe = document.build(kind)
+    except RecipeError as error:
+        if "'loss.caption_dropout' is missing" in error.message:
+            raise RecipeError(error.message, hint=_RENAMED) from error
+        raise
     document.refuse(_stage_problems(recipe))
-    document.refuse(_loss_problems(recipe))
     return recipe
 
 
@@ -274,21 +399,12 @@ def _stage_problems(recipe: TrainRecipe) -> Iterator[Problem]:
         yield ("given_first",), f'needs given = "clean": {reason}'
     if recipe.inference != InferenceSettings() and stage in ("autoencoder", "upsampler"):
         yield ("inference",), "is for stages base, dc, grid and fill"
-
-
-def _loss_problems(recipe: TrainRecipe) -> Iterator[Problem]:
-    """Yield what is wrong in [loss]: every key of the stage is needed, no other is known."""
-    stage, loss, known = recipe.stage, recipe.loss, LOSS_KEYS[recipe.stage]
-    for key in loss.keys() - set(known):
-        yield ("loss", key), f"is unknown{near(key, known)}"
-    for key in set(known) - loss.keys():
-        hint = f"; {_HINTS[key]}" if key in _HINTS else ""
-        yield ("loss", key), f"is missing; it must be a number of 0 or more{hint}"
-    for key in _TEXT_KEYS:
-        if loss.get(key, 0.0) > 1:
-            yield ("loss", key), f"must be a number from 0 to 1, not {loss[key]:g}"
-    if stage in ("grid", "fill") and loss.get("single_share"):
+    if isinstance(recipe.loss, AdapterLoss) and recipe.loss.single_share:
         yield ("loss", "single_share"), f"must be 0 in stage {stage}, which has whole grids"
-    if recipe.mode == "composition" and loss.get("moved_share"):
+    if (
+        recipe.mode == "composition"
+        and isinstance(recipe.loss, FillLoss)
+        and recipe.loss.moved_share
+    ):
         reason = "whose cells show two clips and their fusions"
         yield ("loss", "moved_share"), f"is for mode consistent, not composition, {reason}"

@@ -32,8 +32,8 @@ from dcgrid.synthetic.world_clips import WorldClip, WorldClips, pick
 from dcgrid.train.data.generated_grids import SampledGrid, SampledGrids
 from dcgrid.train.evaluation import at_rest
 from dcgrid.train.settings import TrainRecipe
-from dcgrid.train.stages.generate import SamplerNumbers, generate_cells, grid_noise
-from dcgrid.train.stages.grids import GRID
+from dcgrid.train.stages.flow_matching import GRID, generate_cells
+from dcgrid.train.stages.generate import SamplerNumbers, grid_noise
 from dcgrid.video.sheet import tile_grid, write_contact_sheet
 from dcgrid.video.write import write_video
 
@@ -225,7 +225,10 @@ class Validation:
         noise_BKCFYX = grid_noise(networks.model, grid.size_THW, grid.seed, device)
         route_KA = None if networks.route_KA is None else networks.route_KA.to(device)
         pair = networks.dit, networks.text
-        made_BKCFYX = generate_cells(pair, list(grid.rows), noise_BKCFYX, numbers, GRID, route_KA)
+        how = numbers.sampling(device)
+        made_BKCFYX = generate_cells(
+            pair, list(grid.rows), noise_BKCFYX, how, GRID, route_KA=route_KA
+        )
         return self._decoded(made_BKCFYX[0])
 
     @torch.no_grad()

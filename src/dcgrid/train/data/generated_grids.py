@@ -23,7 +23,7 @@ import torch
 from dcgrid.errors import RecipeError, WeightsError
 from dcgrid.models.weights import read_weights, save_weights
 from dcgrid.synthetic.world_clips import pick
-from dcgrid.train.settings import Phase, TrainRecipe
+from dcgrid.train.settings import FillLoss, GridLoss, Phase, TrainRecipe
 
 DROPPED = "dropped"
 """Folder of the grids that a person found bad, inside the folder of grids."""
@@ -187,7 +187,10 @@ class SampledGrids:
 
 def generated_share(recipe: TrainRecipe) -> float:
     """Return the share of a stage's batches that are generated grids; 0 where it takes none."""
-    return recipe.loss.get(_SHARES.get(recipe.stage, ""), 0.0)
+    match recipe.loss:
+        case FillLoss(sampled_share=share) | GridLoss(made_share=share):
+            return share
+    return 0.0
 
 
 def needs_world(recipe: TrainRecipe) -> bool:

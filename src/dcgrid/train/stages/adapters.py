@@ -39,7 +39,7 @@ from dcgrid.train.networks import (
     start_adapter_from,
 )
 from dcgrid.train.scale import scale_native, scale_transformer
-from dcgrid.train.settings import TrainRecipe
+from dcgrid.train.settings import AdapterLoss, FillLoss, TrainRecipe
 from dcgrid.train.stages.grids import GridStage
 from dcgrid.train.validation import LiveNetworks, Validation
 
@@ -78,7 +78,8 @@ def run_adapters(job: TrainJob, reporter: Reporter) -> Path:
         WorldClips(store, job.device, job.facts.fps),
         load_autoencoder(job.model, job.out, job.device, channels_last=True),
     )
-    moved_share = job.recipe.loss.get("moved_share", 0.0)
+    loss = job.recipe.loss
+    moved_share = loss.moved_share if isinstance(loss, FillLoss) else 0.0
     pools = (
         VariantPool(world, autoencoder, moved_share=moved_share),
         FusionPool(world, autoencoder),
@@ -111,7 +112,8 @@ def adapter_specs(
     Paper: sec. 3.2, eqs. 1-3
     """
     routed = recipe.stage == "grid" and recipe.mode == "composition"
-    rank = int(recipe.loss["rank"])
+    loss = recipe.loss_as(AdapterLoss)
+    rank = int(loss.rank)
     return tuple(
         AdapterSpec(
             name=f"{recipe.run_name}{part}",
@@ -119,15 +121,15 @@ def adapter_specs(
             mode=recipe.mode,
             rank=rank,
             alpha=rank,
-            dropout=recipe.loss["dropout"],
+            dropout=loss.dropout,
             targets=facts.targets.routed if routed else facts.targets.all,
-            noise_scale=recipe.loss["noise_scale"],
+            noise_scale=loss.noise_scale,
             inference_noise_scale=recipe.sampled_noise_scale,
             inference_time_shift=recipe.sampled_time_shift,
             self_conditioning=recipe.self_conditioned,
             given=recipe.given,
             given_first=recipe.given_first,
-            dc_strength=recipe.loss["dc_strength"],
+            dc_strength=loss.dc_strength,
             dc_sha256=dc_sha256,
             base=facts.name,
             base_hash=base_hash,
@@ -146,7 +148,7 @@ def _load_multi_dc(job: TrainJob, base: Base, reporter: Reporter) -> str:
 
     Paper: sec. 3.2 (Grid LoRA atop Multi-DC), sec. 3.3 (W_Multi-DC in the grid-fill loss)
     """
-    strength, path = job.recipe.loss["dc_strength"], job.out / DC_NAME
+    strength, path = job.recipe.dc_strength, job.out / DC_NAME
     if not strength:
         return ""
     report = load_adapter(
@@ -174,7 +176,7 @@ def train_grids(
             time_shift=job.recipe.sampled_time_shift,
             self_conditioning=job.recipe.self_conditioned,
             multi_dc=multi_dc,
-            dc_strength=job.recipe.loss.get("dc_strength", 0.0),
+            dc_strength=job.recipe.dc_strength,
         )
         validation = Validation(
             job.loop.folder,

@@ -56,6 +56,7 @@ from dcgrid.train.networks import (
     start_text_from,
 )
 from dcgrid.train.scale import gathered, scale_native
+from dcgrid.train.settings import BaseLoss
 from dcgrid.train.stages.adapters import train_grids
 from dcgrid.train.stages.grids import GridStage
 
@@ -83,7 +84,7 @@ def run_base(job: TrainJob, reporter: Reporter) -> Path:
         fit_noise_reader(
             dit,
             autoencoder,
-            int(job.recipe.loss["reader_steps"]),
+            int(job.recipe.loss_as(BaseLoss).reader_steps),
             job.recipe.seed + 3,
             reporter.say,
         )

@@ -29,7 +29,7 @@ from dcgrid.train.loop import train
 from dcgrid.train.networks import (
     start_from,
 )
-from dcgrid.train.settings import Phase, TrainRecipe
+from dcgrid.train.settings import AutoencoderLoss, Phase, TrainRecipe
 
 
 def draw_pixels(
@@ -76,6 +76,11 @@ class AutoencoderStage:
         self.recipe = recipe
         self.decoder_only = decoder_only
 
+    @property
+    def knobs(self) -> AutoencoderLoss:
+        """Weights and shares of the recipe."""
+        return self.recipe.loss_as(AutoencoderLoss)
+
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """All deep weights, or those of the decoder when latents must stay as they are."""
         names = trained_names(self.model, decoder_only=self.decoder_only)
@@ -109,24 +114,24 @@ class AutoencoderStage:
         self, phase: Phase, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Squared and absolute error, error of the differences in space and time, and KL."""
-        weights = self.recipe.loss
-        video = draw_pixels(self.world, phase, weights["effect_share"], generator)
+        weights = self.knobs
+        video = draw_pixels(self.world, phase, weights.effect_share, generator)
         with autocast(video.device, training_dtype(self.recipe.precision, video.device)):
             mean, log_variance = self.model.moments(video)
             noise = torch.randn(mean.shape, generator=generator).to(mean.device)
             # Besides the posterior's own noise, some in proportion to each channel's scale: the
             # decoder will read what a transformer made, not what an encoder made.
-            spread = (0.5 * log_variance).exp() + weights["latent_noise"] * self._scale()
+            spread = (0.5 * log_variance).exp() + weights.latent_noise * self._scale()
             latents = mean + noise * spread
             restored = self.model.reconstruct(latents)
         error = restored.float() - video
         squared = error.pow(2).mean()
         kl = self._divergence(video, mean, log_variance)
         total = (
-            weights["squared"] * squared
-            + weights["absolute"] * error.abs().mean()
-            + weights["differences"] * error_of_differences(error)
-            + weights["kl"] * kl
+            weights.squared * squared
+            + weights.absolute * error.abs().mean()
+            + weights.differences * error_of_differences(error)
+            + weights.kl * kl
         )
         psnr = 10 * torch.log10(4 / error.detach().pow(2).mean((1, 2, 3, 4))).mean()
         return total, {"psnr": float(psnr), "kl": float(kl.detach())}
@@ -173,8 +178,8 @@ def fit_linear_path(
         return
     generator = torch.Generator().manual_seed(recipe.seed + 1)
     count, total, outer = 0, torch.zeros(()), torch.zeros(())
-    for _ in range(int(recipe.loss["fit_batches"])):
-        video = draw_pixels(world, phase, recipe.loss["effect_share"], generator)
+    for _ in range(int(recipe.loss_as(AutoencoderLoss).fit_batches)):
+        video = draw_pixels(world, phase, recipe.loss_as(AutoencoderLoss).effect_share, generator)
         blocks_NP = model.linear.blocks(video).flatten(0, 3).cpu()  # not every GPU has doubles
         count += blocks_NP.shape[0]
         total = total + blocks_NP.double().sum(0)
@@ -197,8 +202,8 @@ def measure_latents(
     """
     generator = torch.Generator().manual_seed(recipe.seed + 2)
     latents = []
-    for _ in range(int(recipe.loss["fit_batches"]) // 2):
-        video = draw_pixels(world, phase, recipe.loss["effect_share"], generator)
+    for _ in range(int(recipe.loss_as(AutoencoderLoss).fit_batches) // 2):
+        video = draw_pixels(world, phase, recipe.loss_as(AutoencoderLoss).effect_share, generator)
         mean, _ = model.moments(video)
         latents.append(mean.transpose(0, 1).flatten(1))
     stacked_CN = torch.cat(latents, dim=1)

@@ -24,13 +24,9 @@ from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.routed import Part
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.adapters.structured import learn_part
-from dcgrid.errors import RecipeError
-from dcgrid.flow.noise import draw_moving
-from dcgrid.flow.path import flow_loss, noisy, velocity_target
 from dcgrid.flow.schedule import TrainingTimes
 from dcgrid.models.tags import TOKENS_NAME, save_tags
-from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
-from dcgrid.runtime.device import autocast, training_dtype
+from dcgrid.models.trunk import TextReader, VideoCodec
 from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import WorldClips, chance, pick
 from dcgrid.train.checkpoint import TrainState
@@ -47,41 +43,20 @@ from dcgrid.train.data.material import (
     encode_concepts,
     world_sources,
 )
-from dcgrid.train.estimates import check_self_conditioning, drawn_estimate
-from dcgrid.train.evaluation import EVAL_SEED, EVAL_TIMES, at_rest
+from dcgrid.train.evaluation import EVAL_SEED
 from dcgrid.train.job import Reporter, TrainJob, facts_of, take_averaged
 from dcgrid.train.loop import train
 from dcgrid.train.networks import Base, load_autoencoder, load_base
-from dcgrid.train.scale import in_pieces
-from dcgrid.train.settings import Phase, TrainRecipe
-from dcgrid.train.stages.grids import SINGLE, masking_of, token_places
+from dcgrid.train.settings import ConceptLoss, Phase, TrainRecipe
+from dcgrid.train.stages.flow_matching import (
+    SINGLE,
+    Batch,
+    FlowStage,
+    Networks,
+    check_self_conditioning,
+)
 from dcgrid.train.stages.priors import make_priors
 from dcgrid.video.clip import ClipRules
-
-_SHARES = ("self_conditioning", "prior_share", "pixel_weight")
-_DROPOUTS = ("appearance_dropout", "motion_dropout")
-
-
-def check_recipe(recipe: TrainRecipe, *, self_conditioning: bool) -> None:
-    """Check what is asked of stage `dc` beyond the types of its keys.
-
-    Args:
-        recipe: The stage's.
-        self_conditioning: True: the network takes its last estimate.
-
-    Raises:
-        RecipeError: A value is out of range, or asks for what the network cannot do.
-    """
-    knobs = recipe.loss
-    wrong = [f"{key} must be from 0 to 1" for key in _SHARES if knobs[key] > 1]
-    wrong += [f"{key} must be from 0 to below 1" for key in _DROPOUTS if knobs[key] >= 1]
-    if knobs["rank"] < 1 or knobs["rank"] % 1:
-        wrong.append("rank must be a whole number above 0")
-    if knobs["noise_scale"] <= 0 or knobs["time_shift"] <= 0:
-        wrong.append("noise_scale and time_shift must be above 0")
-    if wrong:
-        raise RecipeError(f"stage dc: loss.{wrong[0]}", hint="compare recipes/train/dc.toml")
-    check_self_conditioning(recipe, network=self_conditioning)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,12 +100,12 @@ class ConceptData:
     """The tokens, in the order in which the text encoder has them."""
 
 
-class ConceptStage:
+class ConceptStage(FlowStage):
     """The loss of stage `dc`."""
 
     def __init__(
         self,
-        networks: tuple[GridTransformer, TextReader],
+        networks: Networks,
         adapter: str,
         data: ConceptData,
         autoencoder: VideoCodec,
@@ -145,8 +120,8 @@ class ConceptStage:
             autoencoder: Its scale of latents weights the channels.
             recipe: The stage's recipe.
         """
-        self.dit, self.text = networks
-        self.adapter, self.data, self.recipe = adapter, data, recipe
+        super().__init__(networks, autoencoder, recipe)
+        self.adapter, self.data = adapter, data
         named = dict(zip(data.tags.all, self.text.tags, strict=True))
         self._tags: dict[Part, list[nn.Parameter]] = {
             "appearance": [named[tag] for tag in data.tags.identities],
@@ -163,10 +138,11 @@ class ConceptStage:
             if n.startswith("tags.")
         }
         self._part: Part | None = None
-        share = recipe.loss["pixel_weight"]
-        power_C = autoencoder.latent_scale.square()
-        weight_C = 1 - share + share * power_C / power_C.mean()
-        self._root_C = weight_C.sqrt().reshape(-1, 1, 1, 1)
+
+    @property
+    def knobs(self) -> ConceptLoss:
+        """Weights and shares of the recipe."""
+        return self.recipe.loss_as(ConceptLoss)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the adapter's three sides and the tags, whatever learns now."""
@@ -174,49 +150,33 @@ class ConceptStage:
 
     def paces(self) -> dict[str, float]:
         """Return the factor of the tags' own learning rate."""
-        factor = self.recipe.loss["token_rate"] / self.recipe.optim.learning_rate
+        factor = self.knobs.token_rate / self.recipe.optim.learning_rate
         return {name: factor for name in self.trained if name.startswith("text.")}
 
     def loss(
         self, phase: Phase, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Return the flow-matching loss of a batch of single cells. Paper: sec. 3.1."""
-        knobs = self.recipe.loss
         self._learn("appearance" if phase.frames == 1 else "motion")
         cells_BKCFYX, rows = self.draw(phase, generator)
-        noise = self._noise(cells_BKCFYX, generator)
-        times = TrainingTimes(shift=knobs["time_shift"]).draw(len(rows), generator)
-        frames = cells_BKCFYX.shape[3]
-        time_BKF = times.to(noise.device)[:, None, None].expand(-1, 1, frames).contiguous()
-        noised = noisy(cells_BKCFYX, noise, time_BKF, knobs["noise_scale"])
-        velocity = self._velocity(noised, time_BKF, rows, generator)
-        target = velocity_target(cells_BKCFYX, noise, knobs["noise_scale"])
-        everywhere = torch.ones_like(time_BKF, dtype=torch.bool)
-        return flow_loss(velocity * self._root_C, target * self._root_C, everywhere), {}
+        batch = _single(cells_BKCFYX, rows)
+        noise = self._noise(batch, generator)
+        time_B = TrainingTimes(shift=self.knobs.time_shift).draw(len(rows), generator)
+        return self._flow_loss(batch, noise, time_B, generator)[0], {}
 
     def evaluate(self, grids: int) -> dict[float, float]:
         """Return the loss at each flow time on clips and noise that are the same in every run.
 
         The clips are so many of the concepts' own, in the form of the last phase, with their
-        tokens: what is measured is how well they are learnt, not what else the adapter does. All
-        channels count the same, and both parts of the adapter act, whatever learns now.
+        tokens: what is measured is how well they are learnt, not what else the adapter does. Both
+        parts of the adapter act, whatever is trained now.
         """
-        examples = self.data.examples[self.recipe.phases[-1]][:grids]
-        scale, losses = self.recipe.loss["noise_scale"], dict.fromkeys(EVAL_TIMES, 0.0)
-        with at_rest(self.dit, self.text):
-            for number, example in enumerate(examples):
-                generator = torch.Generator().manual_seed(EVAL_SEED + number)
-                cells_BKCFYX = example.latents_NCFYX[:1, None]
-                noise = self._noise(cells_BKCFYX, generator)
-                target = velocity_target(cells_BKCFYX, noise, scale)
-                for time in EVAL_TIMES:
-                    time_BKF = torch.full((1, 1, cells_BKCFYX.shape[3]), time, device=noise.device)
-                    noised = noisy(cells_BKCFYX, noise, time_BKF, scale)
-                    velocity = self._velocity(noised, time_BKF, [[example.text]], None)
-                    everywhere = torch.ones_like(time_BKF, dtype=torch.bool)
-                    loss = float(flow_loss(velocity, target, everywhere))
-                    losses[time] += loss / len(examples)
-        return losses
+        drawn = []
+        for number, example in enumerate(self.data.examples[self.recipe.phases[-1]][:grids]):
+            batch = _single(example.latents_NCFYX[:1, None], [[example.text]])
+            generator = torch.Generator().manual_seed(EVAL_SEED + number)
+            drawn.append((batch, self._noise(batch, generator)))
+        return self._eval_losses(drawn, len(drawn))
 
     def draw(
         self, phase: Phase, generator: torch.Generator
@@ -228,7 +188,7 @@ class ConceptStage:
         Returns:
             Clean latents, BKCFYX with K = 1, and B lists with the text of each.
         """
-        prior = chance(generator) < self.recipe.loss["prior_share"]
+        prior = chance(generator) < self.knobs.prior_share
         examples = (self.data.priors if prior else self.data.examples)[phase]
         chosen = [examples[pick(len(examples), generator)]]
         shape = chosen[0].latents_NCFYX.shape[1:]
@@ -237,7 +197,7 @@ class ConceptStage:
         drawn, rows = [], []
         for example in chosen:
             drawn.append(example.latents_NCFYX[pick(len(example.latents_NCFYX), generator)])
-            dropped = chance(generator) < self.recipe.loss["caption_dropout"]
+            dropped = chance(generator) < self.knobs.caption_dropout
             rows.append(["" if dropped else example.text])
         return torch.stack(drawn)[:, None], rows
 
@@ -245,55 +205,21 @@ class ConceptStage:
         """Let one part of the adapter and its tokens learn and freeze the other."""
         if part == self._part:
             return
-        learn_part(self.dit, self.adapter, part, self.recipe.loss[f"{part}_dropout"])
+        loss = self.knobs
+        dropout = loss.appearance_dropout if part == "appearance" else loss.motion_dropout
+        learn_part(self.dit, self.adapter, part, dropout)
         for owner, tags in self._tags.items():
             for tag_E in tags:
                 tag_E.requires_grad_(owner == part)
         self._part = part
 
-    def _noise(self, cells_BKCFYX: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Draw noise; its last channels move, but nothing in these clips was rendered from them."""
-        noise = torch.randn(cells_BKCFYX.shape, generator=generator)
-        if motion := self.dit.config.noise_motion:
-            for cell_CFYX in noise.flatten(0, 1):
-                size_FYX = cell_CFYX.shape[1:]
-                cell_CFYX[-len(motion) :] = draw_moving(size_FYX, motion, generator)
-        return noise.to(cells_BKCFYX.device)
 
-    def _velocity(
-        self,
-        noised: torch.Tensor,
-        time_BKF: torch.Tensor,
-        rows: list[list[str]],
-        generator: torch.Generator | None,
-    ) -> torch.Tensor:
-        """Predict the velocity, BKCFYX; where the recipe says so from an earlier estimate, too.
-
-        Without a generator never: an eval loss draws no chance.
-        """
-        places = token_places(noised, SINGLE, self.dit)
-        share = 0.0 if generator is None else self.recipe.loss["self_conditioning"]
-        device = noised.device
-        with autocast(device, training_dtype(self.recipe.precision, device)):
-            masking = None if generator is None else masking_of(self.recipe, generator)
-            text = self.text.read_rows(rows, 1, masking)
-
-            def velocity(
-                noised: torch.Tensor, time_BKF: torch.Tensor, estimate: torch.Tensor | None
-            ) -> torch.Tensor:
-                found: torch.Tensor = self.dit(
-                    noised, time_BKF, text, places, estimate_BKCFYX=estimate
-                )
-                return found.float()
-
-            estimate = drawn_estimate(
-                velocity,
-                (noised, time_BKF),
-                share,
-                generator,
-                in_pieces=any(map(in_pieces, self.dit.parameters())),
-            )
-            return velocity(noised, time_BKF, estimate)
+def _single(cells_BKCFYX: torch.Tensor, rows: list[list[str]]) -> Batch:
+    """Return a batch of single cells; nothing in these clips was rendered from noise."""
+    fill_BKF = torch.ones_like(cells_BKCFYX[:, :, 0, :, 0, 0], dtype=torch.bool)
+    return Batch(
+        cells_BKCFYX=cells_BKCFYX, drift_BKMFYX=None, fill_BKF=fill_BKF, rows=rows, layout=SINGLE
+    )
 
 
 def check_concepts(job: TrainJob) -> list[Concept] | None:
@@ -307,7 +233,7 @@ def check_concepts(job: TrainJob) -> list[Concept] | None:
             all of them are named.
     """
     facts = job.facts
-    check_recipe(job.recipe, self_conditioning=facts.self_conditioning)
+    check_self_conditioning(job.recipe, network=facts.self_conditioning)
     if job.concepts is None:
         return None
     rules = ClipRules(
@@ -389,7 +315,7 @@ def _tell_unknown(concepts: list[Concept], text: TextReader, reporter: Reporter)
 
 
 def _spec(job: TrainJob, base: Base, concepts: list[Concept], tags: ConceptTags) -> AdapterSpec:
-    rank = job.recipe.loss["rank"]
+    rank = job.recipe.loss_as(ConceptLoss).rank
     return AdapterSpec(
         name=job.recipe.run_name,
         stage="dc",
@@ -398,7 +324,7 @@ def _spec(job: TrainJob, base: Base, concepts: list[Concept], tags: ConceptTags)
         alpha=rank,
         targets=job.facts.targets.dc,
         layout="1x1",
-        noise_scale=job.recipe.loss["noise_scale"],
+        noise_scale=job.recipe.loss_as(ConceptLoss).noise_scale,
         inference_noise_scale=job.recipe.sampled_noise_scale,
         inference_time_shift=job.recipe.sampled_time_shift,
         self_conditioning=job.recipe.self_conditioned,

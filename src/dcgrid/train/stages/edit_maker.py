@@ -14,10 +14,8 @@ from torch import Tensor
 
 from dcgrid.adapters.files import load_adapter
 from dcgrid.flow.noise import draw_moving
-from dcgrid.flow.sampler import SampleSettings, VelocityFn, sample
+from dcgrid.flow.sampler import SampleSettings
 from dcgrid.flow.schedule import Schedule
-from dcgrid.flow.self_conditioning import self_conditioned, unconditioned
-from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
 from dcgrid.models.loading import training_spec
 from dcgrid.models.trunk import VideoCodec
 from dcgrid.runtime.device import autocast
@@ -26,7 +24,7 @@ from dcgrid.train.data.captions import Captions
 from dcgrid.train.data.variants import VariantSet
 from dcgrid.train.job import TrainJob
 from dcgrid.train.networks import load_base
-from dcgrid.train.stages.grids import GRID, token_places
+from dcgrid.train.stages.flow_matching import GRID, CellSampling, generate_cells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,15 +58,19 @@ class EditMaker:
         self.dit.given_first = report.spec.given_first or job.facts.given_first
         self.dit.to(job.device).eval().requires_grad_(False)
         self.autoencoder, self.captions = autoencoder, captions
-        self.spec, self.dtype = training_spec(job.model), job.dtype
-        self.feeds_back = report.spec.self_conditioning
-        self.settings = SampleSettings(
-            schedule=Schedule(
-                num_inference_steps=self.spec.filling.num_inference_steps,
-                shift=report.spec.inference_time_shift or self.spec.time_shift,
+        self.spec = training_spec(job.model)
+        self.how = CellSampling(
+            settings=SampleSettings(
+                schedule=Schedule(
+                    num_inference_steps=self.spec.filling.num_inference_steps,
+                    shift=report.spec.inference_time_shift or self.spec.time_shift,
+                ),
+                noise_scale=report.spec.sampled_noise_scale,
+                given=report.spec.given,
             ),
-            noise_scale=report.spec.sampled_noise_scale,
-            given=report.spec.given,
+            dtype=job.dtype,
+            self_conditioning=report.spec.self_conditioning,
+            offset_tokens=self.spec.offset_tokens,
         )
 
     @torch.no_grad()
@@ -80,26 +82,24 @@ class EditMaker:
         generator: torch.Generator,
     ) -> MadeEdits:
         """Edit a clip in [0, 1], a cell for each effect; there must be as many as free cells."""
-        with autocast(given_CTHW.device, self.dtype):
+        with autocast(given_CTHW.device, self.how.dtype):
             given_BCFYX = self.autoencoder.encode(given_CTHW[None] * 2 - 1).float()
-        count = GRID.count
-        cells_BKCFYX = torch.zeros(1, count, *given_BCFYX.shape[1:], device=given_CTHW.device)
-        cells_BKCFYX[:, 0] = given_BCFYX
-        noise_BKCFYX = torch.randn(cells_BKCFYX.shape, generator=generator)
+        shape = (1, GRID.count, *given_BCFYX.shape[1:])
+        noise_BKCFYX = torch.randn(shape, generator=generator)
         motion = self.dit.config.noise_motion
         if motion:
             for cell_CFYX in noise_BKCFYX[0]:
                 moving_MFYX = draw_moving(cell_CFYX.shape[1:], motion, generator)
                 cell_CFYX[-len(motion) :] = moving_MFYX
-        fill_K = torch.arange(count) > 0
-        filled_BKCFYX = sample(
-            self._velocity(self._rows(effects, drawn, generator), given_CTHW.device),
-            cells_BKCFYX,
-            noise_BKCFYX.to(cells_BKCFYX.device),
-            fill_K,
-            self.settings,
+        filled_BKCFYX = generate_cells(
+            (self.dit, self.text),
+            self._rows(effects, drawn, generator),
+            noise_BKCFYX.to(given_CTHW.device),
+            self.how,
+            GRID,
+            given_BCFYX=given_BCFYX,
         )
-        with autocast(given_CTHW.device, self.dtype):
+        with autocast(given_CTHW.device, self.how.dtype):
             clips = [self.autoencoder.decode(cell[None]) for cell in filled_BKCFYX[0, 1:]]
         return MadeEdits(
             clips_NCTHW=(torch.cat(clips).float() / 2 + 0.5).clamp(0, 1),
@@ -119,26 +119,3 @@ class EditMaker:
             motion=drawn.motion,
         )
         return self.captions.grid_rows(variants, range(GRID.count), generator)
-
-    def _velocity(self, rows: list[list[str]], device: torch.device) -> VelocityFn:
-        """Return the velocity under these texts: the mean over the grids of tokens."""
-        patch = self.dit.config.patch
-        with autocast(device, self.dtype):
-            text = self.text.read_rows(rows, GRID.count)
-
-        def velocity(
-            cells_BKCFYX: Tensor, time_BKF: Tensor, estimate_BKCFYX: Tensor | None
-        ) -> Tensor:
-            found = []
-            for offset in (False, True) if self.spec.offset_tokens else (False,):
-                shown, read = cells_BKCFYX, estimate_BKCFYX
-                if offset:
-                    shown = widen_cells(shown, patch)
-                    read = None if read is None else widen_cells(read, patch)
-                places = token_places(shown, GRID, self.dit, MARGIN if offset else 0.0)
-                with autocast(shown.device, self.dtype):
-                    one = self.dit(shown, time_BKF, text, places, None, read).float()
-                found.append(narrow_cells(one, patch) if offset else one)
-            return torch.stack(found).mean(0)
-
-        return self_conditioned(velocity) if self.feeds_back else unconditioned(velocity)

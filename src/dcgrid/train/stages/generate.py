@@ -21,20 +21,18 @@ from dcgrid.adapters.reading import check_use, read_spec
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.errors import AdapterError, LayoutError, RecipeError
 from dcgrid.flow.noise import draw_noise
-from dcgrid.flow.sampler import SampleSettings, VelocityFn, sample, with_guidance
+from dcgrid.flow.sampler import SampleSettings
 from dcgrid.flow.schedule import Schedule
-from dcgrid.flow.self_conditioning import self_conditioned, unconditioned
-from dcgrid.grid.layout import GridLayout, cell_token_shape
+from dcgrid.grid.layout import cell_token_shape
 from dcgrid.grid.modes import Mode
 from dcgrid.io.schema import EACH_ONCE, Text, read_toml
 from dcgrid.models.tags import TOKENS_NAME
-from dcgrid.models.trunk import GridTransformer, TextReader
-from dcgrid.runtime.device import autocast, choose_dtype
+from dcgrid.runtime.device import choose_dtype
 from dcgrid.train.data.generated_grids import grids_folder
 from dcgrid.train.facts import TrainFacts, table_names, train_facts
 from dcgrid.train.job import DC_NAME
 from dcgrid.train.settings import Sizes
-from dcgrid.train.stages.grids import GRID, token_places
+from dcgrid.train.stages.flow_matching import GRID, CellSampling
 
 _PARTS = (("autoencoder", "autoencoder"), ("base", "text"), ("base", "dit"))
 """Stage and part of the weight files that are read."""
@@ -250,6 +248,20 @@ class SamplerNumbers:
     notes: tuple[str, ...] = ()
     """Where the recipe overrides an adapter or adapters disagree, a sentence each."""
 
+    def sampling(self, device: torch.device) -> CellSampling:
+        """Return how cells are generated on a device."""
+        return CellSampling(
+            settings=SampleSettings(
+                schedule=Schedule(
+                    num_inference_steps=self.num_inference_steps, shift=self.time_shift
+                ),
+                noise_scale=self.noise_scale,
+            ),
+            dtype=choose_dtype("auto", device),
+            guidance_scale=self.guidance_scale,
+            self_conditioning=self.self_conditioning,
+        )
+
 
 def sampler_numbers(job: GenerateJob) -> SamplerNumbers:
     """Return what a job samples with: the recipe's numbers, else those of the first adapter.
@@ -359,64 +371,3 @@ def grid_noise(
         width // stride_HW,
     )
     return draw_noise(shape, seed, device=device, motion=facts.noise_motion)
-
-
-@torch.no_grad()
-def generate_cells(
-    networks: tuple[GridTransformer, TextReader],
-    rows: list[list[str]],
-    noise_BKCFYX: torch.Tensor,
-    numbers: SamplerNumbers,
-    layout: GridLayout,
-    route_KA: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Generate all cells of grids from noise, guided against the empty text.
-
-    Args:
-        networks: Transformer with its adapters, and text encoder.
-        rows: Texts that each cell reads, B * K lists.
-        noise_BKCFYX: Where sampling starts.
-        numbers: Steps, guidance, noise scale and time shift.
-        layout: How the K cells of a grid lie.
-        route_KA: Which adapter acts on which cell, where any is routed.
-
-    Returns:
-        Normalised latents, float32, BKCFYX.
-    """
-    dit, encoder = networks
-    device, cells = noise_BKCFYX.device, layout.count
-    places = token_places(noise_BKCFYX, layout, dit)
-    precision = choose_dtype("auto", device)
-
-    def reading(rows: list[list[str]]) -> VelocityFn:
-        with autocast(device, precision):
-            text = encoder.read_rows(rows, cells)
-
-        def velocity(
-            cells_BKCFYX: torch.Tensor,
-            time_BKF: torch.Tensor,
-            estimate_BKCFYX: torch.Tensor | None,
-        ) -> torch.Tensor:
-            with autocast(device, precision):
-                predicted: torch.Tensor = dit(
-                    cells_BKCFYX, time_BKF, text, places, route_KA, estimate_BKCFYX
-                )
-            return predicted.float()
-
-        feeds_back = numbers.self_conditioning
-        return self_conditioned(velocity) if feeds_back else unconditioned(velocity)
-
-    fill_K = torch.ones(cells, dtype=torch.bool)
-    empty = reading([[""]] * len(rows))
-    return sample(
-        with_guidance(reading(rows), empty, numbers.guidance_scale, fill_K),
-        torch.zeros_like(noise_BKCFYX),
-        noise_BKCFYX,
-        fill_K,
-        SampleSettings(
-            schedule=Schedule(
-                num_inference_steps=numbers.num_inference_steps, shift=numbers.time_shift
-            ),
-            noise_scale=numbers.noise_scale,
-        ),
-    )

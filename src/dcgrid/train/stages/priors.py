@@ -14,24 +14,23 @@ import torch
 
 from dcgrid.adapters.reading import hash_tensors
 from dcgrid.flow.noise import draw_noise
-from dcgrid.flow.sampler import SampleSettings, sample
+from dcgrid.flow.sampler import SampleSettings
 from dcgrid.flow.schedule import Schedule
-from dcgrid.flow.self_conditioning import self_conditioned, unconditioned
-from dcgrid.models.trunk import GridTransformer, TextReader
-from dcgrid.runtime.device import autocast, training_dtype
+from dcgrid.models.trunk import TextReader
+from dcgrid.runtime.device import training_dtype
 from dcgrid.train.data.cache import TensorCache
 from dcgrid.train.data.manifest import Concept
 from dcgrid.train.data.material import Example
 from dcgrid.train.evaluation import at_rest
-from dcgrid.train.settings import Phase, TrainRecipe
-from dcgrid.train.stages.grids import SINGLE, token_places
+from dcgrid.train.settings import ConceptLoss, Phase, TrainRecipe
+from dcgrid.train.stages.flow_matching import SINGLE, CellSampling, Networks, generate_cells
 
 PRIOR_STEPS = 16
 """Sampling steps of such a video."""
 
 
 def make_priors(
-    networks: tuple[GridTransformer, TextReader],
+    networks: Networks,
     concepts: Sequence[Concept],
     examples: Mapping[Phase, Sequence[Example]],
     recipe: TrainRecipe,
@@ -49,7 +48,8 @@ def make_priors(
     Raises:
         OutputError: The cache cannot be written.
     """
-    if not recipe.loss["prior_share"]:
+    knobs = recipe.loss_as(ConceptLoss)
+    if not knobs.prior_share:
         return {phase: [] for phase in examples}
     dit, text = networks
     base = hash_tensors({**dit.state_dict(), **_prefixed(text)})
@@ -65,8 +65,8 @@ def make_priors(
                 "shape": list(latents_CFYX.shape),
                 "seed": recipe.seed + number,
                 "steps": PRIOR_STEPS,
-                "shift": recipe.loss["time_shift"],
-                "noise_scale": recipe.loss["noise_scale"],
+                "shift": knobs.time_shift,
+                "noise_scale": knobs.noise_scale,
                 "precision": recipe.precision,
                 "base": base,
                 **({"self_conditioning": True} if recipe.self_conditioned else {}),
@@ -87,40 +87,23 @@ def _prefixed(text: TextReader) -> dict[str, torch.Tensor]:
 
 
 def _sampled(
-    networks: tuple[GridTransformer, TextReader],
-    prompt: str,
-    like_CFYX: torch.Tensor,
-    recipe: TrainRecipe,
-    number: int,
+    networks: Networks, prompt: str, like_CFYX: torch.Tensor, recipe: TrainRecipe, number: int
 ) -> torch.Tensor:
     """Sample one video of a shape without guidance, NCFYX with N = 1."""
-    dit, encoder = networks
-    device = like_CFYX.device
-    blank_BKCFYX = torch.zeros_like(like_CFYX)[None, None]
+    knobs, device = recipe.loss_as(ConceptLoss), like_CFYX.device
     noise_BKCFYX = draw_noise(
-        tuple(blank_BKCFYX.shape),
+        (1, 1, *like_CFYX.shape),
         recipe.seed + number,
         device=device,
-        motion=dit.config.noise_motion,
+        motion=networks[0].config.noise_motion,
     )
-    places = token_places(blank_BKCFYX, SINGLE, dit)
-
-    def velocity(
-        cells_BKCFYX: torch.Tensor, time_BKF: torch.Tensor, estimate: torch.Tensor | None
-    ) -> torch.Tensor:
-        predicted: torch.Tensor = dit(
-            cells_BKCFYX, time_BKF, text, places, estimate_BKCFYX=estimate
-        )
-        return predicted.float()
-
-    wrap = self_conditioned if recipe.self_conditioned else unconditioned
-
-    settings = SampleSettings(
-        schedule=Schedule(num_inference_steps=PRIOR_STEPS, shift=recipe.loss["time_shift"]),
-        noise_scale=recipe.loss["noise_scale"],
+    how = CellSampling(
+        settings=SampleSettings(
+            schedule=Schedule(num_inference_steps=PRIOR_STEPS, shift=knobs.time_shift),
+            noise_scale=knobs.noise_scale,
+        ),
+        dtype=training_dtype(recipe.precision, device),
+        self_conditioning=recipe.self_conditioned,
     )
-    precision = training_dtype(recipe.precision, device)
-    with torch.no_grad(), at_rest(dit, encoder), autocast(device, precision):
-        text = encoder.read_rows([[prompt]], cells=1)
-        fill_K = torch.ones(1, dtype=torch.bool)
-        return sample(wrap(velocity), blank_BKCFYX, noise_BKCFYX, fill_K, settings)[0]
+    with at_rest(*networks):
+        return generate_cells(networks, [[prompt]], noise_BKCFYX, how, SINGLE)[0]

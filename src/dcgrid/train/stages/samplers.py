@@ -48,18 +48,17 @@ from dcgrid.train.networks import (
     load_concept_tags,
     unknown_notes,
 )
+from dcgrid.train.stages.flow_matching import GRID, SINGLE, frozen, generate_cells
 from dcgrid.train.stages.generate import (
     CellJob,
     GenerateJob,
     SampleJob,
     as_read_back,
     draw_grid_noise,
-    generate_cells,
     generate_facts,
     missing_for_sampling,
     sampler_numbers,
 )
-from dcgrid.train.stages.grids import GRID, SINGLE
 from dcgrid.video.sheet import write_contact_sheet
 
 SHEET_NAME = "sheet.png"
@@ -222,8 +221,7 @@ class CellSampler:
             strength=job.recipe.dc_strength,
         )
         self.made_with = {"base": base.hash, **concept_facts(job.tokens, job.dc)}
-        for network in (self.text, self.dit):
-            network.to(job.device).eval().requires_grad_(False)
+        frozen((self.text, self.dit), job.device)
 
     def notes(self) -> tuple[str, ...]:
         """Return what a person should know of the texts, before anything is generated."""
@@ -257,7 +255,7 @@ class CellSampler:
             (self.dit, self.text),
             [[text] for text in facts["cell_texts"]],
             rearrange(noise_KCFYX, "b c f y x -> b 1 c f y x"),
-            self.numbers,
+            self.numbers.sampling(self.job.device),
             SINGLE,
         )
         return SampledGrid(
@@ -305,8 +303,7 @@ class GridSampler:
             load_concept_tags(job.tokens, job.dc, self.text)
             self.tag_facts = {"tags": hash_tags(job.tokens)}
         self.adapter_hashes = self._attach()
-        for network in (self.text, self.dit):
-            network.to(job.device).eval().requires_grad_(False)
+        frozen((self.text, self.dit), job.device)
         self.concepts: ConceptTexts | None = None
         if job.recipe.concept_share:
             known = read_record(job.tokens, f"{job.command('dc')} --resume")
@@ -390,9 +387,13 @@ class GridSampler:
         """
         facts = self.facts(number)
         noise_BKCFYX = draw_grid_noise(self.job, number)
-        networks = self.dit, self.text
         cells_BKCFYX = generate_cells(
-            networks, facts["texts"], noise_BKCFYX, self.numbers, GRID, self.route_KA
+            (self.dit, self.text),
+            facts["texts"],
+            noise_BKCFYX,
+            self.numbers.sampling(self.job.device),
+            GRID,
+            route_KA=self.route_KA,
         )
         still = noise_BKCFYX.shape[2] - len(self.dit.config.noise_motion)
         return SampledGrid(

@@ -46,7 +46,7 @@ from dcgrid.train.networks import (
     load_autoencoder,
     start_from,
 )
-from dcgrid.train.settings import Phase, TrainRecipe
+from dcgrid.train.settings import Phase, TrainRecipe, UpsamplerLoss
 from dcgrid.train.stages.codec import (
     error_of_differences,
 )
@@ -160,6 +160,11 @@ class UpsamplerStage:
         self.recipe = recipe
         self._stock: list[_Kept] = []
 
+    @property
+    def knobs(self) -> UpsamplerLoss:
+        """Weights and shares of the recipe."""
+        return self.recipe.loss_as(UpsamplerLoss)
+
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return all weights of the upsampler."""
         return dict(self.model.named_parameters())
@@ -170,7 +175,7 @@ class UpsamplerStage:
         `phase.sizes` are sizes of cells, `phase.batch` is a number of crops. Logged: the PSNR, that
         of plain enlargement, and both where the guide shows something else.
         """
-        weights = self.recipe.loss
+        weights = self.knobs
         crops = self.draw(phase, generator)
         noise = crops.fields_BPHW, crops.planes_BPHW
         result = self.model(
@@ -179,10 +184,10 @@ class UpsamplerStage:
         error = result - crops.truth_BCHW
         coarse = F.avg_pool2d(error, SCALE)
         total = (
-            weights["squared"] * error.square().mean()
-            + weights["absolute"] * error.abs().mean()
-            + weights["tone"] * coarse.abs().mean()
-            + weights["differences"] * error_of_differences(error[:, :, None])
+            weights.squared * error.square().mean()
+            + weights.absolute * error.abs().mean()
+            + weights.tone * coarse.abs().mean()
+            + weights.differences * error_of_differences(error[:, :, None])
         )
         plain = F.interpolate(
             crops.generated_BCHW, scale_factor=SCALE, mode="bicubic", align_corners=False
@@ -197,7 +202,7 @@ class UpsamplerStage:
     @torch.no_grad()
     def draw(self, phase: Phase, generator: torch.Generator) -> Crops:
         """Cut crops from edits of the stock, some with a guide that is not theirs."""
-        if len(self._stock) < STOCK_LEAST or chance(generator) < self.recipe.loss["fresh"]:
+        if len(self._stock) < STOCK_LEAST or chance(generator) < self.knobs.fresh:
             self._add(phase, generator)
         crop = min(CROP, *(side for kept in self._stock for side in kept.shape[1:]))
         source, generated, truth, apart = [], [], [], []
@@ -212,8 +217,8 @@ class UpsamplerStage:
             large = [slice(SCALE * one.start, SCALE * one.stop) for one in (rows, columns)]
             truth.append(edits.truth_NCTHW[edit, :, frame, large[0], large[1]])
             # Whose noise is known is edited in place: its guide fits.
-            known = chance(generator) < self.recipe.loss["noise_known_share"]
-            apart.append(not known and chance(generator) < self.recipe.loss["apart_share"])
+            known = chance(generator) < self.knobs.noise_known_share
+            apart.append(not known and chance(generator) < self.knobs.apart_share)
             name = edits.names[edit] if known else ""
             texts.append(self.captions.effect_clause(name, generator))
             fields.append(known * (edits.fields_NPTHW[edit, :, frame, rows, columns].float() - 128))
@@ -277,7 +282,7 @@ class UpsamplerStage:
         often = torch.tensor([OFTEN.get(name, 1.0) for name in EFFECT_NAMES])
         order = torch.multinomial(often, len(often), generator=generator).tolist()
         names = [EFFECT_NAMES[one] for one in order[:EDITS]]
-        if self.maker is not None and chance(generator) < self.recipe.loss["edit_share"]:
+        if self.maker is not None and chance(generator) < self.knobs.edit_share:
             if not self.maker.spec.noise_motion:  # nothing says where drops should be
                 names = [one for one in (EFFECT_NAMES[i] for i in order) if one in DETERMINISTIC]
                 names = names[:EDITS]
@@ -291,7 +296,7 @@ class UpsamplerStage:
                 draw_drift(source_CTHW, seconds_T, generator, float(SCALE)) for _ in names
             )
             truth = self._rendered(names, drawn, drift, generator)
-            if chance(generator) < self.recipe.loss["look_share"]:
+            if chance(generator) < self.knobs.look_share:
                 truth[0], names = random_look(source_CTHW, generator), ["", *names[1:]]
             generated_NCTHW = with_faults(
                 torch.stack([_averaged(one) for one in truth]), self.autoencoder, generator
@@ -385,7 +390,7 @@ def run_upsampler(job: TrainJob, reporter: Reporter) -> Path:
         Autoencoder, load_autoencoder(job.model, job.out, job.device, channels_last=True)
     )
     maker = None
-    if job.recipe.loss["edit_share"]:
+    if job.recipe.loss_as(UpsamplerLoss).edit_share:
         maker = EditMaker(job, autoencoder, captions)
     world = WorldClips(WorldStore(job.store, detailed=True), job.device, mix=MIX)
     stage = UpsamplerStage(model, autoencoder, maker, captions, world, job.recipe)
