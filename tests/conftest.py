@@ -22,7 +22,7 @@ def _own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
     home = tmp_path_factory.getbasetemp()
     monkeypatch.setenv("DCGRID_CONFIG_DIR", str(home / "no-config"))
     monkeypatch.setenv("DCGRID_CACHE_DIR", str(home / "no-cache"))
-    for name in ("DCGRID_TRACEBACK", "HF_HUB_OFFLINE"):
+    for name in ("DCGRID_CONFIG", "DCGRID_TRACEBACK", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(name, "")
 
 

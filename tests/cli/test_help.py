@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from dcgrid.cli.app import command_tree
 from dcgrid.cli.main import main
-from dcgrid.cli.reference import app_command
 
 FIRST = {
     "edit": ["--effect", "--prompt", "--subject", "--model", "--out"],
@@ -25,7 +25,7 @@ def commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
         yield from commands(inner, (*words, name))
 
 
-ALL = dict(commands(app_command()))
+ALL = dict(commands(command_tree()))
 
 
 def help_of(

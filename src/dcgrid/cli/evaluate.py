@@ -136,8 +136,6 @@ _Weights = Annotated[
         "--weights",
         metavar="FOLDER",
         help="Folder with weights of metrics, looked in before the cache; DCGRID_WEIGHTS, too.",
-        envvar="DCGRID_WEIGHTS",
-        show_envvar=False,
     ),
 ]
 _Pull = Annotated[

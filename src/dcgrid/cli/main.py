@@ -66,37 +66,56 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str], interrupts: Interrupts) -> int:
+    as_json = _asks_for_json(arguments)
     try:
         try:
-            from dcgrid.cli.app import app
+            from dcgrid.cli.app import command_tree
+            from dcgrid.cli.settings import Settings
 
-            outcome = app(arguments, prog_name="dcgrid", standalone_mode=False)
+            tree = command_tree()
+            settings = Settings.read(tree, arguments)
+            as_json = _asks_for_json(arguments, settings.asks_for_json)
+            settings.check()
+            outcome = tree.main(
+                list(arguments),
+                prog_name="dcgrid",
+                standalone_mode=False,
+                default_map=settings.as_defaults(),
+                obj=settings,
+            )
             sys.stdout.flush()
         finally:
             interrupts.hold()
     except SystemExit as leaving:
         outcome = leaving.code if isinstance(leaving.code, int) else 1
     except BaseException as error:
-        return _report(error, arguments, interrupted=interrupts.received)
+        return _report(error, as_json=as_json, interrupted=interrupts.received)
     if interrupts.received or outcome == INTERRUPTED:
         # Typer swallows the interrupt and returns its code.
-        return _report(KeyboardInterrupt(), arguments, interrupted=True)
+        return _report(KeyboardInterrupt(), as_json=as_json, interrupted=True)
     return outcome if isinstance(outcome, int) else 0
 
 
-def _report(error: BaseException, arguments: Sequence[str], *, interrupted: bool) -> int:
+def _report(error: BaseException, *, as_json: bool, interrupted: bool) -> int:
     from dcgrid.cli.errors import report
     from dcgrid.errors import AlreadyToldError
 
     # An interrupt may come out as whatever a library made of it.
     if interrupted and not isinstance(error, AlreadyToldError):
         error = KeyboardInterrupt()
-    return report(error, as_json=_asks_for_json(arguments))
+    return report(error, as_json=as_json)
 
 
-def _asks_for_json(arguments: Sequence[str]) -> bool:
-    """Return True for `--format json`, whether or not the other arguments can be understood."""
+def _asks_for_json(arguments: Sequence[str], otherwise: bool = False) -> bool:
+    """Return True for `--format json`, whether or not the other arguments can be understood.
+
+    Args:
+        arguments: The command line.
+        otherwise: What is returned where it says nothing of it.
+    """
     options = list(arguments)
     if "--" in options:
         options = options[: options.index("--")]
+    if not any(one.partition("=")[0] == "--format" for one in options):
+        return otherwise
     return "--format=json" in options or ("--format", "json") in pairwise(options)

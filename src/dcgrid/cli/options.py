@@ -7,7 +7,7 @@ A command takes several together as one dataclass, which `with_options` spreads 
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial, update_wrapper
 from pathlib import Path
@@ -46,20 +46,32 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             annotation=hints[one.name],
         )
         for one in fields(kind)
+        if one.name != "origins"
     ]
-    parameters: list[inspect.Parameter] = []
+    parameters = [
+        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    ]
     for name, one in own.items():
         keyword = one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         parameters += spread if name == "options" else [keyword]
 
-    def run(**values: Any) -> None:  # noqa: ANN401 - of any option
+    def run(context: typer.Context, **values: Any) -> None:  # noqa: ANN401 - of any option
         shared = {one.name: values.pop(one.name) for one in spread}
-        command(**values, options=kind(**shared))
+        origins = context.obj.origins(context)
+        command(**values, options=kind(**shared, origins=origins))
 
     update_wrapper(run, command)
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What all classes of options have."""
+
+    origins: Mapping[str, str]
+    """Where options that are not as built in have their values from, by long name; no option."""
 
 
 def _checked_size(text: str) -> str:
@@ -104,7 +116,7 @@ DeviceOption = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelOptions:
+class ModelOptions(Options):
     """What every command that loads a model to edit with takes."""
 
     model: Annotated[

@@ -8,10 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import typer
-import typer.main
-
-from dcgrid.cli.app import app
+from dcgrid.cli.app import command_tree
 
 _HEAD = """# Command line
 
@@ -21,6 +18,37 @@ Results go to stdout, plans, progress and errors to stderr. Exit codes: 0 done, 
 3 input, recipe, prompt or output, 4 weights or network, 5 device or memory, 130 interrupted.
 Ctrl-C and SIGTERM end a command with 130 at any moment, and no file is left half-written; while it
 cleans up, further ones wait, and one that comes after five seconds ends it at once.
+
+## Defaults of your own
+
+Every option of every command can have another default, in `config.toml` or in a variable:
+
+    dcgrid config set edit.model wan2.2-5b     config.toml: [edit] model = "wan2.2-5b"
+    dcgrid config set device cuda:1            config.toml: device = "cuda:1", before any table
+    export DCGRID_EDIT_MODEL=wan2.2-5b         DCGRID_DEVICE=cuda:1
+
+| wins over what is below | |
+|---|---|
+| command line | every switch has its opposite: `--no-force` |
+| `DCGRID_EDIT_MODEL`, then `DCGRID_MODEL` | in capitals, `-` as `_`; an empty one is none |
+| `[edit] model`, then `model` | the tables are commands, `[eval.run]`, or groups, `[eval]` |
+| built in | |
+
+A value holds for all commands below the table that it stands in; each of them must take it, and
+the nearest wins. `dcgrid config show` prints what is set and from where (`--all`: every option),
+`dcgrid config path` the file: `config.toml` in the folder of your recipes, or `DCGRID_CONFIG`
+(`/dev/null`: none). Values have the type of the option: `force = true`, `seed = 3`,
+`effect = ["rain", "night"]`; in a variable, `true`, `3` and `rain,night` (free text, as
+`--prompt`, is not split at commas: `["one", "two"]`). Paths are those of the command line: relative
+to the folder that the command runs in, `~` for the home folder. A key, table or value that no
+option takes ends every command with exit code 2 and its file and line; `dcgrid config set` and
+`unset` mend it.
+
+Manifests and results say where each value came from. `dcgrid rerun` repeats a manifest whatever is
+set: of `--device`, `--out`, `--input`, `--force` and `--dry-run` it takes only what `[rerun]` sets.
+
+## Variables
+
 `DCGRID_TRACEBACK=1` shows the traceback of an error, `DCGRID_CONFIG_DIR` and `DCGRID_CACHE_DIR`
 move the folders of your recipes and of downloads, `HF_HUB_OFFLINE=1` keeps the network off.
 """
@@ -28,12 +56,7 @@ move the folders of your recipes and of downloads, `HF_HUB_OFFLINE=1` keeps the 
 
 def reference() -> str:
     """Return the page as Markdown."""
-    return _HEAD + "".join(_section(name, command) for name, command in _leaves(app_command()))
-
-
-def app_command() -> Any:  # noqa: ANN401 - Typer's own class is private
-    """Return the program as the tree of commands and parameters that Typer parses with."""
-    return typer.main.get_command(app)
+    return _HEAD + "".join(_section(name, command) for name, command in _leaves(command_tree()))
 
 
 def _leaves(command: Any, prefix: str = "dcgrid") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
@@ -58,7 +81,9 @@ def _section(name: str, command: Any) -> str:  # noqa: ANN401 - see app_command
 def _label(parameter: Any) -> str:  # noqa: ANN401 - see app_command
     if parameter.param_type_name == "argument":
         return str(parameter.metavar or parameter.name.upper())
-    return ", ".join((*parameter.opts, *parameter.secondary_opts))
+    # The opposite of a switch that is off is there for those that config.toml turns on.
+    opposites = [] if parameter.default is False else parameter.secondary_opts
+    return ", ".join((*parameter.opts, *opposites))
 
 
 def _default(parameter: Any) -> str:  # noqa: ANN401 - see app_command

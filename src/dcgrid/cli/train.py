@@ -13,6 +13,7 @@ from dcgrid.cli.options import (
     DeviceOption,
     DryRunOption,
     FormatOption,
+    Options,
     QuietOption,
     how,
     machine,
@@ -54,7 +55,7 @@ class Mode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(Options):
     """What `train` takes."""
 
     stage: Annotated[

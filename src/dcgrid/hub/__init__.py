@@ -9,7 +9,7 @@ imported inside the functions that need it, because nothing embedded ever does.
 
 from dcgrid.hub.client import BytesReport
 from dcgrid.hub.pins import Pin, read_pin
-from dcgrid.hub.places import cache_dir, config_dir, go_offline, hub_dir, is_offline
+from dcgrid.hub.places import cache_dir, config_dir, config_file, go_offline, hub_dir, is_offline
 from dcgrid.hub.push import push_files
 from dcgrid.hub.reference import WeightReference, parse_reference
 from dcgrid.hub.remove import CachedModel, cached_model, remove_model
@@ -54,6 +54,7 @@ __all__ = [
     "cache_dir",
     "cached_model",
     "config_dir",
+    "config_file",
     "default_adapter",
     "download_bytes",
     "fetch_beside",

@@ -12,6 +12,15 @@ def config_dir() -> Path:
     return _user_dir("DCGRID_CONFIG_DIR", "config", "user_config_path")
 
 
+def config_file() -> Path:
+    """Return the path of the user's defaults of options; it may not exist.
+
+    DCGRID_CONFIG wins over config.toml in `config_dir`.
+    """
+    named = os.environ.get("DCGRID_CONFIG")
+    return Path(named).expanduser() if named else config_dir() / "config.toml"
+
+
 def cache_dir() -> Path:
     """Return the folder of downloaded weights and other things that can be made again.
 

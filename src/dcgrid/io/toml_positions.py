@@ -54,7 +54,7 @@ def key_positions(text: str) -> dict[KeyPath, KeyPosition]:
                 return found
             value = _end(_SPACE, text, position + 1)
             found[prefix + names] = KeyPosition(key=start, value=value)
-            position = _value_end(text, value)
+            position = value_end(text, value)
         position = _end(_BLANK, text, position)
     return found
 
@@ -115,7 +115,7 @@ def _resolved(names: KeyPath, counts: dict[KeyPath, int], *, is_array: bool) -> 
     return path
 
 
-def _value_end(text: str, position: int) -> int:
+def value_end(text: str, position: int) -> int:
     """Return the offset after the value that starts at a position."""
     if not text.startswith(("[", "{"), position):
         string = _MULTILINE.match(text, position) or _STRING.match(text, position)

@@ -30,7 +30,14 @@ AnyPrepared = TypeVar("AnyPrepared", bound="Prepared")
 
 NO_SETTINGS = frozenset(
     {
-        *("out", "force", "offline", "name", "folder"),  # where results go, what may happen
+        *(
+            "out",
+            "force",
+            "offline",
+            "name",
+            "folder",
+            "origins",
+        ),  # where results go, what may happen
         *("input", "first", "second", "source"),  # compared by hash
         *("model", "adapter", "loras", "concepts"),
         *("device", "dtype", "offload"),  # compared as resolved: machine

@@ -5,7 +5,7 @@ resolve.py turns a job into cells, text and sampler values.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -98,6 +98,9 @@ class GridJob:
     """True: existing results are replaced."""
     offline: bool = False
     """True: nothing is downloaded."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Where values come from, by the option's name: "command line", a variable, or a file and its
+    line; options that are not in it are as they are built in."""
 
     @property
     def inputs(self) -> tuple[Path, ...]:

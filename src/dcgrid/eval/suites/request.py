@@ -47,6 +47,8 @@ class EvalRequest:
     """How the weights of a checkout's blocks are stored."""
     duration_s: float | None = None
     """Seconds of each clip; None: the model's usual length."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Where values come from, by option; see `GridJob.origins`."""
     jobs: int = 1
     """Processes that work side by side."""
     offline: bool = False

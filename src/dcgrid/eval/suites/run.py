@@ -220,6 +220,7 @@ def _facts(plan: EvalPlan) -> dict[str, str]:
         "device": ", ".join(dict.fromkeys(plan.devices)),
         "seeds": ", ".join(map(str, request.suite.seeds)),
         "clips": str(len(request.clips)),
+        "options": ", ".join(f"--{name} from {one}" for name, one in request.origins.items()),
         **made,
     }
 
