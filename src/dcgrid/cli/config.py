@@ -128,7 +128,8 @@ def unset(context: typer.Context, key: _Key, format_: FormatOption = Format.TEXT
 
 
 def _options(context: typer.Context) -> Options:
-    return Options(tree=context.find_root().command)
+    tree: Any = context.find_root().command
+    return Options(tree=tree)
 
 
 def _rows(options: Options, under: Words, document: Document) -> list[dict[str, Any]]:

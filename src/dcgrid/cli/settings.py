@@ -133,7 +133,7 @@ def read_config(options: Options, *, check: bool = True) -> Document:
 
 def entries(document: Document, words: Words = ()) -> dict[tuple[Words, str], tuple[Any, int]]:
     """Return the values of a checked file with their lines, by level and option."""
-    found = {}
+    found: dict[tuple[Words, str], tuple[Any, int]] = {}
     values: Any = document.values
     for word in words:
         values = values[word]
