@@ -1,7 +1,6 @@
 """`dcgrid config`: what options are where the command line does not give them."""
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -232,9 +231,10 @@ def _write(document: Document, text: str, path: KeyPath, value: object) -> None:
     if value is not None:
         table[spelt[-1]] = value
     try:
-        found = json.loads(json.dumps(tomllib.loads(text), default=str))
-        meant = _without_empty(found) == _without_empty(expected)
-    except (tomllib.TOMLDecodeError, TypeError):
+        found = parse_toml(text, document.file, UsageError).values
+        plain = json.loads(json.dumps(found, default=str))
+        meant = _without_empty(plain) == _without_empty(expected)
+    except (UsageError, TypeError):
         meant = False
     if not meant:
         raise UsageError(

@@ -15,7 +15,6 @@ and the nearest wins:
 import difflib
 import os
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from dcgrid import hub
 from dcgrid.cli.errors import bad_value
 from dcgrid.cli.output import printable
 from dcgrid.errors import DcgridError, UsageError
-from dcgrid.io.schema import Document, Problem, near, read_toml, show
+from dcgrid.io.schema import Document, Problem, near, parse_toml, read_toml, show
 from dcgrid.io.toml_positions import KeyPath
 
 Words = tuple[str, ...]
@@ -153,8 +152,8 @@ def parse_text(option: TyperOption, text: str) -> object:
     """
     kind = _kind(option)
     if option.multiple and text.startswith("["):
-        with suppress(tomllib.TOMLDecodeError):
-            return tomllib.loads(f"list = {text}")["list"]
+        with suppress(UsageError):
+            return parse_toml(f"list = {text}", "the list", UsageError).values["list"]
     if option.multiple and option.metavar not in FREE_TEXT:
         return [_parsed(kind, part.strip()) for part in text.split(",")]
     return _parsed(kind, text)

@@ -247,17 +247,22 @@ def read_toml(
             characters, which would reach terminals, file names and text encoders.
     """
     text = read_text(path, error, hint=hint, max_bytes=max_bytes)
+    return parse_toml(text, str(path), error, hint=hint)
+
+
+def parse_toml(text: str, file: str, error: type[DcgridError], *, hint: str = "") -> Document:
+    """Read TOML; `file` is what errors call it, and they are those of `read_toml`."""
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as cause:
         message, shown = _toml_problem(text, cause)
-        raise error(f"{path}:{message}: not TOML: {shown}", hint=hint) from cause
+        raise error(f"{file}:{message}: not TOML: {shown}", hint=hint) from cause
     except (RecursionError, ValueError) as cause:
         # tomllib lets deep nesting, giant integers and impossible dates through as these.
-        raise error(f"{path}: not readable as TOML: {cause}", hint=hint) from cause
+        raise error(f"{file}: not readable as TOML: {cause}", hint=hint) from cause
     positions = key_positions(text)
     document = Document(
-        file=str(path), values=values, error=error, hint=hint, text=text, positions=positions
+        file=file, values=values, error=error, hint=hint, text=text, positions=positions
     )
     document.refuse(control_characters(values))
     return document
