@@ -15,7 +15,7 @@ from dcgrid.cli.settings import Options, Words
 from dcgrid.errors import UsageError
 from dcgrid.io.atomic import write_whole
 from dcgrid.io.locks import run_lock
-from dcgrid.io.schema import Document, near
+from dcgrid.io.schema import Document, near, parse_toml
 from dcgrid.io.toml_positions import KeyPath, value_end
 
 app = App(
