@@ -22,12 +22,11 @@ from dcgrid.train.data.generated_grids import grid_files, read_grid
 from dcgrid.train.data.variants import FusionPool, VariantPool
 from dcgrid.train.run import Reporter, TrainJob, run_stage
 from dcgrid.train.settings import load_train_recipe
-from dcgrid.train.stages.flow_matching import SINGLE
+from dcgrid.train.stages.flow_matching import SINGLE, generate_cells
 from dcgrid.train.stages.generate import (
     CellJob,
     SampleJob,
     draw_grid_noise,
-    generate_cells,
     load_cell_recipe,
     load_sample_recipe,
 )
@@ -123,7 +122,7 @@ def test_a_cell_is_generated_as_if_the_others_were_not_there(job_of):
             (generate_fn.dit, generate_fn.text),
             [[grid.facts["cell_texts"][cell]]],
             noise_KCFYX[None, None, cell],
-            generate_fn.numbers,
+            generate_fn.numbers.sampling(job.device),
             SINGLE,
         )
         assert torch.allclose(alone_BKCFYX[0, 0], grid.cells_KCFYX[cell], atol=1e-4)
@@ -152,7 +151,7 @@ def test_the_vector_of_a_tag_reaches_the_cells_that_name_it(job_of, out):
 
 
 def test_a_tag_is_refused_where_no_tokens_are_loaded(job_of, out):
-    text = CellSampler(job_of()).texts.all_texts()[0]
+    text = CellSampler(job_of()).concepts.all_texts()[0]
     bare = load_text_encoder("tiny", out / "text.safetensors")
     with pytest.raises(PromptError, match="no tags are loaded"):
         check_tags([text], bare.tag_names, hint="")

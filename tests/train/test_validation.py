@@ -20,6 +20,7 @@ from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.models.tags import save_tags
 from dcgrid.models.weights import read_weights
 from dcgrid.pipelines.live import LiveBackbone
+from dcgrid.synthetic import world_clips
 from dcgrid.synthetic.effects import render_effect
 from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import WorldClips
@@ -259,7 +260,7 @@ def test_the_truth_is_made_of_the_noise_that_is_generated_from(networks_of, tiny
     networks = replace(networks_of, model="mini")
     validation = Validation(tiny_store, recipe, networks, world, rude_generate_fn, print)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "render_effect", spy)
+        patched.setattr(world_clips, "render_effect", spy)
         grid = validation._draw(0)
     noise = draw_noise(
         (1, 4, MINI_SPEC.latent_channels, 3, 12, 20), grid.seed, motion=MINI_SPEC.noise_motion

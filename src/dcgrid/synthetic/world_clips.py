@@ -13,6 +13,8 @@ import torch.nn.functional as F
 
 from dcgrid.models.drift import RATE
 from dcgrid.synthetic.animation import camera_move, composite_sprite
+from dcgrid.synthetic.effects import render_effect
+from dcgrid.synthetic.effects_fields import cell_scale, draw_drift
 from dcgrid.synthetic.store import WorldStore
 
 MIX = {"footage": 0.30, "photo": 0.15, "sprite": 0.30, "person": 0.25}
@@ -170,6 +172,40 @@ class WorldClips:
     def _stored(self, frame: int) -> int:
         """Return the stored frame that is on at a frame of the clip."""
         return int(frame * RATE / self.rate + 1e-6)
+
+    def render(
+        self,
+        effect: str,
+        drawn: WorldClip,
+        generator: torch.Generator,
+        drift_MFYX: torch.Tensor | None = None,
+        scale: float | None = None,
+    ) -> torch.Tensor:
+        """Render an effect on a clip of this world, CTHW; see `effects.render_effect`.
+
+        Without a scale it is that of the clip's size.
+        """
+        return render_effect(
+            effect,
+            drawn.clip_CTHW,
+            generator=generator,
+            fps=self.rate,
+            scale=cell_scale(drawn.clip_CTHW) if scale is None else scale,
+            drift_MFYX=drift_MFYX,
+            matte_THW=drawn.matte_THW,
+        )
+
+    def draw_drift(
+        self,
+        like_CTHW: torch.Tensor,
+        count: int,
+        generator: torch.Generator,
+        scale: float | None = None,
+    ) -> list[torch.Tensor]:
+        """Draw the noise from which so many effects on a clip are rendered, MFYX each."""
+        seconds_T = self.seconds(like_CTHW.shape[1])
+        scale = cell_scale(like_CTHW) if scale is None else scale
+        return [draw_drift(like_CTHW, seconds_T, generator, scale) for _ in range(count)]
 
     def seconds(self, frames: int) -> torch.Tensor:
         """Return the time of each frame of a clip, T, in seconds, on the device."""

@@ -25,8 +25,7 @@ from dcgrid.flow.noise import draw_noise
 from dcgrid.models.loading import training_spec
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.runtime.processes import ALONE, Processes
-from dcgrid.synthetic.effects import EFFECT_NAMES, render_effect
-from dcgrid.synthetic.effects_fields import cell_scale, draw_drift
+from dcgrid.synthetic.effects import EFFECT_NAMES
 from dcgrid.synthetic.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
 from dcgrid.synthetic.world_clips import WorldClip, WorldClips, pick
 from dcgrid.train.data.generated_grids import SampledGrid, SampledGrids
@@ -257,15 +256,7 @@ class Validation:
         if filling:
             for cell, name in enumerate(effects, start=1):
                 drift = self._drift(drawn.clip_CTHW, seed, cell, generator)
-                made = render_effect(
-                    name,
-                    drawn.clip_CTHW,
-                    generator=generator,
-                    fps=self._world.rate,
-                    scale=cell_scale(drawn.clip_CTHW),
-                    drift_MFYX=drift,
-                    matte_THW=drawn.matte_THW,
-                )
+                made = self._world.render(name, drawn, generator, drift)
                 truth[cell] = _frames(made)
         return ValidationGrid(
             given=(_frames(drawn.clip_CTHW),) if filling else (),
@@ -287,8 +278,7 @@ class Validation:
         spec = training_spec(self._networks.model)
         frames, height, width = _size(clip_CTHW)
         if not spec.noise_motion:
-            scale = cell_scale(clip_CTHW)
-            return draw_drift(clip_CTHW, self._world.seconds(frames).cpu(), generator, scale)
+            return self._world.draw_drift(clip_CTHW, 1, generator)[0]
         size_FYX = (
             (frames - 1) // spec.stride_T + 1, height // spec.stride_HW, width // spec.stride_HW
         )  # fmt: skip

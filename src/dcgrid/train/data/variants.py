@@ -16,11 +16,10 @@ import torch
 
 from dcgrid.models.trunk import VideoCodec
 from dcgrid.runtime.device import autocast
-from dcgrid.synthetic.effects import EFFECT_NAMES, render_effect
-from dcgrid.synthetic.effects_fields import cell_scale, draw_drift
+from dcgrid.synthetic.effects import EFFECT_NAMES
 from dcgrid.synthetic.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
 from dcgrid.synthetic.moves import ANALOGY_WORDS, MOVES, STILL, draw_analogy, draw_scene
-from dcgrid.synthetic.world_clips import WorldClips, chance, pick
+from dcgrid.synthetic.world_clips import WorldClip, WorldClips, chance, pick
 from dcgrid.train.settings import Phase
 
 VARIANTS = 5
@@ -61,7 +60,22 @@ class VariantSet:
     moves: tuple[str, ...] = ()
     """How each variant differs in place, size, pose or view, in words; empty: none does."""
     analogy: bool = False
-    """True: the fourth variant follows from the other three; see `world.moves`."""
+    """True: the fourth variant follows from the other three; see `synthetic.moves`."""
+
+    @classmethod
+    def of_words(
+        cls, effects: tuple[str, ...], subject: str, motion: str, element: str = ""
+    ) -> "VariantSet":
+        """Return a set without pictures, of which captions are written."""
+        nothing = torch.empty(0)
+        return cls(
+            latents_VCFYX=nothing,
+            drift_VMFYX=nothing,
+            effects=effects,
+            subject=subject,
+            motion=motion,
+            element=element,
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,7 +128,7 @@ class VariantPool:
             world: Clips, grounds and subjects.
             autoencoder: What encodes them.
             effects: Effects that are drawn; names that stand more than once are drawn more often.
-            moved_share: Share of the sets whose variants differ in place, see `world.moves`.
+            moved_share: Share of the sets whose variants differ in place, see `synthetic.moves`.
         """
         self.world = world
         self.moved_share = moved_share
@@ -195,22 +209,10 @@ class VariantPool:
         names = [self.effects[pick(len(self.effects), generator)] for _ in range(VARIANTS - 1)]
         if chance(generator) < 0.25:
             names[1] = names[0]  # users ask for one effect in several cells, too
-        seconds_T = self.world.seconds(frames)
-        scale = cell_scale(drawn.clip_CTHW)
-        drift = [draw_drift(drawn.clip_CTHW, seconds_T, generator, scale) for _ in range(VARIANTS)]
+        drift = self.world.draw_drift(drawn.clip_CTHW, VARIANTS, generator)
         clips = [drawn.clip_CTHW]
         for name, drift_MFYX in zip(names, drift[1:], strict=True):
-            clips.append(
-                render_effect(
-                    name,
-                    drawn.clip_CTHW,
-                    generator=generator,
-                    fps=self.world.rate,
-                    scale=scale,
-                    drift_MFYX=drift_MFYX,
-                    matte_THW=drawn.matte_THW,
-                )
-            )
+            clips.append(self.world.render(name, drawn, generator, drift_MFYX))
         return VariantSet(
             latents_VCFYX=self._encode(clips),
             drift_VMFYX=torch.stack(drift),
@@ -222,7 +224,7 @@ class VariantPool:
     def _render_moved(
         self, frames: int, size: tuple[int, int], generator: torch.Generator
     ) -> VariantSet:
-        """Render variants of one subject at several places; see `world.moves`."""
+        """Render variants of one subject at several places; see `synthetic.moves`."""
         analogy = chance(generator) < ANALOGY_SHARE
         if analogy:
             scene, other, move = draw_analogy(self.world, frames, size, generator)
@@ -235,21 +237,17 @@ class VariantPool:
             words = ["", *(fitting[order[i % len(order)]] for i in range(VARIANTS - 1))]
             views = [scene.view(MOVES.get(one, STILL)) for one in words]
             names = ["", *(self._some_effect(generator) for _ in words[1:])]
-        clips, mattes = [clip for clip, _ in views], [alpha_1THW[0] for _, alpha_1THW in views]
-        seconds_T = self.world.seconds(frames)
-        scale = cell_scale(clips[0])
-        drift = [draw_drift(clips[0], seconds_T, generator, scale) for _ in clips]
-        for i, name in enumerate(names):
-            if name:
-                clips[i] = render_effect(
-                    name,
-                    clips[i],
-                    generator=generator,
-                    fps=self.world.rate,
-                    scale=scale,
-                    drift_MFYX=drift[i],
-                    matte_THW=mattes[i],
-                )
+        drift = self.world.draw_drift(views[0][0], len(views), generator)
+        clips = []
+        for name, (clip_CTHW, alpha_1THW), drift_MFYX in zip(names, views, drift, strict=True):
+            seen = WorldClip(
+                clip_CTHW=clip_CTHW,
+                subject=scene.subject,
+                motion=scene.motion,
+                matte_THW=alpha_1THW[0],
+            )
+            effect = self.world.render(name, seen, generator, drift_MFYX) if name else clip_CTHW
+            clips.append(effect)
         return VariantSet(
             latents_VCFYX=self._encode(clips),
             drift_VMFYX=torch.stack(drift),
@@ -291,8 +289,7 @@ class FusionPool(VariantPool):
         clips = [like_CTHW, element_CTHW]
         clips += [fuse(like_CTHW, element_CTHW) for fuse in (fuse_around, fuse_lit)]
         # Nothing here is rendered from the noise: the element is seen in its own cell.
-        scale = cell_scale(like_CTHW)
-        drift = [draw_drift(like_CTHW, seconds_T, generator, scale) for _ in clips]
+        drift = self.world.draw_drift(like_CTHW, len(clips), generator)
         return VariantSet(
             latents_VCFYX=self._encode(clips),
             drift_VMFYX=torch.stack(drift),

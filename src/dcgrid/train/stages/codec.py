@@ -14,8 +14,7 @@ from dcgrid.errors import WeightsError
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.weights import load_weights, read_weights, save_weights
 from dcgrid.runtime.device import autocast, training_dtype
-from dcgrid.synthetic.effects import EFFECT_NAMES, render_effect
-from dcgrid.synthetic.effects_fields import cell_scale
+from dcgrid.synthetic.effects import EFFECT_NAMES
 from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import WorldClips, chance, pick
 from dcgrid.train.facts import preset_of
@@ -40,18 +39,11 @@ def draw_pixels(
     clips = []
     for _ in range(phase.batch):
         drawn = world.draw(phase.frames, size, generator)
-        clip_CTHW = drawn.clip_CTHW
         if chance(generator) < effect_share:
             name = EFFECT_NAMES[pick(len(EFFECT_NAMES), generator)]
-            clip_CTHW = render_effect(
-                name,
-                clip_CTHW,
-                generator=generator,
-                fps=world.rate,
-                scale=cell_scale(clip_CTHW),
-                matte_THW=drawn.matte_THW,
-            )
-        clips.append(clip_CTHW)
+            clips.append(world.render(name, drawn, generator))
+        else:
+            clips.append(drawn.clip_CTHW)
     return torch.stack(clips) * 2 - 1
 
 

@@ -110,12 +110,5 @@ class EditMaker:
         self, effects: Sequence[str], drawn: WorldClip, generator: torch.Generator
     ) -> list[list[str]]:
         """Return the texts that each cell reads."""
-        nothing = torch.empty(0)  # captions read words alone
-        variants = VariantSet(
-            latents_VCFYX=nothing,
-            drift_VMFYX=nothing,
-            effects=("", *effects),
-            subject=drawn.subject,
-            motion=drawn.motion,
-        )
+        variants = VariantSet.of_words(("", *effects), drawn.subject, drawn.motion)
         return self.captions.grid_rows(variants, range(GRID.count), generator)

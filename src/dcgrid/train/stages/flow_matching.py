@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcgrid.errors import RecipeError
 from dcgrid.flow.noise import draw_moving
@@ -312,9 +312,3 @@ def generate_cells(
         empty = reading([[""]] * len(rows))
         velocity = with_guidance(velocity, empty, how.guidance_scale, fill_K)
     return sample(velocity, cells_BKCFYX, noise_BKCFYX, fill_K, how.settings)
-
-
-def frozen(networks: Iterable[nn.Module], device: torch.device) -> None:
-    """Put networks on a device, at rest and without gradients."""
-    for network in networks:
-        network.to(device).eval().requires_grad_(False)

@@ -9,7 +9,6 @@ adapters.
 Paper: sec. 2 and 3.2 (data of the Grid LoRA, Sampling Grids), sec. 5.1 (data of Grid-Fill)
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -341,12 +340,6 @@ def generate_facts(job: GenerateJob, number: int, numbers: SamplerNumbers) -> di
         **({"self_conditioning": True} if numbers.self_conditioning else {}),
         "dc_strength": recipe.dc_strength,
     }
-
-
-def as_read_back(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return facts as they come out of a file: tuples are lists there."""
-    read_back: dict[str, Any] = json.loads(json.dumps(facts))
-    return read_back
 
 
 def draw_grid_noise(job: GenerateJob, number: int) -> torch.Tensor:

@@ -9,9 +9,10 @@ A adapters, T H W frames/height/width.
 Paper: sec. 2 (grids generated with Multi-DC), sec. 3.2 (data of the Grid LoRA, Sampling Grids)
 """
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -20,6 +21,7 @@ from dcgrid.adapters.attach import set_routed
 from dcgrid.adapters.files import load_adapter
 from dcgrid.adapters.reading import hash_tensors, read_adapter
 from dcgrid.errors import UsageError, WeightsError
+from dcgrid.grid.layout import GridLayout
 from dcgrid.grid.modes import Routing
 from dcgrid.grid.routing import route_matrix
 from dcgrid.io.locks import run_lock
@@ -28,7 +30,7 @@ from dcgrid.synthetic.effects import EFFECT_NAMES
 from dcgrid.synthetic.fusion import ELEMENTS
 from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import MOTIONS, chance, pick
-from dcgrid.train.data.captions import ConceptTexts, GridTexts, world_captions
+from dcgrid.train.data.captions import ConceptTexts, world_captions
 from dcgrid.train.data.generated_grids import (
     DROPPED,
     SampledGrid,
@@ -41,19 +43,17 @@ from dcgrid.train.data.generated_grids import (
 from dcgrid.train.data.manifest import chosen_concepts, read_record
 from dcgrid.train.data.variants import VariantSet
 from dcgrid.train.networks import (
-    concept_facts,
     hash_tags,
     load_autoencoder,
     load_base,
     load_concept_tags,
     unknown_notes,
 )
-from dcgrid.train.stages.flow_matching import GRID, SINGLE, frozen, generate_cells
+from dcgrid.train.stages.flow_matching import GRID, SINGLE, generate_cells
 from dcgrid.train.stages.generate import (
     CellJob,
     GenerateJob,
     SampleJob,
-    as_read_back,
     draw_grid_noise,
     generate_facts,
     missing_for_sampling,
@@ -65,27 +65,6 @@ SHEET_NAME = "sheet.png"
 """Picture of all grids of a folder."""
 SHEET_FRAMES = 2
 """Frames that stand for a cell on the sheet."""
-
-
-class Sampler(Protocol):
-    """What generates the grids of a stage."""
-
-    def notes(self) -> tuple[str, ...]:
-        """Return what a person should know before anything is generated."""
-
-    def facts(self, number: int) -> dict[str, Any]:
-        """Return everything that a grid is made with."""
-
-    def generate(self, number: int) -> SampledGrid:
-        """Generate a grid."""
-
-
-def _sampler_of(job: GenerateJob) -> Sampler:
-    if isinstance(job, CellJob):
-        return CellSampler(job)
-    if isinstance(job, SampleJob):
-        return GridSampler(job)
-    raise ValueError(f"nothing generates for {type(job).__name__}")
 
 
 def run_sampling(
@@ -110,7 +89,9 @@ def run_sampling(
     for path, command in missing_for_sampling(job):
         raise WeightsError(f"stage {job.stage} needs {path}, which is not there", hint=command)
     with run_lock(job.folder):
-        sampler = _sampler_of(job)
+        sampler = (
+            CellSampler(job) if isinstance(job, CellJob) else GridSampler(cast(SampleJob, job))
+        )
         for line in sampler.notes():
             say(line)
         dropped = grid_files(job.folder / DROPPED)
@@ -192,8 +173,87 @@ def _first_and_last(frames_THWC: torch.Tensor) -> torch.Tensor:
     return frames_THWC[picks.round().long()]
 
 
-class CellSampler:
-    """Holds the networks and generates the cells of one grid after another.
+class _Sampler:
+    """Holds the networks of a stage and generates one grid after another."""
+
+    job: GenerateJob
+    concepts: ConceptTexts | None
+
+    def __init__(self) -> None:
+        job = self.job
+        self.numbers = sampler_numbers(job)
+        base = load_base(job.model, job.out, job.device)
+        self.dit, self.text = base.dit, base.text
+        self.made_with: dict[str, Any] = {"base": base.hash}
+        if job.recipe.dc_strength:
+            load_concept_tags(job.tokens, job.dc, self.text)
+            self.made_with["tags"] = hash_tags(job.tokens)
+        self.made_with["adapters"] = hashes = []
+        names = []
+        for path in job.numbered:
+            report = load_adapter(
+                self.dit.network,
+                path,
+                base=job.facts.name,
+                base_hash=base.hash,
+                strength=job.recipe.dc_strength if path == job.dc else 1.0,
+            )
+            names.append(report.spec.name)
+            hashes.append(hash_tensors(read_adapter(path)[1]))
+        self.route_KA: torch.Tensor | None = None
+        if len(job.adapters) > 1:
+            set_routed(self.dit.network, names[: len(job.adapters)])
+            self.route_KA = route_matrix(GRID, Routing(mode="composition")).to(job.device)
+        for network in (self.text, self.dit):
+            network.to(job.device).eval().requires_grad_(False)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what a person should know of the texts, before anything is generated."""
+        texts = () if self.concepts is None else self.concepts.all_texts()
+        return (*self.numbers.notes, *unknown_notes(texts, self.text))
+
+    def facts(self, number: int) -> dict[str, Any]:
+        """Return everything that a grid is made with; what JSON can hold."""
+        generator = torch.Generator().manual_seed(self.job.recipe.seed_of(number))
+        facts = generate_facts(self.job, number, self.numbers) | self._texts(generator)
+        # As they come out of a file: tuples are lists there.
+        read_back: dict[str, Any] = json.loads(json.dumps(facts | self.made_with))
+        return read_back
+
+    def _texts(self, generator: torch.Generator) -> dict[str, Any]:
+        """Draw what a grid shows; return the texts of its cells and what they came from."""
+        raise NotImplementedError
+
+    def generate(self, number: int) -> SampledGrid:
+        """Generate a grid. Paper: sec. 3.2 (Sampling Grids)."""
+        facts, noise_KCFYX = self.facts(number), self._noise(number)
+        cells_KCFYX = self._cells(facts, noise_KCFYX)
+        still = noise_KCFYX.shape[1] - len(self.dit.config.noise_motion)
+        return SampledGrid(cells_KCFYX=cells_KCFYX, drift_KMFYX=noise_KCFYX[:, still:], facts=facts)
+
+    def _noise(self, number: int) -> torch.Tensor:
+        return draw_grid_noise(self.job, number)[0]
+
+    def _cells(self, facts: dict[str, Any], noise_KCFYX: torch.Tensor) -> torch.Tensor:
+        """Generate all cells of a grid at once."""
+        return self._generated(facts["texts"], noise_KCFYX[None], GRID)[0]
+
+    def _generated(
+        self, rows: list[list[str]], noise_BKCFYX: torch.Tensor, layout: GridLayout
+    ) -> torch.Tensor:
+        how = self.numbers.sampling(self.job.device)
+        networks = self.dit, self.text
+        return generate_cells(networks, rows, noise_BKCFYX, how, layout, route_KA=self.route_KA)
+
+
+class CellSampler(_Sampler):
+    """Generates the cells of a grid one by one with the Multi-DC LoRA.
+
+        consistent     concept      its edit      composition    concept A    concept B
+                       its edit     its edit                     A with B     A with B
+
+    No cell sees another: each is a clip of its own, as stage `dc` trained on them, on a layout of
+    1 x 1. What they have in common is their tags and, with `shared_noise`, where they start from.
 
     Raises:
         WeightsError: A file is missing or damaged, the tokens say no words of their concepts.
@@ -202,67 +262,79 @@ class CellSampler:
     """
 
     def __init__(self, job: CellJob) -> None:
-        self.job, self.numbers = job, sampler_numbers(job)
-        base = load_base(job.model, job.out, job.device)
-        self.dit, self.text = base.dit, base.text
-        load_concept_tags(job.tokens, job.dc, self.text)
+        self.job, self.recipe = job, job.recipe
         known = read_record(job.tokens, f"{job.command('dc')} --resume   # writes them")
-        self.texts = ConceptTexts(
+        self.concepts: ConceptTexts = ConceptTexts(
             chosen_concepts(known, job.recipe.concepts),
             job.recipe.places,
             own_clause_only=job.facts.own_clause_only,
         )
-        check_tags(self.texts.all_texts(), self.text.tag_names, hint="load its tokens first")
-        load_adapter(
-            self.dit.network,
-            job.dc,
-            base=job.facts.name,
-            base_hash=base.hash,
-            strength=job.recipe.dc_strength,
-        )
-        self.made_with = {"base": base.hash, **concept_facts(job.tokens, job.dc)}
-        frozen((self.text, self.dit), job.device)
+        super().__init__()
+        check_tags(self.concepts.all_texts(), self.text.tag_names, hint="load its tokens first")
 
-    def notes(self) -> tuple[str, ...]:
-        """Return what a person should know of the texts, before anything is generated."""
-        return (*self.numbers.notes, *unknown_notes(self.texts.all_texts(), self.text))
-
-    def facts(self, number: int) -> dict[str, Any]:
-        """Return everything that a grid is made with; what JSON can hold."""
-        texts = self._texts(number)
-        facts = {
-            **generate_facts(self.job, number, self.numbers),
+    def _texts(self, generator: torch.Generator) -> dict[str, Any]:
+        texts = self.concepts.draw(self.job.mode, generator)
+        return {
             "texts": texts.rows,
             "cell_texts": texts.cells,
             "concepts": texts.concepts,
-            "shared_noise": self.job.recipe.shared_noise,
-            **self.made_with,
+            "shared_noise": self.recipe.shared_noise,
         }
-        return as_read_back(facts)
 
-    def _texts(self, number: int) -> GridTexts:
-        generator = torch.Generator().manual_seed(self.job.recipe.seed_of(number))
-        return self.texts.draw(self.job.mode, generator)
-
-    def generate(self, number: int) -> SampledGrid:
-        """Generate the cells of a grid, each from its own text alone."""
-        facts = self.facts(number)
+    def _noise(self, number: int) -> torch.Tensor:
+        noise_KCFYX = super()._noise(number)
         moving = len(self.dit.config.noise_motion)
-        noise_KCFYX = draw_grid_noise(self.job, number)[0]
-        if self.job.recipe.shared_noise:
-            noise_KCFYX = share_noise(noise_KCFYX, self.job.mode, moving)
-        cells_BKCFYX = generate_cells(
-            (self.dit, self.text),
-            [[text] for text in facts["cell_texts"]],
-            rearrange(noise_KCFYX, "b c f y x -> b 1 c f y x"),
-            self.numbers.sampling(self.job.device),
-            SINGLE,
+        return (
+            share_noise(noise_KCFYX, self.job.mode, moving)
+            if self.recipe.shared_noise
+            else noise_KCFYX
         )
-        return SampledGrid(
-            cells_KCFYX=rearrange(cells_BKCFYX, "b 1 c f y x -> b c f y x"),
-            drift_KMFYX=noise_KCFYX[:, noise_KCFYX.shape[1] - moving :],
-            facts=facts,
-        )
+
+    def _cells(self, facts: dict[str, Any], noise_KCFYX: torch.Tensor) -> torch.Tensor:
+        """Generate each cell from its own text alone: cells are a batch of grids of one."""
+        rows = [[text] for text in facts["cell_texts"]]
+        return self._generated(rows, noise_KCFYX[:, None], SINGLE)[:, 0]
+
+
+class GridSampler(_Sampler):
+    """Generates whole grids with the Grid LoRA on the base, no cell given."""
+
+    def __init__(self, job: SampleJob) -> None:
+        self.job, self.recipe = job, job.recipe
+        self.captions = world_captions(own_clause_only=job.facts.own_clause_only)
+        self.subjects = WorldStore(job.store).names["sprites"]
+        self.concepts = None
+        if job.recipe.concept_share:
+            known = read_record(job.tokens, f"{job.command('dc')} --resume")
+            # Attenuated to nothing, there is nothing that tags stand for: words name a concept.
+            self.concepts = ConceptTexts(
+                known,
+                tagged=job.recipe.dc_strength > 0,
+                mixed=True,
+                own_clause_only=job.facts.own_clause_only,
+            )
+        super().__init__()
+
+    def _texts(self, generator: torch.Generator) -> dict[str, Any]:
+        # Grids without concepts say nothing of them: those of earlier runs stay what they are.
+        share = self.recipe.concept_share
+        facts = {"concept_share": share} if share else {}
+        # Nor is a share drawn for them.
+        if self.concepts is not None and chance(generator) < share:
+            return {"texts": self.concepts.draw(self.job.mode, generator).rows, **facts}
+        words = [*self.subjects, "scene"]
+        subject = words[pick(len(words), generator)]
+        # What the world says of a camera move over a picture without a subject.
+        motion = "camera move" if subject == "scene" else MOTIONS[pick(len(MOTIONS), generator)]
+        effects, element = ("",) * 4, ""
+        if self.job.mode == "composition":
+            element = tuple(ELEMENTS)[pick(len(ELEMENTS), generator)]
+        else:
+            # As in `edit`: the clip as it is stands in the first cell.
+            order = torch.randperm(len(EFFECT_NAMES), generator=generator).tolist()
+            effects = ("", *(EFFECT_NAMES[i] for i in order[:3]))
+        shown = VariantSet.of_words(effects, subject, motion, element)
+        return {"texts": self.captions.grid_rows(shown, (0, 1, 2, 3), generator), **facts}
 
 
 def share_noise(noise_KCFYX: torch.Tensor, mode: str, moving: int) -> torch.Tensor:
@@ -287,115 +359,3 @@ def share_noise(noise_KCFYX: torch.Tensor, mode: str, moving: int) -> torch.Tens
     if mode == "composition":
         shared_KCFYX[alike, still:] = noise_KCFYX[1, still:]
     return shared_KCFYX
-
-
-class GridSampler:
-    """Holds the networks and generates one grid after another."""
-
-    def __init__(self, job: SampleJob) -> None:
-        self.job, self.numbers = job, sampler_numbers(job)
-        self.captions = world_captions(own_clause_only=job.facts.own_clause_only)
-        self.subjects = WorldStore(job.store).names["sprites"]
-        base = load_base(job.model, job.out, job.device)
-        self.dit, self.text, self.base_hash = base.dit, base.text, base.hash
-        self.tag_facts: dict[str, Any] = {}
-        if job.recipe.dc_strength:
-            load_concept_tags(job.tokens, job.dc, self.text)
-            self.tag_facts = {"tags": hash_tags(job.tokens)}
-        self.adapter_hashes = self._attach()
-        frozen((self.text, self.dit), job.device)
-        self.concepts: ConceptTexts | None = None
-        if job.recipe.concept_share:
-            known = read_record(job.tokens, f"{job.command('dc')} --resume")
-            # Attenuated to nothing, there is nothing that tags stand for: words name a concept.
-            tagged = job.recipe.dc_strength > 0
-            self.concepts = ConceptTexts(
-                known, tagged=tagged, mixed=True, own_clause_only=job.facts.own_clause_only
-            )
-        self.route_KA: torch.Tensor | None = None
-        if job.mode == "composition":
-            self.route_KA = route_matrix(GRID, Routing(mode="composition")).to(job.device)
-
-    def _attach(self) -> list[str]:
-        """Put the adapters on the transformer; return the hash of each."""
-        job, hashes, names = self.job, [], []
-        strengths = dict.fromkeys(job.adapters, 1.0)
-        if job.recipe.dc_strength:
-            strengths[job.dc] = job.recipe.dc_strength
-        for path, strength in strengths.items():
-            report = load_adapter(
-                self.dit.network,
-                path,
-                base=job.facts.name,
-                base_hash=self.base_hash,
-                strength=strength,
-            )
-            names.append(report.spec.name)
-            hashes.append(hash_tensors(read_adapter(path)[1]))
-        if job.mode == "composition":
-            set_routed(self.dit.network, names[: len(job.adapters)])
-        return hashes
-
-    def facts(self, number: int) -> dict[str, Any]:
-        """Return everything that a grid is made with; what JSON can hold."""
-        job, recipe = self.job, self.job.recipe
-        facts = generate_facts(job, number, self.numbers)
-        facts |= {"texts": self._texts(number), "base": self.base_hash}
-        # Grids without concepts say nothing of them: those of earlier runs stay what they are.
-        facts |= {"adapters": self.adapter_hashes, **self.tag_facts}
-        if recipe.concept_share:
-            facts |= {"concept_share": recipe.concept_share}
-        return as_read_back(facts)
-
-    def notes(self) -> tuple[str, ...]:
-        """Return what a person should know of the texts, before anything is generated."""
-        texts = () if self.concepts is None else self.concepts.all_texts()
-        return (*self.numbers.notes, *unknown_notes(texts, self.text))
-
-    def _texts(self, number: int) -> list[list[str]]:
-        """Draw what a grid shows and return the texts of its cells."""
-        generator = torch.Generator().manual_seed(self.job.recipe.seed_of(number))
-        # Without concepts no chance is drawn for them: such grids stay what they were.
-        if self.concepts is not None and chance(generator) < self.job.recipe.concept_share:
-            return self.concepts.draw(self.job.mode, generator).rows
-        words = [*self.subjects, "scene"]
-        subject = words[pick(len(words), generator)]
-        # What the world says of a camera move over a picture without a subject.
-        motion = "camera move" if subject == "scene" else MOTIONS[pick(len(MOTIONS), generator)]
-        effects, element = ("",) * 4, ""
-        if self.job.mode == "composition":
-            element = tuple(ELEMENTS)[pick(len(ELEMENTS), generator)]
-        else:
-            # As in `edit`: the clip as it is stands in the first cell.
-            order = torch.randperm(len(EFFECT_NAMES), generator=generator).tolist()
-            effects = ("", *(EFFECT_NAMES[i] for i in order[:3]))
-        nothing = torch.empty(0)  # captions read words alone
-        variants = VariantSet(
-            latents_VCFYX=nothing,
-            drift_VMFYX=nothing,
-            effects=effects,
-            subject=subject,
-            motion=motion,
-            element=element,
-        )
-        return self.captions.grid_rows(variants, (0, 1, 2, 3), generator)
-
-    def generate(self, number: int) -> SampledGrid:
-        """Generate all cells of a grid at once.
-
-        Paper: sec. 3.2 (Sampling Grids)
-        """
-        facts = self.facts(number)
-        noise_BKCFYX = draw_grid_noise(self.job, number)
-        cells_BKCFYX = generate_cells(
-            (self.dit, self.text),
-            facts["texts"],
-            noise_BKCFYX,
-            self.numbers.sampling(self.job.device),
-            GRID,
-            route_KA=self.route_KA,
-        )
-        still = noise_BKCFYX.shape[2] - len(self.dit.config.noise_motion)
-        return SampledGrid(
-            cells_KCFYX=cells_BKCFYX[0], drift_KMFYX=noise_BKCFYX[0, :, still:], facts=facts
-        )

@@ -29,8 +29,7 @@ from dcgrid.models.trunk import VideoCodec
 from dcgrid.models.upsampler import GuidedUpsampler
 from dcgrid.models.weights import save_weights
 from dcgrid.synthetic.degradations import misplaced, random_look, with_faults
-from dcgrid.synthetic.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
-from dcgrid.synthetic.effects_fields import draw_drift
+from dcgrid.synthetic.effects import DETERMINISTIC, EFFECT_NAMES
 from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import WorldClip, WorldClips, chance, pick
 from dcgrid.train.data.captions import Captions, captions_of, world_captions
@@ -291,10 +290,7 @@ class UpsamplerStage:
             truth = self._rendered(names, drawn, drift, generator)
             generated_NCTHW = made.clips_NCTHW
         else:
-            seconds_T = torch.arange(frames) / self.world.rate
-            drift = tuple(
-                draw_drift(source_CTHW, seconds_T, generator, float(SCALE)) for _ in names
-            )
+            drift = tuple(self.world.draw_drift(source_CTHW, len(names), generator, float(SCALE)))
             truth = self._rendered(names, drawn, drift, generator)
             if chance(generator) < self.knobs.look_share:
                 truth[0], names = random_look(source_CTHW, generator), ["", *names[1:]]
@@ -323,15 +319,7 @@ class UpsamplerStage:
         generator: torch.Generator,
     ) -> list[Tensor]:
         return [
-            render_effect(
-                name,
-                drawn.clip_CTHW,
-                generator=generator,
-                fps=self.world.rate,
-                scale=float(SCALE),
-                drift_MFYX=drift_MFYX,
-                matte_THW=drawn.matte_THW,
-            )
+            self.world.render(name, drawn, generator, drift_MFYX, float(SCALE))
             for name, drift_MFYX in zip(names, drift, strict=True)
         ]
 
