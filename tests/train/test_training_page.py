@@ -5,9 +5,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
-from dcgrid.cli.app import app
+from dcgrid.cli.app import command_tree
 from dcgrid.synthetic.sources import SOURCES, TRAINING_CLIPS
 from dcgrid.train.settings import LOSSES, STAGES, LogSettings, OptimSettings, Phase
 
@@ -62,7 +61,7 @@ def test_every_training_clip_is_named_with_its_licence():
 
 
 def test_every_option_of_the_command_is_named():
-    command = get_command(app).commands["train"]
+    command = command_tree().commands["train"]
     options = {name for p in command.params for name in p.opts if name.startswith("--")}
     missing = {option for option in options if f"{option}" not in PAGE} - {"--help"}
     assert missing == set()

@@ -10,6 +10,7 @@ import typer
 
 from dcgrid import __version__, hub
 from dcgrid.adapters.find import find_adapter
+from dcgrid.cli import complete
 from dcgrid.cli.help import App
 from dcgrid.cli.options import ForceOption, FormatOption, OfflineOption
 from dcgrid.cli.output import Format, Output
@@ -52,6 +53,7 @@ AdapterArgument = Annotated[
     str,
     typer.Argument(
         metavar="ADAPTER",
+        autocompletion=complete.adapters,
         help="A file, hf:OWNER/REPO@REVISION/FILE, hf:OWNER/REPO, or package:MODEL/FILE.",
     ),
 ]
@@ -255,7 +257,13 @@ def import_file(
         ),
     ],
     base: Annotated[
-        str, typer.Option("--base", help="Model it is for: name, or folder of a Wan checkout.")
+        str,
+        typer.Option(
+            "--base",
+            metavar="MODEL",
+            autocompletion=complete.models,
+            help="Model it is for: name, or folder of a Wan checkout.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The adapter file.")],
     stage: Annotated[

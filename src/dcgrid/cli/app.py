@@ -1,5 +1,7 @@
-"""The tree of commands."""
+"""The tree of commands; each is imported when it is needed, for a shell waits for completions."""
 
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -7,21 +9,24 @@ import typer.main
 from typer.core import TyperGroup
 
 from dcgrid import __version__
-from dcgrid.cli import (
-    adapters,
-    batch,
-    compose,
-    config,
-    doctor,
-    edit,
-    evaluate,
-    models,
-    recipes,
-    rerun,
-    story,
-    train,
-)
 from dcgrid.cli.help import App
+
+_MODULES = {
+    "edit": "edit",
+    "compose": "compose",
+    "story": "story",
+    "batch": "batch",
+    "rerun": "rerun",
+    "config": "config",
+    "recipes": "recipes",
+    "adapters": "adapters",
+    "models": "models",
+    "doctor": "doctor",
+    "train": "train",
+    "eval": "evaluate",
+}
+"""Module of each command; it holds `app`, a group of commands, or a function of the command's
+name."""
 
 app = App(
     name="dcgrid",
@@ -29,18 +34,6 @@ app = App(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(edit.edit)
-app.command()(compose.compose)
-app.command()(story.story)
-app.command()(batch.batch)
-app.command()(rerun.rerun)
-app.add_typer(config.app, name="config")
-app.add_typer(recipes.app, name="recipes")
-app.add_typer(adapters.app, name="adapters")
-app.add_typer(models.app, name="models")
-app.command()(doctor.doctor)
-app.command()(train.train)
-app.add_typer(evaluate.app, name="eval")
 
 
 @app.callback(invoke_without_command=True)
@@ -70,13 +63,40 @@ def command_tree() -> TyperGroup:
     """
     tree = typer.main.get_command(app)
     assert isinstance(tree, TyperGroup)
-    _add_opposites(tree)
+    tree.commands = _Commands()  # type: ignore[assignment]  # Typer only reads it
     return tree
 
 
+class _Commands(Mapping[str, Any]):
+    """The commands by name, made when they are asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - of Typer
+        if name not in self._made:
+            module = import_module(f"dcgrid.cli.{_MODULES[name]}")
+            if hasattr(module, "app"):
+                command: Any = typer.main.get_group(module.app)
+            else:
+                alone = App(add_completion=False)
+                alone.command(name)(getattr(module, name))
+                command = typer.main.get_command(alone)
+            command.name = name
+            _add_opposites(command)
+            self._made[name] = command
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_MODULES)
+
+    def __len__(self) -> int:
+        return len(_MODULES)
+
+
 def _add_opposites(command: Any) -> None:  # noqa: ANN401 - of Typer
+    for one in command.params:
+        if getattr(one, "is_flag", False) and not one.secondary_opts:
+            one.secondary_opts = [f"--no-{max(one.opts, key=len).removeprefix('--')}"]
     for inner in getattr(command, "commands", {}).values():
         _add_opposites(inner)
-        for one in inner.params:
-            if getattr(one, "is_flag", False) and not one.secondary_opts:
-                one.secondary_opts = [f"--no-{max(one.opts, key=len).removeprefix('--')}"]

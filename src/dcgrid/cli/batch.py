@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dcgrid import hub
+from dcgrid.cli import complete
 from dcgrid.cli.errors import ShownAsJsonError
 from dcgrid.cli.options import (
     DeviceOption,
@@ -53,7 +54,11 @@ _Out = Annotated[
 _Effects = Annotated[
     list[str] | None,
     main(
-        "--effect", "-e", metavar="EFFECT", help="Effect of rows that name none; up to three times."
+        "--effect",
+        "-e",
+        metavar="EFFECT",
+        autocompletion=complete.effects,
+        help="Effect of rows that name none; up to three times.",
     ),
 ]
 _Set = Annotated[

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dcgrid.cli import complete
 from dcgrid.cli.options import (
     DryRunOption,
     EditOptions,
@@ -15,7 +16,6 @@ from dcgrid.cli.options import (
     with_options,
 )
 from dcgrid.cli.output import Format, Output
-from dcgrid.cli.run_job import check_and_run
 from dcgrid.pipelines.elements import ELEMENT_CLIPS, element_clip
 from dcgrid.pipelines.job import ComposeJob
 
@@ -35,6 +35,7 @@ _Concept = Annotated[
     str,
     main(
         "--concept",
+        autocompletion=complete.elements,
         metavar="TEXT",
         help='What B shows, e.g. "a shower of sparks". Without B one of '
         f"{', '.join(ELEMENT_CLIPS)}.",
@@ -64,6 +65,7 @@ _Layout = Annotated[
     str,
     what(
         "--layout",
+        autocompletion=complete.layouts,
         metavar="LAYOUT",
         help="composition-2x2, composition-1x3, or a recipe of yours.",
     ),
@@ -93,6 +95,8 @@ def compose(
     both (a.b.fusion.mp4, a.b.fusion-2.mp4), with a contact sheet and a manifest for `dcgrid rerun`.
     Without B, --concept names a clip that comes with the program: --concept sparks.
     """
+    from dcgrid.cli.run_job import check_and_run
+
     if second is None:
         element = element_clip(concept)
         second, concept = element.path, element.phrase

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dcgrid import hub
-from dcgrid.cli import settings
+from dcgrid.cli import complete, settings
 from dcgrid.cli.help import App
 from dcgrid.cli.options import FormatOption
 from dcgrid.cli.output import Format, Output
@@ -30,6 +30,7 @@ _Key = Annotated[
         metavar="KEY",
         help="An option after its command, as edit.model or eval.run.suite; without one, as model: "
         "for all commands that have it.",
+        autocompletion=complete.config_keys,
     ),
 ]
 
@@ -128,7 +129,7 @@ def unset(context: typer.Context, key: _Key, format_: FormatOption = Format.TEXT
 
 def _options(context: typer.Context) -> Options:
     tree: Any = context.find_root().command
-    return Options(tree=tree)
+    return Options(tree)
 
 
 def _rows(options: Options, under: Words, document: Document) -> list[dict[str, Any]]:

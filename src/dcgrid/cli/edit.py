@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dcgrid.cli import complete
 from dcgrid.cli.options import (
     DryRunOption,
     EditOptions,
@@ -17,13 +18,18 @@ from dcgrid.cli.options import (
     with_options,
 )
 from dcgrid.cli.output import Format, Output
-from dcgrid.cli.run_job import check_and_run
 from dcgrid.pipelines.job import EditJob, Keep
 
 _Input = Annotated[Path, typer.Argument(metavar="INPUT", help="The video to edit.")]
 _Effects = Annotated[
     list[str] | None,
-    main("--effect", "-e", metavar="EFFECT", help="See `dcgrid recipes list`; up to three times."),
+    main(
+        "--effect",
+        "-e",
+        autocompletion=complete.effects,
+        metavar="EFFECT",
+        help="See `dcgrid recipes list`; up to three times.",
+    ),
 ]
 _Prompt = Annotated[
     str,
@@ -36,13 +42,20 @@ _Motion = Annotated[
     str, what("--motion", metavar="TEXT", help='What the subject does, e.g. "jump".')
 ]
 _Layout = Annotated[
-    str, what("--layout", metavar="LAYOUT", help="Grid layout: name or path of a recipe.")
+    str,
+    what(
+        "--layout",
+        autocompletion=complete.layouts,
+        metavar="LAYOUT",
+        help="Grid layout: name or path of a recipe.",
+    ),
 ]
 _Keep = Annotated[Keep, where("--keep", help="Spare cells repeat an edit: write the best, or all.")]
 _Method = Annotated[
     str,
     how(
         "--method",
+        autocompletion=complete.methods,
         metavar="METHOD",
         help="What generates: grid, or a baseline for comparisons: inpaint, sdedit, flowedit; "
         "dreambooth, dreammix, set-and-sequence (train on the clip first); unedited, codec.",
@@ -72,6 +85,8 @@ def edit(
     the edit (input.rain.mp4), with a contact sheet (.png) and a manifest (.json) from which
     `dcgrid rerun` makes the same pixels again.
     """
+    from dcgrid.cli.run_job import check_and_run
+
     job = EditJob(
         input=input_,
         effects=tuple(effect or ()),

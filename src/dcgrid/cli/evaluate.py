@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dcgrid import hub
-from dcgrid.cli import study
+from dcgrid.cli import complete, study
 from dcgrid.cli.help import App, Group
 from dcgrid.cli.options import (
     DryRunOption,
@@ -60,12 +60,19 @@ _Clips = Annotated[
 ]
 _Suite = Annotated[
     str,
-    main("--suite", "-s", metavar="SUITE", help="paper, truth, compose, story, or path of one."),
+    main(
+        "--suite",
+        "-s",
+        autocompletion=complete.suites,
+        metavar="SUITE",
+        help="paper, truth, compose, story, or path of one.",
+    ),
 ]
 _Methods = Annotated[
     list[str] | None,
     main(
         "--method",
+        autocompletion=complete.methods,
         metavar="METHOD",
         help="Method, in place of the suite's; see `dcgrid eval methods`. Repeat.",
     ),
@@ -74,6 +81,7 @@ _Metrics = Annotated[
     list[str] | None,
     main(
         "--metric",
+        autocompletion=complete.metrics,
         metavar="METRIC",
         help="Metric, in place of the suite's; see `dcgrid eval metrics`. Repeat.",
     ),

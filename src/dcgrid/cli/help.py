@@ -29,6 +29,23 @@ _HELP_COLUMNS = 100
 class Command(TyperCommand):
     """A command with our help."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - Typer's own
+        """Parse a command line; for a completion only which options it names."""
+        if not ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        return _parse_names(self, ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:  # noqa: ANN401 - Typer's own
+        """Return the options that go on from what is typed; opposites only if they are meant."""
+        found: list[Any] = super().shell_complete(ctx, incomplete)
+        off = {
+            name
+            for one in self.params
+            if getattr(one, "default", None) is False
+            for name in getattr(one, "secondary_opts", ())
+        }
+        return [one for one in found if one.value not in off or incomplete.startswith("--no-")]
+
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - Typer's own
         """Print the help."""
         _show(self, ctx)
@@ -37,9 +54,48 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     """A group of commands with our help."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - Typer's own
+        """Parse a command line; for a completion only which options it names."""
+        if not ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        rest = _parse_names(self, ctx, args)
+        ctx._protected_args, ctx.args = rest[:1], rest[1:]
+        return list(ctx.args)
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - Typer's own
+        """Return the names of the commands, none of which is made for it."""
+        return list(self.commands)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:  # noqa: ANN401 - Typer's own
+        """Return the commands, or else the options, that go on from what is typed."""
+        from typer._click.shell_completion import CompletionItem
+
+        names = [name for name in self.commands if name.startswith(incomplete)]
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [CompletionItem(name) for name in names]
+
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - Typer's own
         """Print the help."""
         _show(self, ctx)
+
+
+def _parse_names(command: Any, context: Any, words: list[str]) -> list[str]:  # noqa: ANN401
+    """Note which options a command line names; return the words behind them.
+
+    Values are not looked at: that would import pydantic, and they may be half-typed.
+    """
+    from typer._click.core import ParameterSource
+
+    parser = command.make_parser(context)
+    given, rest, _ = parser.parse_args(args=words)
+    for one in command.get_params(context):
+        context.params[one.name] = given.get(one.name)
+        if context.params[one.name] is not None:
+            context.set_parameter_source(one.name, ParameterSource.COMMANDLINE)
+    context.args = list(rest)
+    context._opt_prefixes.update(parser._opt_prefixes)
+    return list(rest)
 
 
 class App(typer.Typer):

@@ -9,19 +9,10 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from itertools import pairwise
-from typing import Any
 
 from dcgrid.cli.interrupts import INTERRUPTED, Interrupts, end_signals_at_once, silence_dropped
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's, for what is loaded late
-    """Return `app`, the tree of commands, loaded when it is first used."""
-    if name != "app":
-        raise AttributeError(f"module {__name__} has no attribute {name}")
-    from dcgrid.cli.app import app
-
-    return app
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,6 +57,8 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str], interrupts: Interrupts) -> int:
+    if "_DCGRID_COMPLETE" in os.environ:
+        return _complete()
     as_json = _asks_for_json(arguments)
     try:
         try:
@@ -94,6 +87,20 @@ def _run(arguments: Sequence[str], interrupts: Interrupts) -> int:
         # Typer swallows the interrupt and returns its code.
         return _report(KeyboardInterrupt(), as_json=as_json, interrupted=True)
     return outcome if isinstance(outcome, int) else 0
+
+
+def _complete() -> int:
+    """Print what a shell may complete; whatever goes wrong, nothing else."""
+    try:
+        from dcgrid.cli.app import command_tree
+
+        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+            command_tree().main([], prog_name="dcgrid")
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 1
+    except Exception:
+        return 1
+    return 0
 
 
 def _report(error: BaseException, *, as_json: bool, interrupted: bool) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dcgrid import hub
+from dcgrid.cli import complete
 from dcgrid.cli.help import App
 from dcgrid.cli.options import FormatOption, OfflineOption, QuietOption
 from dcgrid.cli.output import Format, Output, printable
@@ -22,6 +23,7 @@ NameArgument = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
+        autocompletion=complete.hub_models,
         help="Name of the model, see `dcgrid models list`, or its repository.",
         callback=hub.model_name,
     ),

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 
 from dcgrid import hub
+from dcgrid.cli import complete
 from dcgrid.cli.help import HOW, MACHINE, MAIN, WHAT, WHERE
 from dcgrid.cli.output import Format
-from dcgrid.options import parse_size
 from dcgrid.pipelines.candidates import MAX_CANDIDATES
 from dcgrid.pipelines.job import Upsample
 
@@ -75,6 +75,8 @@ class Options:
 
 
 def _checked_size(text: str) -> str:
+    from dcgrid.options import parse_size
+
     parse_size(text)
     return text
 
@@ -111,7 +113,12 @@ OfflineOption = Annotated[
 ]
 DeviceOption = Annotated[
     str,
-    machine("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps."),
+    machine(
+        "--device",
+        autocompletion=complete.devices,
+        metavar="DEVICE",
+        help="auto, cpu, cuda, cuda:N or mps.",
+    ),
 ]
 
 
@@ -124,6 +131,7 @@ class ModelOptions(Options):
         main(
             "--model",
             "-m",
+            autocompletion=complete.models,
             metavar="MODEL",
             help="Name of a model, see `dcgrid models list`, its repository, or folder of a Wan "
             "checkout.",
@@ -134,6 +142,7 @@ class ModelOptions(Options):
         str,
         how(
             "--adapter",
+            autocompletion=complete.adapters,
             metavar="ADAPTER",
             help="Grid-Fill adapter: a file, hf:OWNER/REPO@REVISION/FILE, hf:OWNER/REPO, or none: "
             "the bare base fills the grid, which keeps the subject less well.",
@@ -272,6 +281,8 @@ class GridOptions(ModelOptions):
 
     def job_fields(self) -> dict[str, Any]:
         """Return the values as a job (`GridJob`) names them."""
+        from dcgrid.options import parse_size
+
         values = asdict(self)
         start, duration, size = (values.pop(name) for name in ("start", "duration", "size"))
         loras = tuple(values.pop("lora") or ())
@@ -312,6 +323,7 @@ class EditOptions(GridOptions):
         str,
         how(
             "--rank",
+            autocompletion=complete.ranks,
             metavar="METRICS",
             help="What is best, e.g. id,ct,tc: see `dcgrid eval metrics`.",
             show_default="edges and flicker",

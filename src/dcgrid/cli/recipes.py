@@ -10,15 +10,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from dcgrid import prompts, recipes
-from dcgrid.cli.console import CleanConsole
+from dcgrid.cli import complete
 from dcgrid.cli.errors import ShownAsJsonError, error_json
 from dcgrid.cli.help import App
 from dcgrid.cli.output import Format, printable, write_json
@@ -26,6 +23,9 @@ from dcgrid.errors import DcgridError, RecipeError, UsageError
 from dcgrid.eval.suites.schema import read_suite
 from dcgrid.hub import config_dir
 from dcgrid.io.schema import read_toml
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 app = App(
     help="List, show, check and render the recipes of effects and grid layouts.",
@@ -41,7 +41,11 @@ FormatOption = Annotated[
     Format, typer.Option("--format", help="text for people, json for programs.")
 ]
 RecipeArgument = Annotated[
-    str, typer.Argument(help="Name of an effect or a layout, or path of a recipe file.")
+    str,
+    typer.Argument(
+        help="Name of an effect or a layout, or path of a recipe file.",
+        autocompletion=complete.recipes,
+    ),
 ]
 
 
@@ -53,6 +57,12 @@ def list_recipes(output: FormatOption = Format.TEXT) -> None:
         listed = [{"name": name, "error": error.message} for name, error in broken]
         write_json({"recipes": [_summary(recipe) for recipe in found], "broken": listed})
         return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from dcgrid.cli.console import CleanConsole
+
     table = Table("name", "kind", "title", "from", box=box.SIMPLE_HEAD, pad_edge=False)
     for recipe in found:
         summary = _summary(recipe)
@@ -88,6 +98,12 @@ def show_recipe(recipe: RecipeArgument, output: FormatOption = Format.TEXT) -> N
     if output is Format.JSON:
         write_json(values)
         return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from dcgrid.cli.console import CleanConsole
+
     table = Table(show_header=False, box=box.SIMPLE, pad_edge=False)
     for key, value in values.items():
         table.add_row(Text(key, style="bold"), Text(_shown(value)))
@@ -119,21 +135,31 @@ def check_recipes(
         write_json({**value, **(error_json(error) if wrong else {})})
     for file, found in results if output is Format.TEXT else ():
         for line in found or [f"{file}: ok"]:
-            CleanConsole().print(Text(printable(line)), soft_wrap=True)
+            typer.echo(printable(line))
     if wrong:
         raise error
 
 
 @app.command("render")
 def render_recipe(
-    layout: Annotated[str, typer.Argument(help="Name or path of a layout recipe.")] = "edit-2x2",
+    layout: Annotated[
+        str,
+        typer.Argument(help="Name or path of a layout recipe.", autocompletion=complete.layouts),
+    ] = "edit-2x2",
     effect: Annotated[
         list[str] | None,
-        typer.Option("--effect", help="Effect of the next cell to fill; may be repeated."),
+        typer.Option(
+            "--effect",
+            metavar="EFFECT",
+            autocompletion=complete.effects,
+            help="Effect of the next cell to fill; may be repeated.",
+        ),
     ] = None,
     prompt: Annotated[
         list[str] | None,
-        typer.Option("--prompt", help="Your own words for the next cell, after the effects."),
+        typer.Option(
+            "--prompt", metavar="TEXT", help="Your own words for the next cell, after the effects."
+        ),
     ] = None,
     slot: Annotated[
         list[str] | None,
@@ -151,6 +177,8 @@ def render_recipe(
     if output is Format.JSON:
         write_json(asdict(rendered))
     else:
+        from dcgrid.cli.console import CleanConsole
+
         CleanConsole().print(_coloured(rendered), soft_wrap=True)
 
 
@@ -285,8 +313,10 @@ def _dealt(clauses: Sequence[str], layout: recipes.LayoutRecipe) -> list[str | N
     return [None if cell in layout.given else next(supply) for cell in range(len(layout.cells))]
 
 
-def _coloured(prompt: prompts.Prompt) -> Text:
+def _coloured(prompt: prompts.Prompt) -> "Text":
     """Return a prompt with each cell's words in a colour of their own."""
+    from rich.text import Text
+
     text = Text(prompt.text)
     for segment in prompt.segments:
         if segment.cell is not None:

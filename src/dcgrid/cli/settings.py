@@ -17,7 +17,8 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import typer
@@ -51,8 +52,6 @@ _TYPES: Mapping[type, tuple[type | tuple[type, ...], str]] = {
 }
 """What TOML has for options of a type; for all others a string."""
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
-_COMPLETES = "_DCGRID_COMPLETE"
-"""Set by shells that want to know how a word may go on."""
 _HINT = "`dcgrid config show` lists what is set, `dcgrid config path` names the file"
 
 
@@ -66,18 +65,27 @@ class Setting:
     """Name of the variable, or file and line."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The options of every command of a tree."""
+    """The options of every command of a tree.
 
-    tree: TyperGroup
-    """The program."""
-    commands: Mapping[Words, Mapping[str, TyperOption]] = field(init=False)
-    """By the words of the command and the option's long name."""
+    Args:
+        tree: The program.
+    """
 
-    def __post_init__(self) -> None:
-        """Look through the tree."""
-        object.__setattr__(self, "commands", dict(_leaves(self.tree)))
+    def __init__(self, tree: TyperGroup) -> None:
+        self._tree = tree
+
+    @cached_property
+    def commands(self) -> Mapping[Words, Mapping[str, TyperOption]]:
+        """By the words of the command and the option's long name; imports every command."""
+        return dict(_leaves(self._tree))
+
+    def of(self, words: Words) -> Mapping[str, TyperOption]:
+        """Return the options of one command; of words that are none, none."""
+        command: Any = self._tree
+        for word in words:
+            command = command.commands[word]
+        return {} if hasattr(command, "commands") else _own(command)
 
     def under(self, words: Words) -> dict[str, list[tuple[Words, TyperOption]]]:
         """Return the options of all commands below some words, by name."""
@@ -201,9 +209,8 @@ class Settings:
     @classmethod
     def read(cls, tree: TyperGroup, arguments: Sequence[str]) -> "Settings":
         """Read variables and config.toml for a command line; nothing is raised."""
-        options, words = Options(tree=tree), command_words(tree, arguments)
-        shows_help = {"-h", "--help"} & {*arguments} or {*arguments} <= {"-V", "--version"}
-        if shows_help or _COMPLETES in os.environ:
+        options, words = Options(tree), command_words(tree, arguments)
+        if {"-h", "--help"} & {*arguments} or {*arguments} <= {"-V", "--version"}:
             return cls(options=options, words=words, by_option=_set_if_right(options, words))
         problem: DcgridError | None = None
         found: dict[str, Setting] = {}
@@ -232,7 +239,7 @@ class Settings:
 
     def as_defaults(self) -> dict[str, Any]:
         """Return the values as Typer's `default_map` of the whole tree."""
-        own = self.options.commands.get(self.words, {})
+        own = self.options.of(self.words)
         values: dict[str, Any] = {
             own[name].name: _given(own[name], setting.value)
             for name, setting in self.by_option.items()
@@ -251,7 +258,7 @@ class Settings:
             By long name: "command line", a variable, or a file and its line.
         """
         found = {}
-        for name, option in self.options.commands.get(self.words, {}).items():
+        for name, option in self.options.of(self.words).items():
             source = context.get_parameter_source(option.name)
             if source is not None and source.name == "COMMANDLINE":
                 found[name] = "command line"
@@ -268,7 +275,7 @@ def settings_of(options: Options, words: Words, document: Document) -> dict[str,
     """
     in_file = entries(document)
     found: dict[str, Setting] = {}
-    for name, option in options.commands.get(words, {}).items():
+    for name, option in options.of(words).items():
         lowest = len(words) if name in _OWN_ONLY.get(words, ()) else 0
         levels = [words[:n] for n in range(len(words), lowest - 1, -1)]
         variables = (variable(level, name) for level in levels)
@@ -294,10 +301,12 @@ def _set_if_right(options: Options, words: Words) -> dict[str, Setting]:
 
 def unknown_variables(options: Options) -> list[str]:
     """Return a warning for each variable that is likely a misspelt one of ours."""
+    others = {name for name in os.environ if name.startswith("DCGRID_")} - OWN_VARIABLES
+    if not others:
+        return []
     known = {variable(words, name) for words in options.levels() for name in options.under(words)}
-    others = [name for name in os.environ if name.startswith("DCGRID_")]
     found = []
-    for name in sorted({*others} - known - {*OWN_VARIABLES}):
+    for name in sorted(others - known):
         if like := difflib.get_close_matches(name, known, n=1, cutoff=0.85):
             found.append(f"{name} sets no option; did you mean {like[0]}?")
     return found
@@ -307,8 +316,12 @@ def _leaves(command: Any, words: Words = ()) -> Iterator[tuple[Words, dict[str, 
     for name, inner in getattr(command, "commands", {}).items():
         yield from _leaves(inner, (*words, name))
     if not hasattr(command, "commands") and not command.hidden:
-        options = [one for one in command.params if one.param_type_name == "option"]
-        yield words, {max(one.opts, key=len).removeprefix("--"): one for one in options}
+        yield words, _own(command)
+
+
+def _own(command: Any) -> dict[str, TyperOption]:  # noqa: ANN401 - of Typer
+    options = [one for one in command.params if one.param_type_name == "option"]
+    return {max(one.opts, key=len).removeprefix("--"): one for one in options}
 
 
 def _problems(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dcgrid import hub
+from dcgrid.cli import complete
 from dcgrid.cli.options import (
     DryRunOption,
     FormatOption,
@@ -29,7 +30,13 @@ _Story = Annotated[
 ]
 _Scenes = Annotated[
     list[str] | None,
-    main("--scene", "-s", metavar="SCENE", help="An effect's name or your own words; repeat it."),
+    main(
+        "--scene",
+        "-s",
+        autocompletion=complete.scenes,
+        metavar="SCENE",
+        help="An effect's name or your own words; repeat it.",
+    ),
 ]
 _From = Annotated[
     Path | None,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dcgrid import hub
+from dcgrid.cli import complete
 from dcgrid.cli.options import (
     DeviceOption,
     DryRunOption,
@@ -71,6 +72,7 @@ class TrainOptions(Options):
         main(
             "--model",
             "-m",
+            autocompletion=complete.models,
             metavar="MODEL",
             help="Model to train, its repository, or folder of a Wan checkout to train on.",
             callback=hub.model_name,
