@@ -385,7 +385,7 @@ def test_an_estimate_reaches_the_output_of_a_training_step(job_of, watched, monk
         return found
 
     monkeypatch.setattr(conditioned, "forward", watched_forward)
-    stage.dit, stage.recipe, stage._learn = conditioned, recipe, lambda part: None
+    stage.dit, stage.recipe, stage._train_part = conditioned, recipe, lambda part: None
     loss, _ = stage.loss(recipe.phases[1], torch.Generator().manual_seed(0))
     (noised, time_BKF, none, first), (again, _, estimate, second) = calls
     assert none is None

@@ -136,9 +136,9 @@ def _loop(
     sprite_TCHW: torch.Tensor, background_CTHW: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
     """Cut as many frames as the background has, from a random start, round and round."""
-    available, wanted = sprite_TCHW.shape[0], background_CTHW.shape[1]
+    available, count = sprite_TCHW.shape[0], background_CTHW.shape[1]
     start = int(float(uniform(generator, (1,), background_CTHW, 0, 1)) * available)
-    index_T = (torch.arange(wanted, device=sprite_TCHW.device) + start) % available
+    index_T = (torch.arange(count, device=sprite_TCHW.device) + start) % available
     return sprite_TCHW[index_T].to(device=background_CTHW.device, dtype=background_CTHW.dtype)
 
 

@@ -116,7 +116,7 @@ def draw_element(
 
     Args:
         name: Key of `ELEMENTS`.
-        like_CTHW: A clip of the size wanted.
+        like_CTHW: A clip of the size to draw.
         seconds_T: Time of its frames.
         generator: Source of chance, on the CPU.
 

@@ -1,16 +1,16 @@
 """Pairs that are not aligned to the pixels: one subject at two places, sizes, poses, grounds.
 
-A pair can be learned from only if what is to be seen follows from what is given; otherwise the
+A pair is of use only if what is to be seen follows from what is given; otherwise the
 best prediction is the mean of all that may be. Two kinds do:
 
     by words       one clip given, and each other cell says which of `MOVES` it is: always the same
                    way, in parts of the clip's short side
-    by analogy     three cells given, the fourth is wanted; no word says how far
+    by analogy     three cells given, the fourth follows; no word says how far
                        here, ground 1            there, ground 1
                        here, ground 2 and pose   there, ground 2 and pose
 
 What the ground shows where the subject stood, and what comes into the picture at the edge, follows
-from nothing: there a mean is all that can be asked for.
+from nothing: there a mean is the best answer.
 
 Read `draw_scene` and `draw_analogy`. Letters: C channels, T H W frames/height/width.
 """

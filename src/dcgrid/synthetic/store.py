@@ -56,7 +56,7 @@ def build_store(
         raw_dir: Folder that `fetch_sources` filled.
         clips_dir: Folder of the training clips; those that are missing are reported and left out.
         store_dir: Folder of the five files.
-        report: Told what was kept and what was left out.
+        report: Called with what was kept and what was left out.
 
     Raises:
         UsageError: Pillow is not installed.

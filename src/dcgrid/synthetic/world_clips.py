@@ -247,7 +247,7 @@ _STORED = {"footage": "footage", "photo": "photos", "sprite": "sprites", "person
 def _random_crop(
     video_CTHW: torch.Tensor, size: tuple[int, int], generator: torch.Generator
 ) -> torch.Tensor:
-    """Cut a window of the wanted shape, 55-100 % of the largest, and shrink it to `size`."""
+    """Cut a window of the shape of `size`, 55-100 % of the largest, and shrink it to `size`."""
     height, width = video_CTHW.shape[2:]
     largest = min(height / size[0], width / size[1])
     zoom = largest * (0.55 + 0.45 * chance(generator))

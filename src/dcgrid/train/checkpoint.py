@@ -49,6 +49,17 @@ class TrainState:
     recall: Callable[[Mapping[str, torch.Tensor]], None] = field(default=lambda kept: None)
     """Takes back what `remember` returned."""
 
+    @property
+    def averaged(self) -> dict[str, torch.Tensor]:
+        """The averaged weights, or the last ones where no average is kept."""
+        return self.ema or {n: p.detach() for n, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def take_averaged(self) -> None:
+        """Put the averaged weights in place of the trained ones; without an average these stay."""
+        for name, average in self.ema.items():
+            self.parameters[name].copy_(average)
+
 
 def save_state(
     folder: Path, state: TrainState, facts: Mapping[str, str], *, writes: bool = True

@@ -1,4 +1,4 @@
-"""What stages know of a model before any network is built: shapes, speed, which layers learn.
+"""What stages know of a model before any network is built: shapes, speed, which layers are trained.
 
 Native models say it in their preset (that of `paper`, whose weights nobody has, too), checkouts in
 their configs. No weights are read.
@@ -44,7 +44,7 @@ class TrainFacts:
     self_conditioning: bool
     """True: the network takes its last estimate of the clean latents."""
     targets: Targets
-    """Layers that learn."""
+    """Layers that adapters train."""
 
     def file_of(self, part: str) -> str:
         """Return the name of a part's file in the folder of a run.

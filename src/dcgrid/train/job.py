@@ -1,4 +1,4 @@
-"""What a training run is to do, how it tells, and what its weight files say of it.
+"""What a training run is to do, how it reports, and what its weight files say of it.
 
 run.py carries a job out; dc.py, grid_sampler.py and the plan read it, too.
 """
@@ -56,7 +56,7 @@ class TrainJob:
     processes: Processes = ALONE
     """Those that train together; more than one in stages base, grid and fill."""
     cache_only: bool = False
-    """Stage `dc`: make what it learns from and stop."""
+    """Stage `dc`: make its data and stop."""
 
     @property
     def facts(self) -> TrainFacts:
@@ -106,10 +106,10 @@ class TrainJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reporter:
-    """How a run tells and shows what it does."""
+    """How a run reports and shows what it does."""
 
     say: Callable[[str], None]
-    """Takes a remark."""
+    """Takes a note."""
     progress: Callable[[Progress], None]
     """Takes a report of the loop."""
     generate: "GenerateFn | None" = None
@@ -185,15 +185,3 @@ def check_text_encoder(job: TrainJob) -> None:
             f"{job.recipe.text_encoder!r} would not be read",
             hint="leave it out, or train a model that reads text with T5, such as paper-small",
         )
-
-
-def averaged(state: TrainState) -> dict[str, torch.Tensor]:
-    """Return the averaged weights, or the last ones where no average is kept."""
-    return state.ema or {n: p.detach() for n, p in state.parameters.items()}
-
-
-@torch.no_grad()
-def take_averaged(state: TrainState) -> None:
-    """Put the averaged weights in place of the trained ones; without an average these stay."""
-    for name, average in state.ema.items():
-        state.parameters[name].copy_(average)

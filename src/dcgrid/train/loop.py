@@ -65,7 +65,7 @@ class LeavesData(Protocol):
     """A stage whose batches leave something that later ones draw from."""
 
     def leave_out(self) -> Mapping[str, torch.Tensor]:
-        """Take out again what the batch just drawn has left, and return what tells of it."""
+        """Take out again what the batch just drawn has left, and return its record."""
 
     def take_in(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
         """Put in what all batches of a step have left, in their order."""
@@ -73,14 +73,14 @@ class LeavesData(Protocol):
 
 @runtime_checkable
 class Paced(Protocol):
-    """A stage some of whose parameters learn at another rate than the recipe's."""
+    """A stage some of whose parameters train at another rate than the recipe's."""
 
     def paces(self) -> Mapping[str, float]:
         """Return factors of the learning rate by parameter name; others have 1."""
 
 
 class Validates(Protocol):
-    """Shows what a run has learnt, without a trace in it."""
+    """Shows what a run generates, without a trace in it."""
 
     def forget(self) -> None:
         """Remove what an earlier run in the same folder has shown."""
@@ -120,7 +120,7 @@ def train(
     """Run a stage to its last step and return its state (averaged weights in `ema`).
 
     An interrupt (Ctrl-C, SIGTERM) waits for the end of the step, so that what is saved is a whole
-    number of steps; a second one does not wait and saves nothing. Remarks go to `say`, and
+    number of steps; a second one does not wait and saves nothing. Notes go to `say`, and
     `validation` is called every `log.validate_every` steps.
 
     Raises:
@@ -137,8 +137,10 @@ def train(
         check_changes(facts, recipe, options.model, say, accept=options.accept_changes)
         load_newest(options.folder, state, say)
     processes.wait()  # until all have read what there was
+    # Only now: a process that was late would find the later checkpoints gone.
     if processes.is_first:
         _tidy(options, state.step, validation)
+    # The same weights everywhere: each process may have drawn its own where nothing was loaded.
     processes.send_first([p.detach() for p in whole_ones(state.parameters.values())])
     with ExitStack() as open_log:
         log = None
@@ -286,6 +288,7 @@ def _step(
     stage: Stage, recipe: TrainRecipe, state: TrainState, processes: Processes
 ) -> dict[str, float]:
     """Take one optimiser step and return its figures."""
+    # The rate follows from the step alone, so that a resumed run needs no schedule's state.
     for group in state.optimizer.param_groups:
         group["lr"] = group["pace"] * learning_rate(recipe.optim, state.step)
     state.optimizer.zero_grad(set_to_none=True)
@@ -311,6 +314,7 @@ def _gradients(
     """
     count = batches_of_step(recipe, processes)
     phase = phase_at(recipe, state.step)
+    # One batch draws from the run's generator, as it always has: old runs resume bit for bit.
     if count == 1:
         loss, figures = stage.loss(phase.of_batch(state.step), state.generator)
         value = float(loss.detach())

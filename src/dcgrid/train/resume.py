@@ -12,7 +12,7 @@ not touch what is trained.
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -75,7 +75,7 @@ def find_state(folder: Path) -> tuple[Path, int, dict[str, str], str]:
 
 
 def load_newest(folder: Path, state: TrainState, say: Callable[[str], None]) -> None:
-    """Fill `state` from the newest checkpoint that is whole; tell if that is a kept one.
+    """Fill `state` from the newest checkpoint that is whole; report if that is a kept one.
 
     Raises:
         WeightsError: There is no checkpoint, or it is of another model.
@@ -146,7 +146,7 @@ def check_changes(
     """Compare a run with what its checkpoint says of it; notes go to `say`.
 
     Raises:
-        RecipeError: Model or recipe changed, and that was not asked for.
+        RecipeError: Model or recipe changed, and `accept` is False.
     """
     if "recipe" not in facts:
         say("the checkpoint is older than its recipe's record: changes since are not noticed")
@@ -159,13 +159,13 @@ def check_changes(
         return
     lines = [f"{key}: {change}" for key, change in changes.items()]
     more = len(lines) - SHOWN_CHANGES
-    told = "; ".join(lines[:SHOWN_CHANGES]) + (f"; and {more} more" if more > 0 else "")
+    listed = "; ".join(lines[:SHOWN_CHANGES]) + (f"; and {more} more" if more > 0 else "")
     if not accept:
         raise RecipeError(
-            f"the recipe is not the checkpoint's: {told}",
+            f"the recipe is not the checkpoint's: {listed}",
             hint="change it back, go on with --resume --accept-changes, or use another --out",
         )
-    say(f"going on with changes: {told}")
+    say(f"going on with changes: {listed}")
 
 
 def changed_keys(earlier: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
@@ -173,22 +173,16 @@ def changed_keys(earlier: Mapping[str, str], now: Mapping[str, str]) -> dict[str
     was, is_ = _flat(earlier), _flat(now)
     if "stage" in was:
         # A checkpoint from before a key was known went by what is its default now.
-        known = _DEFAULTS | _defaults_of_phases(is_)
+        known = dict(_DEFAULTS)
+        for key in is_:
+            for end, text in _PHASE_DEFAULTS.items():
+                if key.startswith("phases[") and key.endswith(end):
+                    known[key] = text
         was = {key: text for key, text in known.items() if key in is_} | was
     return {
         key: f"{was.get(key, 'not there')} -> {is_.get(key, 'not there')}"
         for key in dict.fromkeys([*is_, *was])
         if was.get(key) != is_.get(key) and not key.startswith(_NO_MATTER)
-    }
-
-
-def _defaults_of_phases(keys: Iterable[str]) -> dict[str, str]:
-    """Return what a phase's keys mean where they are left out, by dotted key."""
-    return {
-        key: default
-        for key in keys
-        for end, default in _PHASE_DEFAULTS.items()
-        if key.startswith("phases[") and key.endswith(end)
     }
 
 

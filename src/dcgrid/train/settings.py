@@ -139,7 +139,7 @@ class ScaleSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceSettings:
-    """What weight files tell samplers, where it is not as in training; nothing is trained by it."""
+    """What weight files say to samplers, where it is not as in training."""
 
     noise_scale: Scale | None = None
     """s of samplers; None: `loss.noise_scale`. Paper: sec. 8 (1.80 after training at 1.90)."""
@@ -297,7 +297,7 @@ class TrainRecipe:
     log: LogSettings = field(default_factory=LogSettings)
     """What is measured and kept on the way."""
     inference: InferenceSettings = field(default_factory=InferenceSettings)
-    """What samplers are told; stages base, dc, grid and fill."""
+    """What samplers use; stages base, dc, grid and fill."""
 
     @property
     def run_name(self) -> str:
@@ -306,13 +306,13 @@ class TrainRecipe:
 
     @property
     def sampled_noise_scale(self) -> float:
-        """Noise scale that samplers are told."""
+        """Noise scale of samplers."""
         set_ = self.inference.noise_scale
         return self.loss_as(FlowLoss).noise_scale if set_ is None else set_
 
     @property
     def sampled_time_shift(self) -> float:
-        """Time shift that samplers are told."""
+        """Time shift of samplers."""
         set_ = self.inference.time_shift
         return self.loss_as(FlowLoss).time_shift if set_ is None else set_
 

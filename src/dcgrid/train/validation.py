@@ -131,7 +131,7 @@ class Validation:
         networks: What it trains, and what that stands on.
         source: Where clips come from; or grids of stage `cells`, for a run that sees no others.
         generate: Generates a grid.
-        say: Told if a picture could not be made.
+        say: Called if a picture could not be made.
         processes: Those that train together. All of them generate, for they may share the weights;
             the first one writes.
     """
@@ -339,13 +339,13 @@ class Validation:
 def as_they_were(networks: LiveNetworks) -> Iterator[None]:
     """Lay the networks to rest; put back what of modes and gradients anybody set inside."""
     parts = (networks.dit, networks.text, networks.autoencoder)
-    learns = {p: p.requires_grad for part in parts for p in part.parameters()}
+    trained = {p: p.requires_grad for part in parts for p in part.parameters()}
     try:
         with at_rest(*parts), _attenuated(networks):
             yield
     finally:
-        for parameter, wanted in learns.items():
-            parameter.requires_grad_(wanted)
+        for parameter, requires_grad in trained.items():
+            parameter.requires_grad_(requires_grad)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class Captions:
     """Writes captions of grids and of single clips.
 
     Args:
-        effects: Effects by whose phrases cells are told.
+        effects: Effects whose phrases name what cells show.
         layout: Recipe of grids of edits.
         composition: Recipe of grids of fusions.
         own_clause_only: True: a cell reads the global text and its own clause; else it reads what
@@ -175,7 +175,7 @@ class ConceptTexts:
         concepts: What they are about.
         places: Scenes for edits beside light and weather, which are the shipped effects.
         tagged: True: texts name the unique tokens; False: words alone, as the bare base knows.
-        mixed: True: a motion may be that of another concept, a combination that was never learned.
+        mixed: True: a motion may be that of another concept, one that was never trained on.
         own_clause_only: See `Captions`.
     """
 
@@ -217,7 +217,7 @@ class ConceptTexts:
         return [*(self._prompt(c, c.scene) for c in (*self.subjects, *self.effects)), *self.places]
 
     def _edits_of(self, concept: Concept, generator: torch.Generator) -> GridTexts:
-        """The concept as it was learned, then three edits of it."""
+        """The concept as it was trained on, then three edits of it."""
         choices = len(self.edits) + len(self.places)
         order = torch.randperm(choices, generator=generator).tolist()[:3]
         endings = [concept.scene, *(self._ending(n, concept, generator) for n in order)]
@@ -237,7 +237,7 @@ class ConceptTexts:
         return _joined(concept.scene, edit.clause if chance(generator) < 0.5 else phrase)
 
     def _fusions_of(self, one: Concept, other: Concept) -> GridTexts:
-        """Both as they were learned, then two fusions that name the tags of both."""
+        """Both as they were trained on, then two fusions that name the tags of both."""
         endings = [_joined(one.scene, form.format(self._prompt(other, ""))) for form in _FUSIONS]
         slots = {
             **self._slots(one),

@@ -37,7 +37,7 @@ _SHARES = {"fill": "sampled_share", "grid": "made_share"}
 _OTHERS: Mapping[str, str] = MappingProxyType(
     {"base": "another base", "adapters": "another Multi-DC LoRA", "tags": "other tags"}
 )
-"""How it is told that a grid was generated with something else than what is there."""
+"""How errors say that a grid was generated with something else than what is there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,9 +175,9 @@ class SampledGrids:
                 fitting[size] = grids
         if not fitting:
             found = dict.fromkeys(_shown(grid.frames, grid.size) for grid in self._grids)
-            wanted = " or ".join(_shown(phase.frames, size) for size in phase.sizes)
+            expected = " or ".join(_shown(phase.frames, size) for size in phase.sizes)
             raise RecipeError(
-                f"loss.{self._key}: no grid of stage {self._stage} fits a phase of {wanted} "
+                f"loss.{self._key}: no grid of stage {self._stage} fits a phase of {expected} "
                 f"(frames x height x width); there are {', '.join(found)}",
                 hint="generate grids of that shape: frames and sizes in "
                 f"recipes/train/{self._stage}.toml",
@@ -199,7 +199,7 @@ def needs_world(recipe: TrainRecipe) -> bool:
 
 
 def missing_grids(recipe: TrainRecipe, out: Path) -> list[tuple[str, Path]]:
-    """Return the folder of grids, after its stage, if a recipe wants grids and there are none."""
+    """Return the folder of grids, after its stage, if a recipe needs grids and there are none."""
     if not generated_share(recipe):
         return []
     folder = grids_folder(out, recipe.mode, _MADE_BY[recipe.stage])

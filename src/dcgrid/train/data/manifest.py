@@ -103,7 +103,7 @@ def read_concepts(path: Path, rules: ClipRules) -> list[Concept]:
 
     Args:
         path: TOML file or folder.
-        rules: What the model asks of a clip.
+        rules: What the model needs of a clip.
 
     Raises:
         RecipeError: With every problem found, one a line.
@@ -287,11 +287,11 @@ def chosen_concepts(concepts: list[Concept], names: Iterable[str]) -> list[Conce
     Raises:
         RecipeError: Multi-DC knows no concept of a name.
     """
-    known, wanted = {concept.identity for concept in concepts}, list(names)
-    for name in wanted:
+    known, chosen = {concept.identity for concept in concepts}, list(names)
+    for name in chosen:
         if name not in known:
             raise RecipeError(
                 f"concepts: Multi-DC does not know {name[:80]!r}{nearest(name, known)}",
                 hint=f"it knows {', '.join(sorted(known))}",
             )
-    return [concept for concept in concepts if not wanted or concept.identity in wanted]
+    return [concept for concept in concepts if not chosen or concept.identity in chosen]

@@ -1,4 +1,4 @@
-"""What stage `dc` learns from: clips of concepts as latents, from files or from the world.
+"""What stage `dc` trains on: clips of concepts as latents, from files or from the world.
 
     clip -> sequence: all frames as one clip         1 C F Y X
          -> set:      each frame as a picture alone  N C 1 Y X     for phases of one frame
@@ -124,7 +124,7 @@ class WorldSource:
         return sizes[apart.index(min(apart))]
 
     def read(self, frames: int, size: Size) -> torch.Tensor:
-        """Return the first frames, cut in the centre to the shape wanted and scaled."""
+        """Return the first frames, cut in the centre to the shape of `size` and scaled."""
         clip_THWC = self.frames_THWC[:frames]
         _, height, width, _ = clip_THWC.shape
         zoom = min(height / size[0], width / size[1])
@@ -199,7 +199,7 @@ class Encoding:
     """How clips become latents, and where these are kept."""
 
     autoencoder: VideoCodec
-    """The encoder; it does not learn here."""
+    """The encoder; it is not trained here."""
     cache: TensorCache
     """Keeps the latents."""
     fps: float
@@ -225,13 +225,13 @@ def encode_concepts(
         examples[phase] = []
         for source, digest in zip(sources, digests, strict=True):
             is_set = phase.frames == 1
-            wanted = _Wanted(
+            request = _Request(
                 source=source,
                 frames=longest if is_set else phase.frames,
                 size=source.size_of(phase.sizes),
                 is_set=is_set,
             )
-            latents_NCFYX = _latents(wanted, {"clip": digest, "codec": codec}, encoding)
+            latents_NCFYX = _latents(request, {"clip": digest, "codec": codec}, encoding)
             concept = source.concept
             text = concept.static_prompt if is_set else concept.dynamic_prompt
             examples[phase].append(Example(text=text, latents_NCFYX=latents_NCFYX))
@@ -239,7 +239,7 @@ def encode_concepts(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
+class _Request:
     """A clip in the form that a phase needs."""
 
     source: Source
@@ -248,29 +248,29 @@ class _Wanted:
     is_set: bool
 
 
-def _latents(wanted: _Wanted, hashes: Mapping[str, str], encoding: Encoding) -> torch.Tensor:
+def _latents(request: _Request, hashes: Mapping[str, str], encoding: Encoding) -> torch.Tensor:
     """Return latents that the cache has, or encode them."""
-    concept = wanted.source.concept
+    concept = request.source.concept
     facts = {
         **hashes,
-        "kind": "set" if wanted.is_set else "sequence",
+        "kind": "set" if request.is_set else "sequence",
         "start": concept.start,
         "duration": concept.duration,
         "fps": encoding.fps,
-        "frames": wanted.frames,
-        "size": list(wanted.size),
+        "frames": request.frames,
+        "size": list(request.size),
     }
-    latents = encoding.cache.get(facts, lambda: {"latents": _encoded(wanted, encoding)})["latents"]
+    latents = encoding.cache.get(facts, lambda: {"latents": _encoded(request, encoding)})["latents"]
     return latents.to(encoding.autoencoder.latent_scale.device)
 
 
 @torch.no_grad()
-def _encoded(wanted: _Wanted, encoding: Encoding) -> torch.Tensor:
+def _encoded(request: _Request, encoding: Encoding) -> torch.Tensor:
     """Encode a clip as a whole, or each of its frames alone; NCFYX."""
     device = encoding.autoencoder.latent_scale.device
-    frames_THWC = wanted.source.read(wanted.frames, wanted.size)
+    frames_THWC = request.source.read(request.frames, request.size)
     video_CTHW = frames_THWC.permute(3, 0, 1, 2).to(device).float() / 127.5 - 1
-    clips_NCTHW = video_CTHW.transpose(0, 1)[:, :, None] if wanted.is_set else video_CTHW[None]
+    clips_NCTHW = video_CTHW.transpose(0, 1)[:, :, None] if request.is_set else video_CTHW[None]
     with autocast(device, torch.bfloat16):
         parts = [encoding.autoencoder.encode(part).float() for part in clips_NCTHW.split(_AT_ONCE)]
     return torch.cat(parts).contiguous()

@@ -36,7 +36,7 @@ DRAWN_EFFECTS = (
     *EFFECT_NAMES, *6 * ("backlight",), *2 * ("purple-smoke",), *2 * ("snow",),
     "rain", "sparks", "smoke", "noir", "golden-hour", "blue-light",
 )  # fmt: skip
-"""What effects are drawn from: those that are learned last stand more than once. Light from behind
+"""What effects are drawn from: those that train slowest stand more than once. Light from behind
 needs to know who is in a clip."""
 
 
@@ -143,8 +143,8 @@ class VariantPool:
         size = phase.sizes[pick(len(phase.sizes), generator)]
         added = self._added.setdefault((phase.frames, size), [])
         stock = [*self._stock.get((phase.frames, size), []), *added]
-        wanted = max(fresh, phase.batch - len(stock))
-        for _ in range(wanted):
+        count = max(fresh, phase.batch - len(stock))
+        for _ in range(count):
             origin = generator.get_state()
             variants = self._render(phase.frames, size, generator)
             for sets in (stock, added):
@@ -182,7 +182,7 @@ class VariantPool:
         self._own.clear()
 
     def recall(self, kept: Mapping[str, torch.Tensor]) -> None:
-        """Put back the stock that `remember` told of; its sets are rendered when drawn.
+        """Put back the stock of `remember`; its sets are rendered when drawn.
 
         Raises:
             ValueError: The names or states are not those of a stock.
@@ -236,7 +236,10 @@ class VariantPool:
             order = torch.randperm(len(fitting), generator=generator).tolist()
             words = ["", *(fitting[order[i % len(order)]] for i in range(VARIANTS - 1))]
             views = [scene.view(MOVES.get(one, STILL)) for one in words]
-            names = ["", *(self._some_effect(generator) for _ in words[1:])]
+            names = [""] * len(words)
+            for i in range(1, len(names)):
+                if chance(generator) <= MOVED_EFFECT_SHARE:
+                    names[i] = self.effects[pick(len(self.effects), generator)]
         drift = self.world.draw_drift(views[0][0], len(views), generator)
         clips = []
         for name, (clip_CTHW, alpha_1THW), drift_MFYX in zip(names, views, drift, strict=True):
@@ -257,12 +260,6 @@ class VariantPool:
             moves=tuple(words),
             analogy=analogy,
         )
-
-    def _some_effect(self, generator: torch.Generator) -> str:
-        """Draw the effect of a moved variant; most have none."""
-        if chance(generator) > MOVED_EFFECT_SHARE:
-            return ""
-        return self.effects[pick(len(self.effects), generator)]
 
     @torch.no_grad()
     def _encode(self, clips: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -26,7 +26,6 @@ from dcgrid.train.job import (
     DC_NAME,
     Reporter,
     TrainJob,
-    take_averaged,
 )
 from dcgrid.train.loop import train
 from dcgrid.train.networks import (
@@ -87,7 +86,7 @@ def run_adapters(job: TrainJob, reporter: Reporter) -> Path:
     captions = world_captions(own_clause_only=job.facts.own_clause_only)
     stage = GridStage((dit, text), pools, captions, job.recipe, trained, sampled)
     state = train_grids(job, stage, reporter, multi_dc)
-    take_averaged(state)
+    state.take_averaged()
     paths = [job.out / f"{spec.name}.safetensors" for spec in specs]
     if job.processes.is_first:
         for parameter in trained.values():
@@ -162,7 +161,7 @@ def _load_multi_dc(job: TrainJob, base: Base, reporter: Reporter) -> str:
 def train_grids(
     job: TrainJob, stage: GridStage, reporter: Reporter, multi_dc: str = ""
 ) -> TrainState:
-    """Run the loop of a stage that can show what it has learnt."""
+    """Run the loop of a stage that can generate validation videos."""
     validation = None
     if reporter.generate is not None and job.recipe.log.validate_every:
         networks = LiveNetworks(

@@ -46,7 +46,6 @@ from dcgrid.train.facts import preset_of
 from dcgrid.train.job import (
     Reporter,
     TrainJob,
-    averaged,
     facts_of,
 )
 from dcgrid.train.networks import (
@@ -96,7 +95,7 @@ def run_base(job: TrainJob, reporter: Reporter) -> Path:
     state = train_grids(job, stage, reporter)
     facts = {**facts_of(job, state), "self_conditioning": str(job.recipe.self_conditioned).lower()}
     final = {}
-    for name, tensor in averaged(state).items():
+    for name, tensor in state.averaged.items():
         whole = gathered(tensor)  # in every process, which then lets go of it
         if job.processes.is_first:
             final[name] = whole.cpu()
@@ -146,7 +145,7 @@ def _text_of_base(job: TrainJob, store: WorldStore) -> tuple[TextReader, Sequenc
 def fit_noise_reader(
     dit: DiT, autoencoder: Autoencoder, steps: int, seed: int, report: Callable[[str], None]
 ) -> None:
-    """Train a transformer's noise reader to tell the latents of drops and soft fields on black.
+    """Train a transformer's noise reader to predict the latents of drops and soft fields on black.
 
     Its features end with unit spread. Nothing happens without a reader or without steps.
     """
@@ -167,15 +166,15 @@ def fit_noise_reader(
             group["lr"] = _PEAK_RATE * min((step + 1) / 30, (steps - step) / (0.6 * steps), 1)
         noise_BKMFYX, latents_BGCFYX = _draw(autoencoder, generator)
         features_BSD = reader(noise_BKMFYX)
-        told = rearrange(readout(features_BSD), "b s (g d) -> b s g d", g=kinds)
-        wanted = rearrange(
+        predicted = rearrange(readout(features_BSD), "b s (g d) -> b s g d", g=kinds)
+        target = rearrange(
             latents_BGCFYX,
             "b g c f (y p) (x q) -> b (f y x) g (c p q)",
             p=patch[1],
             q=patch[2],
         )
-        away = wanted - wanted.mean((0, 1))
-        missed_G = ((told - wanted) * weight).square().mean((0, 1, 3))
+        away = target - target.mean((0, 1))
+        missed_G = ((predicted - target) * weight).square().mean((0, 1, 3))
         share_G = missed_G / (away * weight).square().mean((0, 1, 3))
         optimizer.zero_grad()
         share_G.mean().backward()

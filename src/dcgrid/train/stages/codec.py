@@ -1,6 +1,6 @@
 """Stage `autoencoder`: the causal video autoencoder, on clips of the procedural world.
 
-First the linear path is fitted in closed form, then the deep networks learn what is left.
+First the linear path is fitted in closed form, then the deep networks are trained on what is left.
 
 Differs: docs/decisions/0002 (the paper does not say how its autoencoder was trained).
 """
@@ -21,7 +21,6 @@ from dcgrid.train.facts import preset_of
 from dcgrid.train.job import (
     Reporter,
     TrainJob,
-    averaged,
     facts_of,
 )
 from dcgrid.train.loop import train
@@ -117,6 +116,7 @@ class AutoencoderStage:
             latents = mean + noise * spread
             restored = self.model.reconstruct(latents)
         error = restored.float() - video
+        # The squared error alone blurs: the absolute one and that of differences keep edges.
         squared = error.pow(2).mean()
         kl = self._divergence(video, mean, log_variance)
         total = (
@@ -231,7 +231,7 @@ def run_autoencoder(job: TrainJob, reporter: Reporter) -> Path:
             save_weights(path, model.state_dict(), facts, job.stored_as)
     stage = AutoencoderStage(model, world, job.recipe, decoder_only=job.decoder_only)
     state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
-    model.load_state_dict(averaged(state), strict=False)
+    model.load_state_dict(state.averaged, strict=False)
     if config.autoencoder.deep_encoder and not job.decoder_only:
         measure_latents(model, world, job.recipe.phases[-1], job.recipe)
     save_weights(path, model.state_dict(), facts_of(job, state), job.stored_as)

@@ -1,9 +1,9 @@
 """Stage `dc`: many dynamic concepts in one structured LoRA, and a unique token for each.
 
-    phases of one frame     the set: pictures in any order     learn A1, B1, tokens of identities
-    phases of more frames   the sequence: whole clips          learn B2, tokens of motions
+    phases of one frame     the set: pictures in any order     train A1, B1, tokens of identities
+    phases of more frames   the sequence: whole clips          train B2, tokens of motions
 
-What does not learn in a phase gets no gradient, so the optimiser leaves it alone, weight decay and
+What is not trained in a phase gets no gradient, so the optimiser leaves it alone, weight decay and
 all.
 
 Letters: B batch, K cells (1), C channels, M moving channels of noise, F Y X latent
@@ -26,7 +26,7 @@ from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.adapters.structured import learn_part
 from dcgrid.flow.schedule import TrainingTimes
 from dcgrid.models.tags import TOKENS_NAME, save_tags
-from dcgrid.models.trunk import TextReader, VideoCodec
+from dcgrid.models.trunk import VideoCodec
 from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import WorldClips, chance, pick
 from dcgrid.train.checkpoint import TrainState
@@ -44,9 +44,9 @@ from dcgrid.train.data.material import (
     world_sources,
 )
 from dcgrid.train.evaluation import EVAL_SEED
-from dcgrid.train.job import Reporter, TrainJob, facts_of, take_averaged
+from dcgrid.train.job import Reporter, TrainJob, facts_of
 from dcgrid.train.loop import train
-from dcgrid.train.networks import Base, load_autoencoder, load_base
+from dcgrid.train.networks import Base, load_autoencoder, load_base, unknown_notes
 from dcgrid.train.settings import ConceptLoss, Phase, TrainRecipe
 from dcgrid.train.stages.flow_matching import (
     SINGLE,
@@ -145,7 +145,7 @@ class ConceptStage(FlowStage):
         return self.recipe.loss_as(ConceptLoss)
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Return the adapter's three sides and the tags, whatever learns now."""
+        """Return the adapter's three sides and the tags, whatever is trained now."""
         return self.trained
 
     def paces(self) -> dict[str, float]:
@@ -157,7 +157,7 @@ class ConceptStage(FlowStage):
         self, phase: Phase, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Return the flow-matching loss of a batch of single cells. Paper: sec. 3.1."""
-        self._learn("appearance" if phase.frames == 1 else "motion")
+        self._train_part("appearance" if phase.frames == 1 else "motion")
         cells_BKCFYX, rows = self.draw(phase, generator)
         batch = _single(cells_BKCFYX, rows)
         noise = self._noise(batch, generator)
@@ -168,7 +168,7 @@ class ConceptStage(FlowStage):
         """Return the loss at each flow time on clips and noise that are the same in every run.
 
         The clips are so many of the concepts' own, in the form of the last phase, with their
-        tokens: what is measured is how well they are learnt, not what else the adapter does. Both
+        tokens: what is measured is how well they are known, not what else the adapter does. Both
         parts of the adapter act, whatever is trained now.
         """
         drawn = []
@@ -201,8 +201,8 @@ class ConceptStage(FlowStage):
             rows.append(["" if dropped else example.text])
         return torch.stack(drawn)[:, None], rows
 
-    def _learn(self, part: Part) -> None:
-        """Let one part of the adapter and its tokens learn and freeze the other."""
+    def _train_part(self, part: Part) -> None:
+        """Train one part of the adapter and its tokens, and freeze the other."""
         if part == self._part:
             return
         loss = self.knobs
@@ -229,7 +229,7 @@ def check_concepts(job: TrainJob) -> list[Concept] | None:
         The concepts of `--concepts`, or None where they come from the world.
 
     Raises:
-        RecipeError: The recipe asks for what the model cannot do, or the manifest has problems;
+        RecipeError: The recipe needs what the model cannot do, or the manifest has problems;
             all of them are named.
     """
     facts = job.facts
@@ -246,7 +246,7 @@ def check_concepts(job: TrainJob) -> list[Concept] | None:
 
 
 def count_tags(job: TrainJob) -> int:
-    """Return how many unique tokens a run learns.
+    """Return how many unique tokens a run trains.
 
     Raises:
         RecipeError: See `check_concepts`.
@@ -256,7 +256,7 @@ def count_tags(job: TrainJob) -> int:
 
 
 def run_concepts(job: TrainJob, reporter: Reporter) -> Path:
-    """Train the Multi-DC LoRA and its tokens; with `cache_only` only make what they learn from.
+    """Train the Multi-DC LoRA and its tokens; with `cache_only` only make its data.
 
     Returns:
         The adapter's file, or the cache's folder.
@@ -285,7 +285,8 @@ def run_concepts(job: TrainJob, reporter: Reporter) -> Path:
         return cache.folder
     base.text.add_tags(tags.all)
     base.text.to(job.device)
-    _tell_unknown(concepts, base.text, reporter)
+    for line in unknown_notes((concept.dynamic_prompt for concept in concepts), base.text):
+        reporter.say(line)
     spec = _spec(job, base, concepts, tags)
     attach_adapter(base.dit.network, spec, seed=job.recipe.seed)
     base.dit.to(job.device).train()
@@ -304,14 +305,6 @@ def _sources(job: TrainJob) -> list[Source]:
     facts = job.facts
     stride = facts.geometry.stride_T
     return [FileSource(concept=c, fps=facts.fps, stride=stride) for c in concepts]
-
-
-def _tell_unknown(concepts: list[Concept], text: TextReader, reporter: Reporter) -> None:
-    """Name the words that the model does not know: it can learn nothing by them."""
-    words = [w for c in concepts for w in text.unknown_words(c.dynamic_prompt)]
-    if words:
-        listed = ", ".join(dict.fromkeys(words))
-        reporter.say(f"words of the concepts that the model never saw: {listed}")
 
 
 def _spec(job: TrainJob, base: Base, concepts: list[Concept], tags: ConceptTags) -> AdapterSpec:
@@ -340,7 +333,7 @@ def _write(
     job: TrainJob, base: Base, spec: AdapterSpec, state: TrainState, record: dict[str, str]
 ) -> Path:
     """Write the averaged weights, or the last ones where no average is kept: tokens, adapter."""
-    take_averaged(state)
+    state.take_averaged()
     save_tags(job.out / TOKENS_NAME, base.text, {**facts_of(job, state), **record})
     base.dit.network.to(torch.bfloat16)  # the file's format; the base is not written
     path = job.out / f"{job.recipe.run_name}.safetensors"

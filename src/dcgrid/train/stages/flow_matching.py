@@ -91,7 +91,9 @@ class FlowStage:
         velocity = self._velocity(batch, noise, time_BKF, offset=offset, generator=generator)
         scale = self.recipe.loss_as(FlowLoss).noise_scale
         target = velocity_target(batch.cells_BKCFYX, noise, scale)
+        # Roots, since the loss squares them.
         loss = flow_loss(velocity * self._root_C, target * self._root_C, batch.fill_BKF)
+        # Where nearly all is noise the whole composition is decided, and the mean hides it.
         late_BKF = time_BKF > 0.8
         if not late_BKF.any():
             return loss, {}
@@ -153,6 +155,7 @@ class FlowStage:
         patch = self.dit.config.patch
         shown = widen_cells(noised, patch) if offset else noised
         places = token_places(shown, batch.layout, self.dit, MARGIN if offset else 0.0)
+        # Masking, then the estimate: in this order a seed has drawn them since the first runs.
         masking = None
         if generator is not None and loss.text_masking:  # at 0 nothing is drawn for it
             masking = TokenMasking(share=loss.text_masking, generator=generator)
@@ -193,7 +196,7 @@ def token_places(
 
 
 def check_self_conditioning(recipe: TrainRecipe, *, network: bool) -> None:
-    """Check that a network has an input for the estimates that a recipe asks for.
+    """Check that a network has an input for the estimates that a recipe uses.
 
     Args:
         recipe: Of any stage.

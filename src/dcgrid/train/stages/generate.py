@@ -76,7 +76,7 @@ class SampleRecipe(GenerateRecipe):
     stage: Literal["sample"] = "sample"
     """What the recipe is for."""
     concept_share: Annotated[float, Ge(0), Le(1)]
-    """Share of grids about concepts that Multi-DC learned; the rest are about the world's words."""
+    """Share of grids about concepts of Multi-DC; the rest are about the world's words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +141,7 @@ class GenerateJob:
         return ()
 
     @property
-    def wants(self) -> tuple[Path, ...]:
+    def dc_files(self) -> tuple[Path, ...]:
         """Which of the two files of stage `dc` are needed."""
         return (self.dc, self.tokens)
 
@@ -179,7 +179,7 @@ class SampleJob(GenerateJob):
         return (*self.adapters, *([self.dc] if self.recipe.dc_strength else []))
 
     @property
-    def wants(self) -> tuple[Path, ...]:
+    def dc_files(self) -> tuple[Path, ...]:
         """The LoRA where it is not left away; the tokens also for the words of concepts."""
         if self.recipe.dc_strength:
             return (self.dc, self.tokens)
@@ -282,7 +282,9 @@ def sampler_numbers(job: GenerateJob) -> SamplerNumbers:
     scale = next(iter(scales.values())) if recipe.noise_scale is None else recipe.noise_scale
     shift = next(iter(shifts.values())) if recipe.time_shift is None else recipe.time_shift
     notes = [
-        f"noise scale {scale:g}; {n} says {told:g}" for n, told in scales.items() if told != scale
+        f"noise scale {scale:g}; {name} says {own:g}"
+        for name, own in scales.items()
+        if own != scale
     ]
     notes += [
         f"time shift {shift:g}; {name} says {shifts[name]:g}"
@@ -315,10 +317,10 @@ def missing_for_sampling(job: GenerateJob) -> list[tuple[Path, str]]:
     """Return the files that a run needs and does not find, each with the command that makes it."""
     mode = "" if job.mode == "consistent" else f" --mode {job.mode}"
     parts = _PARTS if job.facts.native else ()  # a checkout has them all
-    wanted = [(job.out / job.facts.file_of(part), stage) for stage, part in parts]
-    wanted += [(path, f"grid{mode}") for path in job.adapters]
-    wanted += [(path, "dc") for path in job.wants]
-    return [(path, job.command(stage)) for path, stage in wanted if not path.is_file()]
+    needed = [(job.out / job.facts.file_of(part), stage) for stage, part in parts]
+    needed += [(path, f"grid{mode}") for path in job.adapters]
+    needed += [(path, "dc") for path in job.dc_files]
+    return [(path, job.command(stage)) for path, stage in needed if not path.is_file()]
 
 
 def generate_facts(job: GenerateJob, number: int, numbers: SamplerNumbers) -> dict[str, Any]:

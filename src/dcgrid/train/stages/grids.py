@@ -1,6 +1,6 @@
 """Stages `base`, `grid` and `fill`: the transformer, and the adapters on it.
 
-`base` learns text to video, single clips and grids of one clip under several effects, all cells at
+`base` trains text to video: single clips and grids of one clip under several effects, all cells at
 one time, so that it knows variants in context as large video models do; no cell is ever given.
 `grid` trains a LoRA on whole grids, in composition mode two that are routed to cells.
 `fill` trains a LoRA: given cells are clean at time 0 and out of the loss.
@@ -159,6 +159,7 @@ class GridStage(FlowStage):
         # Without generated grids no chance is drawn for them: such runs stay what they were.
         if self.sampled is not None and chance(generator) < generated_share(self.recipe):
             return self._sampled_batch(self.sampled, phase, generator)
+        # Rendering and encoding cost more than the step: most sets come from the stock.
         fresh = 1 if chance(generator) < knobs.fresh else 0
         fusing = chance(generator) < knobs.fusion_share
         sets = (self.fusions if fusing else self.pool).draw(phase, generator, fresh=fresh)

@@ -16,7 +16,6 @@ from dcgrid.adapters.reading import hash_tensors
 from dcgrid.flow.noise import draw_noise
 from dcgrid.flow.sampler import SampleSettings
 from dcgrid.flow.schedule import Schedule
-from dcgrid.models.trunk import TextReader
 from dcgrid.runtime.device import training_dtype
 from dcgrid.train.data.cache import TensorCache
 from dcgrid.train.data.manifest import Concept
@@ -52,7 +51,8 @@ def make_priors(
     if not knobs.prior_share:
         return {phase: [] for phase in examples}
     dit, text = networks
-    base = hash_tensors({**dit.state_dict(), **_prefixed(text)})
+    named = {f"text.{name}": tensor for name, tensor in text.state_dict().items()}
+    base = hash_tensors({**dit.state_dict(), **named})
     made: dict[Phase, list[Example]] = {}
     for phase, shown in examples.items():
         made[phase] = []
@@ -80,10 +80,6 @@ def make_priors(
             kept_NCFYX = cache.get(facts, make)["latents"].to(latents_CFYX.device)
             made[phase].append(Example(text=prompt, latents_NCFYX=kept_NCFYX))
     return made
-
-
-def _prefixed(text: TextReader) -> dict[str, torch.Tensor]:
-    return {f"text.{name}": tensor for name, tensor in text.state_dict().items()}
 
 
 def _sampled(

@@ -73,17 +73,17 @@ def run_sampling(
     """Generate the grids that are not there yet, draw the sheet, and return the grids' files.
 
     A grid that is there with the same facts is kept, one with others is replaced (or removed, if
-    the recipe asks for fewer now), and one that was dropped is not sampled again.
+    the recipe has fewer now), and one that was dropped is not sampled again.
 
     Args:
         job: What to do.
-        say: Told what happens.
-        on_grid: Told of grids done and grids in all.
+        say: Called with what happens.
+        on_grid: Called with grids done and grids in all.
 
     Raises:
         WeightsError: Weights, an adapter or the world are missing or damaged.
         AdapterError: An adapter is of other weights.
-        RecipeError: The recipe asks for a concept that Multi-DC does not know.
+        RecipeError: The recipe names a concept that Multi-DC does not know.
         OutputError: Another run works in the folder, or a file cannot be written.
     """
     for path, command in missing_for_sampling(job):

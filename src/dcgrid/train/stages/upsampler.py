@@ -37,7 +37,6 @@ from dcgrid.train.facts import preset_of
 from dcgrid.train.job import (
     Reporter,
     TrainJob,
-    averaged,
     facts_of,
 )
 from dcgrid.train.loop import train
@@ -73,7 +72,7 @@ OFTEN = {
     "purple-smoke": 6.0,
     "backlight": 6.0,
 }
-"""How often an effect is drawn beside others: those whose small things take longest to learn."""
+"""How often an effect is drawn beside others: those whose small things train slowest."""
 MIX = {"footage": 0.35, "photo": 0.3, "sprite": 0.1, "person": 0.25}
 """Share of each kind of clip: animated subjects are small pictures, without detail at full size."""
 
@@ -181,6 +180,7 @@ class UpsamplerStage:
             crops.given_BCHW, crops.generated_BCHW, crops.source_BCHW, noise, crops.texts
         )
         error = result - crops.truth_BCHW
+        # At the size of a cell the edit is known: its tone must come out, whatever the guide shows.
         coarse = F.avg_pool2d(error, SCALE)
         total = (
             weights.squared * error.square().mean()
@@ -246,7 +246,7 @@ class UpsamplerStage:
         return dict(zip(names, (one.origin for one in self._stock), strict=True))
 
     def recall(self, kept: Mapping[str, Tensor]) -> None:
-        """Put back the stock that `remember` told of; its clips are edited again when drawn.
+        """Put back the stock of `remember`; its clips are edited again when drawn.
 
         Raises:
             ValueError: The names or states are not those of a stock.
@@ -383,7 +383,7 @@ def run_upsampler(job: TrainJob, reporter: Reporter) -> Path:
     world = WorldClips(WorldStore(job.store, detailed=True), job.device, mix=MIX)
     stage = UpsamplerStage(model, autoencoder, maker, captions, world, job.recipe)
     state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
-    model.load_state_dict(averaged(state))
+    model.load_state_dict(state.averaged)
     facts = {**facts_of(job, state), "vocabulary": list(vocabulary)}
     save_weights(path, model.state_dict(), facts, job.stored_as)
     return path
