@@ -77,9 +77,9 @@ def test_bad_cell_names_the_others() -> None:
 
 
 def test_size_error_names_nearest_sizes() -> None:
-    with pytest.raises(LayoutError, match="300x512") as caught:
+    with pytest.raises(LayoutError, match="512x300") as caught:
         check_cell_size(300, 512, PAPER)
-    assert "288x512, 320x512" in caught.value.hint
+    assert "512x288, 512x320" in caught.value.hint
     with pytest.raises(LayoutError) as caught:
         check_cell_size(0, 5, PAPER)
     assert "32x32" in caught.value.hint
@@ -92,7 +92,7 @@ def test_hinted_sizes_and_frames_fit() -> None:
             cell_token_shape(5, height, 32, geometry)
         except LayoutError as error:
             for size in error.hint.removeprefix("The nearest sizes that fit: ")[:-1].split(", "):
-                h, w = map(int, size.split("x"))
+                w, h = map(int, size.split("x"))
                 assert abs(h - height) < 16
                 assert cell_token_shape(5, h, w, geometry).count == h * w // (16 * 32)
     for frames in range(-2, 40):

@@ -250,7 +250,7 @@ def _checkout_facts(path: Path | None) -> dict[str, Any]:
 
 def _clip_facts(spec: "ModelSpec") -> dict[str, Any]:
     return {
-        "cell_sizes": [f"{height}x{width}" for height, width in spec.cell_sizes],
+        "cell_sizes": [f"{width}x{height}" for height, width in spec.cell_sizes],
         "fps": spec.fps,
         "frames": spec.default_frames,
         "max_frames": spec.max_frames,

@@ -47,6 +47,12 @@ option takes ends every command with exit code 2 and its file and line; `dcgrid 
 Manifests and results say where each value came from. `dcgrid rerun` repeats a manifest whatever is
 set: of `--device`, `--out`, `--input`, `--force` and `--dry-run` it takes only what `[rerun]` sets.
 
+## Completion
+
+`dcgrid --install-completion` sets up bash, zsh, fish or PowerShell: commands, options and their
+choices, effects, scenes, layouts, recipes, models, adapters, methods, metrics, suites, and the keys
+of `dcgrid config set`.
+
 ## Variables
 
 `DCGRID_TRACEBACK=1` shows the traceback of an error, `DCGRID_CONFIG_DIR` and `DCGRID_CACHE_DIR`

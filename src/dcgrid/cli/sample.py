@@ -138,7 +138,7 @@ def _plan(job: "GenerateJob", drop: tuple[int, ...], output: Output) -> None:
     told = (
         [] if numbers is None else [f"{numbers.noise_scale:g}, time shift {numbers.time_shift:g}"]
     )
-    sizes = ", ".join(f"{height}x{width}" for height, width in recipe.sizes)
+    sizes = ", ".join(f"{width}x{height}" for height, width in recipe.sizes)
     lines = [
         f"stage     {job.stage} of {job.model}, mode {job.mode}, on {job.device}",
         f"grids     {recipe.grids}, of 4 cells of {recipe.frames} x {sizes}",

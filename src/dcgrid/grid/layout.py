@@ -179,10 +179,10 @@ def check_cell_size(height: int, width: int, geometry: LatentGeometry) -> None:
     fitting = nearest_sizes(height, width, geometry)
     if (height, width) in fitting:
         return
-    sizes = ", ".join(f"{h}x{w}" for h, w in fitting)
+    sizes = ", ".join(f"{w}x{h}" for h, w in fitting)
     raise LayoutError(
-        f"a cell of {height}x{width} pixels (height x width) does not divide into tokens of "
-        f"{units[0]}x{units[1]} pixels",
+        f"a cell of {width}x{height} pixels does not divide into tokens of "
+        f"{units[1]}x{units[0]} pixels",
         hint=f"The nearest sizes that fit: {sizes}.",
     )
 

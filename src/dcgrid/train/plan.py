@@ -153,10 +153,10 @@ class TrainPlan:
         if batches > 1:
             lines.append(f"batches   {batches} a step, dealt to {processes} processes")
         for first, phase in _first_steps(self.job):
-            sizes = ", ".join(f"{height}x{width}" for height, width in phase.sizes)
+            sizes = ", ".join(f"{width}x{height}" for height, width in phase.sizes)
             lines.append(f"phase     from step {first}: {phase.batch} x {phase.frames} x {sizes}")
             if phase.image_share:
-                sizes = ", ".join(f"{height}x{width}" for height, width in phase.image_sizes)
+                sizes = ", ".join(f"{width}x{height}" for height, width in phase.image_sizes)
                 share = f"{phase.image_share:.0%} of the batches"
                 lines.append(f"          {share}: {phase.image_batch} images of {sizes}")
         spread = [f"{size / 1e9:.1f} GB on each of {n}" for n, size in self.memory_of.items()]
