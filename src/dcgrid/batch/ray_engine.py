@@ -5,6 +5,7 @@ on every engine. An actor that dies, alone or with its machine, is started again
 """
 
 import logging
+import socket
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from dcgrid.errors import BatchError
 from dcgrid.io.progress import NullProgress
 
 _POLL_S = 1.0
+_CONNECT_S = 10.0
 _STORE_BYTES = 100_000_000
 """Ray's shared memory on this machine: rows and results are files, nothing of size goes through."""
 
@@ -49,7 +51,7 @@ class RayEngine:
             if is_own:
                 self._connect(ray, len(tasks))
             self._run(ray, tasks, tick)
-        except (ray.exceptions.RaySystemError, ConnectionError) as error:
+        except (ray.exceptions.RaySystemError, ConnectionError, TimeoutError) as error:
             raise BatchError(
                 f"the Ray cluster cannot be reached: {_first_line(error)}",
                 hint="check `ray status`; the same command goes on where it was",
@@ -60,6 +62,7 @@ class RayEngine:
 
     def _connect(self, ray: Any, workers: int) -> None:  # noqa: ANN401 - a module
         if self.address:
+            _check_answers(self.address)
             ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR)
             return
         # Sockets stand in this folder, whose path may have 107 bytes at most.
@@ -96,6 +99,18 @@ class RayEngine:
                 except ray.exceptions.RayActorError as error:
                     counts.died(tick(), _first_line(error))
                     start(task)
+
+
+def _check_answers(address: str) -> None:
+    """Check that something listens at HOST:PORT: Ray itself would try for many minutes.
+
+    Raises:
+        OSError: Nothing does.
+    """
+    host, mark, port = address.removeprefix("ray://").rpartition(":")
+    if mark and port.isdecimal():
+        with socket.create_connection((host, int(port)), timeout=_CONNECT_S):
+            pass
 
 
 class _Actor:
