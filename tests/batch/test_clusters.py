@@ -16,7 +16,7 @@ import pytest
 from dcgrid.batch.ray_engine import RayEngine
 from dcgrid.batch.slurm import SlurmEngine
 from dcgrid.batch.store import open_store
-from dcgrid.cli.app import app
+from dcgrid.cli.app import command_tree
 from dcgrid.cli.main import main
 from dcgrid.errors import BatchError
 from tests.batch.batches import leftovers, pixels, run, write_jobs
@@ -184,9 +184,7 @@ def test_examples_for_kubernetes_are_yaml_with_commands_of_ours() -> None:
     for spec in templates:
         mounted = {m["name"] for one in spec["containers"] for m in one["volumeMounts"]}
         assert mounted <= {volume["name"] for volume in spec["volumes"]}
-    import typer
-
     for words in (command, shlex.split(ray_job["spec"]["entrypoint"])):
         assert words[:2] == ["dcgrid", "batch"]
-        batch = typer.main.get_command(app).commands["batch"]  # type: ignore[attr-defined]
+        batch = command_tree().commands["batch"]
         batch.make_context("batch", words[2:], resilient_parsing=False).close()
