@@ -25,7 +25,7 @@ from dcgrid.recipes import shipped_dir
 from dcgrid.recipes.schema import read_effect, read_layout
 from dcgrid.train.data.manifest import read_concepts
 from dcgrid.train.settings import load_train_recipe
-from dcgrid.train.stages.generate import load_sample_recipe
+from dcgrid.train.stages.generate import load_generate_recipe
 from dcgrid.video.clip import ClipRules
 from tests.eval.study.conftest import OURS, make_evaluation
 
@@ -117,7 +117,7 @@ def sources(
         ),
         "sample": (
             (recipes / "train" / "sample.toml").read_bytes(),
-            lambda path: load_sample_recipe(path, "mini"),
+            lambda path: load_generate_recipe(path, "mini", "sample"),
         ),
         "story": (STORY.encode(), read_story),
         "concepts": (CONCEPTS.encode(), lambda path: read_concepts(path, RULES)),

@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks.ablations.data import FRAMES, SIDE
 from benchmarks.ablations.training import MODEL
 from dcgrid.models.loading import weight_files
-from dcgrid.train.stages.generate import SampleJob, SampleRecipe
+from dcgrid.train.stages.generate import GenerateJob, SampleRecipe
 from dcgrid.train.stages.samplers import run_sampling
 
 RECIPE = SampleRecipe(
@@ -30,6 +30,6 @@ def sample_grids(folder: Path, store: Path, say: Callable[[str], None]) -> Path:
         link = folder / f"{part}.safetensors"
         if path.is_file() and not link.exists():
             link.symlink_to(path)
-    job = SampleJob(recipe=RECIPE, mode="consistent", model=MODEL, out=folder, store=store)
+    job = GenerateJob(recipe=RECIPE, mode="consistent", model=MODEL, out=folder, store=store)
     run_sampling(job, say, lambda done, count: say(f"grid {done} of {count}"))
     return job.folder

@@ -24,11 +24,9 @@ from dcgrid.train.run import Reporter, TrainJob, run_stage
 from dcgrid.train.settings import load_train_recipe
 from dcgrid.train.stages.flow_matching import SINGLE, generate_cells
 from dcgrid.train.stages.generate import (
-    CellJob,
-    SampleJob,
+    GenerateJob,
     draw_grid_noise,
-    load_cell_recipe,
-    load_sample_recipe,
+    load_generate_recipe,
 )
 from dcgrid.train.stages.grids import GridStage
 from dcgrid.train.stages.samplers import CellSampler, run_sampling, share_noise
@@ -63,8 +61,8 @@ def out(learned, tmp_path):
 @pytest.fixture
 def job_of(out, tmp_path):
     def job(mode="consistent", **knobs):
-        recipe = load_cell_recipe(write_small_cells(tmp_path, **knobs), "tiny")
-        return CellJob(recipe=recipe, mode=mode, model="tiny", out=out)
+        recipe = load_generate_recipe(write_small_cells(tmp_path, **knobs), "tiny", "cells")
+        return GenerateJob(recipe=recipe, mode=mode, model="tiny", out=out)
 
     return job
 
@@ -112,10 +110,14 @@ def test_cells_say_what_stage_dc_trained_on(job_of, out, mode):
         ]  # fmt: skip
 
 
+def sampler_of(kind, job):
+    return kind(job, job.recipe)
+
+
 def test_a_cell_is_generated_as_if_the_others_were_not_there(job_of):
     job = job_of(grids=1)
     grid = read_grid(generate(job)[0])
-    generate_fn = CellSampler(job)
+    generate_fn = sampler_of(CellSampler, job)
     noise_KCFYX = share_noise(draw_grid_noise(job, 1)[0], "consistent", 0)
     for cell in range(4):
         alone_BKCFYX = generate_cells(
@@ -151,11 +153,11 @@ def test_the_vector_of_a_tag_reaches_the_cells_that_name_it(job_of, out):
 
 
 def test_a_tag_is_refused_where_no_tokens_are_loaded(job_of, out):
-    text = CellSampler(job_of()).concepts.all_texts()[0]
+    text = sampler_of(CellSampler, job_of()).concepts.all_texts()[0]
     bare = load_text_encoder("tiny", out / "text.safetensors")
     with pytest.raises(PromptError, match="no tags are loaded"):
         check_tags([text], bare.tag_names, hint="")
-    known = CellSampler(job_of()).text.tag_names
+    known = sampler_of(CellSampler, job_of()).text.tag_names
     check_tags([text], known, hint="")
     with pytest.raises(PromptError, match=rf"did you mean '{known[0]}'"):
         check_tags([f"a [{known[0][:-1]}]"], known, hint="")
@@ -349,8 +351,8 @@ def test_only_the_concepts_that_are_asked_for(job_of, out):
 
 
 def sample_job(out, tmp_path, store, mode="consistent", **knobs):
-    recipe = load_sample_recipe(write_small_sample(tmp_path, **knobs), "tiny")
-    return SampleJob(recipe=recipe, mode=mode, model="tiny", out=out, store=store)
+    recipe = load_generate_recipe(write_small_sample(tmp_path, **knobs), "tiny", "sample")
+    return GenerateJob(recipe=recipe, mode=mode, model="tiny", out=out, store=store)
 
 
 @pytest.mark.parametrize("mode", ["consistent", "composition"])
@@ -392,7 +394,7 @@ def test_sampled_concepts_are_combinations_that_were_never_learned(
     job = sample_job(out, tmp_path, tiny_store, grids=12, concept_share=1.0, dc_strength=0.5)
     from dcgrid.train.stages.samplers import GridSampler
 
-    generate_fn = GridSampler(job)
+    generate_fn = sampler_of(GridSampler, job)
     learned = [tags_in(prompt) for prompt in read_adapter(out / "dc.safetensors")[0].prompts]
     pairs = [tags_in(generate_fn.facts(number)["texts"][0][0]) for number in range(1, 13)]
     assert any(pair not in learned for pair in pairs)
@@ -400,7 +402,9 @@ def test_sampled_concepts_are_combinations_that_were_never_learned(
 
 def test_shipped_recipes():
     folder = shipped_dir() / "train"
-    paper, mini = (load_cell_recipe(folder / "cells.toml", model) for model in ("paper", "mini"))
+    paper, mini = (
+        load_generate_recipe(folder / "cells.toml", model, "cells") for model in ("paper", "mini")
+    )
     assert (paper.dc_strength, mini.dc_strength) == (1.0, 1.0)
     assert paper.guidance_scale == 4.5
     assert len(paper.places) >= 3
@@ -417,15 +421,15 @@ def test_the_shipped_places_are_words_of_mini():
     from dcgrid.models.loading import weights_folder
 
     encoder = load_text_encoder("mini", weights_folder("mini") / "text.safetensors")
-    recipe = load_cell_recipe(shipped_dir() / "train" / "cells.toml", "mini")
+    recipe = load_generate_recipe(shipped_dir() / "train" / "cells.toml", "mini", "cells")
     assert [encoder.tokenizer.unknown_words(place) for place in recipe.places] == [()] * 4
 
 
 def test_a_recipe_without_multi_dc_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="dc_strength"):
-        load_cell_recipe(write_small_cells(tmp_path, dc_strength=0.0), "tiny")
+        load_generate_recipe(write_small_cells(tmp_path, dc_strength=0.0), "tiny", "cells")
     with pytest.raises(RecipeError, match="did you mean 'places'"):
-        load_cell_recipe(write_small_cells(tmp_path, place=["here"]), "tiny")
+        load_generate_recipe(write_small_cells(tmp_path, place=["here"]), "tiny", "cells")
 
 
 def test_command(out, tmp_path, capsys):
@@ -464,7 +468,7 @@ def test_a_dry_run_of_grid_names_the_folder_of_cells(out, tmp_path, capsys):
 
 
 def test_the_base_of_the_facts_is_that_of_the_file(job_of, out):
-    generate_fn = CellSampler(job_of())
+    generate_fn = sampler_of(CellSampler, job_of())
     assert generate_fn.facts(1)["adapters"] == [
         hash_tensors(read_adapter(out / "dc.safetensors")[1])
     ]

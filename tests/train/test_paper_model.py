@@ -26,7 +26,7 @@ from dcgrid.train.job import Reporter, TrainJob
 from dcgrid.train.plan import plan_stage
 from dcgrid.train.run import run_stage
 from dcgrid.train.settings import TrainRecipe, load_train_recipe
-from dcgrid.train.stages.generate import CellJob, SampleJob, load_cell_recipe, load_sample_recipe
+from dcgrid.train.stages.generate import GenerateJob, load_generate_recipe
 from dcgrid.train.stages.samplers import run_sampling
 from tests.t5_folder import make_t5_folder
 
@@ -106,11 +106,13 @@ class Folder:
         named = {"model": "paper-small", "out": self.out}
         mode = "composition" if name.endswith("composition") else "consistent"
         if name.startswith("cells"):
-            cells = replace(load_cell_recipe(RECIPES / "cells.toml", "paper"), **small)
-            job = CellJob(recipe=cells, mode=mode, **named)
+            cells = replace(load_generate_recipe(RECIPES / "cells.toml", "paper", "cells"), **small)
+            job = GenerateJob(recipe=cells, mode=mode, **named)
         else:
-            sampled = replace(load_sample_recipe(RECIPES / "sample.toml", "paper"), **small)
-            job = SampleJob(recipe=sampled, mode=mode, store=self.store, **named)
+            sampled = replace(
+                load_generate_recipe(RECIPES / "sample.toml", "paper", "sample"), **small
+            )
+            job = GenerateJob(recipe=sampled, mode=mode, store=self.store, **named)
         (path,) = run_sampling(job, lambda line: None, lambda done, total: None)
         return path
 

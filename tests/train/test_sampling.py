@@ -24,7 +24,7 @@ from dcgrid.train.data.generated_grids import grid_files, read_grid
 from dcgrid.train.facts import train_facts
 from dcgrid.train.job import TrainJob
 from dcgrid.train.loop import LoopOptions
-from dcgrid.train.stages.generate import SampleJob, load_sample_recipe
+from dcgrid.train.stages.generate import GenerateJob, load_generate_recipe
 from dcgrid.train.stages.grids import GridStage
 from dcgrid.train.stages.samplers import drop_grids, run_sampling
 
@@ -69,8 +69,8 @@ def based(adapted, tmp_path):
 @pytest.fixture
 def job_of(based, tiny_store, tmp_path):
     def job(mode="consistent", **knobs):
-        recipe = load_sample_recipe(write_small_sample(tmp_path, **knobs), "tiny")
-        return SampleJob(recipe=recipe, mode=mode, model="tiny", out=based, store=tiny_store)
+        recipe = load_generate_recipe(write_small_sample(tmp_path, **knobs), "tiny", "sample")
+        return GenerateJob(recipe=recipe, mode=mode, model="tiny", out=based, store=tiny_store)
 
     return job
 
@@ -283,7 +283,7 @@ def test_grids_are_sampled_as_their_adapter_says(job_of, based, tmp_path):
             if not line.startswith(("noise_scale", "time_shift"))
         )
     )
-    silent = load_sample_recipe(recipe, "tiny")
+    silent = load_generate_recipe(recipe, "tiny", "sample")
     job = replace(job_of(grids=1), recipe=silent)
     (based / "grids-consistent" / "0001.safetensors").unlink()
     told = read_grid(sample(job, notes)[0][0])
@@ -325,12 +325,12 @@ def test_missing_adapter_and_wrong_recipes(job_of, based, tmp_path):
         ({"frames": 4}, "4 frames"),
     ):
         with pytest.raises(RecipeError, match=told):
-            load_sample_recipe(write_small_sample(tmp_path, **knobs), "tiny")
+            load_generate_recipe(write_small_sample(tmp_path, **knobs), "tiny", "sample")
 
 
 def test_shipped_recipe(tmp_path):
     path = shipped_dir() / "train" / "sample.toml"
-    paper, mini = (load_sample_recipe(path, model) for model in ("paper", "mini"))
+    paper, mini = (load_generate_recipe(path, model, "sample") for model in ("paper", "mini"))
     assert (paper.grids, paper.num_inference_steps, paper.guidance_scale) == (64, 40, 4.5)
     assert (mini.grids, mini.num_inference_steps, mini.guidance_scale) == (24, 24, 3.0)
     assert paper.dc_strength == mini.dc_strength == 0
@@ -338,7 +338,7 @@ def test_shipped_recipe(tmp_path):
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(path.read_text() + "girds = 3\n")
     with pytest.raises(RecipeError, match=r"girds"):
-        load_sample_recipe(wrong, "paper")
+        load_generate_recipe(wrong, "paper", "sample")
 
 
 def test_command(based, tiny_store, tmp_path, capsys):
@@ -374,8 +374,10 @@ def test_moving_noise_is_kept_with_the_grid(tmp_path, tiny_store):
     spec = AdapterSpec(name="grid", stage="grid", rank=1, alpha=1, targets=("query",), base="mini")
     attach_adapter(dit, spec)
     save_adapter(dit, spec, out / "grid.safetensors")
-    recipe = load_sample_recipe(write_small_sample(tmp_path, grids=1, sizes=[[64, 64]]), "mini")
-    job = SampleJob(recipe=recipe, mode="consistent", model="mini", out=out, store=tiny_store)
+    recipe = load_generate_recipe(
+        write_small_sample(tmp_path, grids=1, sizes=[[64, 64]]), "mini", "sample"
+    )
+    job = GenerateJob(recipe=recipe, mode="consistent", model="mini", out=out, store=tiny_store)
     grid = read_grid(sample(job)[0][0])
     moving = len(PRESETS["mini"].dit.noise_motion)
     assert grid.drift_KMFYX.shape == (4, moving, 2, 8, 8)

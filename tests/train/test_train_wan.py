@@ -27,7 +27,7 @@ from dcgrid.train.plan import plan_stage
 from dcgrid.train.plan_checkout import KEPT_FEEDS, KEPT_WIDTHS
 from dcgrid.train.run import run_stage
 from dcgrid.train.settings import LOSSES, load_train_recipe
-from dcgrid.train.stages.generate import CellJob, SampleJob, load_cell_recipe, load_sample_recipe
+from dcgrid.train.stages.generate import GenerateJob, load_generate_recipe
 from dcgrid.train.stages.samplers import run_sampling
 
 WanTransformer3DModel = pytest.importorskip("diffusers").WanTransformer3DModel
@@ -95,8 +95,8 @@ def test_concepts_cells_and_sampled_grids(tmp_path, wan_folder, tiny_store, stag
     """Tags go through the frozen UMT5 and are learnt; cells, grids and samples are made of them."""
     out, model = tmp_path / "out", str(wan_folder)
     run_stage(stage_of("dc", out, steps=4), reporter())
-    cells = CellJob(
-        recipe=load_cell_recipe(write_small_cells(tmp_path), model),
+    cells = GenerateJob(
+        recipe=load_generate_recipe(write_small_cells(tmp_path), model, "cells"),
         mode="consistent",
         model=model,
         out=out,
@@ -104,8 +104,8 @@ def test_concepts_cells_and_sampled_grids(tmp_path, wan_folder, tiny_store, stag
     assert len(run_sampling(cells, lambda line: None, lambda *done: None)) == 3
     grid = stage_of("grid", out, steps=2, loss={"made_share": 1.0, "dc_strength": 1.0})
     run_stage(grid, reporter())
-    sample = SampleJob(
-        recipe=load_sample_recipe(write_small_sample(tmp_path), model),
+    sample = GenerateJob(
+        recipe=load_generate_recipe(write_small_sample(tmp_path), model, "sample"),
         mode="consistent",
         model=model,
         out=out,

@@ -100,31 +100,17 @@ def _job(request: SampleRequest) -> "GenerateJob":
     from dataclasses import replace
 
     from dcgrid.runtime.device import choose_device
-    from dcgrid.train.stages.generate import (
-        CellJob,
-        SampleJob,
-        load_cell_recipe,
-        load_sample_recipe,
-    )
+    from dcgrid.train.stages.generate import GenerateJob, load_generate_recipe
 
     path = request.recipe or shipped_dir() / "train" / f"{request.stage}.toml"
     overrides: dict[str, Any] = {} if request.grids is None else {"grids": request.grids}
-    device = choose_device(request.device)
-    if request.stage == "cells":
-        return CellJob(
-            recipe=replace(load_cell_recipe(path, request.model), **overrides),
-            mode=request.mode,
-            model=request.model,
-            out=request.out,
-            device=device,
-        )
-    return SampleJob(
-        recipe=replace(load_sample_recipe(path, request.model), **overrides),
+    return GenerateJob(
+        recipe=replace(load_generate_recipe(path, request.model, request.stage), **overrides),
         mode=request.mode,
         model=request.model,
         out=request.out,
         store=request.store,
-        device=device,
+        device=choose_device(request.device),
     )
 
 

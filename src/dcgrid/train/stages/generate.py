@@ -11,7 +11,7 @@ Paper: sec. 2 and 3.2 (data of the Grid LoRA, Sampling Grids), sec. 5.1 (data of
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Le
@@ -95,17 +95,12 @@ class CellRecipe(GenerateRecipe):
     """True: cells that show one subject start from the same noise."""
 
 
-_Recipe = TypeVar("_Recipe", bound=GenerateRecipe)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateJob:
-    """One run of a stage that generates grids."""
+    """One run of stage `cells` or `sample`."""
 
-    stage: ClassVar[str]
-    """What stands behind --stage."""
-    recipe: GenerateRecipe
-    """The recipe, overrides applied."""
+    recipe: SampleRecipe | CellRecipe
+    """The recipe, overrides applied; it says which stage."""
     mode: Mode
     """What the grids show."""
     model: str
@@ -114,6 +109,13 @@ class GenerateJob:
     """Folder of the weight files; the grids go to a folder in it."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where the networks run."""
+    store: Path = Path()
+    """Stage `sample`: folder of the world's pictures, of which the subjects' names are read."""
+
+    @property
+    def stage(self) -> str:
+        """What stands behind --stage."""
+        return self.recipe.stage
 
     @property
     def facts(self) -> TrainFacts:
@@ -137,97 +139,51 @@ class GenerateJob:
 
     @property
     def adapters(self) -> tuple[Path, ...]:
-        """Files of the Grid LoRA: one, or those of A and B; none where it does not generate."""
-        return ()
+        """Files of the Grid LoRA: one, or those of A and B; none in stage `cells`."""
+        if self.recipe.stage == "cells":
+            return ()
+        single = self.mode == "consistent"
+        parts = ("grid",) if single else ("grid-composition-a", "grid-composition-b")
+        return tuple(self.out / f"{part}.safetensors" for part in parts)
 
     @property
     def dc_files(self) -> tuple[Path, ...]:
-        """Which of the two files of stage `dc` are needed."""
-        return (self.dc, self.tokens)
+        """The Multi-DC LoRA where it is not left away; its tokens also for words of concepts."""
+        if self.recipe.dc_strength:
+            return (self.dc, self.tokens)
+        named = isinstance(self.recipe, SampleRecipe) and self.recipe.concept_share
+        return (self.tokens,) if named else ()
 
     @property
     def numbered(self) -> tuple[Path, ...]:
         """Adapters that act, whose files say how to sample; the first one decides."""
-        return (self.dc,)
+        return (*self.adapters, *([self.dc] if self.recipe.dc_strength else []))
 
     def command(self, stage: str) -> str:
         """Return the command that runs a stage in the same folder."""
         return f"dcgrid train --stage {stage} --model {self.model} --out {self.out}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleJob(GenerateJob):
-    """One run of stage `sample`."""
-
-    stage: ClassVar[str] = "sample"
-    recipe: SampleRecipe
-    """The recipe, overrides applied."""
-    store: Path
-    """Folder of the world's pictures; the subjects' names are read."""
-
-    @property
-    def adapters(self) -> tuple[Path, ...]:
-        """Files of the Grid LoRA: one, or those of A and B."""
-        parts = (
-            ("grid",) if self.mode == "consistent" else ("grid-composition-a", "grid-composition-b")
-        )
-        return tuple(self.out / f"{part}.safetensors" for part in parts)
-
-    @property
-    def numbered(self) -> tuple[Path, ...]:
-        """The Grid LoRAs, and Multi-DC where it is not left away."""
-        return (*self.adapters, *([self.dc] if self.recipe.dc_strength else []))
-
-    @property
-    def dc_files(self) -> tuple[Path, ...]:
-        """The LoRA where it is not left away; the tokens also for the words of concepts."""
-        if self.recipe.dc_strength:
-            return (self.dc, self.tokens)
-        return (self.tokens,) if self.recipe.concept_share else ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellJob(GenerateJob):
-    """One run of stage `cells`."""
-
-    stage: ClassVar[str] = "cells"
-    recipe: CellRecipe
-    """The recipe, overrides applied."""
-
-
-def load_sample_recipe(path: Path, model: str) -> SampleRecipe:
-    """Read a recipe of stage `sample` and apply the overrides for one model.
+def load_generate_recipe(path: Path, model: str, stage: str) -> SampleRecipe | CellRecipe:
+    """Read a recipe of stage `cells` or `sample` and apply the overrides for one model.
 
     Raises:
         RecipeError: No such file, not TOML, an unknown, missing or wrong key, or shapes that the
             model does not take.
         UsageError: No native model has that name.
     """
-    return _load(path, model, "sample", SampleRecipe)
-
-
-def load_cell_recipe(path: Path, model: str) -> CellRecipe:
-    """Read a recipe of stage `cells` and apply the overrides for one model; see above."""
-    return _load(path, model, "cells", CellRecipe)
-
-
-def _load(path: Path, model: str, stage: str, kind: type[_Recipe]) -> _Recipe:
+    kind: type[SampleRecipe] | type[CellRecipe] = CellRecipe if stage == "cells" else SampleRecipe
     document = read_toml(path, hint=f"compare recipes/train/{stage}.toml")
-    mine, known = train_facts(model).tables, table_names()
-    recipe = document.layered(mine, known).build(kind)
+    facts, known = train_facts(model), table_names()
+    recipe = document.layered(facts.tables, known).build(kind)
     for name in known:  # a mistake in what is for another model is one, too
         document.layered([name], known).build(kind)
-    _check_shapes(path, recipe, model)
-    return recipe
-
-
-def _check_shapes(path: Path, recipe: GenerateRecipe, model: str) -> None:
-    geometry = train_facts(model).geometry
     for height, width in recipe.sizes:
         try:
-            cell_token_shape(recipe.frames, height, width, geometry)
+            cell_token_shape(recipe.frames, height, width, facts.geometry)
         except LayoutError as error:
             raise RecipeError(f"{path}: {error.message}", hint=error.hint) from error
+    return recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

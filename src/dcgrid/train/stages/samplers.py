@@ -12,7 +12,7 @@ Paper: sec. 2 (grids generated with Multi-DC), sec. 3.2 (data of the Grid LoRA, 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -51,9 +51,9 @@ from dcgrid.train.networks import (
 )
 from dcgrid.train.stages.flow_matching import GRID, SINGLE, generate_cells
 from dcgrid.train.stages.generate import (
-    CellJob,
+    CellRecipe,
     GenerateJob,
-    SampleJob,
+    SampleRecipe,
     draw_grid_noise,
     generate_facts,
     missing_for_sampling,
@@ -89,9 +89,11 @@ def run_sampling(
     for path, command in missing_for_sampling(job):
         raise WeightsError(f"stage {job.stage} needs {path}, which is not there", hint=command)
     with run_lock(job.folder):
-        sampler = (
-            CellSampler(job) if isinstance(job, CellJob) else GridSampler(cast(SampleJob, job))
-        )
+        recipe = job.recipe
+        if isinstance(recipe, CellRecipe):
+            sampler: _Sampler = CellSampler(job, recipe)
+        else:
+            sampler = GridSampler(job, recipe)
         for line in sampler.notes():
             say(line)
         dropped = grid_files(job.folder / DROPPED)
@@ -261,12 +263,12 @@ class CellSampler(_Sampler):
         RecipeError: The recipe names a tag that Multi-DC does not know, or no concept fits.
     """
 
-    def __init__(self, job: CellJob) -> None:
-        self.job, self.recipe = job, job.recipe
+    def __init__(self, job: GenerateJob, recipe: CellRecipe) -> None:
+        self.job, self.recipe = job, recipe
         known = read_record(job.tokens, f"{job.command('dc')} --resume   # writes them")
         self.concepts: ConceptTexts = ConceptTexts(
-            chosen_concepts(known, job.recipe.concepts),
-            job.recipe.places,
+            chosen_concepts(known, recipe.concepts),
+            recipe.places,
             own_clause_only=job.facts.own_clause_only,
         )
         super().__init__()
@@ -299,17 +301,17 @@ class CellSampler(_Sampler):
 class GridSampler(_Sampler):
     """Generates whole grids with the Grid LoRA on the base, no cell given."""
 
-    def __init__(self, job: SampleJob) -> None:
-        self.job, self.recipe = job, job.recipe
+    def __init__(self, job: GenerateJob, recipe: SampleRecipe) -> None:
+        self.job, self.recipe = job, recipe
         self.captions = world_captions(own_clause_only=job.facts.own_clause_only)
         self.subjects = WorldStore(job.store).names["sprites"]
         self.concepts = None
-        if job.recipe.concept_share:
+        if recipe.concept_share:
             known = read_record(job.tokens, f"{job.command('dc')} --resume")
             # Attenuated to nothing, there is nothing that tags stand for: words name a concept.
             self.concepts = ConceptTexts(
                 known,
-                tagged=job.recipe.dc_strength > 0,
+                tagged=recipe.dc_strength > 0,
                 mixed=True,
                 own_clause_only=job.facts.own_clause_only,
             )
