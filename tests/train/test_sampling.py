@@ -321,7 +321,7 @@ def test_missing_adapter_and_wrong_recipes(job_of, based, tmp_path):
         ({"grid": 4}, "did you mean 'grids'"),
         ({"sizes": []}, "sizes"),
         ({"sizes": [[32]]}, "sizes"),
-        ({"sizes": [[32, 33]]}, "32x33"),
+        ({"sizes": [[32, 33]]}, "33x32"),
         ({"frames": 4}, "4 frames"),
     ):
         with pytest.raises(RecipeError, match=told):
