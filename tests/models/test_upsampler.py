@@ -197,6 +197,16 @@ def test_training_lays_them_as_inference_does() -> None:
     assert (laid - known.frame(0.0, source[0])).abs().max() > 0.01
 
 
+def test_it_can_be_trained_after_it_was_used_in_the_same_process() -> None:
+    """What is kept between calls must not come from inference mode; no other test has this size."""
+    network = GuidedUpsampler()
+    given, generated = torch.rand(2, 1, 3, 22, 26) * 2 - 1
+    network.analyze(given, generated)
+    source = torch.rand(1, 3, 88, 104) * 2 - 1
+    network(given, generated, source).square().mean().backward()
+    assert network.overlay_head.weight.grad is not None
+
+
 def test_a_file_is_loaded_with_its_widths_and_words(tmp_path: Path) -> None:
     model = trained((4, 6, 10))
     path = tmp_path / "upsampler.safetensors"

@@ -161,8 +161,9 @@ def taller(picture_HC1W: Tensor, height: int, rows: slice | None = None) -> Tens
 @lru_cache(maxsize=16)
 def _weights(count: int, known: int, device: torch.device) -> Tensor:
     """Return how much each of the known pixels of a line counts in each of `count`."""
-    lines_1KW = resized(torch.eye(known, device=device)[None, :, None], (1, count))[:, :, 0]
-    return lines_1KW[0].T.contiguous()
+    with torch.inference_mode(False):  # kept for whoever asks next
+        lines_1KW = resized(torch.eye(known, device=device)[None, :, None], (1, count))[:, :, 0]
+        return lines_1KW[0].T.contiguous()
 
 
 def _between(first: int, last: int, count: int, known: int) -> slice:

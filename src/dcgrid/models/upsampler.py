@@ -344,13 +344,14 @@ def _bicubic_lines(known: int, device: torch.device) -> Tensor:
 
     As products of matrices what a cell takes is several times as fast on a CPU.
     """
-    lines_1KW = F.interpolate(
-        torch.eye(known, device=device)[None, :, None],
-        size=(1, OVERLAY_SCALE * known),
-        mode="bicubic",
-        align_corners=False,
-    )[:, :, 0]
-    return lines_1KW[0].T.contiguous()
+    with torch.inference_mode(False):  # kept, and used in training, too
+        lines_1KW = F.interpolate(
+            torch.eye(known, device=device)[None, :, None],
+            size=(1, OVERLAY_SCALE * known),
+            mode="bicubic",
+            align_corners=False,
+        )[:, :, 0]
+        return lines_1KW[0].T.contiguous()
 
 
 def _features(given_BCHW: Tensor, generated_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -385,9 +386,10 @@ def _window_mean(picture_BCHW: Tensor) -> Tensor:
 @lru_cache(maxsize=16)
 def _mean_lines(side: int, device: torch.device) -> Tensor:
     """Return how much each pixel of a line counts in the mean around each."""
-    place_W = torch.arange(side, device=device)
-    near_WW = ((place_W[:, None] - place_W).abs() <= WINDOW // 2).float()
-    return near_WW / near_WW.sum(1, keepdim=True)
+    with torch.inference_mode(False):  # kept, and used in training, too
+        place_W = torch.arange(side, device=device)
+        near_WW = ((place_W[:, None] - place_W).abs() <= WINDOW // 2).float()
+        return near_WW / near_WW.sum(1, keepdim=True)
 
 
 def load_upsampler(path: Path = WEIGHTS, device: torch.device | str = "cpu") -> GuidedUpsampler:
