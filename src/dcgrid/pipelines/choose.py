@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from dcgrid.video.pixels import unit_of
+
 _SIDE = 64
 # Flicker of one grey level in 255 on average costs about 0.04 of the score.
 _FLICKER_WEIGHT = 10.0
@@ -75,7 +77,7 @@ def _small_luma(frames_THWC: Tensor) -> Tensor:
     weights = torch.tensor([0.2126, 0.7152, 0.0722])
     # Smoothed and not averaged over boxes: a clip and its enlarged edit then match point by point.
     small = F.interpolate(
-        rearrange(frames_THWC, "t h w c -> t c h w").float() / 255,
+        unit_of(rearrange(frames_THWC, "t h w c -> t c h w")),
         (_SIDE, _SIDE),
         mode="bilinear",
         antialias=True,

@@ -25,6 +25,7 @@ from dcgrid.models.base import Backbone, ModelSpec, leaves_out_blocks
 from dcgrid.pipelines.guidance import guided_velocity, token_grids
 from dcgrid.pipelines.guidance import token_places as token_places
 from dcgrid.pipelines.request import GridRequest
+from dcgrid.video.pixels import pixels_of_signed, signed_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,13 +158,12 @@ def _encoded(backbone: Backbone, clip_THWC: Tensor, device: torch.device) -> Ten
 
 def to_model_range(frames_THWC: Tensor) -> Tensor:
     """Turn a uint8 clip into video_BCTHW in [-1, 1], float32, B = 1."""
-    return rearrange(frames_THWC, "t h w c -> 1 c t h w").float() / 127.5 - 1
+    return signed_of(rearrange(frames_THWC, "t h w c -> 1 c t h w"))
 
 
 def to_frames(video_BCTHW: Tensor) -> Tensor:
     """Turn video in [-1, 1], B = 1, into a uint8 clip on the CPU, rounded to nearest."""
-    scaled = (video_BCTHW.float() + 1) * 127.5
-    return rearrange(scaled.round().clamp(0, 255).to(torch.uint8), "1 c t h w -> t h w c").cpu()
+    return rearrange(pixels_of_signed(video_BCTHW), "1 c t h w -> t h w c").cpu()
 
 
 def _decode(

@@ -22,6 +22,7 @@ from dcgrid.pipelines.plan import DARK_SHARE, dark_share
 from dcgrid.pipelines.upsampling import Enlarge, Upsampler
 from dcgrid.pipelines.windows import Window
 from dcgrid.video.frames import CellFrames
+from dcgrid.video.pixels import unit_of
 
 MOST = 8
 """Most rows of B for each of a cell's: finer than so nothing is looked at."""
@@ -79,7 +80,7 @@ class SecondLight:
             count = min(_AT_ONCE, self._count - self._first)
             self._read_THWC = self._stream.stretch(self._first, count)
         frame_HWC = self._read_THWC[number - self._first][self._crop]
-        light_1CHW = rearrange(frame_HWC, "h w c -> 1 c h w").float() / 255
+        light_1CHW = unit_of(rearrange(frame_HWC, "h w c -> 1 c h w"))
         cell_1CHW = F.avg_pool2d(light_1CHW, self.factor)
         held_1CHW = F.interpolate(
             cell_1CHW, size=light_1CHW.shape[-2:], mode="bilinear", align_corners=False

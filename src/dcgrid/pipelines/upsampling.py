@@ -34,6 +34,7 @@ from dcgrid.pipelines.result import result_size
 from dcgrid.pipelines.windows import Window
 from dcgrid.runtime.ahead import run_ahead
 from dcgrid.video.clip import ClipPlan, Picture
+from dcgrid.video.pixels import pixels_of_signed, signed_of
 
 Enlarge: TypeAlias = Callable[[float, Tensor], Callable[[], Tensor]]
 """Prepares a frame of the result: gets its place in a stretch, counted in cell frames and perhaps
@@ -366,13 +367,12 @@ def _guided_frame(
     source_CHW = _to_network(source_HWC[None])[0].to(device)
     shown_NHW = None if planes_NHW is None else planes_NHW.to(device)
     made_CHW = coefficients.frame(place, source_CHW, shown_NHW)
-    pixels_CHW = made_CHW.add(1).mul_(127.5).round_().to(torch.uint8)
-    return rearrange(pixels_CHW, "c h w -> h w c").contiguous().cpu()
+    return rearrange(pixels_of_signed(made_CHW), "c h w -> h w c").contiguous().cpu()
 
 
 def _to_network(frames_THWC: Tensor) -> Tensor:
     """Turn uint8 frames into TCHW in [-1, 1]."""
-    return rearrange(frames_THWC, "t h w c -> t c h w").float().div_(127.5).sub_(1)
+    return signed_of(rearrange(frames_THWC, "t h w c -> t c h w"))
 
 
 def _chunks(pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:

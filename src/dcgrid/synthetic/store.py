@@ -29,6 +29,7 @@ from dcgrid.io.atomic import write_whole
 from dcgrid.synthetic.mattes import Matting, can_run, find_network
 from dcgrid.synthetic.sources import SOURCES, TRAINING_CLIPS, source_dir
 from dcgrid.video.clip import ClipRules
+from dcgrid.video.pixels import pixels_of_unit, unit_of
 from dcgrid.video.read import read_clip
 
 PHOTO_SIDE = 512
@@ -284,9 +285,9 @@ def _mattes(raw_dir: Path, store_dir: Path) -> Iterator[tuple[str, torch.Tensor]
     matting, store = Matting(network), WorldStore(store_dir)
     for kind in ("footage", "details"):
         for name in store.names[kind]:
-            matte_THW = matting(store.get(kind, name).float() / 255)
+            matte_THW = matting(unit_of(store.get(kind, name)))
             if matte_THW is not None:
-                yield name, (matte_THW * 255).round().to(torch.uint8).contiguous()
+                yield name, pixels_of_unit(matte_THW).contiguous()
 
 
 def _clips(

@@ -16,6 +16,7 @@ from dcgrid.synthetic.animation import camera_move, composite_sprite
 from dcgrid.synthetic.effects import render_effect
 from dcgrid.synthetic.effects_fields import cell_scale, draw_drift
 from dcgrid.synthetic.store import WorldStore
+from dcgrid.video.pixels import unit_of
 
 MIX = {"footage": 0.30, "photo": 0.15, "sprite": 0.30, "person": 0.25}
 """Share of each kind of clip; a person is one of the few that are filmed, before another place."""
@@ -113,9 +114,7 @@ class WorldClips:
         self, frames: int, size: tuple[int, int], generator: torch.Generator
     ) -> torch.Tensor:
         _, photo_CHW = self._get("photos", generator)
-        return _color_jitter(
-            camera_move(photo_CHW.float() / 255, frames, size, generator), generator
-        )
+        return _color_jitter(camera_move(unit_of(photo_CHW), frames, size, generator), generator)
 
     def _footage(
         self, frames: int, size: tuple[int, int], generator: torch.Generator
@@ -222,7 +221,7 @@ class WorldClips:
         name, sprite_TCHW = self._get("sprites", generator)
         played = range(max(1, int(len(sprite_TCHW) * self.rate / RATE)))
         sprite_TCHW = sprite_TCHW[[self._stored(frame) for frame in played]]
-        return re.sub(r"[^a-z0-9 ]", " ", name), sprite_TCHW.float() / 255
+        return re.sub(r"[^a-z0-9 ]", " ", name), unit_of(sprite_TCHW)
 
     def _ground(self, generator: torch.Generator) -> "_DrawGround":
         use_footage = bool(self.store.names["footage"]) and chance(generator) < 0.3
@@ -254,7 +253,7 @@ def _random_crop(
     window = (max(1, int(size[0] * zoom)), max(1, int(size[1] * zoom)))
     top = pick(height - window[0] + 1, generator)
     left = pick(width - window[1] + 1, generator)
-    part = video_CTHW[:, :, top : top + window[0], left : left + window[1]].float() / 255
+    part = unit_of(video_CTHW[:, :, top : top + window[0], left : left + window[1]])
     frames_TCHW = part.transpose(0, 1)
     resized = F.interpolate(
         frames_TCHW, size=size, mode="bilinear", antialias=True, align_corners=False

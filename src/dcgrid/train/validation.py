@@ -33,6 +33,7 @@ from dcgrid.train.evaluation import at_rest
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.stages.flow_matching import GRID, generate_cells
 from dcgrid.train.stages.generate import SamplerNumbers, grid_noise
+from dcgrid.video.pixels import pixels_of_unit
 from dcgrid.video.sheet import tile_grid, write_contact_sheet
 from dcgrid.video.write import write_video
 
@@ -363,8 +364,7 @@ def _attenuated(networks: LiveNetworks) -> Iterator[None]:
 
 def _frames(clip_CTHW: torch.Tensor) -> torch.Tensor:
     """Turn a clip in [0, 1] into frames THWC, uint8, on the CPU."""
-    levels = (clip_CTHW * 255).round().clamp(0, 255).to(torch.uint8)
-    return levels.permute(1, 2, 3, 0).contiguous().cpu()
+    return pixels_of_unit(clip_CTHW).permute(1, 2, 3, 0).contiguous().cpu()
 
 
 def _size(clip_CTHW: torch.Tensor) -> tuple[int, int, int]:

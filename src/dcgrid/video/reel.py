@@ -19,6 +19,7 @@ from typing import Protocol
 
 import torch
 
+from dcgrid.video.pixels import unit_of
 from dcgrid.video.text import text_pixels, text_width
 
 _INK = 240
@@ -199,7 +200,7 @@ def _title_pixels(title: str, height: int, width: int) -> tuple[torch.Tensor, to
     lines = _title_lines(title, width - 2 * margin, size, min(_MOST_LINES, fitting))
     ink_HW = torch.zeros(height, width)
     for index, line in enumerate(reversed(lines)):
-        line_HW = text_pixels(line, size).float() / 255
+        line_HW = unit_of(text_pixels(line, size))
         line_HW = line_HW[:, : width - 2 * margin]
         bottom = height - margin - index * pitch
         left = (width - line_HW.shape[1]) // 2

@@ -19,6 +19,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from dcgrid.io.atomic import whole_file
+from dcgrid.video.pixels import unit_of
 from dcgrid.video.text import text_pixels, text_width
 
 _GAP = 4
@@ -173,7 +174,7 @@ def _strip(width: int, texts: list[tuple[int, str]], size: int) -> torch.Tensor:
     drawn = [(left, text_pixels(text, size)) for left, text in texts]
     strip_HWC = _blank(max((ink_HW.shape[0] for _, ink_HW in drawn), default=1) + _GAP, width)
     for left, ink_HW in drawn:
-        ink_HW = ink_HW[:, : max(0, width - left)].float() / 255
+        ink_HW = unit_of(ink_HW[:, : max(0, width - left)])
         place_HWC = strip_HWC[_GAP : _GAP + ink_HW.shape[0], left : left + ink_HW.shape[1]]
         place_HWC.copy_((_PAPER + (_INK - _PAPER) * ink_HW[..., None]).round())
     return strip_HWC

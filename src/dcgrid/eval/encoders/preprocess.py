@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dcgrid.video.pixels import unit_of
+
 CHUNK = 16
 """Frames that a network is given at once: what bounds memory on long clips."""
 
@@ -65,5 +67,5 @@ def normalised(
         device: Where the result lies.
     """
     shift, scale = (torch.tensor(one, device=device).view(3, 1, 1) for one in (mean, spread))
-    floats: Tensor = (pixels_TCHW.to(device).float() / 255 - shift) / scale
+    floats: Tensor = (unit_of(pixels_TCHW.to(device)) - shift) / scale
     return floats

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dcgrid.eval.metrics.series import mean_score, no_score
 from dcgrid.eval.results import Score
+from dcgrid.video.pixels import unit_of
 
 # sRGB to XYZ under D65, divided by the white point (IEC 61966-2-1).
 _TO_XYZ = (
@@ -56,7 +57,7 @@ def lab(frame_HWC: Tensor) -> Tensor:
     Args:
         frame_HWC: RGB, uint8.
     """
-    coded = frame_HWC.float() / 255
+    coded = unit_of(frame_HWC)
     linear = torch.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
     xyz = linear @ torch.tensor(_TO_XYZ, device=frame_HWC.device).T
     small = 6 / 29

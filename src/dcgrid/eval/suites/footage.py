@@ -24,6 +24,7 @@ from dcgrid.synthetic.effects import DETERMINISTIC, render_effect
 from dcgrid.synthetic.effects_fields import cell_scale
 from dcgrid.synthetic.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
 from dcgrid.video.clip import ClipPlan, ClipRules
+from dcgrid.video.pixels import pixels_of_unit, unit_of
 from dcgrid.video.read import plan_clip, probe, read_clip
 
 _FUSIONS = dict(zip(FUSION_NAMES, (fuse_around, fuse_lit), strict=True))
@@ -153,9 +154,9 @@ def fusion_truths(given_THWC: Tensor, element_THWC: Tensor) -> dict[str, Tensor]
 
 def to_unit(clip_THWC: Tensor) -> Tensor:
     """Turn a clip THWC, uint8, into CTHW in [0, 1]."""
-    return rearrange(clip_THWC, "t h w c -> c t h w").float() / 255
+    return unit_of(rearrange(clip_THWC, "t h w c -> c t h w"))
 
 
 def to_pixels(clip_CTHW: Tensor) -> Tensor:
     """Turn a clip CTHW in [0, 1] into THWC, uint8, rounded to nearest."""
-    return rearrange((clip_CTHW * 255).round().clamp(0, 255).to(torch.uint8), "c t h w -> t h w c")
+    return rearrange(pixels_of_unit(clip_CTHW), "c t h w -> t h w c")

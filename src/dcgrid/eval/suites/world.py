@@ -24,6 +24,7 @@ from dcgrid.synthetic.animation import camera_move, composite_sprite
 from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import pick
 from dcgrid.video.clip import ClipRules
+from dcgrid.video.pixels import unit_of
 from dcgrid.video.read import read_clip
 from dcgrid.video.write import write_video
 
@@ -75,7 +76,7 @@ def draw_clips(job: WorldJob) -> tuple[Path, ...]:
         generator = torch.Generator().manual_seed(1_000_003 * job.seed + number)
         names = store.names["sprites"]
         name = names[pick(len(names), generator)]
-        sprite_TCHW = store.get("sprites", name).float() / 255
+        sprite_TCHW = unit_of(store.get("sprites", name))
         ground_CTHW = _ground(job, store, number, generator)
         clip_CTHW, alpha_1THW = composite_sprite(ground_CTHW, sprite_TCHW, generator=generator)
         words = " ".join(re.sub(r"[^a-z0-9 ]", " ", name).split())
@@ -94,7 +95,7 @@ def _ground(job: WorldJob, store: WorldStore, number: int, generator: torch.Gene
     if not job.grounds:
         names = store.names["photos"]
         photo_CHW = store.get("photos", names[pick(len(names), generator)])
-        return camera_move(photo_CHW.float() / 255, FRAMES, SIZE, generator)
+        return camera_move(unit_of(photo_CHW), FRAMES, SIZE, generator)
     rules = ClipRules(
         fps=RATE, stride=1, max_frames=FRAMES, cell_sizes=(SIZE,), default_frames=FRAMES
     )

@@ -28,6 +28,7 @@ from dcgrid.train.data.cache import TensorCache
 from dcgrid.train.data.manifest import Concept
 from dcgrid.train.settings import Phase
 from dcgrid.video.clip import ClipRules
+from dcgrid.video.pixels import pixels_of_unit, signed_of
 from dcgrid.video.probe import probe
 from dcgrid.video.read import plan_clip, read_clip
 
@@ -173,7 +174,7 @@ def world_sources(world: WorldClips, frames: int, sizes: Sequence[Size]) -> list
             seconds_T = world.seconds(frames)
             clip_CTHW = draw_element(element.name, like_CTHW, seconds_T, generator)
             words = (element.phrases[0], element.motion, "against a dark backdrop")
-        pixels_THWC = (clip_CTHW.permute(1, 2, 3, 0) * 255).round().byte().cpu().contiguous()
+        pixels_THWC = pixels_of_unit(clip_CTHW.permute(1, 2, 3, 0)).cpu().contiguous()
         concept = _world_concept(number + 1, words, is_subject=number < SUBJECTS)
         sources.append(WorldSource(concept=concept, frames_THWC=pixels_THWC))
     return sources
@@ -269,7 +270,7 @@ def _encoded(request: _Request, encoding: Encoding) -> torch.Tensor:
     """Encode a clip as a whole, or each of its frames alone; NCFYX."""
     device = encoding.autoencoder.latent_scale.device
     frames_THWC = request.source.read(request.frames, request.size)
-    video_CTHW = frames_THWC.permute(3, 0, 1, 2).to(device).float() / 127.5 - 1
+    video_CTHW = signed_of(frames_THWC.permute(3, 0, 1, 2).to(device))
     clips_NCTHW = video_CTHW.transpose(0, 1)[:, :, None] if request.is_set else video_CTHW[None]
     with autocast(device, torch.bfloat16):
         parts = [encoding.autoencoder.encode(part).float() for part in clips_NCTHW.split(_AT_ONCE)]

@@ -59,6 +59,7 @@ from dcgrid.train.stages.generate import (
     missing_for_sampling,
     sampler_numbers,
 )
+from dcgrid.video.pixels import pixels_of_signed
 from dcgrid.video.sheet import write_contact_sheet
 
 SHEET_NAME = "sheet.png"
@@ -158,8 +159,8 @@ def write_sheet(job: GenerateJob) -> None:
         cells = []
         for cell_CFYX in read_grid(path).cells_KCFYX:
             video_BCTHW = autoencoder.decode(cell_CFYX[None].to(job.device))
-            frames_THWC = rearrange((video_BCTHW + 1) * 127.5, "1 c t h w -> t h w c")
-            cells.append(frames_THWC.round().clamp(0, 255).to(torch.uint8).cpu())
+            frames_THWC = rearrange(pixels_of_signed(video_BCTHW), "1 c t h w -> t h w c")
+            cells.append(frames_THWC.cpu())
         rows.append([_first_and_last(cell) for cell in cells])
         labels.append(f"{number:04d}")
     path = job.folder / SHEET_NAME

@@ -49,6 +49,7 @@ from dcgrid.train.stages.codec import (
     error_of_differences,
 )
 from dcgrid.train.stages.edit_maker import EditMaker
+from dcgrid.video.pixels import pixels_of_unit, signed_of, unit_of
 
 SCALE = 4
 """Rows and columns of the truth for each of the cell's."""
@@ -222,7 +223,7 @@ class UpsamplerStage:
             texts.append(self.captions.effect_clause(name, generator))
             fields.append(known * (edits.fields_NPTHW[edit, :, frame, rows, columns].float() - 128))
             planes.append(known * edits.planes_NPTHW[edit, :, frame, large[0], large[1]].float())
-            frame_CHW = edits.source_CTHW[:, frame].float() / 255
+            frame_CHW = unit_of(edits.source_CTHW[:, frame])
             own_CHW = frame_CHW[:, large[0], large[1]]
             if apart[-1]:
                 corner = SCALE * top, SCALE * left
@@ -231,9 +232,9 @@ class UpsamplerStage:
         source_BCHW = torch.stack(source) * 2 - 1
         return Crops(
             given_BCHW=F.avg_pool2d(source_BCHW, SCALE),
-            generated_BCHW=torch.stack(generated).float() / 127.5 - 1,
+            generated_BCHW=signed_of(torch.stack(generated)),
             source_BCHW=source_BCHW,
-            truth_BCHW=torch.stack(truth).float() / 127.5 - 1,
+            truth_BCHW=signed_of(torch.stack(truth)),
             apart_B=torch.tensor(apart),
             fields_BPHW=torch.stack(fields) / 32,
             planes_BPHW=torch.stack(planes) / 255,
@@ -353,7 +354,7 @@ def _averaged(clip_CTHW: Tensor) -> Tensor:
 
 def _levels(clip: Tensor) -> Tensor:
     """Round pictures in [0, 1] to uint8 on the CPU."""
-    return (clip.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    return pixels_of_unit(clip).cpu()
 
 
 def _figures(name: str, error_BCHW: Tensor, chosen_B: Tensor) -> dict[str, float]:
