@@ -9,7 +9,6 @@ from dcgrid.grid.coordinates import (
     grid_order,
     grid_positions,
     token_coordinates,
-    window_mask,
 )
 from dcgrid.grid.layout import GridLayout, TokenShape
 
@@ -54,15 +53,6 @@ def test_cells_may_not_overlap() -> None:
         token_coordinates(GridLayout(rows=2, cols=2), SHAPE, (2, 4))
     # One row of cells cannot overlap downwards.
     assert token_coordinates(GridLayout(rows=1, cols=2), SHAPE, (2, 4)).shape == (48, 3)
-
-
-def test_window_is_measured_in_grid_order() -> None:
-    layout = GridLayout(rows=2, cols=2)
-    mask = window_mask(grid_positions(layout, SHAPE), reach=10)
-    order = grid_order(layout, SHAPE)
-    index = torch.arange(96)
-    plain = (index[:, None] - index[None, :]).abs() <= 10
-    assert torch.equal(mask[order][:, order], plain)
 
 
 def test_paper_window_of_the_paper_grid() -> None:

@@ -226,7 +226,7 @@ def report(
 ) -> None:
     """Write the page and the tables of an evaluation anew from its results.json."""
     from dcgrid.eval.results import read_results
-    from dcgrid.eval.suites.written import RESULTS_NAME, write_all
+    from dcgrid.eval.suites.run import RESULTS_NAME, write_all
 
     with Output(format_=format_, quiet=quiet) as output:
         output.busy("writing the page")

@@ -10,14 +10,11 @@ Tokens are cell-major, "(k f y x)". Two cells side by side, each 2 rows of 3 tok
 """
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 
 from dcgrid.errors import LayoutError
 from dcgrid.grid.layout import GridLayout, TokenShape
-
-WINDOW_REACH = 3072
-"""Half of the paper's centred attention window of 6144 tokens. Table 5."""
 
 
 def token_coordinates(
@@ -71,16 +68,3 @@ def grid_positions(layout: GridLayout, shape: TokenShape) -> Tensor:
 def grid_order(layout: GridLayout, shape: TokenShape) -> Tensor:
     """Return order_S, int64: `tokens_S[order_S]` puts cell-major tokens in grid order (f y x)."""
     return grid_positions(layout, shape).argsort()
-
-
-def window_mask(position_S: Tensor, reach: int = WINDOW_REACH) -> Tensor:
-    """Return attends_SS, bool: True where two tokens lie within `reach` in grid order.
-
-    Args:
-        position_S: From `grid_positions`; the mask has the same (cell-major) token order.
-        reach: Furthest distance that still attends.
-
-    Paper: Table 5 (window 6144, centre)
-    """
-    columns = repeat(position_S, "s -> 1 s")
-    return (rearrange(position_S, "s -> s 1") - columns).abs() <= reach

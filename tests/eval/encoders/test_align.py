@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dcgrid.eval.encoders.align import TEMPLATE, aligned_face, similarity_transform
+from dcgrid.eval.encoders.faces import TEMPLATE, aligned_face, similarity_transform
 from tests.eval.places import WEIGHTS, lacks, needs_weights
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcgrid.eval.metrics.matching import assign, matched_frames
+from dcgrid.eval.metrics.series import assign, matched_frames
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dcgrid.eval.metrics import change, leak, lpips, lpips_distances, psnr, ssim
-from dcgrid.eval.metrics.colour import lab
+from dcgrid.eval.metrics.pictures import lab
 from tests.eval.places import lacks
 
 

@@ -12,9 +12,8 @@ import torch
 from dcgrid.errors import InputVideoError, OutputError, StudyError, UsageError
 from dcgrid.eval.results import read_results, write_results
 from dcgrid.eval.study.design import read_key
-from dcgrid.eval.study.make import StudyWishes, make_study
+from dcgrid.eval.study.make import StudyWishes, make_study, render_page
 from dcgrid.eval.study.media import damage
-from dcgrid.eval.study.render import render_page
 from dcgrid.video.probe import probe
 from dcgrid.video.read import decode_all
 from tests.eval.study.conftest import CLIPS, FAR, LABELS, NEAR, OURS, TASKS, make_evaluation

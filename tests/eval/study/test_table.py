@@ -9,8 +9,7 @@ import pytest
 from dcgrid.errors import OutputError, StudyError
 from dcgrid.eval.study.answers import parse_answers
 from dcgrid.eval.study.showing import table_csv, table_lines, table_markdown, write_table
-from dcgrid.eval.study.statistics import binomial_test, holm, wilson
-from dcgrid.eval.study.table import PAPER, make_table
+from dcgrid.eval.study.table import PAPER, binomial_test, holm, make_table, wilson
 from tests.eval.study.conftest import FAR, NEAR, answer_sheet, right_file, wrong_file
 
 

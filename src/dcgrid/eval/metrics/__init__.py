@@ -5,13 +5,11 @@ No network is loaded here and no file is read; `dcgrid.eval.encoders` makes what
 docs/evaluation.md.
 """
 
-from dcgrid.eval.metrics.colour import change
 from dcgrid.eval.metrics.cosines import clip_text, subject_similarity, temporal_coherence
 from dcgrid.eval.metrics.faces import FrameFaces, face_kept, identity
-from dcgrid.eval.metrics.leak import leak
-from dcgrid.eval.metrics.matching import matched_frames
 from dcgrid.eval.metrics.motion import flicker, motion_agreement
-from dcgrid.eval.metrics.pictures import lpips, lpips_distances, psnr, ssim
+from dcgrid.eval.metrics.pictures import change, leak, lpips, lpips_distances, psnr, ssim
+from dcgrid.eval.metrics.series import matched_frames
 
 __all__ = [
     "FrameFaces",

@@ -5,8 +5,7 @@ Letters: T frames, E embedding.
 
 from torch import Tensor
 
-from dcgrid.eval.metrics.matching import matched_frames
-from dcgrid.eval.metrics.series import NO_FRAMES, mean_score, no_score
+from dcgrid.eval.metrics.series import NO_FRAMES, matched_frames, mean_score, no_score
 from dcgrid.eval.results import Score
 
 

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcgrid.eval.metrics.matching import assign, matched_frames
 from dcgrid.eval.metrics.people import FrameFaces, find_subject
-from dcgrid.eval.metrics.series import NO_FRAMES, mean_score, no_score
+from dcgrid.eval.metrics.series import NO_FRAMES, assign, matched_frames, mean_score, no_score
 from dcgrid.eval.results import Score
 
 __all__ = ["FrameFaces", "face_kept", "identity"]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcgrid.eval.metrics.matching import assign
+from dcgrid.eval.metrics.series import assign
 
 REACH = 1.0
 """How far a face may move between frames and be the same person's, in sizes of the face."""

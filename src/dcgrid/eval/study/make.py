@@ -1,10 +1,15 @@
 """Make a study from the results of an evaluation: DIR/page/ to hand out, DIR/key.json to keep."""
 
 import hashlib
+import json
+import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from html import escape
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from dcgrid.errors import OutputError, StudyError, UsageError
 from dcgrid.eval.results import Results, read_results
@@ -13,12 +18,14 @@ from dcgrid.eval.study.design import (
     KEY_NAME,
     MEDIA_DIR,
     PAGE_DIR,
+    QUESTIONS,
+    Check,
+    Pair,
     StudyKey,
     write_key,
 )
 from dcgrid.eval.study.order import rater_seed
 from dcgrid.eval.study.pairing import Blind, Pairing, make_pairs, methods_against
-from dcgrid.eval.study.render import page_data, render_page
 from dcgrid.io.atomic import whole_folder
 
 RESULTS_NAME = "results.json"
@@ -212,3 +219,52 @@ def _check_place(out: Path, *, force: bool) -> None:
         )
     if not force:
         raise OutputError(f"{out} exists already", hint="add --force to replace it")
+
+
+_SCRIPTS = ("order.js", "store.js", "player.js", "session.js", "send.js", "app.js")
+
+
+def page_data(key: StudyKey, contact: str) -> dict[str, Any]:
+    """Return what the page is given.
+
+    Args:
+        key: The study; its id may be empty still.
+        contact: Whom to ask, and to hand answers to; may be empty.
+    """
+    return {
+        "format": "dcgrid-study-page-1",
+        "id": key.id,
+        "title": key.title,
+        "contact": contact,
+        "per_rater": key.per_rater,
+        "questions": [{"key": one.key, "topic": one.topic, "text": one.text} for one in QUESTIONS],
+        "pairs": [{**_shown(pair), "deck": pair.deck} for pair in key.pairs],
+        "checks": [_shown(check) for check in key.checks],
+    }
+
+
+def render_page(data: Mapping[str, Any]) -> str:
+    """Return the page as HTML."""
+    parts = {
+        "title": escape(data["title"]),
+        "style": _part("page.css"),
+        "script": "\n".join(map(_part, _SCRIPTS)),
+        "data": _as_script(data),
+    }
+    # In one pass: a mark in a title or a prompt stays text.
+    return re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], _part("index.html"))
+
+
+def _shown(pair: Pair | Check) -> dict[str, Any]:
+    values = asdict(pair)
+    return {name: values[name] for name in ("id", "prompt", "originals", "files")}
+
+
+def _as_script(data: Mapping[str, Any]) -> str:
+    """Return JSON that cannot end the element it stands in, whatever a prompt says."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _part(name: str) -> str:
+    return resources.files("dcgrid.eval.study").joinpath("page", name).read_text("utf-8")

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from dcgrid.eval.report import write_report
 from dcgrid.eval.results import (
     ClipEntry,
     Item,
     MethodRow,
     Results,
     TaskEntry,
+    write_results,
 )
 from dcgrid.eval.scoring import Encoders
 from dcgrid.eval.suites.clips import DEFAULT_SUBJECT, EvalClip
@@ -31,8 +33,8 @@ from dcgrid.eval.suites.request import (
 )
 from dcgrid.eval.suites.unit_generation import generate_unit, generation_context
 from dcgrid.eval.suites.unit_scoring import Scored, score_unit, scoring_context
-from dcgrid.eval.suites.written import write_all
-from dcgrid.eval.tables import table_rows
+from dcgrid.eval.tables import csv_summary, csv_table, markdown_table, table_rows
+from dcgrid.io.atomic import write_whole
 from dcgrid.io.locks import run_lock
 from dcgrid.io.progress import NullProgress, Progress
 from dcgrid.pipelines import facts
@@ -250,3 +252,20 @@ def _notes(request: EvalRequest, items: Sequence[Item]) -> tuple[str, ...]:
 def _is_seen(model: str, clip: EvalClip) -> bool:
     """Return True if the embedded model may have seen a clip, in this container or another."""
     return model == "mini" and clip.path.stem in {Path(name).stem for name in TRAINING_CLIPS}
+
+
+RESULTS_NAME = "results.json"
+
+
+def write_all(out: Path, results: Results) -> tuple[Path, ...]:
+    """Write everything that a person or a program reads; return the files, the page first."""
+    write_results(out / RESULTS_NAME, results)
+    texts = {
+        "table.md": markdown_table(results),
+        "table.csv": csv_summary(results),
+        "items.csv": csv_table(results),
+    }
+    for name, text in texts.items():
+        write_whole(out / name, text)
+    page = write_report(out, results)
+    return (page, *(out / name for name in texts), out / RESULTS_NAME)
