@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dcgrid.errors import InputVideoError, UsageError
 from dcgrid.models.base import ModelSpec
+from dcgrid.pipelines.clips import one_pass_rules
 from dcgrid.pipelines.job import check_input
-from dcgrid.pipelines.plan import one_pass_rules
 from dcgrid.synthetic.mattes import Matting
 from dcgrid.synthetic.sources import TRAINING_CLIPS
 from dcgrid.video.read import decode_all, read_clip

@@ -23,10 +23,9 @@ from benchmarks.figures import compare
 from benchmarks.models import load_choice
 from benchmarks.progress import Silent
 from dcgrid.models.base import Backbone
-from dcgrid.pipelines.fill import FillSettings, fill_grid
 from dcgrid.pipelines.job import ComposeJob
-from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import resolve_fusions
+from dcgrid.pipelines.sampling import FillSettings, fill_grid, grid_request
 from dcgrid.synthetic.fusion import ELEMENTS, fuse_around, fuse_lit
 
 FUSIONS = (fuse_around, fuse_lit)

@@ -9,7 +9,7 @@ for the eager forward of such models on one H100 (sources in docs/hardware.md).
 import argparse
 from dataclasses import dataclass, replace
 
-from dcgrid.models.loading import model_spec
+from dcgrid.models.registry import find_model
 from dcgrid.models.wan.counts import WanSizes
 from dcgrid.models.wan.known import KNOWN
 from dcgrid.models.wan.memory import MODES, MemoryJob, predict_memory
@@ -37,7 +37,7 @@ class Cost:
 
 def cost_of(name: str) -> Cost:
     """Return what a grid of the model's largest clip costs."""
-    spec, sizes = model_spec(name), WanSizes.known(name)
+    spec, sizes = find_model(name).spec, WanSizes.known(name)
     height, width = spec.cell_sizes[0]
     frames = (spec.default_frames - 1) // spec.stride_T + 1
     side = spec.stride_HW * spec.patch[1]
@@ -70,7 +70,7 @@ def lines_of(cost: Cost, rate: float) -> list[str]:
 
 def memory_lines(name: str) -> list[str]:
     """Return what an edit of the model's own size takes of a GPU and its host, by offload mode."""
-    spec, sizes = model_spec(name), WanSizes.known(name)
+    spec, sizes = find_model(name).spec, WanSizes.known(name)
     height, width = spec.cell_sizes[0]
     job = MemoryJob(cells=CELLS, frames=spec.default_frames, height=height, width=width)
     lines = []

@@ -14,11 +14,10 @@ from dcgrid.eval.suites.request import group_tasks
 from dcgrid.flow.noise import draw_noise
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone, ModelSpec
-from dcgrid.pipelines.choose import rank_tries
-from dcgrid.pipelines.fill import FillSettings, fill_grid
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.request import grid_request
+from dcgrid.pipelines.ranking import rank_tries
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve_edits
+from dcgrid.pipelines.sampling import FillSettings, fill_grid, grid_request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from benchmarks.models import load_choice
 from dcgrid.grid.layout import GridLayout
 from dcgrid.models.base import CellText, Memory
 from dcgrid.models.native.backbone import NativeBackbone
-from dcgrid.pipelines.fill import token_places
+from dcgrid.pipelines.sampling import token_places
 
 GIVEN = (1, 2, 3)
 """Given cells of four."""

@@ -26,9 +26,10 @@ from dcgrid.grid.layout import GridLayout
 from dcgrid.models.base import CellText, Memory
 from dcgrid.models.quantize import check_quantize
 from dcgrid.models.wan.backbone import WanBackbone, load_wan
+from dcgrid.models.wan.checkpoint import read_checkout
 from dcgrid.models.wan.counts import WanSizes
 from dcgrid.models.wan.memory import MODES, MemoryJob, predict_memory
-from dcgrid.pipelines.fill import token_places
+from dcgrid.pipelines.sampling import token_places
 from dcgrid.runtime.device import choose_device
 from dcgrid.runtime.offload import check_offload
 
@@ -69,7 +70,7 @@ def measure(folder: Path, job: MemoryJob, device: torch.device) -> list[Reading]
     """Load a checkout as a job says and return prediction and measurement of each stage."""
     width = torch.float32 if job.wide else torch.bfloat16
     backbone = load_wan(
-        folder,
+        read_checkout(folder),
         device=device,
         dtype=width,
         offload=check_offload(job.offload),

@@ -15,23 +15,22 @@ from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.reading import hash_tensors
 from dcgrid.errors import UsageError
 from dcgrid.grid.modes import Mode
-from dcgrid.models.loading import (
-    ADAPTER_NAMES,
-    PART_NAMES,
-    load_text_encoder,
-    model_spec,
-    weight_files,
-)
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.backbone import NativeBackbone, NativeParts
-from dcgrid.models.native.config import PRESETS
 from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.model import (
+    ADAPTER_NAMES,
+    PART_NAMES,
+    NativeModel,
+    find_native,
+    load_text_encoder,
+)
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
+from dcgrid.models.registry import find_model
 from dcgrid.models.weights import load_weights
-from dcgrid.pipelines.adapter_facts import use_adapter
-from dcgrid.pipelines.fill import to_frames, to_model_range
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.models import adapter_reference, load_model
+from dcgrid.pipelines.loading import adapter_reference, load_model, use_adapter
+from dcgrid.pipelines.sampling import to_frames, to_model_range
 from dcgrid.runtime import device as runtime
 
 
@@ -50,6 +49,17 @@ class ModelChoice:
     """As `dcgrid edit --device`."""
     dtype: str = "auto"
     """As `dcgrid edit --dtype`."""
+
+    def found(self) -> NativeModel:
+        """Return the model, its files those of the folder if there is one.
+
+        Raises:
+            UsageError: It is none of the program's own.
+        """
+        model = find_native(self.model)
+        if model is None:
+            raise UsageError(f"model {self.model!r} has no weights to measure")
+        return model if self.weights_dir is None else replace(model, folder=self.weights_dir)
 
     def place(self) -> tuple[torch.device, torch.dtype]:
         """Return where the model goes and its number format."""
@@ -81,10 +91,10 @@ def load_choice(
     wanted = adapter or choice.adapter
     if choice.weights_dir is None:
         job = EditJob(input=Path(), model=choice.model, adapter=wanted)
-        return load_model(job, mode, device, dtype, Silent()).backbone
+        return load_model(job, find_model(job.model), mode, device, dtype, Silent()).backbone
     backbone = load_parts(choice, parts)
     if wanted != "none":
-        path = weight_files(choice.model, choice.weights_dir)[ADAPTER_NAMES[mode]]
+        path = choice.found().files[ADAPTER_NAMES[mode]]
         path = path if wanted == "default" else Path(wanted)
         base_hash = hash_tensors(backbone.network.state_dict())
         report = fold_adapter(backbone.network, path, base=backbone.spec.name, base_hash=base_hash)
@@ -97,7 +107,7 @@ def has_adapter(choice: ModelChoice) -> bool:
     if choice.weights_dir is not None:
         return choice.adapter != "none"
     job = EditJob(input=Path(), model=choice.model, adapter=choice.adapter)
-    return adapter_reference(job, "consistent") != "none"
+    return adapter_reference(job, choice.found(), "consistent") != "none"
 
 
 def load_codec(choice: ModelChoice) -> NativeBackbone:
@@ -107,7 +117,7 @@ def load_codec(choice: ModelChoice) -> NativeBackbone:
         UsageError: No such model.
         WeightsError: The autoencoder's file is missing, damaged or of the wrong shape.
     """
-    if not weight_files(choice.model, choice.weights_dir):
+    if not choice.found().files:
         return load_choice(choice, adapter="none")
     return load_parts(choice, ("autoencoder",))
 
@@ -119,8 +129,8 @@ def load_parts(choice: ModelChoice, names: Sequence[str]) -> NativeBackbone:
         UsageError: No such model.
         WeightsError: A file of those parts is missing, damaged or of the wrong shape.
     """
-    spec, config = model_spec(choice.model), PRESETS[choice.model]
-    files = weight_files(choice.model, choice.weights_dir)
+    found = choice.found()
+    config, files = found.config, found.files
     if config.text is None:
         raise UsageError(f"model {choice.model!r} has no weights to measure")
     parts = NativeParts(
@@ -135,7 +145,7 @@ def load_parts(choice: ModelChoice, names: Sequence[str]) -> NativeBackbone:
     device, dtype = choice.place()
     for module in parts.modules():
         module.to(device)
-    return NativeBackbone(spec, parts, dtype)
+    return NativeBackbone(found.spec, parts, dtype)
 
 
 def codec_pass(backbone: NativeBackbone, frames_THWC: Tensor) -> Tensor:

@@ -26,8 +26,9 @@ from benchmarks import options as shared
 from benchmarks.clips import CLIPS_DIR, read_frames
 from benchmarks.progress import Silent
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.plan import RunPlan, plan_run, prepare_run
-from dcgrid.pipelines.run import run_job
+from dcgrid.pipelines.plan import GenerationPlan, plan_run
+from dcgrid.pipelines.prepared import prepare_run
+from dcgrid.pipelines.run import run_plan
 from dcgrid.video.frames import CellFrames
 from dcgrid.video.read import decode_all
 from dcgrid.video.write import write_video
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return shared.run_command(lambda: _run(options))
 
 
-def score_seams(edit: str, plan: RunPlan, clip_THWC: Tensor, edit_THWC: Tensor) -> SeamScore:
+def score_seams(edit: str, plan: GenerationPlan, clip_THWC: Tensor, edit_THWC: Tensor) -> SeamScore:
     """Compare an edit's frame differences at the borders of windows with all others.
 
     Args:
@@ -103,7 +104,7 @@ def _run(options: argparse.Namespace) -> None:
             contact_sheet=False, force=True, fps="model", upsample="none",
         )  # fmt: skip
         plan = plan_run(prepare_run(job))
-        result = run_job(plan, Silent())
+        result = run_plan(plan, Silent())
         frames, seconds = plan.clips[0].num_frames, sum(result.manifest.timings_s.values())
         memory = result.manifest.peak_memory_bytes / 1e9
         print(
@@ -138,7 +139,7 @@ def _differences(frames_THWC: Tensor) -> list[float]:
     ]
 
 
-def _read(path: Path, plan: RunPlan) -> Tensor:
+def _read(path: Path, plan: GenerationPlan) -> Tensor:
     """Read what the model was given."""
     rows, cols = plan.clips[0].picture
     count = plan.clips[0].num_frames - plan.clips[0].held_frames

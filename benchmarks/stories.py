@@ -11,11 +11,12 @@ from torch import Tensor
 
 from benchmarks.clips import read_frames
 from benchmarks.progress import Silent
-from dcgrid.models.loading import model_spec
-from dcgrid.pipelines.plan import one_pass_rules
+from dcgrid.models.registry import find_model
+from dcgrid.pipelines.clips import one_pass_rules
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
+from dcgrid.pipelines.run import run_plan
 from dcgrid.pipelines.script import Scene, StoryJob
-from dcgrid.pipelines.story import tell_story
-from dcgrid.pipelines.story_plan import plan_story, prepare_story
 from dcgrid.video.clip import Clip
 from dcgrid.video.read import read_clip
 
@@ -36,7 +37,7 @@ def tell_scenes(
         DcgridError: As the command.
     """
     with tempfile.TemporaryDirectory() as folder:
-        spec = model_spec(model)
+        spec = find_model(model).spec
         job = StoryJob(
             name="tale",
             folder=Path(folder),
@@ -49,10 +50,10 @@ def tell_scenes(
             fps="source" if guided else "model",
             upsample="guided" if guided else "none",
         )
-        result = tell_story(plan_story(prepare_story(job)), Silent())
+        result = run_plan(plan_run(prepare_run(job)), Silent())
         return [read_frames(file) for file in result.files[: len(effects)]]
 
 
 def given_clip(path: Path, model: str = "mini") -> Clip:
     """Read a clip as the model is given it: its usual length, the size of a cell."""
-    return read_clip(path, one_pass_rules(model_spec(model)))[0]
+    return read_clip(path, one_pass_rules(find_model(model).spec))[0]

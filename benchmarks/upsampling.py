@@ -37,7 +37,7 @@ from dcgrid.models.base import ModelSpec
 from dcgrid.models.edit_frames import Coefficients
 from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.models.upsampler import WEIGHTS, GuidedUpsampler, load_upsampler
-from dcgrid.pipelines.plan import one_pass_rules
+from dcgrid.pipelines.clips import one_pass_rules
 from dcgrid.pipelines.upsampling import CellNoise
 from dcgrid.recipes import load_effect
 from dcgrid.synthetic.degradations import misplaced
@@ -135,9 +135,9 @@ class _Bench:
 
     def read(self, name: str, spec: ModelSpec | None = None, fps: float = 12.0) -> LargeClip:
         """Read a clip at `SCALE` times the size of a cell."""
-        from dcgrid.models.loading import model_spec
+        from dcgrid.models.registry import find_model
 
-        rules = one_pass_rules(spec or model_spec("mini"))
+        rules = one_pass_rules(spec or find_model("mini").spec)
         sizes = tuple((SCALE * h, SCALE * w) for h, w in rules.cell_sizes)
         frames = rules.max_frames * max(1, round(fps / rules.fps))
         large = replace(rules, cell_sizes=sizes, fps=fps, max_frames=frames, default_frames=None)

@@ -17,6 +17,7 @@ import dcgrid
 from dcgrid import options
 from dcgrid.cli.main import main
 from dcgrid.io.progress import NullProgress
+from dcgrid.models.registry import find_model
 from dcgrid.pipelines import team
 from dcgrid.pipelines.job import ComposeJob, EditJob
 from dcgrid.pipelines.kept import KeptModels
@@ -131,12 +132,12 @@ def test_a_layout_leaves_no_trace_in_a_kept_model(clip: Path) -> None:
     """A layout may let given cells enter in another way than the next one."""
     models = KeptModels()
     place = (torch.device("cpu"), torch.float32, NullProgress())
-    job = EditJob(input=clip, effects=("rain",), model="tiny")
-    first = models.load_model(job, "consistent", *place)
+    job, tiny = EditJob(input=clip, effects=("rain",), model="tiny"), find_model("tiny")
+    first = models.load_model(job, tiny, "consistent", *place)
     usual = first.backbone.spec
     first.backbone.use_given(clean=not usual.per_cell_time, first=False)
     assert first.backbone.spec != usual
-    assert models.load_model(job, "consistent", *place).backbone is first.backbone
+    assert models.load_model(job, tiny, "consistent", *place).backbone is first.backbone
     assert first.backbone.spec == usual
 
 
@@ -215,7 +216,7 @@ def test_every_field_of_a_job_is_an_option(request_: type, job: type) -> None:
     """`folder` follows from the clip; what a story cannot have stands in its base class."""
     named = {options._JOB_FIELDS.get(name, name) for name in get_type_hints(request_)}
     named = {"cell_size" if name == "size" else name for name in named}
-    fields = {one.name for one in dataclasses.fields(job)} - {"folder"}
+    fields = {one.name for one in dataclasses.fields(job)} - {"folder", "origins"}
     assert named <= fields
     without = {"keep", "candidates", "rank", "save_grid"} if job is StoryJob else set()
     assert fields - named <= without | ({"keep"} if job is ComposeJob else set())

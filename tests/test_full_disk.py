@@ -9,7 +9,7 @@ import pytest
 from dcgrid.cli.main import main
 from dcgrid.errors import OutputError
 from dcgrid.eval.results import read_results
-from dcgrid.models.loading import weights_folder
+from dcgrid.models.native.model import weights_folder
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.loop import LoopOptions, train
 from tests.eval.study.conftest import OURS, make_evaluation

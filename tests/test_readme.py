@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dcgrid.cli.main import main
-from dcgrid.models.loading import weights_folder
+from dcgrid.models.native.model import weights_folder
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = re.findall(r"^dcgrid .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)

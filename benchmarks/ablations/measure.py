@@ -30,13 +30,18 @@ from dcgrid.flow.path import noisy
 from dcgrid.grid.modes import Routing
 from dcgrid.grid.routing import route_matrix
 from dcgrid.models.base import CellText, cell_texts
-from dcgrid.models.loading import model_spec
 from dcgrid.models.native.backbone import NativeBackbone, NativeParts
 from dcgrid.models.native.rows import encode_rows
-from dcgrid.pipelines.fill import FillSettings, fill_grid, to_frames, to_model_range
+from dcgrid.models.registry import find_model
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import resolve_edits
+from dcgrid.pipelines.sampling import (
+    FillSettings,
+    fill_grid,
+    grid_request,
+    to_frames,
+    to_model_range,
+)
 from dcgrid.prompts.segments import Prompt
 from dcgrid.runtime.device import choose_dtype
 from dcgrid.synthetic.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
@@ -92,7 +97,7 @@ def measure(variant: Variant, networks: Networks, inputs: Inputs) -> dict[str, f
 
 def backbone_of(networks: Networks, variant: Variant) -> NativeBackbone:
     """Return the networks behind the protocol, one grid of tokens."""
-    spec = replace(model_spec(MODEL), offset_tokens=False, noise_scale=variant.inference_noise)
+    spec = replace(find_model(MODEL).spec, offset_tokens=False, noise_scale=variant.inference_noise)
     parts = NativeParts(
         autoencoder=networks.autoencoder,
         dit=networks.dit,
@@ -149,7 +154,7 @@ def _score_leaks(
 def _composition(clip: HeldOutClip, element: str, generator: torch.Generator) -> list[Tensor]:
     """Return A, B and both fusions, uint8 THWC."""
     scene_CTHW = to_unit(clip.frames_THWC)
-    seconds_T = torch.arange(scene_CTHW.shape[1]) / model_spec(MODEL).fps
+    seconds_T = torch.arange(scene_CTHW.shape[1]) / find_model(MODEL).spec.fps
     drawn_CTHW = draw_element(element, scene_CTHW, seconds_T, generator)
     clips = [scene_CTHW, drawn_CTHW, *(f(scene_CTHW, drawn_CTHW) for f in (fuse_around, fuse_lit))]
     return [to_pixels(clip_CTHW) for clip_CTHW in clips]

@@ -23,9 +23,14 @@ from benchmarks.ablations.variants import FEW, MANY, Variant
 from benchmarks.elements import to_pixels
 from benchmarks.progress import Silent
 from dcgrid.models.base import Backbone
-from dcgrid.pipelines.fill import FillSettings, fill_grid, to_frames, to_model_range
-from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import Edit, ResolvedGrid, place, slug
+from dcgrid.pipelines.sampling import (
+    FillSettings,
+    fill_grid,
+    grid_request,
+    to_frames,
+    to_model_range,
+)
 from dcgrid.prompts import render_grid
 from dcgrid.recipes import load_layout
 from dcgrid.synthetic.moves import ANALOGY_WORDS, MOVES, STILL, SubjectScene

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.ablations.data import FRAMES, SIDE
 from benchmarks.ablations.training import MODEL
-from dcgrid.models.loading import weight_files
+from dcgrid.models.registry import find_model
 from dcgrid.train.stages.generate import GenerateJob, SampleRecipe
 from dcgrid.train.stages.samplers import run_sampling
 
@@ -26,7 +26,7 @@ RECIPE = SampleRecipe(
 def sample_grids(folder: Path, store: Path, say: Callable[[str], None]) -> Path:
     """Sample the grids that are not there yet, as stage `sample` does; return their folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for part, path in weight_files(MODEL).items():
+    for part, path in find_model(MODEL).files.items():
         link = folder / f"{part}.safetensors"
         if path.is_file() and not link.exists():
             link.symlink_to(path)

@@ -18,9 +18,9 @@ from dcgrid.adapters.attach import attach_adapter, set_routed
 from dcgrid.adapters.files import load_adapter, save_adapter
 from dcgrid.adapters.reading import read_sha256
 from dcgrid.adapters.spec import AdapterSpec
-from dcgrid.models.loading import weights_folder
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.model import weights_folder
 from dcgrid.models.native.text import TextEncoder
 from dcgrid.recipes import shipped_dir
 from dcgrid.train.data.captions import Captions, world_captions

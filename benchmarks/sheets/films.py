@@ -14,8 +14,9 @@ from benchmarks.sheets.make import write_small
 from benchmarks.stories import tell_scenes
 from dcgrid.pipelines.elements import ELEMENT_CLIPS, element_clip
 from dcgrid.pipelines.job import ComposeJob
-from dcgrid.pipelines.plan import plan_run, prepare_run
-from dcgrid.pipelines.run import run_job
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
+from dcgrid.pipelines.run import run_plan
 
 FRAMES = 3
 """Frames of a clip on a sheet."""
@@ -85,7 +86,7 @@ def write_fusions(path: Path, pair: Pair, clips_dir: Path, seed: int) -> None:
             first=first, second=second, seed=seed, out=Path(folder), contact_sheet=False,
             duration_s=SECONDS, **words,
         )  # fmt: skip
-        result = run_job(plan_run(prepare_run(job)), Silent())
+        result = run_plan(plan_run(prepare_run(job)), Silent())
         fusions = [read_frames(file) for file in result.files[:2]]
         count = len(fusions[0])
         rows = [read_frames(first)[:count], read_frames(second)[:count], *fusions]

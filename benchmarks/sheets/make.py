@@ -19,8 +19,9 @@ from benchmarks.progress import Silent
 from dcgrid.errors import OutputError
 from dcgrid.io.atomic import whole_file
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.plan import plan_run, prepare_run
-from dcgrid.pipelines.run import run_job
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
+from dcgrid.pipelines.run import run_plan
 from dcgrid.video.sheet import contact_sheet
 
 SHEET_EFFECTS = ("rain", "night", "snow", "purple-smoke")
@@ -78,7 +79,7 @@ def edit(job: EditJob, effects: Sequence[str]) -> tuple[Tensor, Mapping[str, Ten
         for first in range(0, len(effects), TOGETHER):
             chosen = tuple(effects[first : first + TOGETHER])
             one = replace(job, effects=chosen, out=Path(folder), contact_sheet=False)
-            result = run_job(plan_run(prepare_run(one)), Silent())
+            result = run_plan(plan_run(prepare_run(one)), Silent())
             edits |= {
                 name: read_frames(file) for name, file in zip(chosen, result.files, strict=False)
             }

@@ -25,10 +25,15 @@ from benchmarks.progress import StageTimes
 from dcgrid.errors import DcgridError
 from dcgrid.grid.layout import GridLayout
 from dcgrid.models.native.backbone import NativeBackbone
-from dcgrid.pipelines.fill import FillSettings, fill_grid, to_model_range, token_places
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import resolve_edits
+from dcgrid.pipelines.sampling import (
+    FillSettings,
+    fill_grid,
+    grid_request,
+    to_model_range,
+    token_places,
+)
 
 EFFECTS = ("rain", "night", "smoke")
 """The three edits of the measured run."""

@@ -14,8 +14,9 @@ from benchmarks.models import ModelChoice, has_adapter, load_choice, load_codec
 from benchmarks.progress import Silent
 from benchmarks.truth.measure import BARE, EDIT, Score, measure_clip, measure_codec, order_effects
 from benchmarks.truth.report import codec_report, summary, truth_report
+from dcgrid import hub
 from dcgrid.errors import UsageError
-from dcgrid.models.loading import ADAPTER_NAMES, PART_NAMES, weight_digests
+from dcgrid.models.native.model import ADAPTER_NAMES, PART_NAMES
 from dcgrid.runtime import device as runtime
 
 MEASURED = ("autoencoder", "text", "dit")
@@ -107,9 +108,11 @@ def _facts(options: argparse.Namespace, choice: ModelChoice) -> dict[str, Any]:
     return {
         "model": choice.model,
         "adapter": choice.adapter,
-        "weights": weight_digests(
-            choice.model, choice.weights_dir, (*PART_NAMES, ADAPTER_NAMES["consistent"])
-        ),
+        "weights": {
+            part: hub.file_sha256(path)
+            for part, path in choice.found().files.items()
+            if part in (*PART_NAMES, ADAPTER_NAMES["consistent"]) and path.exists()
+        },
         "steps": options.steps,
         "guidance": options.guidance,
         "seed": options.seed,

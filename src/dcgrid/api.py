@@ -32,10 +32,8 @@ from dcgrid.options import (
     story_job,
 )
 from dcgrid.pipelines.job import EditJob, GridJob
-from dcgrid.pipelines.plan import plan_run, prepare_run, refuse_downloads
-from dcgrid.pipelines.prepared import PreparedRun
-from dcgrid.pipelines.script import StoryJob
-from dcgrid.pipelines.story_plan import PreparedStory, plan_story, prepare_story
+from dcgrid.pipelines.plan import plan_run, refuse_downloads
+from dcgrid.pipelines.prepared import Prepared, prepare_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,10 +42,8 @@ if TYPE_CHECKING:
     from dcgrid.eval.ranking import MetricRanker
     from dcgrid.pipelines.baselines import Method
     from dcgrid.pipelines.kept import KeptModels
-    from dcgrid.pipelines.plan import RunPlan
+    from dcgrid.pipelines.plan import GenerationPlan
     from dcgrid.pipelines.run import RunResult
-    from dcgrid.pipelines.story import StoryResult
-    from dcgrid.pipelines.story_plan import StoryPlan
     from dcgrid.pipelines.team import Team
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -60,7 +56,7 @@ _TURN = threading.RLock()
 class PlannedJob:
     """A job that was checked; nothing was loaded."""
 
-    plan: "RunPlan | StoryPlan"
+    plan: "GenerationPlan"
     """What it will do."""
     method: "Method | None" = None
     """The baseline that generates; None: the program's own."""
@@ -68,16 +64,14 @@ class PlannedJob:
     """What ranks tries; None: the cheap scores."""
 
 
-def prepare_job(job: GridJob, recipe_dir: Path | None = None) -> PreparedRun | PreparedStory:
-    """Check a job as far as that goes in milliseconds; see `prepare_run` and `prepare_story`.
+def prepare_job(job: GridJob, recipe_dir: Path | None = None) -> Prepared:
+    """Check a job as far as that goes in milliseconds; see `prepare_run`.
 
     Args:
         job: What is asked.
         recipe_dir: The user's own recipes; None: those of the config folder.
     """
     recipe_dir = recipe_dir or hub.config_dir() / "recipes"
-    if isinstance(job, StoryJob):
-        return prepare_story(job, recipe_dir)
     if isinstance(job, EditJob) and job.method != "grid":
         from dcgrid.pipelines.baselines import method_of
 
@@ -85,7 +79,7 @@ def prepare_job(job: GridJob, recipe_dir: Path | None = None) -> PreparedRun | P
     return prepare_run(job, recipe_dir)
 
 
-def plan_job(prepared: PreparedRun | PreparedStory, processes: int = 1) -> PlannedJob:
+def plan_job(prepared: Prepared, processes: int = 1) -> PlannedJob:
     """Plan a checked job; what can be refused is refused here, before anything is loaded.
 
     Args:
@@ -93,12 +87,10 @@ def plan_job(prepared: PreparedRun | PreparedStory, processes: int = 1) -> Plann
         processes: How many will compute it together.
 
     Raises:
-        DcgridError: See `plan_run` and `plan_story`.
+        DcgridError: See `plan_run`.
     """
     if prepared.job.offline:
         hub.go_offline()
-    if isinstance(prepared, PreparedStory):
-        return PlannedJob(plan=plan_story(prepared))
     plan, method = plan_run(prepared), None
     if prepared.job.generated_by != "grid":
         from dcgrid.pipelines.baselines import method_of
@@ -121,20 +113,19 @@ def fetch_weights(planned: PlannedJob, progress: Progress) -> None:
         WeightsError: What came is not what the hub says.
     """
     from dcgrid.adapters.find import find_adapter
-    from dcgrid.pipelines.models import fetch_model
+    from dcgrid.pipelines.loading import fetch_model
 
-    job, downloads = planned.plan.prepared.job, planned.plan.downloads
+    job, model = planned.plan.job, planned.plan.model
+    downloads = planned.plan.downloads
     refuse_downloads(downloads)
     for name in downloads:
-        if name == job.model:
-            fetch_model(job, progress)
+        if name == model.name:
+            fetch_model(model, progress, offline=job.offline)
         else:
             find_adapter(name, offline=job.offline)
 
 
-def run_planned(
-    planned: PlannedJob, progress: Progress, team: "Team | None" = None
-) -> "RunResult | StoryResult":
+def run_planned(planned: PlannedJob, progress: Progress, team: "Team | None" = None) -> "RunResult":
     """Run a planned job, unless its results are there already.
 
     Args:
@@ -143,17 +134,13 @@ def run_planned(
         team: The processes that compute it, or what keeps models; None: this process, which loads.
 
     Raises:
-        DcgridError: See `pipelines.run.run_job` and `pipelines.story.tell_story`.
+        DcgridError: See `pipelines.run.run_plan`.
     """
     refuse_downloads(planned.plan.downloads)
-    if isinstance(planned.plan.prepared, PreparedStory):
-        from dcgrid.pipelines.story import tell_story
-
-        return tell_story(planned.plan, progress, team)
-    from dcgrid.pipelines.run import run_job
+    from dcgrid.pipelines.run import run_plan
 
     method, ranker = planned.method, planned.ranker
-    return run_job(
+    return run_plan(
         planned.plan,
         progress,
         team,
@@ -162,7 +149,7 @@ def run_planned(
     )
 
 
-def _ranker(prepared: PreparedRun, device: str) -> "MetricRanker | None":
+def _ranker(prepared: Prepared, device: str) -> "MetricRanker | None":
     """Return what ranks candidates; None: the cheap scores do, or an earlier run has ranked.
 
     Raises:
@@ -243,7 +230,7 @@ class Result:
         return found
 
 
-def public_result(result: "RunResult | StoryResult") -> Result:
+def public_result(result: "RunResult") -> Result:
     """Return what users of the API get of a run."""
     folder = result.files[-1].parent
     videos = tuple(
@@ -418,7 +405,7 @@ class Session:
     def _run(self, job: GridJob, progress: Progress | None) -> Result:
         return public_result(self.run_job(job, progress or NullProgress()))
 
-    def run_job(self, job: GridJob, progress: Progress) -> "RunResult | StoryResult":
+    def run_job(self, job: GridJob, progress: Progress) -> "RunResult":
         """Plan and run a job with the models that are kept.
 
         Raises:

@@ -17,9 +17,16 @@ from typing_extensions import TypedDict  # pydantic refuses that of `typing` bef
 
 from dcgrid.errors import DcgridError, UsageError
 from dcgrid.io.schema import Document, Problem, Rule, Text, control_characters
-from dcgrid.pipelines.candidates import MAX_CANDIDATES
 from dcgrid.pipelines.elements import element_clip
-from dcgrid.pipelines.job import ComposeJob, EditJob, GridJob, Keep, Seconds, Upsample
+from dcgrid.pipelines.job import (
+    MAX_CANDIDATES,
+    ComposeJob,
+    EditJob,
+    GridJob,
+    Keep,
+    Seconds,
+    Upsample,
+)
 from dcgrid.pipelines.script import Scene, StoryJob, scene_of
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")

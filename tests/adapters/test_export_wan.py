@@ -19,8 +19,9 @@ from dcgrid.adapters.fold import fold_adapter, fold_lora
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.adapters.wan_names import diffusers_name, original_name
 from dcgrid.errors import AdapterError
-from dcgrid.models.loading import weight_files
+from dcgrid.models.registry import find_model
 from dcgrid.models.wan.backbone import WanBackbone, load_wan
+from dcgrid.models.wan.checkpoint import read_checkout
 from tests.wan_checkout import our_frames, pipeline_frames
 
 diffusers = pytest.importorskip("diffusers", reason="needs the extra dcgrid[wan]")
@@ -31,7 +32,7 @@ OUTSIDE = ("time_proj", "proj_out", "text_embedder.linear_1", "text_embedder.lin
 
 @pytest.fixture
 def backbone(wan_folder: Path) -> WanBackbone:
-    return load_wan(wan_folder, device="cpu", dtype=torch.float32)
+    return load_wan(read_checkout(wan_folder), device="cpu", dtype=torch.float32)
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_an_exported_file_comes_back_as_it_went(
 ) -> None:
     path = trained_file(backbone, tmp_path, targets=(*BLOCK, *OUTSIDE))
     out = export_adapter(path, target, tmp_path / "theirs.safetensors")[0]
-    other = load_wan(wan_folder, device="cpu", dtype=torch.float32)
+    other = load_wan(read_checkout(wan_folder), device="cpu", dtype=torch.float32)
     report = fold_lora(other.network, out)
     assert (report.naming, report.matched) == (target, 24)
     fold_adapter(backbone.network, path)
@@ -184,7 +185,7 @@ def test_names_go_both_ways_for_every_layer(backbone: WanBackbone) -> None:
 def test_other_models_are_refused(tmp_path: Path, target: Target) -> None:
     out = tmp_path / "out.safetensors"
     with pytest.raises(AdapterError, match=r"an adapter for mini, whose layer .* Wan lacks"):
-        export_adapter(weight_files("mini")["fill"], target, out)
+        export_adapter(find_model("mini").files["fill"], target, out)
     assert not out.exists()
 
 

@@ -18,7 +18,9 @@ from dcgrid.adapters.foreign import is_foreign, read_foreign
 from dcgrid.adapters.importing import ImportChoice, import_lora
 from dcgrid.adapters.reading import read_adapter
 from dcgrid.errors import AdapterError, OutputError, UsageError, WeightsError
+from dcgrid.models.registry import find_model
 from dcgrid.models.wan.backbone import load_wan
+from dcgrid.models.wan.checkpoint import read_checkout
 from tests.adapters.merged import merge_adapters
 
 diffusers = pytest.importorskip("diffusers", reason="needs the extra dcgrid[wan]")
@@ -36,7 +38,7 @@ State = dict[str, Tensor]
 
 @pytest.fixture
 def network(wan_folder: Path) -> torch.nn.Module:
-    return load_wan(wan_folder, device="cpu", dtype=torch.float32).network
+    return load_wan(read_checkout(wan_folder), device="cpu", dtype=torch.float32).network
 
 
 def pairs() -> Pairs:
@@ -262,7 +264,7 @@ def test_a_bias_of_b_is_scaled_as_peft_scales_it(network: torch.nn.Module, tmp_p
 
 
 def test_half_precision_is_rounded_once(wan_folder: Path, tmp_path: Path) -> None:
-    network = load_wan(wan_folder, device="cpu", dtype=torch.bfloat16).network
+    network = load_wan(read_checkout(wan_folder), device="cpu", dtype=torch.bfloat16).network
     path = tmp_path / "theirs.safetensors"
     save_file({k: v.bfloat16() for k, v in load(as_kohya, path).items()}, path)
     name = "blocks.0.attn1.to_q"
@@ -284,7 +286,7 @@ def test_eight_bit_factors_are_widened(
     fold_lora(network, path)
     found = network.get_parameter("blocks.0.attn1.to_q.weight")
     torch.testing.assert_close(found, before + up_DR @ down_RD)
-    import_lora(path, ImportChoice(base=str(wan_folder)), out)
+    import_lora(path, ImportChoice(base=find_model(str(wan_folder))), out)
     tensors = read_adapter(out)[1].values()
     wanted = zip(tensors, (down_RD, up_DR), strict=True)
     assert all(torch.equal(ours, theirs) for ours, theirs in wanted)
@@ -433,7 +435,7 @@ def test_an_imported_file_has_the_same_products(
 ) -> None:
     path, out = tmp_path / "their lora.v2.safetensors", tmp_path / "ours.safetensors"
     factor = scales(alphas=WRITERS[kind][0](path))
-    choice = ImportChoice(base=str(wan_folder), stage="grid", mode="composition")
+    choice = ImportChoice(base=find_model(str(wan_folder)), stage="grid", mode="composition")
     report = import_lora(path, choice, out)
     spec, tensors = read_adapter(out)
     assert spec == report.spec
@@ -450,7 +452,7 @@ def test_an_imported_file_has_the_same_products(
         if math.log2(factor[name] * 2).is_integer():
             assert torch.equal(product, wanted)
     state = expected(network, factor, 1.0)
-    attached = load_wan(wan_folder, device="cpu", dtype=torch.float32).network
+    attached = load_wan(read_checkout(wan_folder), device="cpu", dtype=torch.float32).network
     fold_adapter(network, out, base="small-wan")
     assert_state(network, state)
     load_adapter(attached, out, base="small-wan")
@@ -463,7 +465,7 @@ def test_one_rank_and_one_alpha_stay_as_they_were(wan_folder: Path, tmp_path: Pa
     state = {key: value.bfloat16() for key, value in q_keys().items()}
     alpha = {"diffusion_model.blocks.0.self_attn.q.alpha": torch.tensor(1.0)}
     save_file(state | alpha, path)
-    import_lora(path, ImportChoice(base=str(wan_folder), name="mine"), out)
+    import_lora(path, ImportChoice(base=find_model(str(wan_folder)), name="mine"), out)
     spec, tensors = read_adapter(out)
     assert (spec.name, spec.rank, spec.alpha, spec.stage) == ("mine", 2, 1.0, "fill")
     sides = zip(state.values(), tensors.values(), strict=True)
@@ -472,17 +474,17 @@ def test_one_rank_and_one_alpha_stay_as_they_were(wan_folder: Path, tmp_path: Pa
 
 def test_what_cannot_be_imported_leaves_nothing(wan_folder: Path, tmp_path: Path) -> None:
     path, out = tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors"
-    choice = ImportChoice(base=str(wan_folder))
+    choice = ImportChoice(base=find_model(str(wan_folder)))
     save_file(sided("transformer.{ours}", "lora_A", "lora_B") | with_deltas()[0], path)
     with pytest.raises(AdapterError, match=r"changes 13 biases, norms or whole weights"):
         import_lora(path, choice, out)
     as_comfyui(path)
     with pytest.raises(AdapterError, match="does not fit this model"):
-        import_lora(path, ImportChoice(base="tiny"), out)
+        import_lora(path, ImportChoice(base=find_model("tiny")), out)
     with pytest.raises(UsageError, match="no model is called 'nosuch'"):
-        import_lora(path, ImportChoice(base="nosuch"), out)
+        import_lora(path, ImportChoice(base=find_model("nosuch")), out)
     with pytest.raises(AdapterError, match="name = 'a b'"):
-        import_lora(path, ImportChoice(base=str(wan_folder), name="a b"), out)
+        import_lora(path, ImportChoice(base=find_model(str(wan_folder)), name="a b"), out)
     assert not out.exists()
     out.write_text("mine")
     with pytest.raises(OutputError, match="is there already"):
@@ -497,6 +499,6 @@ def test_a_damaged_base_is_named(wan_folder: Path, tmp_path: Path) -> None:
     (weights,) = (folder / "transformer").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:100])
     as_comfyui(tmp_path / "theirs.safetensors")
-    choice = ImportChoice(base=str(folder))
+    choice = ImportChoice(base=find_model(str(folder)))
     with pytest.raises(WeightsError, match=f"cannot read .*{weights.name}"):
         import_lora(tmp_path / "theirs.safetensors", choice, tmp_path / "ours.safetensors")

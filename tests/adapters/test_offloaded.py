@@ -16,6 +16,7 @@ from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.models.base import TokenPlaces
 from dcgrid.models.wan.backbone import WanBackbone, load_wan
+from dcgrid.models.wan.checkpoint import read_checkout
 from dcgrid.models.wan.parts import place_parts
 
 pytest.importorskip("diffusers", reason="needs the extra dcgrid[wan]")
@@ -29,7 +30,7 @@ TARGETS = ("attn1.to_q", "attn1.to_out.0", "attn2.to_k", "ffn.net.2", "proj_out"
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> WanBackbone:
-    return load_wan(folder, device="cpu", dtype=dtype, **options)
+    return load_wan(read_checkout(folder), device="cpu", dtype=dtype, **options)
 
 
 def velocity(backbone: WanBackbone, route_KA: Tensor | None = None) -> Tensor:

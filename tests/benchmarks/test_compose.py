@@ -8,9 +8,10 @@ import torch
 from benchmarks.clips import BenchClip
 from benchmarks.compose import FusionScore, report, score_fusions
 from benchmarks.seams import score_seams
-from dcgrid.models.loading import load_backbone
-from dcgrid.pipelines.fill import FilledCell
-from dcgrid.pipelines.plan import plan_run, prepare_run
+from dcgrid.models.registry import find_model
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
+from dcgrid.pipelines.sampling import FilledCell
 from dcgrid.synthetic.fusion import fuse_around, fuse_lit
 from tests.pipelines.runs import job, moving_square
 
@@ -35,7 +36,7 @@ def test_a_perfect_fusion_has_no_error_and_the_inputs_have_theirs(tmp_path, monk
 
     monkeypatch.setattr("benchmarks.compose.fill_grid", perfect)
     clip = BenchClip(path=tmp_path / "a.mp4", frames_THWC=scene())
-    backbone = load_backbone("tiny")
+    backbone = find_model("tiny").load()
     around, lit = score_fusions(backbone, clip, "sparks", 3, CPU)
     assert around.fused_db == lit.fused_db == 100.0
     truth = fuse_lit(*seen["given"]) * 255
@@ -46,7 +47,7 @@ def test_a_perfect_fusion_has_no_error_and_the_inputs_have_theirs(tmp_path, monk
 
 def test_tiny_is_scored_by_the_real_sampler(tmp_path):
     clip = BenchClip(path=tmp_path / "a.mp4", frames_THWC=scene())
-    scores = score_fusions(load_backbone("tiny"), clip, "fire", 0, CPU)
+    scores = score_fusions(find_model("tiny").load(), clip, "fire", 0, CPU)
     assert [score.fusion for score in scores] == ["fuse_around", "fuse_lit"]
     assert all(0 < score.fused_db < 40 for score in scores)
 

@@ -21,10 +21,10 @@ from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main as dcgrid_main
 from dcgrid.eval.suites.request import group_tasks
-from dcgrid.models.loading import load_backbone
 from dcgrid.models.native.backbone import NativeBackbone
+from dcgrid.models.registry import find_model
 from dcgrid.models.weights import save_weights
-from dcgrid.pipelines import fill as fill_module
+from dcgrid.pipelines import sampling as fill_module
 from dcgrid.synthetic.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
 from dcgrid.synthetic.sources import TRAINING_CLIPS
 
@@ -117,7 +117,7 @@ def test_figures_of_a_run_are_those_of_numpy(clip: Path, capsys: pytest.CaptureF
     scores = {score["effect"]: score for score in result["scores"]}
     assert set(scores) == set(effects)
 
-    backbone = load_backbone("tiny")
+    backbone = find_model("tiny").load()
     given = bench_clips.read_bench_clip(clip, backbone.spec).frames_THWC
     for effect in effects:
         figures = scores[effect]["figures"]
@@ -149,7 +149,7 @@ def test_edits_are_those_of_the_command_before_they_are_upsampled(clip: Path):
     assert dcgrid_main(["edit", str(clip), *wanted, *options, "--device", "cpu", "--quiet"]) == 0
     manifest = json.loads(next(clip.parent.glob("*.json")).read_text())
 
-    backbone = load_backbone("tiny")
+    backbone = find_model("tiny").load()
     given = bench_clips.read_bench_clip(clip, backbone.spec).frames_THWC
     settings = EditSettings(seed=5, num_inference_steps=2)
     cpu = torch.device("cpu")
@@ -163,7 +163,7 @@ def test_edits_are_those_of_the_command_before_they_are_upsampled(clip: Path):
 
 def test_drift_of_a_cell_is_the_noise_that_it_starts_from(monkeypatch: pytest.MonkeyPatch):
     """Against the noise that `fill_grid` really draws."""
-    backbone, drawn = load_backbone("tiny"), []
+    backbone, drawn = find_model("tiny").load(), []
     motion = ((2, 0.0), (-1, 1.0))
     spec = replace(backbone.spec, noise_motion=motion)
     monkeypatch.setattr(NativeBackbone, "spec", property(lambda _: spec))
@@ -211,7 +211,7 @@ def test_clips_that_training_saw_are_refused(
 
 def save_tiny(folder: Path) -> None:
     """Write the random weights of `tiny` as files, with an adapter that changes much."""
-    backbone = load_backbone("tiny")
+    backbone = find_model("tiny").load()
     parts, words = backbone.parts, backbone.parts.text.tokenizer.vocabulary
     for name in ("autoencoder", "text", "dit"):
         facts = {"vocabulary": list(words)} if name == "text" else {}

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from dcgrid.adapters.files import write_adapter
 from dcgrid.adapters.reading import read_adapter
 from dcgrid.cli.main import main
-from dcgrid.models.loading import weight_files
+from dcgrid.models.registry import find_model
 
 FILL = "package:mini/fill.safetensors"
 
@@ -23,7 +23,7 @@ def test_show_says_what_it_is_and_how_much_it_changes(capsys):
     assert "stage        fill" in out
     assert main(["adapters", "show", FILL, "--format", "json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    spec, tensors = read_adapter(weight_files("mini")["fill"])
+    spec, tensors = read_adapter(find_model("mini").files["fill"])
     assert (facts["rank"], facts["targets"]) == (spec.rank, list(spec.targets))
     assert facts["layers"] == len(tensors) / 2
     assert facts["parameters"] == sum(t.numel() for t in tensors.values())
@@ -46,7 +46,7 @@ def test_export_and_its_refusals(tmp_path, capsys):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_export_refuses_numbers_that_are_none(tmp_path, capsys, target, value):
     """As push does."""
-    spec, tensors = read_adapter(weight_files("mini")["fill"])
+    spec, tensors = read_adapter(find_model("mini").files["fill"])
     key = next(iter(tensors))
     tensors[key].view(-1)[0] = value
     write_adapter(spec, tensors, tmp_path / "bad.safetensors")

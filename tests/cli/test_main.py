@@ -223,7 +223,7 @@ def test_json_is_alone_on_stdout(clip: Path, capsys: pytest.CaptureFixture[str])
 def test_a_dry_run_loads_and_writes_nothing(
     clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dcgrid.pipelines.run.run_job", None)
+    monkeypatch.setattr("dcgrid.pipelines.run.run_plan", None)
     assert main(["edit", str(clip), "-e", "rain", "-e", "fog", "--dry-run"]) == 0
     assert "Grid: 2x2 cells" in capsys.readouterr().out
     assert main(["edit", str(clip), "-e", "rain", "--dry-run", "--format", "json"]) == 0

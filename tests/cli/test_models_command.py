@@ -12,13 +12,13 @@ import pytest
 from dcgrid import hub
 from dcgrid.adapters.reading import read_spec
 from dcgrid.cli.main import main
-from dcgrid.models.loading import weight_files
+from dcgrid.models.registry import find_model
 from tests.hub.conftest import UNPINNED
 from tests.hub.server import SECRET, Fault, Hub
 
 NAME = "wan2.1-1.3b"
 REPO = hub.MODELS[NAME].repo
-FILL = weight_files("mini")["fill"]
+FILL = find_model("mini").files["fill"]
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> dict:
@@ -143,7 +143,7 @@ def test_adapters_are_listed_with_those_of_a_folder(tmp_path, capsys):
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "mine.safetensors").write_bytes(FILL.read_bytes())
     (tmp_path / "broken.safetensors").write_bytes(FILL.read_bytes()[:1000])
-    (tmp_path / "other.safetensors").write_bytes(weight_files("mini")["text"].read_bytes())
+    (tmp_path / "other.safetensors").write_bytes(find_model("mini").files["text"].read_bytes())
     assert main(["adapters", "list", str(tmp_path), "--format", "json"]) == 0
     rows = {row["reference"]: row for row in told(capsys)["adapters"]}
     assert rows["package:mini/fill.safetensors"]["stage"] == "fill"

@@ -12,7 +12,7 @@ from dcgrid.adapters.reading import read_adapter, read_spec
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main
 from dcgrid.errors import WeightsError
-from dcgrid.models.loading import load_backbone
+from dcgrid.models.registry import find_model
 
 EDIT = ("--effect", "rain", "--model", "tiny", "--num-inference-steps", "1", "--duration", "0.3")
 FEW, MANY = range(12), range(12, 200)
@@ -43,7 +43,7 @@ def mutated(content: bytes, seed: int) -> bytes:
 @pytest.fixture(scope="session")
 def adapter_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A valid adapter file for the tiny model."""
-    network = load_backbone("tiny").network
+    network = find_model("tiny").load().network
     name = next(n for n, m in network.named_modules() if isinstance(m, torch.nn.Linear))
     spec = AdapterSpec(name="x", stage="fill", rank=2, alpha=2.0, targets=(name,), base="tiny")
     attach_adapter(network, spec)

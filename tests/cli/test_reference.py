@@ -12,14 +12,17 @@ from dcgrid.cli.compose import compose
 from dcgrid.cli.edit import edit
 from dcgrid.cli.reference import reference
 from dcgrid.pipelines import (
+    clips,
     deliver,
     footage,
     generate,
     job,
+    loading,
     memory,
-    models,
     outputs,
     plan,
+    prepared,
+    ranking,
     resolve,
     run,
 )
@@ -65,7 +68,8 @@ def test_every_option_is_on_the_page_and_in_the_job(
 
 @pytest.mark.parametrize("kind", [EditJob, ComposeJob])
 def test_every_value_of_a_job_is_read_somewhere(kind: type[GridJob]) -> None:
-    modules = (deliver, footage, job, memory, models, outputs, generate, plan, resolve, run)
+    modules = (clips, deliver, footage, job, memory, loading, outputs, generate, plan, prepared)
+    modules += (ranking, resolve, run)
     source = "".join(inspect.getsource(module) for module in modules)
     for field in dataclasses.fields(kind):
         if field.name == "origins":  # for people

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from dcgrid.errors import AdapterError
 from dcgrid.flow.noise import draw_moving, draw_noise
-from dcgrid.models.loading import model_spec, weight_files, weights_folder
-from dcgrid.pipelines.fill import FillSettings, fill_grid
+from dcgrid.models.native.model import weights_folder
+from dcgrid.models.registry import find_model
 from dcgrid.pipelines.job import ComposeJob, EditJob
-from dcgrid.pipelines.models import load_model
-from dcgrid.pipelines.request import grid_request
+from dcgrid.pipelines.loading import load_model
 from dcgrid.pipelines.resolve import resolve_edits, resolve_fusions
+from dcgrid.pipelines.sampling import FillSettings, fill_grid, grid_request
 from dcgrid.synthetic.effects import render_effect
 from dcgrid.synthetic.fusion import draw_element, fuse_around, fuse_lit
 
@@ -54,7 +54,9 @@ def psnr(frames_THWC: Tensor, truth_CTHW: Tensor) -> float:
 def edited(adapter: str, clip_THWC: Tensor, effect: str = "night") -> Tensor:
     """Return the clip under an effect, at cell size."""
     job = EditJob(input=Path(), effects=(effect,), adapter=adapter)
-    backbone = load_model(job, "consistent", CPU, torch.float32, Silent()).backbone
+    backbone = load_model(
+        job, find_model(job.model), "consistent", CPU, torch.float32, Silent()
+    ).backbone
     grid = resolve_edits(job)
     request = grid_request(grid, backbone.spec, [clip_THWC])
     cells = fill_grid(backbone, request, FillSettings(seed=0, device=CPU), Silent())
@@ -62,14 +64,14 @@ def edited(adapter: str, clip_THWC: Tensor, effect: str = "night") -> Tensor:
 
 
 def test_all_parts_are_there_as_safetensors_within_40_million_bytes() -> None:
-    files = weight_files("mini")
+    files = find_model("mini").files
     assert {"autoencoder", "text", "dit", "dc", "grid", "fill"} < set(files)
     for path in files.values():
         with safe_open(path, "pt") as file:
             assert len(file.keys()) > 0
     everything = [path for path in weights_folder("mini").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in everything) <= 40_000_000
-    assert model_spec("mini").license == "Apache-2.0"
+    assert find_model("mini").spec.license == "Apache-2.0"
 
 
 def test_the_adapter_makes_the_edit() -> None:
@@ -89,8 +91,8 @@ def test_drops_are_where_the_noise_says(effect: str, margin: float) -> None:
     """Nearer to the effect rendered from its own noise than from any other, and not by a little."""
     clip_THWC = scene()
     pixels_CTHW = clip_THWC.permute(3, 0, 1, 2).float() / 255
-    motion = model_spec("mini").noise_motion
-    channels = model_spec("mini").latent_channels
+    motion = find_model("mini").spec.noise_motion
+    channels = find_model("mini").spec.latent_channels
     noise = draw_noise((1, 4, channels, 3, 16, 16), 0, motion=motion)[0, 1, -len(motion) :]
     edit_THWC = edited("default", clip_THWC, effect)
 
@@ -110,7 +112,9 @@ def test_a_fusion_is_nearer_to_the_truth_than_either_clip() -> None:
     drawn_CTHW = draw_element("fire", pixels_CTHW, seconds_T, torch.Generator().manual_seed(1))
     fire_THWC = (drawn_CTHW * 255).round().byte().permute(1, 2, 3, 0)
     job = ComposeJob(first=Path(), second=Path(), concept="a fire")
-    backbone = load_model(job, "composition", CPU, torch.float32, Silent()).backbone
+    backbone = load_model(
+        job, find_model(job.model), "composition", CPU, torch.float32, Silent()
+    ).backbone
     request = grid_request(resolve_fusions(job), backbone.spec, [scene_THWC, fire_THWC])
     fusions = fill_grid(backbone, request, FillSettings(seed=0, device=CPU), Silent())
     for one, fuse in zip(fusions, (fuse_around, fuse_lit), strict=True):
@@ -122,12 +126,12 @@ def test_a_fusion_is_nearer_to_the_truth_than_either_clip() -> None:
 def test_an_adapter_of_another_mode_is_refused() -> None:
     job = ComposeJob(first=Path(), second=Path(), adapter="package:mini/fill.safetensors")
     with pytest.raises(AdapterError, match="mode consistent, this grid is of mode composition"):
-        load_model(job, "composition", CPU, torch.float32, Silent())
+        load_model(job, find_model(job.model), "composition", CPU, torch.float32, Silent())
 
 
 @pytest.mark.parametrize("part", ["autoencoder", "dit", "text"])
 def test_stored_matrices_are_rounded_to_bytes(part: str) -> None:
-    with safe_open(weight_files("mini")[part], "pt") as file:
+    with safe_open(find_model("mini").files[part], "pt") as file:
         names = list(file.keys())
         tensors = [file.get_tensor(name) for name in names]
     assert all(t.dtype == torch.int8 for t in tensors if t.ndim > 1)

@@ -4,6 +4,7 @@ import json
 import random
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,9 @@ from torch import nn
 
 from dcgrid.errors import OutputError, UsageError, WeightsError
 from dcgrid.hub import file_sha256
-from dcgrid.models.loading import (
-    list_models,
-    load_backbone,
-    model_spec,
-    weight_digests,
-    weight_files,
-)
 from dcgrid.models.native.backbone import NativeBackbone
+from dcgrid.models.native.model import package_models
+from dcgrid.models.registry import find_model
 from dcgrid.models.weights import load_weights, read_weights, save_weights
 
 MUTATIONS = 300
@@ -41,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 
 def save_tiny(folder: Path) -> NativeBackbone:
     """Write the four parts of `tiny`, laid out as a model's weights folder is."""
-    backbone = load_backbone("tiny")
+    backbone = find_model("tiny").load()
     for part in ("autoencoder", "text", "dit"):
         facts = {"vocabulary": list(backbone.parts.text.tokenizer.vocabulary)}
         module = getattr(backbone.parts, part)
@@ -239,43 +235,48 @@ def test_digest_follows_the_bytes(path: Path) -> None:
 
 def test_a_saved_model_loads_as_it_was(tmp_path: Path) -> None:
     backbone = save_tiny(tmp_path)
-    loaded = load_backbone("tiny", weights_dir=tmp_path)
+    loaded = replace(find_model("tiny"), folder=tmp_path).load()
     clip = torch.rand(1, 3, 5, 16, 16) - 0.5
     assert torch.equal(loaded.encode(clip), backbone.encode(clip))
     words = loaded.parts.text.tokenizer.vocabulary
     assert words == backbone.parts.text.tokenizer.vocabulary
-    assert sorted(weight_digests("tiny", tmp_path)) == ["autoencoder", "dit", "text"]
+    digests = replace(find_model("tiny"), folder=tmp_path).digests()
+    assert sorted(digests) == [
+        "autoencoder",
+        "dit",
+        "text",
+    ]
 
 
 @pytest.mark.parametrize("part", ["autoencoder", "text", "dit"])
 def test_a_model_without_one_part_is_refused(tmp_path: Path, part: str) -> None:
     save_tiny(tmp_path)
-    weight_files("tiny", tmp_path)[part].unlink()
+    replace(find_model("tiny"), folder=tmp_path).files[part].unlink()
     with pytest.raises(WeightsError, match=part):
-        load_backbone("tiny", weights_dir=tmp_path)
+        replace(find_model("tiny"), folder=tmp_path).load()
 
 
 @pytest.mark.parametrize("words", [None, "text", 3, [1, 2], [["a"], {}], ["one", "word", "more"]])
 def test_a_wrong_vocabulary_is_refused(tmp_path: Path, words: object) -> None:
     backbone = save_tiny(tmp_path)
     facts = {} if words is None else {"vocabulary": words}
-    path = weight_files("tiny", tmp_path)["text"]
+    path = replace(find_model("tiny"), folder=tmp_path).files["text"]
     save_weights(path, backbone.parts.text.state_dict(), facts, torch.float32)
     with pytest.raises(WeightsError, match=r"text\.safetensors"):
-        load_backbone("tiny", weights_dir=tmp_path)
+        replace(find_model("tiny"), folder=tmp_path).load()
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     save_tiny(tmp_path)
     with pytest.raises(WeightsError):
-        load_backbone("mini", weights_dir=tmp_path)
+        replace(find_model("mini"), folder=tmp_path).load()
 
 
 def test_an_unknown_model_is_named_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="mimi") as caught:
-        model_spec("mimi")
+        find_model("mimi")
     assert "mini" in caught.value.hint
-    assert {spec.name for spec in list_models()} >= {"mini", "tiny"}
+    assert {model.name for model in package_models()} >= {"mini", "tiny"}
 
 
 @pytest.mark.parametrize(

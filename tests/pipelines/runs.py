@@ -9,15 +9,12 @@ import pytest
 import torch
 
 from dcgrid.pipelines import generate
-from dcgrid.pipelines.fill import FilledCell
 from dcgrid.pipelines.job import EditJob, GridJob
-from dcgrid.pipelines.plan import plan_run, prepare_run
-from dcgrid.pipelines.prepared import PreparedRun
-from dcgrid.pipelines.request import GridRequest
-from dcgrid.pipelines.run import RunResult, run_job
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import Prepared, prepare_run
+from dcgrid.pipelines.run import RunResult, run_plan
+from dcgrid.pipelines.sampling import FilledCell, GridRequest
 from dcgrid.pipelines.script import StoryJob, scene_of
-from dcgrid.pipelines.story import StoryResult, tell_story
-from dcgrid.pipelines.story_plan import PreparedStory, plan_story, prepare_story
 
 
 class Silence:
@@ -57,10 +54,10 @@ def job(clip: Path, **values: object) -> EditJob:
     return EditJob(input=clip, model="tiny", dtype="fp32", **settings)  # type: ignore[arg-type]
 
 
-def run(prepared: PreparedRun | GridJob, progress: Silence | None = None) -> RunResult:
+def run(prepared: Prepared | GridJob, progress: Silence | None = None) -> RunResult:
     if isinstance(prepared, GridJob):
         prepared = prepare_run(prepared)
-    return run_job(plan_run(prepared), progress or Silence())
+    return run_plan(plan_run(prepared), progress or Silence())
 
 
 def story_job(folder: Path, *scenes: str, **values: object) -> StoryJob:
@@ -75,9 +72,7 @@ def story_job(folder: Path, *scenes: str, **values: object) -> StoryJob:
     return StoryJob(folder=folder, scenes=chosen, model="tiny", **settings)  # type: ignore[arg-type]
 
 
-def tell(story: StoryJob | PreparedStory, progress: Silence | None = None) -> StoryResult:
-    prepared = prepare_story(story) if isinstance(story, StoryJob) else story
-    return tell_story(plan_story(prepared), progress or Silence())
+tell = run
 
 
 def spy_on_grids(

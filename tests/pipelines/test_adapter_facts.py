@@ -16,10 +16,10 @@ from dcgrid.adapters.reading import hash_tensors, read_sha256
 from dcgrid.adapters.spec import AdapterSpec, spec_from_json
 from dcgrid.cli.main import main
 from dcgrid.errors import AdapterError
-from dcgrid.models.loading import load_backbone
-from dcgrid.pipelines.plan import plan_run, prepare_run
+from dcgrid.models.registry import find_model
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
-from dcgrid.pipelines.story_plan import plan_story, prepare_story
 from dcgrid.recipes import shipped_dir
 from tests.pipelines.runs import job, run, story_job
 
@@ -38,7 +38,7 @@ def write_rain(folder: Path, noise_scale: float | None = None) -> str:
 @pytest.fixture
 def make(tmp_path: Path) -> Maker:
     """Return a maker of adapters of the tiny model that differ in what they say alone."""
-    network = load_backbone("tiny").network
+    network = find_model("tiny").load().network
     base_hash = hash_tensors(network.state_dict())
     plain = AdapterSpec(
         name="a",
@@ -133,10 +133,10 @@ def test_plans_say_numbers_overrides_and_disagreement(
 def test_a_story_plan_says_them_too(clip: Path, make: Maker, tmp_path: Path) -> None:
     paper = str(make("paper", noise_scale=1.9, inference_noise_scale=1.8))
     story = story_job(tmp_path, "in the rain", source=clip, adapter=paper)
-    plan = plan_story(prepare_story(story))
+    plan = plan_run(prepare_run(story))
     assert any("noise scale 1.8" in line for line in plan.lines())
     with pytest.raises(AdapterError, match="stage grid"):
-        plan_story(prepare_story(replace(story, adapter=str(make("g", stage="grid")))))
+        plan_run(prepare_run(replace(story, adapter=str(make("g", stage="grid")))))
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dcgrid.models.base import CellText
 from dcgrid.models.wan.backbone import WanBackbone, load_wan
-from dcgrid.pipelines.approximate import Shortcuts, agreed
-from dcgrid.pipelines.facts import sampler_facts
-from dcgrid.pipelines.fill import FillSettings, fill_grid
-from dcgrid.pipelines.request import GridRequest, grid_request
+from dcgrid.models.wan.checkpoint import read_checkout
+from dcgrid.pipelines.manifest import sampler_facts
+from dcgrid.pipelines.resolve import Shortcuts
+from dcgrid.pipelines.sampling import FillSettings, GridRequest, fill_grid, grid_request
 from dcgrid.pipelines.windows import Window
 from tests.pipelines.test_fill import CPU, Quiet, given_THWC, grid
 
@@ -50,7 +50,7 @@ class Streaming(WanBackbone):
 
 @pytest.fixture
 def backbone(wan_folder: Path) -> Streaming:
-    loaded = load_wan(wan_folder, device="cpu", dtype=torch.float32)
+    loaded = load_wan(read_checkout(wan_folder), device="cpu", dtype=torch.float32)
     ring = Counted(loaded.parts.transformer.blocks)
     backbone = Streaming(loaded.spec, replace(loaded.parts, ring=ring))  # type: ignore[arg-type]
     backbone.use_given(clean=True, first=False)
@@ -125,9 +125,17 @@ def test_guidance_ends_at_a_flow_time(backbone: Streaming, given_THWC: Tensor) -
 
 
 def test_a_shortcut_needs_every_edit_and_stands_in_the_manifest(backbone: Streaming) -> None:
-    assert agreed([(0.5, 0.1), (0.3, 0.2)]) == Shortcuts(guidance_until=0.3, cache_threshold=0.1)
-    assert agreed([(0.5, 0.1), (None, None)]) == Shortcuts()
     resolved = grid()
+
+    def agreed(*wishes: tuple[float | None, float | None]) -> Shortcuts:
+        edits = (
+            replace(resolved.edits[0], guidance_until=until, cache_threshold=threshold)
+            for until, threshold in wishes
+        )
+        return replace(resolved, edits=tuple(edits)).shortcuts
+
+    assert agreed((0.5, 0.1), (0.3, 0.2)) == Shortcuts(guidance_until=0.3, cache_threshold=0.1)
+    assert agreed((0.5, 0.1), (None, None)) == Shortcuts()
     wanting = replace(resolved.edits[0], guidance_until=0.4, cache_threshold=0.08)
     resolved = replace(resolved, edits=(wanting,))
     windows = [Window(index=0, first=0, count=5, head=0, blend=0, shown=5)]

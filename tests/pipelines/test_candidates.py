@@ -9,20 +9,23 @@ import torch
 
 from dcgrid.errors import UsageError
 from dcgrid.io.progress import NullProgress
-from dcgrid.pipelines.candidates import (
+from dcgrid.pipelines.generate import Generated
+from dcgrid.pipelines.job import EditJob, check_numbers
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
+from dcgrid.pipelines.ranking import (
     Measure,
     Try,
-    check_candidates,
+    TryScore,
     rank_by_measures,
     why_first,
 )
-from dcgrid.pipelines.choose import TryScore
-from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.plan import plan_run, prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
-from dcgrid.pipelines.run import run_job
+from dcgrid.pipelines.run import run_plan
 from dcgrid.video.read import decode_all
 from dcgrid.video.write import write_video
+
+NOTHING = Generated((), (), None)
 
 
 def tried(number: int, **values: float | None) -> Try:
@@ -34,7 +37,7 @@ def tried(number: int, **values: float | None) -> Try:
         for key, value in values.items()
     }
     score = TryScore(structure=0, flicker=0)
-    return Try(candidate=number, seed=number, cell=1, score=score, measures=measures)
+    return Try(seed=number, generated=NOTHING, cell=1, score=score, measures=measures)
 
 
 def test_the_mean_rank_decides_and_wide_values_do_not_outvote():
@@ -75,7 +78,7 @@ def test_the_reason_names_values_and_the_best():
 )
 def test_impossible_candidates_are_refused(count, rank, seed):
     with pytest.raises(UsageError):
-        check_candidates(count, rank, seed)
+        check_numbers(EditJob(input=Path(), candidates=count, rank=rank, seed=seed))
 
 
 @dataclass
@@ -102,7 +105,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def run(job: EditJob, ranker=None):
-    return run_job(plan_run(prepare_run(job)), NullProgress(), ranker=ranker)
+    return run_plan(plan_run(prepare_run(job)), NullProgress(), ranker=ranker)
 
 
 def job(clip: Path, **changes) -> EditJob:
@@ -126,7 +129,7 @@ def test_the_best_of_all_seeds_is_written_and_the_run_can_be_repeated(clip: Path
     place = ranker.seen.index(min(ranker.seen))
     assert (kept.seed, kept.cell) == (3 + place // 3, 1 + place % 3)
     prepared, _ = prepare_rerun(RerunJob(manifest=clip.with_name("clip.rain.json")))
-    again = run_job(plan_run(prepared), NullProgress())
+    again = run_plan(plan_run(prepared), NullProgress())
     assert again.same_pixels
     assert again.manifest.outputs[0].seed == kept.seed
 
@@ -167,5 +170,5 @@ def test_a_rerun_generates_only_the_seeds_that_were_kept(clip: Path) -> None:
         def start(self, stage, total=None, *, in_bytes=False):
             told.append(stage)
 
-    run_job(plan_run(prepared), Told())
+    run_plan(plan_run(prepared), Told())
     assert told.count("sampling") == 1

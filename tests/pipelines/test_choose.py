@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcgrid.pipelines.choose import rank_tries, score_try
+from dcgrid.pipelines.ranking import rank_tries, score_try
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import torch
 
 from dcgrid.errors import InputVideoError, RecipeError, UsageError
 from dcgrid.pipelines import generate
-from dcgrid.pipelines.fill import to_model_range
 from dcgrid.pipelines.job import ComposeJob
 from dcgrid.pipelines.manifest import read_manifest
-from dcgrid.pipelines.plan import plan_run, prepare_run
-from dcgrid.pipelines.request import GridRequest
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 from dcgrid.pipelines.resolve import resolve_fusions
+from dcgrid.pipelines.sampling import GridRequest, to_model_range
 from tests.pipelines.runs import decoded, moving_square, run
 
 

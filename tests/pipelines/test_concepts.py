@@ -14,12 +14,12 @@ from dcgrid.adapters.reading import hash_tensors
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main
 from dcgrid.errors import AdapterError, PromptError, WeightsError
-from dcgrid.models.loading import load_backbone
+from dcgrid.models.registry import find_model
 from dcgrid.models.tags import save_tags
 from dcgrid.pipelines.job import ComposeJob
-from dcgrid.pipelines.plan import plan_run, prepare_run
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
-from dcgrid.pipelines.story_plan import plan_story, prepare_story
 from tests.pipelines.runs import job, run, story_job, tell
 
 CAT, STROLL = "Cat_identity", "motion_stroll"
@@ -32,7 +32,7 @@ def tags_of(tmp_path: Path) -> Maker:
     """Return a maker of files of two tags for the tiny model."""
 
     def make(seed: int, name: str = "concepts") -> Path:
-        encoder = load_backbone("tiny").parts.text  # type: ignore[attr-defined]
+        encoder = find_model("tiny").load().parts.text  # type: ignore[attr-defined]
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for tag_E in encoder.add_tags((CAT, STROLL)):
@@ -47,7 +47,7 @@ def tags_of(tmp_path: Path) -> Maker:
 @pytest.fixture
 def multi_dc(tmp_path: Path) -> Path:
     """Write a Multi-DC LoRA of the tiny model that knows both tags."""
-    network = load_backbone("tiny").network
+    network = find_model("tiny").load().network
     spec = AdapterSpec(
         name="cats",
         stage="dc",
@@ -128,7 +128,7 @@ def test_an_unknown_tag_is_refused_in_the_plan_of_every_command(clip, tmp_path, 
         plan_run(prepare_run(fusion))
     story = story_job(tmp_path, "rain", wrong, source=clip, concepts=values["concepts"])
     with pytest.raises(PromptError, match=near):
-        plan_story(prepare_story(story))
+        plan_run(prepare_run(story))
 
 
 def test_a_file_that_cannot_be_used_is_refused_in_the_plan(clip, tmp_path, tags_of):
@@ -154,11 +154,11 @@ def test_a_rerun_reads_the_same_tags_or_says_that_they_changed(clip, tmp_path, t
 
 
 def test_a_manifest_from_before_tags_reads_brackets_as_words_again(clip, tmp_path, monkeypatch):
-    from dcgrid.pipelines import concepts
+    from dcgrid.pipelines import texts
 
     out = tmp_path / "o"
     with monkeypatch.context() as earlier:
-        earlier.setattr(concepts, "check_tags", lambda *_, **__: None)
+        earlier.setattr(texts, "check_tags", lambda *_, **__: None)
         manifest = run(edit_of(clip, out, "in the [rain]")).files[-1]
     values = json.loads(manifest.read_text())
     del values["job"]["concepts"], values["model"]["concepts_sha256"]

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from dcgrid.cli.main import main
+from dcgrid.models.native.model import NativeModel
 from dcgrid.pipelines import earlier
 from dcgrid.pipelines.job import ComposeJob, EditJob
-from dcgrid.pipelines.plan import plan_run, prepare_run
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 from dcgrid.pipelines.script import StoryJob
 from tests.pipelines.runs import decoded, job, run, spy_on_grids, story_job, tell
@@ -143,7 +145,7 @@ def test_files_of_other_origin_are_never_replaced(clip: Path) -> None:
 def test_weights_and_versions_count(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(job(clip))
     with monkeypatch.context() as patch:
-        patch.setattr("dcgrid.models.loading.weight_digests", lambda *_: {"dit": "0" * 64})
+        patch.setattr(NativeModel, "digests", lambda _: {"dit": "0" * 64})
         assert "other weights" in plan_run(prepare_run(job(clip))).prepared.names_remark
     monkeypatch.setattr(earlier, "__version__", "9.9")
     assert "another version" in plan_run(prepare_run(job(clip))).prepared.names_remark
@@ -217,7 +219,7 @@ def test_the_command_says_what_happens_with_names(
 
 def test_only_fields_that_exist_are_left_out_of_the_settings() -> None:
     known = {field.name for kind in (EditJob, ComposeJob, StoryJob) for field in fields(kind)}
-    assert known >= earlier._NO_SETTINGS
+    assert known >= earlier.NO_SETTINGS
 
 
 def test_results_and_inputs_are_found_after_their_tree_has_moved(clip: Path) -> None:

@@ -11,13 +11,19 @@ from torch import Tensor
 
 from dcgrid.flow.noise import draw_noise
 from dcgrid.models.base import CellText, Memory, TokenPlaces
-from dcgrid.models.loading import load_backbone
 from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.models.native.presets import TINY_SPEC
-from dcgrid.pipelines.fill import FillSettings, fill_grid, to_frames, to_model_range
+from dcgrid.models.registry import find_model
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.request import Continuation, grid_request
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve_edits
+from dcgrid.pipelines.sampling import (
+    Continuation,
+    FillSettings,
+    fill_grid,
+    grid_request,
+    to_frames,
+    to_model_range,
+)
 from dcgrid.prompts import Prompt
 
 CPU = torch.device("cpu")
@@ -344,7 +350,7 @@ class Forgetful:
 def test_what_is_kept_from_step_to_step_changes_no_pixel(
     given_THWC: Tensor, first: bool, negative_text: bool
 ) -> None:
-    backbone = load_backbone("tiny")
+    backbone = find_model("tiny").load()
     backbone._spec = replace(backbone.spec, negative_text=negative_text, offset_tokens=True)
     backbone.use_given(clean=True, first=first)
     calls: list[int] = []

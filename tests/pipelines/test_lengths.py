@@ -2,23 +2,22 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dcgrid import hub
 from dcgrid.cli.main import main
 from dcgrid.errors import PromptError
-from dcgrid.models import text_count
-from dcgrid.models.loading import load_text_encoder, model_spec, weight_files
-from dcgrid.models.text_count import text_counter
+from dcgrid.models.native.model import load_text_encoder
+from dcgrid.models.registry import find_model
 from dcgrid.models.wan.parts import load_networks
-from dcgrid.pipelines import lengths
+from dcgrid.pipelines import texts
 from dcgrid.pipelines.job import ComposeJob, EditJob
-from dcgrid.pipelines.plan import plan_run, prepare_run
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 from dcgrid.pipelines.script import Scene, StoryJob
-from dcgrid.pipelines.story_plan import plan_story, prepare_story
 from tests.pipelines.runs import job, run
 
 WORD = "rain "
@@ -29,7 +28,7 @@ def edit(clip: Path, words: int, **values: object) -> EditJob:
 
 
 def test_the_limit_is_that_of_the_encoder_to_the_word(clip):
-    encoder = load_text_encoder("mini", weight_files("mini")["text"])
+    encoder = load_text_encoder("mini", find_model("mini").files["text"])
     fits = [n for n in range(20, 48) if _plans(edit(clip, n))]
     grid = prepare_run(edit(clip, max(fits))).grid
     texts = [grid.prompt.segment_text(segment) for segment in grid.prompt.segments]
@@ -77,7 +76,7 @@ def test_every_command_refuses_before_anything_is_loaded(clip, tmp_path, capsys)
         name="tale", folder=tmp_path, source=clip, scenes=(Scene(prompt="x"), Scene(prompt=long))
     )
     with pytest.raises(PromptError, match="mini reads 48") as caught:
-        plan_story(prepare_story(story))
+        plan_run(prepare_run(story))
     assert "scene 2 60" in caught.value.hint
     assert main(["edit", str(clip), "--prompt", long, "--dry-run"]) == 3
     assert "shorten --prompt by" in capsys.readouterr().err
@@ -85,7 +84,7 @@ def test_every_command_refuses_before_anything_is_loaded(clip, tmp_path, capsys)
 
 def test_a_run_from_before_is_repeated_as_it_was_read(clip, tmp_path, monkeypatch):
     with monkeypatch.context() as earlier:
-        earlier.setattr("dcgrid.pipelines.words.check_lengths", lambda *_: "")
+        earlier.setattr("dcgrid.pipelines.texts.check_lengths", lambda *_: "")
         first = run(job(clip, effects=(), prompt=WORD * 70, out=tmp_path, force=True))
     values = json.loads(first.files[-1].read_text())
     assert values["job"]["prompt"] == WORD * 70
@@ -103,13 +102,13 @@ TEXTS = (
 
 
 def test_wans_texts_are_counted_as_its_encoder_cuts_them(wan_folder):
-    counter = text_counter(str(wan_folder))
+    counter = find_model(str(wan_folder)).text_counter()
     assert counter is not None
     _, segments = load_networks(wan_folder, None)  # type: ignore[arg-type]
     for text in TEXTS:
         assert counter.of_segment(text) == len(segments.encode(text))
         assert counter.most(text) >= counter.of_segment(text)
-    tagged = text_counter(str(wan_folder), ["Rex"])
+    tagged = find_model(str(wan_folder)).text_counter(["Rex"])
     assert tagged is not None
     assert tagged.of_words("[Rex]") == 1
     parts = counter.of_words("a") + counter.of_words("in the [x] rain")
@@ -125,10 +124,7 @@ def test_wan_counts_all_that_a_cell_reads(clip, wan_folder):
 
 
 def test_a_model_that_is_not_here_is_counted_later(clip, monkeypatch):
-    monkeypatch.setattr(text_count, "is_here", lambda _: False)
+    monkeypatch.setattr(hub, "locate_model", lambda _: None)
     prepared = prepare_run(edit(clip, 300))
-    spec = replace(model_spec("mini"), name="wan2.2-5b", text_limit=512)
-    line = lengths.check_lengths(
-        replace(prepared.job, model="wan2.2-5b"), [prepared.grid], spec, ()
-    )
+    line = texts.check_lengths(prepared.job, find_model("wan2.2-5b"), [prepared.grid], ())
     assert line == ("Text: counted once wan2.2-5b is downloaded; a cell reads at most 512 tokens.")

@@ -11,13 +11,12 @@ from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.grid.modes import Routing
 from dcgrid.grid.routing import route_matrix
-from dcgrid.models.loading import load_backbone
 from dcgrid.models.native.presets import MINI_SPEC
-from dcgrid.pipelines.fill import FillSettings, fill_grid
+from dcgrid.models.registry import find_model
 from dcgrid.pipelines.job import ComposeJob, EditJob
 from dcgrid.pipelines.live import LiveBackbone, generate_cells
-from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import resolve
+from dcgrid.pipelines.sampling import FillSettings, fill_grid, grid_request
 from dcgrid.runtime.device import choose_dtype
 from dcgrid.train.stages.flow_matching import GRID
 
@@ -53,14 +52,14 @@ def learnt(dit, spec):
 
 
 def live(route_KA=None, prepare=lambda dit: None):
-    parts = load_backbone("tiny").parts
+    parts = find_model("tiny").load().parts
     prepare(parts.dit)
     return LiveBackbone("tiny", parts.dit, parts.text, parts.autoencoder, route_KA)
 
 
 @pytest.mark.parametrize(("job", "given"), [(EDIT, 1), (FUSE, 2)])
 def test_cells_are_those_of_the_command_before_its_upsampler(job, given):
-    backbone = load_backbone("tiny", dtype=choose_dtype("auto", torch.device("cpu")))
+    backbone = find_model("tiny").load(dtype=choose_dtype("auto", torch.device("cpu")))
     request = grid_request(resolve(job), MINI_SPEC, clips(given))
     settings = FillSettings(seed=job.seed, device=torch.device("cpu"))
     wanted = {one.cell: one.frames_THWC for one in fill_grid(backbone, request, settings, Silent())}

@@ -11,11 +11,12 @@ from dcgrid import hub
 from dcgrid.errors import InputVideoError, OutputError
 from dcgrid.io.locks import run_lock
 from dcgrid.pipelines import generate
-from dcgrid.pipelines.fill import FilledCell
-from dcgrid.pipelines.generated import Generated
+from dcgrid.pipelines.generate import Generated
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.plan import plan_run, prepare_run
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
+from dcgrid.pipelines.sampling import FilledCell
 from dcgrid.pipelines.windows import Join, Window, plan_windows
 from tests.pipelines.runs import (
     Silence,
@@ -114,7 +115,7 @@ def test_a_window_that_was_damaged_since_is_generated_again(
         patched.setattr(Generated, "pieces", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(whole(long_clip, force=True))
-    part = next((hub.cache_dir() / "runs").glob("*/000002.1.mkv"))
+    part = next((hub.cache_dir() / "runs").rglob("000002.1.mkv"))
     part.write_bytes(part.read_bytes()[:-100])
     progress = Silence()
     again = run(whole(long_clip, force=True), progress)

@@ -8,10 +8,11 @@ import torch
 
 from dcgrid import hub
 from dcgrid.pipelines import generate
-from dcgrid.pipelines.generated import Generated, GeneratedClip
+from dcgrid.pipelines.generate import Generated, GeneratedClip
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 from dcgrid.pipelines.script import StoryJob, read_story
-from dcgrid.pipelines.story_plan import plan_story, prepare_story
 from dcgrid.pipelines.upsampling import ResultClip
 from dcgrid.pipelines.windows import Join, plan_windows
 from tests.pipelines.runs import (
@@ -92,8 +93,8 @@ def test_from_text_alone_all_cells_are_carried_from_window_to_window(
 
 
 def test_memory_and_plan_are_those_of_one_window(tmp_path: Path, long_clip: Path) -> None:
-    long = plan_story(prepare_story(story_job(tmp_path, "rain", source=long_clip, duration_s=2)))
-    short = plan_story(prepare_story(story_job(tmp_path, "rain", source=long_clip, duration_s=0.7)))
+    long = plan_run(prepare_run(story_job(tmp_path, "rain", source=long_clip, duration_s=2)))
+    short = plan_run(prepare_run(story_job(tmp_path, "rain", source=long_clip, duration_s=0.7)))
     text = "\n".join(long.lines())
     assert "Windows: 5 of up to 9 frames (0.75 s)" in text
     assert "Windows" not in "\n".join(short.lines())

@@ -18,10 +18,11 @@ from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main
 from dcgrid.errors import AdapterError, InputVideoError, UsageError, WeightsError
 from dcgrid.hub import file_sha256
-from dcgrid.models.loading import load_backbone
-from dcgrid.pipelines.lora import absolute_loras, parse_lora
-from dcgrid.pipelines.models import load_model
-from dcgrid.pipelines.plan import plan_run, prepare_run
+from dcgrid.models.registry import find_model
+from dcgrid.pipelines.job import absolute_loras, parse_lora
+from dcgrid.pipelines.loading import load_model
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 from tests.pipelines.runs import Silence, interrupt_grid, job, moving_square, run, story_job, tell
 
@@ -33,7 +34,7 @@ def make_lora(tmp_path: Path) -> Maker:
     """Return a maker of adapter files for the tiny model, bound to its very weights."""
 
     def make(name: str, seed: int, *targets: str) -> Path:
-        network = load_backbone("tiny").network
+        network = find_model("tiny").load().network
         base_hash = hash_tensors(network.state_dict())
         spec = AdapterSpec(
             name=name,
@@ -121,7 +122,9 @@ def test_loras_stack_under_an_adapter_that_names_the_bare_base(make_lora: Maker)
     device = torch.device("cpu")
 
     def weights(asked: Any) -> dict[str, torch.Tensor]:
-        model = load_model(asked, "consistent", device, torch.float32, Silence())
+        model = load_model(
+            asked, find_model(asked.model), "consistent", device, torch.float32, Silence()
+        )
         return dict(model.backbone.network.state_dict())
 
     bare = weights(replace(asked, loras=(), adapter="none"))

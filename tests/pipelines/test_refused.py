@@ -11,11 +11,13 @@ import pytest
 from dcgrid.cli.main import main
 from dcgrid.errors import LayoutError, UsageError
 from dcgrid.grid.layout import GridLayout
-from dcgrid.models.loading import weights_folder
+from dcgrid.models.native.model import weights_folder
 from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.pipelines import footage, team
-from dcgrid.pipelines.guidance import token_places
-from dcgrid.pipelines.plan import check_pitch, plan_run, prepare_run
+from dcgrid.pipelines.clips import check_pitch
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
+from dcgrid.pipelines.sampling import token_places
 from dcgrid.runtime import device as runtime
 from tests.pipelines.runs import job
 

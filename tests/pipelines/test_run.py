@@ -16,7 +16,8 @@ from dcgrid.errors import AdapterError, DeviceError, InputVideoError, WeightsErr
 from dcgrid.pipelines import deliver, footage, generate, team
 from dcgrid.pipelines import run as run_module
 from dcgrid.pipelines.manifest import read_manifest
-from dcgrid.pipelines.plan import plan_run, prepare_run
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 from dcgrid.pipelines.upsampling import Shown
 from dcgrid.video.clip import Picture

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from dcgrid.flow.self_conditioning import clean_estimate
-from dcgrid.models import loading
+from dcgrid.models.native import model as native_model
 from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.models.native.config import TINY
 from dcgrid.models.native.presets import TINY_SPEC
-from dcgrid.pipelines.approximate import Shortcuts
-from dcgrid.pipelines.fill import FilledCell, FillSettings, fill_grid
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.request import GridRequest, grid_request
-from dcgrid.pipelines.resolve import resolve_edits
+from dcgrid.pipelines.resolve import Shortcuts, resolve_edits
+from dcgrid.pipelines.sampling import FilledCell, FillSettings, GridRequest, fill_grid, grid_request
 from tests.pipelines.runs import Silence
 
 CPU = torch.device("cpu")
@@ -29,7 +27,7 @@ Call = tuple[Tensor, Tensor, Any, Tensor | None, Tensor]
 
 def backbone_of(*, feeds_back: bool = True, **facts: Any) -> NativeBackbone:
     spec = replace(TINY_SPEC, self_conditioning=feeds_back, **facts)
-    backbone = NativeBackbone(spec, loading._random_parts(CONFIG), torch.float32)
+    backbone = NativeBackbone(spec, native_model._random_parts(CONFIG), torch.float32)
     backbone.use_given(clean=True, first=spec.given_first)
     return backbone
 

@@ -10,15 +10,16 @@ import torch
 
 from dcgrid.errors import InputVideoError, RecipeError, UsageError
 from dcgrid.models.native.presets import MINI_SPEC
-from dcgrid.pipelines import story_files
-from dcgrid.pipelines.request import settle_grid
+from dcgrid.pipelines import deliver
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
+from dcgrid.pipelines.sampling import settle_grid
 from dcgrid.pipelines.script import (
     Scene,
     read_story,
     resolve_story,
     titles_of,
 )
-from dcgrid.pipelines.story_plan import plan_story, prepare_story
 from tests.pipelines.runs import decoded, spy_on_grids, story_job, tell
 
 FILE = """
@@ -119,7 +120,7 @@ def test_the_manifest_has_what_made_it(tmp_path: Path, clip: Path) -> None:
         assert -1 <= one["structure"] <= 1
     assert values["machine"]["threads"] == torch.get_num_threads()
     assert [one["num_inference_steps"] for one in values["samplers"]] == [2]
-    assert set(values["timings_s"]) == {"read", "load", "fill", "write"}
+    assert set(values["timings_s"]) == {"read", "load", "fill", "choose", "write"}
 
 
 @pytest.mark.parametrize(
@@ -146,18 +147,18 @@ def test_wrong_story_files_are_refused_with_their_place(
 
 def test_impossible_stories_are_refused(tmp_path: Path, clip: Path) -> None:
     with pytest.raises(UsageError, match="1 to 60 scenes"):
-        prepare_story(story_job(tmp_path))
+        prepare_run(story_job(tmp_path))
     with pytest.raises(UsageError, match="1 to 60 scenes"):
-        prepare_story(story_job(tmp_path, *["rain"] * 61))
+        prepare_run(story_job(tmp_path, *["rain"] * 61))
     with pytest.raises(RecipeError, match="did you mean 'rain'"):
-        prepare_story(replace(story_job(tmp_path), scenes=(Scene(effect="rian"),)))
+        prepare_run(replace(story_job(tmp_path), scenes=(Scene(effect="rian"),)))
     with pytest.raises(InputVideoError, match="does not exist"):
-        prepare_story(story_job(tmp_path, "rain", source=tmp_path / "none.mp4"))
+        prepare_run(story_job(tmp_path, "rain", source=tmp_path / "none.mp4"))
     for duration_s in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(UsageError, match="--duration"):
-            plan_story(prepare_story(story_job(tmp_path, "rain", duration_s=duration_s)))
+            plan_run(prepare_run(story_job(tmp_path, "rain", duration_s=duration_s)))
     with pytest.raises(UsageError, match="longer than half of a scene"):
-        plan_story(prepare_story(story_job(tmp_path, "rain", source=clip, fade_s=5.0)))
+        plan_run(prepare_run(story_job(tmp_path, "rain", source=clip, fade_s=5.0)))
 
 
 def test_an_interrupt_leaves_no_file(
@@ -166,7 +167,7 @@ def test_an_interrupt_leaves_no_file(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(story_files, "write_contact_sheet", interrupt)
+    monkeypatch.setattr(deliver, "write_contact_sheet", interrupt)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(KeyboardInterrupt):
         tell(story_job(tmp_path, "rain", source=clip))

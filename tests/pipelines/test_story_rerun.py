@@ -14,18 +14,18 @@ from dcgrid.errors import DeviceError, InputVideoError, UsageError, WeightsError
 from dcgrid.pipelines import script
 from dcgrid.pipelines.manifest import StoryManifest, read_manifest
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
-from dcgrid.pipelines.story import StoryResult
+from dcgrid.pipelines.run import RunResult
 from tests.pipelines.runs import Silence, decoded, job, run, story_job, tell
 
 
-def told(folder: Path, clip: Path | None, upsample: str = "none", **values: object) -> StoryResult:
+def told(folder: Path, clip: Path | None, upsample: str = "none", **values: object) -> RunResult:
     """Tell a story of two grids, with titles and fades."""
     scenes = ("rain", "in a snowy street", "fog", "night", "smoke")
     settings = {"titles": True, "fade_s": 0.1, "upsample": upsample, **values}
     return tell(story_job(folder, *scenes, source=clip, **settings))
 
 
-def again(manifest: Path, progress: Silence | None = None, **values: Any) -> StoryResult:
+def again(manifest: Path, progress: Silence | None = None, **values: Any) -> RunResult:
     return tell(prepare_rerun(RerunJob(manifest=manifest, **values))[0], progress)
 
 
@@ -196,9 +196,9 @@ def tiny_adapter(tmp_path: Path) -> Path:
     from dcgrid.adapters.attach import attach_adapter
     from dcgrid.adapters.files import save_adapter
     from dcgrid.adapters.spec import AdapterSpec
-    from dcgrid.models.loading import load_backbone
+    from dcgrid.models.registry import find_model
 
-    network = load_backbone("tiny").network
+    network = find_model("tiny").load().network
     name = next(n for n, m in network.named_modules() if isinstance(m, torch.nn.Linear))
     spec = AdapterSpec(name="x", stage="fill", rank=2, alpha=2.0, targets=(name,), base="tiny")
     attach_adapter(network, spec)

@@ -14,7 +14,7 @@ from dcgrid.adapters.attach import attach_adapter
 from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main
-from dcgrid.models.loading import load_backbone, weight_digests
+from dcgrid.models.registry import find_model
 from dcgrid.pipelines.team import divide
 from dcgrid.recipes import shipped_dir
 from tests.pipelines.runs import decoded
@@ -106,7 +106,7 @@ def test_given_cells_that_read_given_cells_alone(
     effect = tmp_path / "rain.toml"
     shipped = (shipped_dir() / "effects" / "rain.toml").read_text()
     effect.write_text(f"{shipped}\n[sampler]\nguidance_until = {until}\n")
-    backbone = load_backbone(str(wan_folder))
+    backbone = find_model(str(wan_folder)).load()
     spec = AdapterSpec(
         name="fill",
         stage="fill",
@@ -118,7 +118,7 @@ def test_given_cells_that_read_given_cells_alone(
         given="clean",
         given_first=True,
         base="small-wan",
-        base_hash=weight_digests(str(wan_folder))["transformer"],
+        base_hash=find_model(str(wan_folder)).digests()["transformer"],
     )
     attach_adapter(backbone.network, spec, seed=3)
     path = tmp_path / "fill.safetensors"

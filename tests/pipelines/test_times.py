@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dcgrid import hub
-from dcgrid.pipelines.plan import plan_run, prepare_run
-from dcgrid.pipelines.story_plan import plan_story, prepare_story
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.times import Work, expected_seconds, keep_rates, time_line
 from tests.pipelines.runs import job, moving_square, run, story_job, tell
 
@@ -53,12 +53,12 @@ def test_a_run_leaves_its_rates(tmp_path: Path) -> None:
 
 def test_a_story_leaves_its_rates_too(tmp_path: Path) -> None:
     tale = story_job(tmp_path, "rain", "fog", source=moving_square(tmp_path / "a.mp4", 12))
-    assert "Time: unknown yet" in "\n".join(plan_story(prepare_story(tale)).lines())
+    assert "Time: unknown yet" in "\n".join(plan_run(prepare_run(tale)).lines())
     result = tell(tale)
-    again = plan_story(prepare_story(replace(tale, force=True)))
+    again = plan_run(prepare_run(replace(tale, force=True)))
     took = sum(result.manifest.timings_s[name] for name in ("read", "load", "fill", "write"))
     assert again.as_json()["expected_s"] == pytest.approx(took, rel=0.01)
-    alone = plan_story(prepare_story(story_job(tmp_path, "rain", name="text")))
+    alone = plan_run(prepare_run(story_job(tmp_path, "rain", name="text")))
     assert alone.as_json()["expected_s"] > 0
 
 

@@ -14,7 +14,8 @@ from dcgrid.models import particles
 from dcgrid.models.drift import DriftingNoise
 from dcgrid.models.native.presets import MINI_SPEC, TINY_SPEC
 from dcgrid.pipelines.footage import Footage
-from dcgrid.pipelines.plan import plan_run, prepare_run
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.upsampling import (
     ResultClip,
     Shown,

@@ -14,11 +14,12 @@ from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main
 from dcgrid.errors import UsageError
-from dcgrid.models.loading import load_backbone, model_spec, weight_digests
+from dcgrid.models.registry import find_model
 from dcgrid.models.wan import digests
 from dcgrid.pipelines import generate
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.plan import plan_run, prepare_run
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.recipes import shipped_dir
 from dcgrid.runtime import device
 from tests.pipelines.runs import decoded
@@ -87,8 +88,8 @@ def test_compose_and_story(tmp_path, clip, wan_folder, capsys):
 def test_an_adapter_of_other_people_fits_whatever_the_folder_is_called(
     tmp_path, clip, wan_folder, capsys
 ):
-    network = load_backbone(str(wan_folder)).network
-    digest = weight_digests(str(wan_folder))["transformer"]
+    network = find_model(str(wan_folder)).load().network
+    digest = find_model(str(wan_folder)).digests()["transformer"]
     spec = AdapterSpec(
         name="fill", stage="fill", rank=2, alpha=2, targets=("attn1.to_q",), base="elsewhere",
         base_hash=digest, given="clean",
@@ -147,7 +148,7 @@ def test_cell_sizes_between_tokens_are_refused_with_those_that_fit(clip, wan_fol
 @pytest.mark.usefixtures("large_machine")
 def test_wan22_has_tokens_of_32_pixels_and_names_that_need_no_download(clip, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    spec = model_spec("wan2.2-5b")
+    spec = find_model("wan2.2-5b").spec
     assert (spec.fps, spec.time_shift, spec.per_cell_time) == (24.0, 5.0, True)
     job = EditJob(input=clip, effects=("rain",), model="wan2.2-5b", cell_size=(720, 1280))
     with pytest.raises(UsageError, match="32x32") as raised:
@@ -272,8 +273,8 @@ def test_memory_that_runs_out_names_the_next_setting(clip, wan_folder, capsys, m
 def test_a_rerun_from_another_folder_finds_the_adapter(
     tmp_path, clip, wan_folder, capsys, monkeypatch, words
 ):
-    network = load_backbone(str(wan_folder)).network
-    digest = weight_digests(str(wan_folder))["transformer"]
+    network = find_model(str(wan_folder)).load().network
+    digest = find_model(str(wan_folder)).digests()["transformer"]
     spec = AdapterSpec(
         name="fill", stage="fill", rank=2, alpha=2, targets=("attn1.to_q",), base_hash=digest
     )
@@ -331,10 +332,10 @@ def test_a_foreign_lora_beside_the_weights_is_refused_at_once(tmp_path, clip, wa
 
 
 def test_a_story_from_text_alone_says_that_its_adapter_waits(tmp_path, wan_folder, capsys):
-    network = load_backbone(str(wan_folder)).network
+    network = find_model(str(wan_folder)).load().network
     spec = AdapterSpec(
         name="fill", stage="fill", rank=2, alpha=2, targets=("attn1.to_q",),
-        base_hash=weight_digests(str(wan_folder))["transformer"],
+        base_hash=find_model(str(wan_folder)).digests()["transformer"],
     )  # fmt: skip
     attach_adapter(network, spec)
     path = tmp_path / "fill.safetensors"

@@ -7,8 +7,8 @@ import pytest
 
 from dcgrid.errors import PromptError, UsageError
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.plan import plan_run, prepare_run
-from dcgrid.pipelines.story_plan import plan_story, prepare_story
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
 from tests.pipelines.runs import moving_square, story_job
 
 
@@ -39,5 +39,5 @@ def test_other_models_read_pieces_of_words(tmp_path: Path) -> None:
 def test_a_story_of_words_alone_needs_a_model_that_can_make_one(tmp_path: Path) -> None:
     job = replace(story_job(tmp_path, "rain", "night"), model="mini")
     with pytest.raises(UsageError, match="mini makes no character from words alone") as caught:
-        plan_story(prepare_story(job))
+        plan_run(prepare_run(job))
     assert "--from" in (caught.value.hint or "")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dcgrid.models.loading import weights_folder
+from dcgrid.models.native.model import weights_folder
 from dcgrid.synthetic.animation import PlacedSprite, SpritePath
 from dcgrid.synthetic.moves import (
     ANALOGY_WORDS,

@@ -10,8 +10,8 @@ from dcgrid.models.base import cell_texts
 from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.models.native.text import WordTokenizer
 from dcgrid.pipelines.job import ComposeJob, EditJob
-from dcgrid.pipelines.request import grid_request
 from dcgrid.pipelines.resolve import resolve
+from dcgrid.pipelines.sampling import grid_request
 from dcgrid.recipes import effect_names, load_effect, load_layout
 from dcgrid.synthetic.effects import EFFECT_NAMES
 from dcgrid.synthetic.world_clips import MOTIONS

@@ -14,7 +14,7 @@ from dcgrid.adapters.reading import hash_tensors, read_adapter
 from dcgrid.cli.main import main
 from dcgrid.cli.validation import generate_validation
 from dcgrid.errors import PromptError, RecipeError, WeightsError
-from dcgrid.models.loading import load_text_encoder
+from dcgrid.models.native.model import load_text_encoder
 from dcgrid.models.weights import read_weights, save_weights
 from dcgrid.prompts.tags import check_tags
 from dcgrid.recipes import shipped_dir
@@ -418,7 +418,7 @@ def test_shipped_recipes():
 
 
 def test_the_shipped_places_are_words_of_mini():
-    from dcgrid.models.loading import weights_folder
+    from dcgrid.models.native.model import weights_folder
 
     encoder = load_text_encoder("mini", weights_folder("mini") / "text.safetensors")
     recipe = load_generate_recipe(shipped_dir() / "train" / "cells.toml", "mini", "cells")

@@ -11,9 +11,9 @@ from dcgrid.adapters.attach import adapter_names
 from dcgrid.adapters.files import hash_tensors, load_adapter, read_adapter
 from dcgrid.cli.main import main
 from dcgrid.errors import RecipeError
-from dcgrid.models.loading import load_backbone
 from dcgrid.models.native.config import TINY
 from dcgrid.models.native.dit import DiT
+from dcgrid.models.registry import find_model
 from dcgrid.models.tags import load_tags
 from dcgrid.models.weights import read_weights
 from dcgrid.train.evaluation import EVAL_TIMES
@@ -116,7 +116,7 @@ def test_both_files_are_written_and_load_back(job_of, out):
     assert spec.tokens == TOKENS
     assert spec.prompts[0] == "dog face [Cat_identity] performing movement [motion_stroll]"
     assert any("motion_in" in name and t.any() for name, t in tensors.items())
-    backbone = load_backbone("tiny", weights_dir=out)
+    backbone = replace(find_model("tiny"), folder=out).load()
     dit = backbone.parts.dit
     report = load_adapter(dit, path, base="tiny", base_hash=hash_tensors(dit.state_dict()))
     assert report.matched == report.total > 0

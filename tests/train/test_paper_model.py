@@ -16,10 +16,10 @@ import torch
 from dcgrid.adapters.attach import find_targets
 from dcgrid.cli.main import main
 from dcgrid.errors import RecipeError, WeightsError
-from dcgrid.models.loading import model_spec, weight_digests
 from dcgrid.models.native.config import PRESETS
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.folder import CONFIG_NAME, read_native_folder
+from dcgrid.models.registry import find_model
 from dcgrid.recipes import shipped_dir
 from dcgrid.train.facts import train_facts
 from dcgrid.train.job import Reporter, TrainJob
@@ -163,11 +163,11 @@ def test_edit_fills_a_grid_with_what_was_trained(trained, clip, tmp_path, capsys
 
 def test_a_trained_folder_says_what_the_model_is(trained, t5):
     trained.stage("base")
-    spec, told = model_spec(str(trained.out)), read_native_folder(trained.out)
+    spec, told = find_model(str(trained.out)).spec, read_native_folder(trained.out)
     assert (spec.name, spec.stride_T, spec.stride_HW, spec.fps) == ("paper-small", 8, 16, 24.0)
     assert told.config == PRESETS["paper-small"]
     assert told.text_encoder == str(t5)
-    assert {"autoencoder", "dit"} <= weight_digests(str(trained.out)).keys()
+    assert {"autoencoder", "dit"} <= find_model(str(trained.out)).digests().keys()
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from benchmarks.small_world import write_small_recipe
 from dcgrid.cli.main import main
 from dcgrid.errors import UsageError
 from dcgrid.models.base import CellText, TokenPlaces
+from dcgrid.models.wan.checkpoint import read_checkout
 from dcgrid.models.wan.trunk import load_trunk
 from dcgrid.runtime.processes import ALONE, Processes
 from dcgrid.train.checkpoint import STATE_NAME
@@ -400,7 +401,7 @@ class Counting(TorchDispatchMode):
 def calls_of_a_step(folder: Path, checkpointing: str) -> Counter[str]:
     """Return how often each of torch's operators is called, forward and backward."""
     torch.manual_seed(0)
-    dit, _ = load_trunk(folder, device=torch.device("cpu"), dtype=torch.float32)
+    dit, _ = load_trunk(read_checkout(folder), device=torch.device("cpu"), dtype=torch.float32)
     scale_transformer(dit, ScaleSettings(checkpointing=checkpointing), ALONE)
     cells = torch.randn(1, 1, 4, 1, 4, 4, requires_grad=True)
     stands = torch.cartesian_prod(torch.arange(1), torch.arange(2), torch.arange(2))
@@ -434,7 +435,7 @@ from dcgrid.train.settings import ScaleSettings
 from pathlib import Path
 def measured(processes):
     dtype = getattr(torch, sys.argv[2])
-    dit, _ = load_trunk(Path(sys.argv[1]), device=torch.device("cpu"), dtype=dtype)
+    dit, _ = load_trunk(read_checkout(Path(sys.argv[1])), device=torch.device("cpu"), dtype=dtype)
     whole = sum(p.numel() * p.itemsize for p in dit.transformer.blocks.parameters())
     scale_transformer(dit, ScaleSettings(shard="full"), processes)
     parameters = list(dit.transformer.blocks.parameters())

@@ -15,11 +15,13 @@ from dcgrid.adapters.files import hash_tensors, load_adapter, read_adapter, writ
 from dcgrid.adapters.reading import read_sha256
 from dcgrid.errors import OutputError, RecipeError, WeightsError
 from dcgrid.io.locks import run_lock
-from dcgrid.models import loading
-from dcgrid.models.loading import load_backbone, load_text_encoder
+from dcgrid.models.native import model as native_model
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import PRESETS
 from dcgrid.models.native.dit import DiT
+from dcgrid.models.native.model import load_text_encoder
+from dcgrid.models.native.presets import NATIVE
+from dcgrid.models.registry import find_model
 from dcgrid.models.tags import save_tags
 from dcgrid.models.weights import load_weights, read_weights
 from dcgrid.train import facts as facts_module
@@ -53,7 +55,7 @@ def same_tensors(one, other):
 
 
 def test_four_stages_make_a_model_that_loads(trained):
-    backbone = load_backbone("tiny", weights_dir=trained)
+    backbone = replace(find_model("tiny"), folder=trained).load()
     report = load_adapter(
         backbone.parts.dit,
         trained / "fill.safetensors",
@@ -114,7 +116,7 @@ def test_composition_makes_an_adapter_of_its_own(run_tiny, trained):
     assert before == {p: (trained / f"{p}.safetensors").read_bytes() for p in PARTS}
     spec, _ = read_adapter(path)
     assert (spec.name, spec.stage, spec.mode) == ("fill-composition", "fill", "composition")
-    dit = load_backbone("tiny", weights_dir=trained).parts.dit
+    dit = replace(find_model("tiny"), folder=trained).load().parts.dit
     report = load_adapter(dit, path, base="tiny", base_hash=hash_tensors(dit.state_dict()))
     assert report.mean_delta > 0
     assert (trained / "fill-composition" / STATE_NAME).is_file()
@@ -226,14 +228,12 @@ def test_weights_say_if_their_network_read_its_estimates(run_tiny, tmp_path, mon
     config = replace(config, dit=replace(config.dit, self_conditioning=True))
     monkeypatch.setattr(facts_module, "PRESETS", {**PRESETS, "tiny": config})
     monkeypatch.setattr(networks_module, "PRESETS", {**PRESETS, "tiny": config})
-    monkeypatch.setattr(
-        loading, "NATIVE", {**loading.NATIVE, "tiny": (loading.NATIVE["tiny"][0], config)}
-    )
+    monkeypatch.setattr(native_model, "NATIVE", {**NATIVE, "tiny": (NATIVE["tiny"][0], config)})
     for stage in ("autoencoder", "base"):
         run_tiny(stage, tmp_path)
-    assert load_backbone("tiny", weights_dir=tmp_path).spec.self_conditioning is False
+    assert replace(find_model("tiny"), folder=tmp_path).load().spec.self_conditioning is False
     run_tiny("base", tmp_path, loss={"self_conditioning": 0.9})
-    assert load_backbone("tiny", weights_dir=tmp_path).spec.self_conditioning is True
+    assert replace(find_model("tiny"), folder=tmp_path).load().spec.self_conditioning is True
     for stage in ("fill", "grid"):
         run_tiny(stage, tmp_path, loss={"self_conditioning": 0.9 * (stage == "grid")})
         spec, _ = read_adapter(tmp_path / f"{stage}.safetensors")

@@ -16,10 +16,10 @@ from dcgrid.cli.validation import generate_validation
 from dcgrid.errors import RecipeError, UsageError
 from dcgrid.grid.layout import GridLayout
 from dcgrid.models.base import CellText
-from dcgrid.models.loading import load_backbone, weight_digests
-from dcgrid.models.wan.checkpoint import known_spec
+from dcgrid.models.registry import find_model
+from dcgrid.models.wan.checkpoint import known_spec, read_checkout
 from dcgrid.models.wan.trunk import WanTransformer, load_codec, load_trunk
-from dcgrid.pipelines.fill import token_places
+from dcgrid.pipelines.sampling import token_places
 from dcgrid.train.facts import train_facts
 from dcgrid.train.job import Reporter, TrainJob
 from dcgrid.train.networks import load_base
@@ -75,16 +75,16 @@ def test_an_adapter_is_trained_validated_and_fits_the_checkout(
     spec, tensors = read_adapter(path)
     assert (spec.base, spec.base_hash) == (
         "small-wan",
-        weight_digests(str(wan_folder))["transformer"],
+        find_model(str(wan_folder)).digests()["transformer"],
     )
     learnt = [t for key, t in tensors.items() if ".lora_B." in key]
     assert all(tensor.any() for tensor in learnt)
-    backbone = load_backbone(str(wan_folder))
+    backbone = find_model(str(wan_folder)).load()
     report = fold_adapter(
         backbone.network,
         path,
         base="another name",
-        base_hash=weight_digests(str(wan_folder))["transformer"],
+        base_hash=find_model(str(wan_folder)).digests()["transformer"],
     )
     assert report.matched == report.total == len(learnt)
     lines = (job.loop.folder / "log.jsonl").read_text().splitlines()
@@ -118,7 +118,7 @@ def test_concepts_cells_and_sampled_grids(tmp_path, wan_folder, tiny_store, stag
 
 
 def test_tags_learn_through_the_frozen_encoder(wan_folder):
-    _, text = load_trunk(wan_folder, device=CPU, dtype=torch.float32)
+    _, text = load_trunk(read_checkout(wan_folder), device=CPU, dtype=torch.float32)
     plain = text.read_rows([["a dog runs"]], cells=1).tokens_BKLE
     (tag,) = text.add_tags(["Rex"])
     named = text.read_rows([["a [Rex] runs"]], cells=1).tokens_BKLE
@@ -138,8 +138,8 @@ def test_tags_learn_through_the_frozen_encoder(wan_folder):
 
 
 def test_the_plan_counts_what_is_there(tmp_path, wan_folder, stage_of):
-    transformer, text = load_trunk(wan_folder, device=CPU, dtype=torch.float32)
-    codec = load_codec(wan_folder, device=CPU)
+    transformer, text = load_trunk(read_checkout(wan_folder), device=CPU, dtype=torch.float32)
+    codec = load_codec(read_checkout(wan_folder), device=CPU)
     counts = {
         "autoencoder": sum(p.numel() for p in codec.parameters()),
         "transformer": sum(p.numel() for p in transformer.parameters()),

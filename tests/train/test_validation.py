@@ -15,7 +15,7 @@ from dcgrid.cli.main import main
 from dcgrid.cli.validation import generate_validation
 from dcgrid.errors import OutputError
 from dcgrid.flow.noise import draw_noise
-from dcgrid.models.loading import load_text_encoder
+from dcgrid.models.native.model import load_text_encoder
 from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.models.tags import save_tags
 from dcgrid.models.weights import read_weights

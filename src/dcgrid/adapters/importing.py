@@ -4,12 +4,10 @@ Letters: D width, R rank.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,19 +15,17 @@ from dcgrid.adapters.files import write_adapter
 from dcgrid.adapters.foreign import Factors, ForeignLora, check_foreign_fit, read_foreign
 from dcgrid.adapters.reading import LoadReport, mean_update, side_key
 from dcgrid.adapters.spec import AdapterSpec, Stage
-from dcgrid.errors import AdapterError, OutputError, WeightsError
+from dcgrid.errors import AdapterError, OutputError
 from dcgrid.grid.modes import Mode
-from dcgrid.models.base import ModelSpec
-from dcgrid.models.loading import load_backbone
-from dcgrid.models.wan.checkpoint import is_checkout, read_checkout
+from dcgrid.models.model import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportChoice:
     """What the file itself does not say."""
 
-    base: str
-    """Model that it is for: a name, or the folder of a Wan checkout in diffusers' layout."""
+    base: Model
+    """Model that it is for."""
     stage: Stage = "fill"
     """What it is to be used for."""
     mode: Mode = "consistent"
@@ -57,7 +53,6 @@ def import_lora(
         AdapterError: The LoRA is damaged, cannot be applied whole, or does not fit the base; or it
             changes biases or norms, which an adapter file cannot hold.
         WeightsError: The base is missing or damaged.
-        UsageError: No model has the base's name.
         OutputError: A file is there, or cannot be written.
     """
     if out.exists() and not force:
@@ -69,8 +64,8 @@ def import_lora(
             f"({next(iter(lora.deltas))[:120]}), which an adapter file cannot hold",
             hint=f"use it as it is: dcgrid edit ... --lora {source}",
         )
-    model, shapes = _base(choice.base)
-    check_foreign_fit(lora, shapes)
+    model = choice.base.spec
+    check_foreign_fit(lora, choice.base.parameter_shapes())
     tensors, rank, alpha = _even(lora)
     spec = AdapterSpec(
         name=choice.name or _name_of(source),
@@ -91,31 +86,6 @@ def import_lora(
 
 def _name_of(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-")[:100] or "imported"
-
-
-def _base(base: str) -> tuple[ModelSpec, Mapping[str, tuple[int, ...]]]:
-    """Return the facts of a model and its parameters' shapes; a checkout is not loaded.
-
-    Raises:
-        WeightsError: Weights are missing or damaged.
-    """
-    folder = Path(base).expanduser()
-    if not is_checkout(folder):
-        backbone = load_backbone(base)
-        named = backbone.network.named_parameters()
-        return backbone.spec, {name: tuple(one.shape) for name, one in named}
-    facts = read_checkout(folder)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in facts.files["transformer"]:
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = file.keys()
-                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(
-                f"cannot read {path}: {error}", hint="fetch the model again"
-            ) from error
-    return facts.spec, shapes
 
 
 def _even(lora: ForeignLora) -> tuple[dict[str, Tensor], int, float]:

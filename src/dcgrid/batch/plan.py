@@ -23,8 +23,7 @@ from dcgrid.batch.store import Store
 from dcgrid.errors import BatchError, DcgridError
 from dcgrid.io.schema import parse_json
 from dcgrid.pipelines.earlier import NO_SETTINGS
-from dcgrid.pipelines.job import ComposeJob, EditJob, GridJob, check_input
-from dcgrid.pipelines.lora import parse_lora
+from dcgrid.pipelines.job import ComposeJob, EditJob, GridJob, check_input, parse_lora
 from dcgrid.pipelines.script import StoryJob
 from dcgrid.pipelines.times import expected_seconds
 from dcgrid.video.read import probe
@@ -277,12 +276,13 @@ class _Digests:
 
 def _weight_files(job: GridJob, mode: Any) -> Iterable[tuple[str, Path, str]]:  # noqa: ANN401
     """Yield part, path and, where it is known, hash of the weights that a job loads."""
-    from dcgrid.models.loading import weight_digests
-    from dcgrid.pipelines.models import adapter_reference
+    from dcgrid.models.registry import find_model
+    from dcgrid.pipelines.loading import adapter_reference
 
-    for part, digest in weight_digests(job.model).items():
+    model = find_model(job.model)
+    for part, digest in model.digests().items():
         yield part, Path(), digest
-    references = [("adapter", adapter_reference(job, mode)), ("concepts", job.concepts)]
+    references = [("adapter", adapter_reference(job, model, mode)), ("concepts", job.concepts)]
     references += [(f"lora {one.strength}", one.reference) for one in map(parse_lora, job.loras)]
     for part, reference in references:
         if reference not in ("", "none"):

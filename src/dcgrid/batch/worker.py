@@ -28,7 +28,6 @@ from dcgrid.pipelines.job import GridJob
 
 if TYPE_CHECKING:
     from dcgrid.pipelines.run import RunResult
-    from dcgrid.pipelines.story import StoryResult
 
 STOP_NAME = "stop.json"
 """Tells workers to take no more rows."""
@@ -167,7 +166,7 @@ class _Worker:
         self._leases.drop(lease)
         self._progress.note(f"{item.place}: {time.monotonic() - started:.1f} s")
 
-    def _generate(self, item: Item, folder: Path) -> "RunResult | StoryResult":
+    def _generate(self, item: Item, folder: Path) -> "RunResult":
         """Run a row; where memory runs out, again with settings that take less."""
         job = replace(item.job, out=folder)
         if job.device == "auto":
@@ -182,7 +181,7 @@ class _Worker:
                 self._session.forget()
                 job = lower
 
-    def _publish(self, item: Item, result: "RunResult | StoryResult") -> None:
+    def _publish(self, item: Item, result: "RunResult") -> None:
         *files, manifest = result.files
         home = f"items/{item.id}"
         values = json.loads(manifest.read_text(encoding="utf-8"))
@@ -238,9 +237,9 @@ def next_setting(job: GridJob) -> GridJob | None:
 
 def is_small(model: str) -> bool:
     """Return whether a model is whole in memory, always: it has no such settings."""
-    from dcgrid.models.loading import is_native
+    from dcgrid.models.native.model import find_native
 
-    return is_native(model)
+    return find_native(model) is not None
 
 
 def _is_memory(error: BaseException) -> bool:

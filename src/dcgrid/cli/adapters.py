@@ -196,12 +196,12 @@ def _to_push(
 
 
 def _package_rows() -> list[dict[str, Any]]:
-    from dcgrid.models.loading import list_models, weight_files, weights_folder
+    from dcgrid.models.native.model import package_models
 
     rows = []
-    for model in list_models():
-        if weight_files(model.name):
-            rows += _file_rows(weights_folder(model.name), f"package:{model.name}/")
+    for model in package_models():
+        if model.folder is not None:
+            rows += _file_rows(model.folder, f"package:{model.name}/")
     return rows
 
 
@@ -285,8 +285,9 @@ def import_file(
         output.busy("importing")
         path = find_adapter(lora, offline=offline)
         from dcgrid.adapters.importing import ImportChoice, import_lora
+        from dcgrid.models.registry import find_model
 
-        choice = ImportChoice(base=base, stage=stage.value, mode=mode.value, name=name)
+        choice = ImportChoice(base=find_model(base), stage=stage.value, mode=mode.value, name=name)
         report = import_lora(path, choice, out, force=force)
         lines = [
             f"{report.matched} of {report.total} layers matched, rank {report.spec.rank}, "

@@ -72,12 +72,12 @@ def _machine() -> dict[str, Any]:
 
 
 def _models() -> list[dict[str, Any]]:
-    from dcgrid.models.loading import list_models, weight_files
+    from dcgrid.models.native.model import package_models
     from dcgrid.pipelines.memory import native_bytes
 
     rows = []
-    for spec in list_models():
-        files = weight_files(spec.name)
+    for model in package_models():
+        spec, files = model.spec, model.files
         missing = sorted(part for part, path in files.items() if not path.is_file())
         size = sum(path.stat().st_size for path in files.values() if path.is_file())
         largest = max(spec.cell_sizes, key=lambda pair: pair[0] * pair[1])
@@ -103,7 +103,7 @@ def _large_models() -> list[dict[str, Any]]:
     import torch
 
     from dcgrid.errors import DeviceError
-    from dcgrid.models.loading import is_here, model_spec
+    from dcgrid.models.registry import find_model
     from dcgrid.pipelines.job import EditJob
     from dcgrid.pipelines.memory import GridSize, plan_memory
     from dcgrid.runtime import device as runtime
@@ -111,14 +111,15 @@ def _large_models() -> list[dict[str, Any]]:
     device = runtime.choose_device("auto")
     dtype, rows = runtime.choose_dtype("auto", device), []
     for name in hub.MODELS:
-        spec = model_spec(name)
+        model = find_model(name)
+        spec = model.spec
         height, width = spec.cell_sizes[0]
         size = GridSize(
             cells=4, given=0, frames=spec.default_frames, height=height, width=width, guided=True
         )
-        row: dict[str, Any] = {"name": name, "here": is_here(name), "license": spec.license}
+        row: dict[str, Any] = {"name": name, "here": model.is_here, "license": spec.license}
         try:
-            need = plan_memory(EditJob(input=Path(), model=name), size, torch.device(device), dtype)
+            need = plan_memory(EditJob(input=Path()), model, size, torch.device(device), dtype)
         except DeviceError as error:
             rows.append({**row, "fits": False, "why": error.message})
             continue

@@ -16,6 +16,7 @@ from dcgrid.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
     from dcgrid.models.base import ModelSpec
+    from dcgrid.models.native.model import NativeModel
 
 app = App(help="List base models, download them, and remove them again.", no_args_is_help=True)
 
@@ -158,16 +159,19 @@ def _is_of_package(name: str) -> bool:
 
 
 def _package_names() -> tuple[str, ...]:
-    from dcgrid.models import loading
+    return tuple(model.name for model in _package_models())
 
-    return tuple(spec.name for spec in loading.list_models())
+
+def _package_models() -> "tuple[NativeModel, ...]":
+    from dcgrid.models.native.model import package_models
+
+    return package_models()
 
 
 def _package_path(name: str) -> str:
     """Return where a model of the package is; empty: its weights are made, not stored."""
-    from dcgrid.models.loading import weight_files, weights_folder
-
-    return str(weights_folder(name)) if weight_files(name) else ""
+    model = next(one for one in _package_models() if one.name == name)
+    return "" if model.folder is None else str(model.folder)
 
 
 def _package_rows() -> list[dict[str, Any]]:
@@ -179,9 +183,8 @@ def _package_rows() -> list[dict[str, Any]]:
 
 
 def _package_facts(name: str) -> dict[str, Any]:
-    from dcgrid.models.loading import model_spec, weight_files
-
-    spec, parts = model_spec(name), weight_files(name)
+    model = next(one for one in _package_models() if one.name == name)
+    spec, parts = model.spec, model.files
     sizes = {path.name: path.stat().st_size for path in parts.values() if path.is_file()}
     whole = len(sizes) == len(parts)
     state = "in the package" if whole else "damaged: install dcgrid again"

@@ -19,8 +19,7 @@ from dcgrid import hub
 from dcgrid.cli import complete
 from dcgrid.cli.help import HOW, MACHINE, MAIN, WHAT, WHERE
 from dcgrid.cli.output import Format
-from dcgrid.pipelines.candidates import MAX_CANDIDATES
-from dcgrid.pipelines.job import Upsample
+from dcgrid.pipelines.job import MAX_CANDIDATES, Upsample
 
 # An option of each panel of `--help`.
 main = partial(typer.Option, rich_help_panel=MAIN)

@@ -11,11 +11,9 @@ from dcgrid.runtime.processes import join_processes
 
 if TYPE_CHECKING:
     from dcgrid.pipelines.baselines import Method
-    from dcgrid.pipelines.plan import RunPlan
-    from dcgrid.pipelines.prepared import PreparedRun
+    from dcgrid.pipelines.plan import GenerationPlan
+    from dcgrid.pipelines.prepared import Prepared
     from dcgrid.pipelines.run import RunResult
-    from dcgrid.pipelines.story import StoryResult
-    from dcgrid.pipelines.story_plan import PreparedStory, StoryPlan
     from dcgrid.pipelines.team import Team
 
 WithTeam: TypeAlias = Callable[["Team | None", str], None]
@@ -56,7 +54,7 @@ def check_and_run(job: GridJob, sink: Output, *, dry_run: bool) -> None:
 
 
 def run_prepared(
-    prepared: "PreparedRun | PreparedStory", output: Output, team: "Team | None", *, dry_run: bool
+    prepared: "Prepared", output: Output, team: "Team | None", *, dry_run: bool
 ) -> None:
     """Plan a checked job, run it unless it is a dry run, and print the result."""
     output.start("planning")
@@ -73,17 +71,15 @@ def run_prepared(
     output.result(lines, {**result.as_json(), "names_remark": remark})
 
 
-def _cost_line(result: "RunResult | StoryResult") -> str:
+def _cost_line(result: "RunResult") -> str:
     """Return seconds and memory of a run."""
     manifest = result.manifest
     seed, memory = manifest.job.seed, manifest.peak_memory_bytes / 1e9
-    if manifest.command == "story":
-        return f"{result.seconds:.1f} s, seed {seed}"  # type: ignore[union-attr]
-    return f"{sum(manifest.timings_s.values()):.1f} s, {memory:.1f} GB at most, seed {seed}"
+    return f"{result.seconds:.1f} s, {memory:.1f} GB at most, seed {seed}"
 
 
 def _tell_plan(
-    plan: "RunPlan | StoryPlan",
+    plan: "GenerationPlan",
     team: "Team | None",
     output: Output,
     method: "Method | None" = None,
@@ -97,7 +93,7 @@ def _tell_plan(
     if team is not None:
         from dcgrid.pipelines.team import check_team
 
-        lines.append(check_team(plan.prepared.job.model, plan.grids, team.processes))
+        lines.append(check_team(plan.model, plan.grids, team.processes))
         value["processes"] = team.processes.count
     if dry_run:
         output.result(lines, {"dry_run": True, **value})
@@ -108,7 +104,7 @@ def _tell_plan(
     return True
 
 
-def _result_lines(result: "RunResult | StoryResult", remark: str) -> list[str]:
+def _result_lines(result: "RunResult", remark: str) -> list[str]:
     """Return the files of a run with what is to be known of them."""
     what = "already there, same settings:" if result.already_there else "wrote"
     lines = [*result.notes, *([f"{remark}."] if remark else [])]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dcgrid.errors import UsageError, WeightsError
 from dcgrid.eval.scoring import METRICS, Case, Encoders, score_case
-from dcgrid.pipelines.candidates import Measure
+from dcgrid.pipelines.ranking import Measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class MetricRanker:
     def measure(
         self, given_THWC: Tensor, made_THWC: Tensor, text: str, fps: float
     ) -> Mapping[str, Measure]:
-        """Measure a try; see `dcgrid.pipelines.candidates.Ranker`."""
+        """Measure a try; see `dcgrid.pipelines.ranking.Ranker`."""
         case = Case(source_THWC=given_THWC, result_THWC=made_THWC, prompt=text, fps=fps)
         scores = score_case(case, self.keys, self.encoders)
         return {

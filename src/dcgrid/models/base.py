@@ -3,12 +3,12 @@
 Letters: B batch, K cells, C channels, T H W pixel frames/height/width, F Y X latent
 frames/rows/columns, L text tokens, E text width, A adapters.
 
-Read `ModelSpec` (facts) and then `Backbone` (four verbs). models/loading.py makes backbones.
+Read `ModelSpec` (facts) and then `Backbone` (four verbs). registry.py finds a model.
 """
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -32,6 +32,8 @@ class ModelSpec:
 
     name: str
     """Name on the command line, e.g. "mini"."""
+    family: Literal["native", "wan"] = "native"
+    """Whose networks it has: the program's own, or Wan's."""
     stride_T: int
     """Pixel frames per latent frame; a clip has stride_T * n + 1 frames."""
     stride_HW: int

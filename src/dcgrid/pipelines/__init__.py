@@ -1,1 +1,1 @@
-"""Pipelines: from a job to files, without knowing a terminal. Read edit.py first."""
+"""Pipelines: from a job to files, without knowing a terminal. Read run.py first."""

@@ -8,25 +8,23 @@ Settings are compared as resolved: `--num-inference-steps 1` and a model whose u
 are the same. Input, weights and every file are compared by hash.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from dcgrid import __version__, hub
 from dcgrid.errors import InputVideoError
-from dcgrid.pipelines.job import GridJob
-from dcgrid.pipelines.lora import parse_lora
+from dcgrid.pipelines.job import GridJob, parse_lora
 from dcgrid.pipelines.manifest import Manifest, read_manifest
 from dcgrid.pipelines.outputs import OutputPaths
 from dcgrid.pipelines.resolve import ResolvedGrid
 
 if TYPE_CHECKING:
+    from dcgrid.models.model import Model
     from dcgrid.pipelines.prepared import Prepared
     from dcgrid.video.clip import ClipPlan
-
-AnyPrepared = TypeVar("AnyPrepared", bound="Prepared")
 
 NO_SETTINGS = frozenset(
     {
@@ -55,6 +53,8 @@ class Settled:
 
     job: GridJob
     """What was asked."""
+    model: "Model"
+    """What generates."""
     grids: Sequence[ResolvedGrid]
     """What is generated, sampler values settled."""
     clips: Sequence["ClipPlan"]
@@ -65,16 +65,23 @@ class Settled:
     """References of the adapters; "none" is none."""
 
 
-def settle_names(prepared: AnyPrepared, settled: Settled) -> AnyPrepared:
+def settle_names(
+    prepared: "Prepared", settled: Settled, named: Callable[[int], OutputPaths]
+) -> "Prepared":
     """Return the run with names that are free, or with the earlier run that made its results.
 
     Nothing is reserved: `outputs.claimed` does that.
+
+    Args:
+        prepared: The run.
+        settled: What its plan has settled.
+        named: Returns its files by a number; see `name_outputs`.
     """
     if prepared.job.force:
         return prepared
     remark = ""
     for number in count(1):
-        outputs = prepared.named(number)
+        outputs = named(number)
         existing = outputs.existing()
         if not existing:
             return replace(prepared, outputs=outputs, names_remark=remark)
@@ -89,8 +96,8 @@ def settle_names(prepared: AnyPrepared, settled: Settled) -> AnyPrepared:
 
 
 def _compared(
-    prepared: AnyPrepared, settled: Settled, outputs: OutputPaths
-) -> tuple[AnyPrepared, Manifest | None, str]:
+    prepared: "Prepared", settled: Settled, outputs: OutputPaths
+) -> tuple["Prepared", Manifest | None, str]:
     """Compare a run with the manifest that has its name.
 
     Returns:
@@ -171,10 +178,8 @@ def _same_part(settled: Settled, manifest: Manifest) -> bool:
 
 def _weights(settled: Settled) -> dict[str, object] | None:
     """Return the hashes of all weights that a run would load; None: some are not here."""
-    from dcgrid.models.loading import is_here, weight_digests
-
     job, loras = settled.job, [parse_lora(text) for text in settled.job.loras]
-    if not is_here(job.model):
+    if not settled.model.is_here:
         return None
     named = {"none", ""}
     references = [*settled.adapters, *(one.reference for one in loras), job.concepts]
@@ -183,7 +188,7 @@ def _weights(settled: Settled) -> dict[str, object] | None:
         return None
     digests = {one: hub.file_sha256(path) for one, path in paths.items() if path is not None}
     return {
-        "model": weight_digests(job.model),
+        "model": settled.model.digests(),
         "adapters": {digests.get(one, "") for one in settled.adapters},
         "loras": [(digests[one.reference], one.strength) for one in loras],
         "concepts": digests.get(job.concepts, ""),

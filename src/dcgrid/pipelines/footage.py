@@ -13,7 +13,8 @@ import torch
 from dcgrid import hub
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import ModelSpec
-from dcgrid.pipelines.plan import RunPlan, clip_rules, windows_of
+from dcgrid.pipelines.clips import check_fade, clip_rules, windows_of
+from dcgrid.pipelines.plan import GenerationPlan
 from dcgrid.pipelines.windows import Window
 from dcgrid.video.clip import ClipPlan, ClipRules, Picture, SoundSource
 from dcgrid.video.frames import CellFrames, source_frames
@@ -82,18 +83,23 @@ class Footage:
         )
 
 
-def read_footage(plan: RunPlan, progress: Progress) -> tuple[RunPlan, tuple[Footage, ...]]:
+def read_footage(
+    plan: GenerationPlan, progress: Progress
+) -> tuple[GenerationPlan, tuple[Footage, ...]]:
     """Read the inputs of a run; long ones later, window by window.
 
     Only decoding shows where a file lied about its length, so the plan may come back shorter.
 
     Raises:
         InputVideoError: An input cannot be decoded.
+        UsageError: A story's fades are longer than its clip has turned out to be.
     """
-    asked = tuple(zip(plan.prepared.job.starts_s, plan.asked_s, strict=True))
-    known = plan.prepared.inputs_sha256
-    footage = read_clips(plan.spec, plan.clips, asked, progress, known)
+    if not plan.clips:
+        return plan, ()
+    asked = tuple(zip(plan.job.starts_s, plan.asked_s, strict=True))
+    footage = read_clips(plan.spec, plan.clips, asked, progress, plan.prepared.inputs_sha256)
     clips = tuple(one.plan for one in footage)
+    check_fade(plan.job, clips[0].num_frames, plan.spec)
     return replace(plan, clips=clips, windows=windows_of(plan.spec, clips[0].num_frames)), footage
 
 
@@ -123,11 +129,6 @@ def read_clips(
         read = _read if known and clip.num_frames <= IN_MEMORY else _measured
         found.append(replace(read(spec, clip, asked, progress), sha256=digest))
     return tuple(found)
-
-
-def clip_fps(plan: RunPlan) -> Fraction:
-    """Return the model's frame rate as a fraction."""
-    return model_rate(plan.spec)
 
 
 def model_rate(spec: ModelSpec) -> Fraction:

@@ -1,5 +1,8 @@
 """Generate a grid window by window, and keep what was generated until it is written.
 
+A grid of one window is kept in memory; with a folder it goes to disk without loss, so that memory
+is that of one window and a run that was killed goes on where it stopped.
+
 Letters: T frames, H W height/width, C the 3 colours.
 """
 
@@ -8,25 +11,31 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from dcgrid import __version__, hub
+from dcgrid.errors import InputVideoError
 from dcgrid.io.locks import run_lock
 from dcgrid.io.progress import PrefixProgress, Progress
-from dcgrid.pipelines.fill import FillSettings, GenerateFn, fill_grid
-from dcgrid.pipelines.footage import Footage
-from dcgrid.pipelines.generated import Generated
-from dcgrid.pipelines.models import LoadedModel
-from dcgrid.pipelines.plan import RunPlan
-from dcgrid.pipelines.request import Continuation, grid_request
+from dcgrid.pipelines.loading import LoadedModel
 from dcgrid.pipelines.resolve import ResolvedGrid
+from dcgrid.pipelines.sampling import (
+    Continuation,
+    FilledCell,
+    FillSettings,
+    GenerateFn,
+    fill_grid,
+    grid_request,
+)
 from dcgrid.pipelines.times import window_label
 from dcgrid.pipelines.windows import Window
+from dcgrid.video.parts import read_part, write_part
 
 KEPT_DAYS = 14
 """Days that the windows of a run that was not finished stay on disk."""
@@ -63,7 +72,7 @@ class GridTask:
     """How it is generated; None: with `fill_grid`."""
 
 
-def generate_grid(task: GridTask, generated: Generated, progress: Progress) -> None:
+def generate_grid(task: GridTask, generated: "Generated", progress: Progress) -> None:
     """Generate the windows of a grid that are not there yet.
 
     Raises:
@@ -93,46 +102,160 @@ def generate_grid(task: GridTask, generated: Generated, progress: Progress) -> N
         generated.put(window, generate_fn(backbone, request, settings, shown))
 
 
-@contextmanager
-def generate_windows(
-    plan: RunPlan,
-    footage: Sequence[Footage],
-    model: LoadedModel,
-    progress: Progress,
-    generate_fn: GenerateFn | None = None,
-) -> Iterator[Generated]:
-    """Generate the grid of a run; the result lasts as long as the context.
+class Generated:
+    """The generated cells of all windows of a grid."""
 
-    A clip of one window is kept in memory, a longer one on disk.
+    def __init__(
+        self, windows: Sequence[Window], cells: Sequence[int], folder: Path | None
+    ) -> None:
+        self.windows = tuple(windows)
+        self.cells = tuple(cells)
+        self._folder = folder
+        self._kept: dict[tuple[int, int], FilledCell] = {}
 
-    Args:
-        plan: What is generated.
-        footage: The given clips.
-        model: What generates it.
-        progress: Told of stages and steps.
-        generate_fn: How; None: with `fill_grid`.
+    def has(self, window: Window) -> bool:
+        """Return True if the window is generated already."""
+        if self._folder is None:
+            return all((window.index, cell) in self._kept for cell in self.cells)
+        return all(path.exists() for path in self._paths(window))
 
-    Raises:
-        InputVideoError: An input ends or breaks before its plan does.
-        OutputError: The disk is full, or another process works on the same run.
-    """
-    task = GridTask(
-        grid=plan.prepared.grid,
-        given=tuple(footage),
-        windows=plan.windows,
-        cell_size=plan.clips[0].cell_size,
-        seed=plan.prepared.job.seed,
-        model=model,
-        generate_fn=generate_fn,
-    )
-    with ExitStack() as stack:
-        folder = None
-        if len(plan.windows) > 1:
-            folder = stack.enter_context(work_folder(_run_facts(plan, footage, model), progress))
-        generated = Generated(plan.windows, task.grid.generated_cells, folder)
-        tell_what_is_there([generated], progress)
-        generate_grid(task, generated, progress)
-        yield generated
+    def drop_damaged(self) -> int:
+        """Remove parts on disk that cannot be read; return how many windows they were of."""
+        dropped = 0
+        for window in self.windows if self._folder is not None else ():
+            paths = self._paths(window)
+            damaged = [path for path in paths if path.exists() and not _is_whole(path)]
+            for path in damaged:
+                path.unlink()
+            dropped += bool(damaged)
+        return dropped
+
+    def put(self, window: Window, filled: Sequence[FilledCell]) -> None:
+        """Keep what was generated of a window.
+
+        Raises:
+            OutputError: The disk is full.
+        """
+        if self._folder is not None:
+            self._folder.mkdir(exist_ok=True)
+        for one in filled:
+            if self._folder is None:
+                self._kept[window.index, one.cell] = one
+                continue
+            write_part(self._part(window.index, one.cell), one.frames_THWC, overwrite=True)
+
+    def heads(self, window: Window) -> Mapping[int, torch.Tensor]:
+        """Return what each cell of a window goes on from, THWC; nothing for the first."""
+        if not window.head:
+            return {}
+        before = self.windows[window.index - 1]
+        start = window.first - before.first
+        return {
+            cell: self._frames(before, cell)[start : start + window.head] for cell in self.cells
+        }
+
+    def pieces(self, cell: int) -> Iterator[torch.Tensor]:
+        """Yield all frames of a cell in order, those of a window at a time; see `piece`."""
+        held_THWC: torch.Tensor | None = None
+        for window in self.windows:
+            frames_THWC = self._frames(window, cell)
+            yield _joined(window, frames_THWC, held_THWC)
+            held_THWC = frames_THWC[window.shown :]
+
+    def piece(self, window: Window, cell: int) -> torch.Tensor:
+        """Return the frames of a cell that are delivered with a window, THWC.
+
+        Args:
+            window: One of `windows`.
+            cell: A generated cell.
+        """
+        held_THWC = None
+        if window.blend:
+            before = self.windows[window.index - 1]
+            held_THWC = self._frames(before, cell)[before.shown :]
+        return _joined(window, self._frames(window, cell), held_THWC)
+
+    def _frames(self, window: Window, cell: int) -> torch.Tensor:
+        if self._folder is None:
+            return self._kept[window.index, cell].frames_THWC
+        return read_part(self._part(window.index, cell))
+
+    def _paths(self, window: Window) -> list[Path]:
+        return [self._part(window.index, cell) for cell in self.cells]
+
+    def _part(self, index: int, cell: int) -> Path:
+        if self._folder is None:
+            raise ValueError("a grid that is kept in memory has no parts")
+        return self._folder / f"{index:06d}.{cell}.mkv"
+
+
+class GeneratedClip:
+    """One generated cell as a clip that may be longer than memory: any stretch of it on demand."""
+
+    def __init__(self, generated: Generated, cell: int) -> None:
+        self._generated, self._cell = generated, cell
+        # Stretches are taken in order, so the piece that one ends in is where the next begins.
+        self._piece = lru_cache(maxsize=1)(self._read)
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        last = self._generated.windows[-1]
+        return last.first + last.count
+
+    def __getitem__(self, stretch: slice, /) -> torch.Tensor:
+        """Return frames THWC, uint8.
+
+        Raises:
+            InputVideoError: A part on disk is damaged.
+            ValueError: The slice has a step, or holds no frame.
+        """
+        start, stop, step = stretch.indices(len(self))
+        if step != 1 or start >= stop:
+            raise ValueError(f"no frames from {start} to {stop} in steps of {step}")
+        found = []
+        for window in self._generated.windows:
+            begin, end = window.first + window.head, window.first + window.shown
+            if begin < stop and start < end:
+                piece_THWC = self._piece(window.index)
+                found.append(piece_THWC[max(start - begin, 0) : stop - begin])
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def frames(self, window: Window) -> torch.Tensor:
+        """Return the frames of a window of a grid that this clip is given to, THWC, uint8."""
+        return self[window.first : window.first + window.count]
+
+    def pieces(self) -> Iterator[torch.Tensor]:
+        """Yield all frames in order, those of a window at a time."""
+        return self._generated.pieces(self._cell)
+
+    def _read(self, index: int) -> torch.Tensor:
+        return self._generated.piece(self._generated.windows[index], self._cell)
+
+
+def blend(before_THWC: torch.Tensor, after_THWC: torch.Tensor) -> torch.Tensor:
+    """Mix frames of two windows, the later one more from frame to frame; uint8, rounded."""
+    weights_T = torch.arange(1, len(after_THWC) + 1) / (len(after_THWC) + 1)
+    mixed_THWC = torch.lerp(before_THWC.float(), after_THWC.float(), weights_T[:, None, None, None])
+    return mixed_THWC.round().to(torch.uint8)
+
+
+def _joined(
+    window: Window, frames_THWC: torch.Tensor, held_THWC: torch.Tensor | None
+) -> torch.Tensor:
+    """Return what is delivered with a window: its fresh frames, the first of them blended."""
+    if window.blend and held_THWC is not None:
+        zone = slice(window.head, window.head + window.blend)
+        frames_THWC = frames_THWC.clone()
+        frames_THWC[zone] = blend(held_THWC, frames_THWC[zone])
+    return frames_THWC[window.fresh]
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_part(path)
+    except InputVideoError:
+        return False
+    return True
 
 
 def tell_what_is_there(grids: Sequence[Generated], progress: Progress) -> None:
@@ -178,20 +301,6 @@ def _folder_of(facts: Mapping[str, Any]) -> Path:
     _forget_old(runs)
     text = json.dumps(facts, sort_keys=True)
     return runs / hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def _run_facts(plan: RunPlan, footage: Sequence[Footage], model: LoadedModel) -> Mapping[str, Any]:
-    """Return what decides the pixels of a run: inputs, text, weights, seed, machine."""
-    return {
-        "method": plan.prepared.job.generated_by,
-        "inputs": [one.sha256 for one in footage],
-        "clips": [(one.start_s, one.num_frames, one.fps, one.cell_size) for one in plan.clips],
-        "windows": [asdict(window) for window in plan.windows],
-        "grid": asdict(plan.prepared.grid),
-        "weights": model.made_of,
-        "seed": plan.prepared.job.seed,
-        "machine": [plan.device, plan.dtype, torch.get_num_threads(), model.processes],
-    }
 
 
 def _forget_old(runs: Path) -> None:

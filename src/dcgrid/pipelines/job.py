@@ -2,6 +2,9 @@
 
 `GridJob` is what every command that fills grids asks; `EditJob` and `ComposeJob` add their own.
 resolve.py turns a job into cells, text and sampler values.
+
+`--lora FILE[:STRENGTH]` names LoRAs that go into the base before its Grid-Fill adapter. A reference
+may hold colons itself (hf:OWNER/REPO/FILE), so only a number after the last one is a strength.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +14,79 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from annotated_types import Ge, Le, Lt
 
+from dcgrid import hub
 from dcgrid.errors import InputVideoError, UsageError
-from dcgrid.pipelines.candidates import MAX_CANDIDATES, check_candidates
-from dcgrid.pipelines.lora import absolute_loras, absolute_reference, parse_lora
+
+MAX_STRENGTH = 4.0
+"""Largest strength, either way; beyond it pictures only break."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraChoice:
+    """One LoRA of a job."""
+
+    reference: str
+    """See `adapters.find.find_adapter`."""
+    strength: float
+    """0 changes nothing, 1 is as trained."""
+
+    def __str__(self) -> str:
+        """Return the choice as a user writes it."""
+        return f"{self.reference}:{self.strength!r}"
+
+
+def parse_lora(text: str) -> LoraChoice:
+    """Read FILE[:STRENGTH]; without a strength it is 1.
+
+    Raises:
+        UsageError: There is no file, or the strength is no number in [-4, 4].
+    """
+    reference, colon, tail = text.rpartition(":")
+    strength = _number(tail) if colon and reference not in ("hf", "package") else None
+    if strength is None and not reference.endswith(".safetensors"):
+        reference, strength = text, 1.0
+    if not reference.strip() or strength is None or not abs(strength) <= MAX_STRENGTH:
+        raise UsageError(
+            f"--lora {text!r} is no FILE or FILE:STRENGTH with a strength from "
+            f"{-MAX_STRENGTH:g} to {MAX_STRENGTH:g}",
+            hint="for example --lora steps.safetensors:0.8",
+        )
+    return LoraChoice(reference=reference, strength=strength)
+
+
+def absolute_loras(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the same LoRAs as they are found from any folder, as a manifest needs them."""
+    choices = map(parse_lora, texts)
+    return tuple(str(replace(one, reference=absolute_reference(one.reference))) for one in choices)
+
+
+def absolute_reference(reference: str) -> str:
+    """Return the same weight reference as it is found from any folder.
+
+    "default" and "none", which name no weights, stay as they are.
+    """
+    if reference in ("default", "none") or hub.parse_reference(reference).source != "file":
+        return reference
+    return str(Path(reference).expanduser().resolve())
+
+
+def lora_part(number: int) -> str:
+    """Return what the LoRA of this number, counted from 1, is called among the weights."""
+    return f"lora {number}"
+
+
+def lora_lines(texts: Sequence[str]) -> list[str]:
+    """Return the LoRAs of a plan as a sentence, if there are any."""
+    told = [f"{one.reference} at {one.strength:g}" for one in map(parse_lora, texts)]
+    return [f"LoRA: {', '.join(told)}."] if told else []
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
 
 Keep = Literal["best", "all"]
 """Which of several tries at one edit are written."""
@@ -24,6 +97,8 @@ Upsample = Literal["guided", "plain", "none"]
 Seconds = Annotated[float, Ge(0), Lt(1e9)]
 Pixels = Annotated[int, Ge(1), Le(2**15)]
 
+MAX_CANDIDATES = 64
+"""Most seeds of one run."""
 MAX_EDITS = 3
 """Most edits of one run: the cells of a 2x2 grid that are left beside the given one."""
 MAX_FUSIONS = 2
@@ -52,7 +127,7 @@ class GridJob:
     loras: tuple[str, ...] = ()
     """LoRAs that are folded into the base before the adapter, each FILE or FILE:STRENGTH."""
     concepts: str = ""
-    """Reference of a file of tags that prompts may name; empty: see concepts.py."""
+    """Reference of a file of tags that prompts may name; empty: see texts.py."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """Seed of the noise; >= 0."""
     num_inference_steps: Annotated[int, Ge(1), Le(1000)] | None = None
@@ -78,7 +153,7 @@ class GridJob:
     candidates: Annotated[int, Ge(1), Le(MAX_CANDIDATES)] = 1
     """How many seeds are generated, from `seed` on; the best tries of all are delivered."""
     rank: tuple[str, ...] = ()
-    """Metrics that rank tries; empty: the cheap scores of choose.py."""
+    """Metrics that rank tries; empty: the cheap scores of ranking.py."""
     save_grid: bool = False
     """True: the whole grid is written as a video too."""
     contact_sheet: bool = True
@@ -323,7 +398,20 @@ def check_numbers(job: GridJob) -> None:
     """
     for text in job.loras:
         parse_lora(text)
-    check_candidates(job.candidates, job.rank, job.seed)
+    if not 1 <= job.candidates <= MAX_CANDIDATES:
+        raise UsageError(
+            f"{job.candidates} candidates are out of range",
+            hint=f"use --candidates 1 to {MAX_CANDIDATES}",
+        )
+    if job.seed + job.candidates > 2**63:
+        raise UsageError(
+            f"seed {job.seed} leaves no seeds for {job.candidates} candidates", hint="use --seed 0"
+        )
+    if len(set(job.rank)) < len(job.rank) or not all(job.rank):
+        raise UsageError(
+            f"--rank {','.join(job.rank)} names a metric twice, or none",
+            hint="name each once: --rank id,ct,tc",
+        )
     if job.seed < 0 or job.seed >= 2**63:
         raise UsageError(f"seed {job.seed} is out of range", hint="use 0 or a positive number")
     if job.num_inference_steps is not None and not 1 <= job.num_inference_steps <= 1000:

@@ -11,9 +11,9 @@ from dcgrid.adapters.find import find_adapter
 from dcgrid.adapters.spec import Stage
 from dcgrid.grid.modes import Mode
 from dcgrid.io.progress import Progress
-from dcgrid.models.loading import weight_files
+from dcgrid.models.model import Model
 from dcgrid.pipelines.job import GridJob
-from dcgrid.pipelines.models import LoadedModel, adapter_file, lora_files
+from dcgrid.pipelines.loading import LoadedModel, adapter_file, lora_files
 from dcgrid.pipelines.team import Team
 
 
@@ -33,6 +33,7 @@ class KeptModels(Team):
     def load_model(
         self,
         job: GridJob,
+        model: Model,
         mode: Mode,
         device: torch.device,
         dtype: torch.dtype,
@@ -43,19 +44,19 @@ class KeptModels(Team):
     ) -> LoadedModel:
         """Return a model that was loaded before from the same files, else load it."""
         settings = (job.quantize, job.attention, job.compile)
-        key = (_files(job, mode), *settings, str(device), dtype, offload, stage)
+        key = (_files(job, model, mode), *settings, str(device), dtype, offload, stage)
         if key in self._models:
-            model, clean, first = self._models[key]
-            model.backbone.use_given(clean=clean, first=first)
+            loaded, clean, first = self._models[key]
+            loaded.backbone.use_given(clean=clean, first=first)
             self._models.move_to_end(key)
-            return model
+            return loaded
         while len(self._models) >= self._most:
             self._models.popitem(last=False)
             _free_memory()
-        model = super().load_model(job, mode, device, dtype, progress, offload, stage=stage)
-        spec = model.backbone.spec
-        self._models[key] = (model, spec.per_cell_time, spec.given_first)
-        return model
+        loaded = super().load_model(job, model, mode, device, dtype, progress, offload, stage=stage)
+        spec = loaded.backbone.spec
+        self._models[key] = (loaded, spec.per_cell_time, spec.given_first)
+        return loaded
 
     def clear(self) -> bool:
         """Let go of all models; return True if there were any."""
@@ -65,16 +66,16 @@ class KeptModels(Team):
         return had_any
 
 
-def _files(job: GridJob, mode: Mode) -> tuple[Any, ...]:
+def _files(job: GridJob, model: Model, mode: Mode) -> tuple[Any, ...]:
     """Return what tells apart the files that a model is loaded from: path, size, time of change."""
-    paths = list(weight_files(job.model).values())
+    paths = list(model.files.values())
     loras = lora_files(job)
-    adapter = adapter_file(job, mode)
+    adapter = adapter_file(job, model, mode)
     concepts = find_adapter(job.concepts, offline=job.offline) if job.concepts else None
     paths += [path for path in (adapter, concepts) if path is not None]
     paths += [path for _, path in loras]
     strengths = [choice.strength for choice, _ in loras]
-    return (job.model, str(adapter), str(concepts), *strengths, *map(_seen, paths))
+    return (model.name, str(adapter), str(concepts), *strengths, *map(_seen, paths))
 
 
 def _seen(path: Path) -> tuple[str, int, int]:

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from dcgrid.pipelines.clips import DARK_SHARE, dark_share
 from dcgrid.pipelines.footage import Footage, turned
-from dcgrid.pipelines.plan import DARK_SHARE, dark_share
 from dcgrid.pipelines.upsampling import Enlarge, Upsampler
 from dcgrid.pipelines.windows import Window
 from dcgrid.video.frames import CellFrames

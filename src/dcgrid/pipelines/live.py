@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from dcgrid.io.progress import NullProgress
 from dcgrid.models.base import CellText, Memory, ModelSpec, TagTable, TokenPlaces, cell_texts
-from dcgrid.models.loading import training_spec
+from dcgrid.models.registry import training_spec
 from dcgrid.models.tags import put_tags
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
-from dcgrid.pipelines.fill import FillSettings, fill_grid
 from dcgrid.pipelines.job import GridJob
-from dcgrid.pipelines.request import GridRequest, grid_request
 from dcgrid.pipelines.resolve import resolve
+from dcgrid.pipelines.sampling import FillSettings, GridRequest, fill_grid, grid_request
 from dcgrid.prompts import Prompt
 from dcgrid.runtime.device import autocast, choose_dtype
 

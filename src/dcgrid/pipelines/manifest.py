@@ -5,20 +5,29 @@ has another `format`, and is reported as such.
 """
 
 import json
+import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from annotated_types import Ge, Le
 
+from dcgrid import __version__
 from dcgrid.errors import InputVideoError
 from dcgrid.io.schema import Problem, control_characters, read_json, show
 from dcgrid.io.toml_positions import KeyPath
 from dcgrid.pipelines.job import ComposeJob, EditJob, GridJob
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.script import StoryJob
+from dcgrid.pipelines.windows import Window
+
+if TYPE_CHECKING:
+    from dcgrid.models.base import ModelSpec
+    from dcgrid.video.clip import ClipPlan
 
 PixelKey = tuple[str, int, int | None]
 """An edit or scene, its cell, the seed of its noise (None in manifests that do not say it)."""
@@ -123,6 +132,11 @@ class Manifest:
         """The grids that were generated, one after another."""
         raise NotImplementedError
 
+    @property
+    def all_samplers(self) -> tuple[Mapping[str, Any], ...]:
+        """How each of them was sampled."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunManifest(Manifest):
@@ -137,6 +151,11 @@ class RunManifest(Manifest):
     def all_grids(self) -> tuple[ResolvedGrid, ...]:
         """The one grid."""
         return (self.grid,)
+
+    @property
+    def all_samplers(self) -> tuple[Mapping[str, Any], ...]:
+        """How it was sampled."""
+        return (self.sampler,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +193,11 @@ class StoryManifest(Manifest):
         """The grids."""
         return self.grids
 
+    @property
+    def all_samplers(self) -> tuple[Mapping[str, Any], ...]:
+        """How each was sampled."""
+        return self.samplers
+
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write a manifest as JSON to a path that is not its final one (see io.atomic.StagedFiles)."""
@@ -205,7 +229,7 @@ def read_manifest(path: Path) -> RunManifest | StoryManifest:
     document.refuse(control_characters(document.values))
     if found == STORY_FORMAT:
         story = document.build(StoryManifest)
-        document.refuse([*_problems(story, story.samplers), *_story_problems(story)])
+        document.refuse([*_problems(story), *_story_problems(story)])
         return story
     command = str(document.values.get("command"))
     if command not in _KINDS:
@@ -215,12 +239,12 @@ def read_manifest(path: Path) -> RunManifest | StoryManifest:
     run = RunManifest(**{one.name: getattr(read, one.name) for one in fields(RunManifest)})
     given = len(run.grid.given) == len(run.job.inputs)
     document.refuse(_grid_problems(run.grid, ("grid",)))
-    document.refuse(_problems(run, (run.sampler,)))
+    document.refuse(_problems(run))
     document.refuse([] if given else [(("grid", "given"), "must be a cell for each input")])
     return run
 
 
-def _problems(manifest: Manifest, samplers: Iterable[Mapping[str, Any]]) -> Iterator[Problem]:
+def _problems(manifest: Manifest) -> Iterator[Problem]:
     """Yield the keys that all manifests have and whose values contradict each other."""
     job, model = manifest.job, manifest.model
     if len(manifest.inputs_sha256) != len(job.inputs):
@@ -233,7 +257,7 @@ def _problems(manifest: Manifest, samplers: Iterable[Mapping[str, Any]]) -> Iter
     )
     if not hashed or len(loras) != len(job.loras):
         yield ("model", "loras"), f"must have a hash for each of {len(job.loras)} LoRAs"
-    for sampler in samplers:
+    for sampler in manifest.all_samplers:
         scale = sampler.get("noise_scale", 1.0)
         if not isinstance(scale, int | float) or not 1e-3 <= scale <= 100:
             problem = f"must be a number from 0.001 to 100, not {show(scale)}"
@@ -278,3 +302,69 @@ def _grid_problems(grid: ResolvedGrid, place: KeyPath) -> Iterator[Problem]:
     }
     wrong = (key for key, fits in checks.items() if not fits)
     yield from (((*place, key), "does not fit the grid") for key in wrong)
+
+
+def versions() -> Mapping[str, str]:
+    """Return the versions of what pixels depend on."""
+    return {
+        "dcgrid": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        **{name: metadata.version(name) for name in ("torch", "av", "peft")},
+    }
+
+
+def now() -> str:
+    """Return date and time, ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def clip_facts(clips: Sequence["ClipPlan"]) -> tuple[Mapping[str, Any], ...]:
+    """Return what of each input was used."""
+    return tuple(
+        {
+            "frames": clip.num_frames,
+            "fps": clip.fps,
+            "cell_size": list(clip.cell_size),
+            "start_s": clip.start_s,
+            "duration_s": clip.duration_s,
+        }
+        for clip in clips
+    )
+
+
+def machine_facts(device: str, dtype: str, offload: str, processes: int, attention: str) -> Machine:
+    """Return where it ran, on how many processes, where weights were, and what attended."""
+    import torch
+
+    return Machine(
+        device=device,
+        dtype=dtype,
+        threads=torch.get_num_threads(),
+        offload=cast(Any, offload),
+        processes=processes,
+        attention=cast(Any, attention),
+    )
+
+
+def sampler_facts(
+    spec: "ModelSpec", grid: ResolvedGrid, windows: Sequence[Window]
+) -> Mapping[str, Any]:
+    """Return how a grid was sampled."""
+    from dcgrid.pipelines.sampling import sample_settings
+
+    settings = sample_settings(spec, grid.num_inference_steps, grid.noise_scale)
+    return {
+        "solver": settings.solver,
+        "num_inference_steps": settings.schedule.num_inference_steps,
+        "time_shift": settings.schedule.shift,
+        "noise_scale": settings.noise_scale,
+        "given": settings.given,
+        "self_conditioning": spec.self_conditioning,
+        # Both 0: nothing is left out.
+        "guidance_until": grid.shortcuts.guidance_until,
+        "cache_threshold": grid.shortcuts.cache_threshold,
+        "windows": len(windows),
+        "carried_frames": windows[-1].head,
+        "blended_frames": windows[-1].blend,
+    }

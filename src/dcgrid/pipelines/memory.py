@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
     from dcgrid.models.base import ModelSpec
+    from dcgrid.models.model import Model
+    from dcgrid.models.wan.counts import WanSizes
 
 _MIB = 1024 * 1024
 # Measured on `mini`, see native_bytes.
@@ -83,12 +85,13 @@ def grid_size(
 
 
 def plan_memory(
-    job: GridJob, size: GridSize, device: "torch.device", dtype: "torch.dtype"
+    job: GridJob, model: "Model", size: GridSize, device: "torch.device", dtype: "torch.dtype"
 ) -> MemoryNeed:
     """Return what a run takes; where `--offload auto` is asked, with the fastest mode that fits.
 
     Args:
-        job: Names model, offload and quantize.
+        job: Names offload and quantize.
+        model: The model.
         size: Of the grid.
         device: Where it runs.
         dtype: Number format.
@@ -97,16 +100,15 @@ def plan_memory(
         UsageError: What is for large models is asked of a small one.
         DeviceError: It is more than is free.
     """
-    from dcgrid.models.loading import is_native
     from dcgrid.runtime.device import available_host_memory_bytes, available_memory_bytes
 
     free, free_host = available_memory_bytes(device), available_host_memory_bytes()
-    if is_native(job.model):
-        _refuse_settings(job)
+    if model.sizes is None:
+        _refuse_settings(job, model)
         pixels = native_bytes(size.frames, size.height, size.width)
-        need = MemoryNeed(device_bytes=pixels + trained_bytes(job.model))
+        need = MemoryNeed(device_bytes=pixels + trained_bytes(model))
     else:
-        need = _wan_memory(job, size, device, dtype, (free, free_host))
+        need = _wan_memory(job, model.sizes, size, device, dtype, (free, free_host))
     for taken, there, whose in (
         (need.device_bytes, free, "memory"),
         (need.host_bytes, free_host, "the host's memory"),
@@ -114,7 +116,7 @@ def plan_memory(
         if 0 < there < taken:
             settings = f" with {need.settings}" if need.settings else ""
             raise DeviceError(
-                f"{job.model}{settings} needs about {taken / 1e9:.1f} GB of {whose} for cells of "
+                f"{model.name}{settings} needs about {taken / 1e9:.1f} GB of {whose} for cells of "
                 f"{size.width}x{size.height} and {size.frames} frames; "
                 f"{there / 1e9:.1f} GB are free",
                 hint=_less_memory(job),
@@ -132,6 +134,7 @@ def _less_memory(job: GridJob) -> str:
 
 def _wan_memory(
     job: GridJob,
+    sizes: "WanSizes",
     size: GridSize,
     device: "torch.device",
     dtype: "torch.dtype",
@@ -140,17 +143,16 @@ def _wan_memory(
     """Return what a run of a checkout takes; see `plan_memory`.
 
     Args:
-        job: Names model, offload and quantize.
+        job: Names offload and quantize.
+        sizes: Of the model's networks.
         size: Of the grid.
         device: Where it runs.
         dtype: Number format.
         free_bytes: Of the device and of the host; 0: unknown.
     """
-    from dcgrid.models.loading import wan_sizes
     from dcgrid.models.wan.memory import MemoryJob, choose_offload, predict_memory
 
     on_cpu = device.type == "cpu"
-    sizes = wan_sizes(job.model)
     asked = MemoryJob(
         cells=size.cells,
         frames=size.frames,
@@ -181,16 +183,16 @@ def _wan_memory(
     )
 
 
-def _refuse_settings(job: GridJob) -> None:
+def _refuse_settings(job: GridJob, model: "Model") -> None:
     """Refuse what is for large models; it would do nothing."""
     if job.offload not in ("auto", "none") or job.quantize != "none":
         raise UsageError(
-            f"{job.model} is small enough to be whole in memory",
+            f"{model.name} is small enough to be whole in memory",
             hint="leave out --offload and --quantize",
         )
     if job.attention != "auto" or job.compile:
         raise UsageError(
-            f"{job.model} computes in one way only",
+            f"{model.name} computes in one way only",
             hint="leave out --attention and --compile: they are for Wan models",
         )
 
@@ -209,38 +211,37 @@ def native_bytes(frames: int, height: int, width: int) -> int:
     return _BASE_BYTES + frames * height * width * _BYTES_PER_PIXEL
 
 
-def trained_bytes(model: str) -> int:
+def trained_bytes(model: "Model") -> int:
     """Return what the weights of a model that was trained into a folder take, in float32.
 
     Those of the package are among what `native_bytes` has measured: 0.
     """
-    from dcgrid.models.loading import PART_NAMES, weight_files
-    from dcgrid.models.native.config import PRESETS
+    from dcgrid.models.native.model import PART_NAMES
 
-    if model in PRESETS:
+    if model.in_package:
         return 0
-    files = weight_files(model)
+    files = model.files
     # Stored in half of that, unless a recipe says otherwise.
     return sum(2 * files[part].stat().st_size for part in PART_NAMES if part in files)
 
 
 @contextmanager
-def next_setting_if_full(model: str, need: MemoryNeed) -> Iterator[None]:
+def next_setting_if_full(model: "Model", need: MemoryNeed) -> Iterator[None]:
     """Name the next setting to try where memory runs out with a checkout.
 
     Raises:
         DeviceError: It did.
     """
-    from dcgrid.models.loading import is_native
-
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if is_native(model):
+        if model.sizes is None:
             raise
         from dcgrid.models.wan.memory import out_of_memory
 
-        explained = out_of_memory(error, model=model, offload=need.offload, quantize=need.quantize)
+        explained = out_of_memory(
+            error, model=model.name, offload=need.offload, quantize=need.quantize
+        )
         if explained is None:
             raise
         raise explained from error

@@ -1,30 +1,38 @@
-"""A run whose names, texts and files have been checked; model and videos were not looked at yet.
+"""A job whose names, texts and files have been checked, in milliseconds: no torch, no video.
 
-No torch here. plan.py and story_plan.py go on from it.
+plan.py goes on from it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from dcgrid.pipelines.job import GridJob
+from dcgrid.pipelines.job import GridJob, check_input
 from dcgrid.pipelines.manifest import Manifest, PixelKey
 from dcgrid.pipelines.outputs import OutputPaths, name_outputs
 from dcgrid.pipelines.resolve import ResolvedGrid
+from dcgrid.pipelines.script import resolve_grids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """What a checked run and a checked story have in common: files, and what must come out."""
+    """A job whose names, texts and files have been checked; model and videos were not looked at."""
 
     job: GridJob
     """What was asked."""
+    grids: tuple[ResolvedGrid, ...]
+    """Edits, text and cells of each grid, in order; all but stories have one."""
     outputs: OutputPaths
     """Files that will be written."""
     expected_frames: Mapping[PixelKey, str] = field(default_factory=dict)
     """Hash of pixels that must come out, by edit or scene, cell and seed; empty: anything may."""
+    expected_reel: str = ""
+    """Hash of the reel's pixels that must come out; empty: any."""
     expected_weights: Mapping[str, str] = field(default_factory=dict)
     """Hash that each weight file must have, by the part it holds; empty: any."""
+    expected_adapters: Mapping[str, str] = field(default_factory=dict)
+    """Hash that each adapter must have, by its reference."""
     threads: int = 0
     """CPU threads to use; 0: torch's own choice."""
     inputs_sha256: tuple[str, ...] = ()
@@ -36,9 +44,15 @@ class Prepared:
     earlier: Manifest | None = None
     """The manifest of the run that has made these very results already; None: there is none."""
 
-    def named(self, number: int) -> OutputPaths:
-        """Return the files by another number; see `name_outputs`."""
-        raise NotImplementedError
+    @property
+    def grid(self) -> ResolvedGrid:
+        """The first grid."""
+        return self.grids[0]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all edits or scenes, in order."""
+        return [name for grid in self.grids for name in grid.names]
 
     def file_lines(self) -> list[str]:
         """Return what becomes of the files, a sentence each."""
@@ -65,19 +79,30 @@ class Prepared:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedRun(Prepared):
-    """A job whose names, texts and files have been checked."""
+def prepare_run(job: GridJob, recipe_dir: Path | None = None) -> Prepared:
+    """Check a job as far as that goes in milliseconds: inputs, recipes, text, output files.
 
-    grid: ResolvedGrid
-    """Edits, text, cells."""
+    Args:
+        job: What was asked.
+        recipe_dir: The user's own recipes.
 
-    def named(self, number: int) -> OutputPaths:
-        """Return the files by another number; see `name_outputs`."""
-        tries = count_tries(self.job, self.grid)
-        return name_outputs(self.job, self.grid.names, tries, self.job.tag + self.tag, number)
+    Raises:
+        InputVideoError: An input is missing or unreadable.
+        UsageError: The job contradicts itself.
+        RecipeError: An effect or the layout is unknown or wrong.
+        PromptError: The prompt cannot be rendered.
+        OutputError: A result cannot be written where it should go.
+    """
+    for path in job.inputs:
+        check_input(path)
+    grids = resolve_grids(job, recipe_dir)
+    return Prepared(job=job, grids=grids, outputs=name_files(job, grids, job.tag))
 
 
-def count_tries(job: GridJob, grid: ResolvedGrid) -> list[int]:
-    """Return for each edit how many cells show it, of all candidates together."""
-    return [len(cells) * job.candidates for cells in grid.tries]
+def name_files(
+    job: GridJob, grids: Sequence[ResolvedGrid], tag: str, number: int = 1
+) -> OutputPaths:
+    """Return the files of a job, which are there already or can be written; see `name_outputs`."""
+    names = [name for grid in grids for name in grid.names]
+    tries = [len(cells) * job.candidates for grid in grids for cells in grid.tries]
+    return name_outputs(job, names, tries, tag, number)

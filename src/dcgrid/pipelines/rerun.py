@@ -12,13 +12,10 @@ from typing import Any, TypeVar
 
 from dcgrid import hub
 from dcgrid.errors import InputVideoError, UsageError
-from dcgrid.pipelines.job import GridJob, check_input
-from dcgrid.pipelines.lora import lora_part, parse_lora
-from dcgrid.pipelines.manifest import Manifest, RunManifest, StoryManifest, read_manifest
-from dcgrid.pipelines.outputs import name_outputs
-from dcgrid.pipelines.prepared import PreparedRun, count_tries
+from dcgrid.pipelines.job import GridJob, check_input, lora_part, parse_lora
+from dcgrid.pipelines.manifest import Manifest, StoryManifest, read_manifest
+from dcgrid.pipelines.prepared import Prepared, name_files
 from dcgrid.pipelines.resolve import ResolvedGrid
-from dcgrid.pipelines.story_plan import PreparedStory
 
 AnyJob = TypeVar("AnyJob", bound=GridJob)
 
@@ -44,16 +41,14 @@ class RerunJob:
     """True: nothing is downloaded."""
 
 
-def prepare_rerun(
-    rerun: RerunJob,
-) -> tuple[PreparedRun, RunManifest] | tuple[PreparedStory, StoryManifest]:
+def prepare_rerun(rerun: RerunJob) -> tuple[Prepared, Manifest]:
     """Turn a manifest back into a checked job.
 
     Args:
         rerun: What was asked.
 
     Returns:
-        The job, to go on with at `plan_run` or `plan_story`, and the manifest.
+        The job, to go on with at `plan_run`, and the manifest.
 
     Raises:
         InputVideoError: The manifest is damaged, or an input is missing or has changed.
@@ -63,57 +58,33 @@ def prepare_rerun(
     manifest = read_manifest(rerun.manifest)
     sources = _find_inputs(rerun, manifest)
     digests = _checked_inputs(rerun, manifest, sources)
-    if isinstance(manifest, StoryManifest):
-        return _prepare_story(rerun, manifest, sources, digests), manifest
-    return _prepare_run(rerun, manifest, sources, digests), manifest
-
-
-def _prepare_run(
-    rerun: RerunJob, manifest: RunManifest, sources: Sequence[Path], digests: tuple[str, ...]
-) -> PreparedRun:
-    job = _job_again(manifest.job, rerun, manifest, sources)
-    grid, model = _as_sampled(manifest.grid, manifest.sampler), manifest.model
-    return PreparedRun(
+    job, model = _job_again(manifest.job, rerun, manifest, sources), manifest.model
+    grids = tuple(map(_as_sampled, manifest.all_grids, manifest.all_samplers))
+    weights = {
+        **model["weights"],
+        "concepts": str(model.get("concepts_sha256", "")),
+        **_lora_hashes(manifest),
+    }
+    # A story may have an adapter more, for grids without a given cell.
+    several = model.get("adapters")
+    if several is None:
+        weights["adapter"] = str(model.get("adapter_sha256", ""))
+    prepared = Prepared(
         job=job,
-        grid=grid,
-        outputs=name_outputs(job, grid.names, count_tries(job, grid), job.tag + TAG),
+        grids=grids,
+        outputs=name_files(job, grids, job.tag + TAG),
         expected_frames=manifest.frames_sha256,
-        expected_weights={
-            **model["weights"],
-            "adapter": str(model.get("adapter_sha256", "")),
-            "concepts": str(model.get("concepts_sha256", "")),
-            **_lora_hashes(manifest),
-        },
-        threads=manifest.machine.threads,
-        inputs_sha256=digests,
-        tag=TAG,
-    )
-
-
-def _prepare_story(
-    rerun: RerunJob, manifest: StoryManifest, sources: Sequence[Path], digests: tuple[str, ...]
-) -> PreparedStory:
-    job = _job_again(manifest.job, rerun, manifest, sources)
-    names = [name for grid in manifest.grids for name in grid.names]
-    return PreparedStory(
-        job=job,
-        grids=tuple(map(_as_sampled, manifest.grids, manifest.samplers)),
-        outputs=name_outputs(job, names, [1] * len(names), TAG),
-        expected_frames=manifest.frames_sha256,
-        expected_reel=manifest.reel_sha256,
-        expected_weights={
-            **manifest.model["weights"],
-            "concepts": str(manifest.model.get("concepts_sha256", "")),
-            **_lora_hashes(manifest),
-        },
+        expected_reel=manifest.reel_sha256 if isinstance(manifest, StoryManifest) else "",
+        expected_weights=weights,
         expected_adapters={
             _moved_reference(reference, rerun, manifest): digest
-            for reference, digest in manifest.model["adapters"].items()
+            for reference, digest in (several or {}).items()
         },
         threads=manifest.machine.threads,
         inputs_sha256=digests,
         tag=TAG,
     )
+    return prepared, manifest
 
 
 def _as_sampled(grid: ResolvedGrid, sampler: Mapping[str, Any]) -> ResolvedGrid:

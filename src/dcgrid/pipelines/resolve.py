@@ -18,7 +18,6 @@ from annotated_types import Ge, Le, MinLen
 from dcgrid.errors import UsageError
 from dcgrid.grid.modes import Mode
 from dcgrid.io.schema import FileName
-from dcgrid.pipelines.approximate import Shortcuts, agreed
 from dcgrid.pipelines.job import (
     MAX_EDITS,
     MAX_FUSIONS,
@@ -41,6 +40,22 @@ from dcgrid.recipes import (
 
 _SLUG_LENGTH = 40
 _Value = TypeVar("_Value", float, float | None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortcuts:
+    """What may be left out of a sampling at the price of other pixels; nothing by default.
+
+    An effect recipe turns it on in its [sampler] table; the manifest of a run says so. What it
+    costs in quality depends on model, clip and text.
+    """
+
+    guidance_until: float = 0.0
+    """Flow time, 0..1, below which there is no guidance: one call a step there in place of two; 0:
+    there is guidance in every step."""
+    cache_threshold: float = 0.0
+    """Share, 0..1, by which the change of the first block may differ from the last whole call's for
+    all other blocks to be left out; 0: never. It is looked at in generated cells only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +170,10 @@ class ResolvedGrid:
     @property
     def shortcuts(self) -> Shortcuts:
         """What may be left out of the sampling: only what every edit allows."""
-        return agreed((edit.guidance_until, edit.cache_threshold) for edit in self.edits)
+        return Shortcuts(
+            guidance_until=min(edit.guidance_until or 0.0 for edit in self.edits),
+            cache_threshold=min(edit.cache_threshold or 0.0 for edit in self.edits),
+        )
 
     def settled(self, guidance_scale: float, num_inference_steps: int) -> "ResolvedGrid":
         """Return the grid with a model's values where neither the user nor a recipe names any."""

@@ -23,7 +23,15 @@ from annotated_types import Ge, Le, Len, Lt
 from dcgrid.errors import UsageError
 from dcgrid.io.schema import FileName, Text, read_toml, show
 from dcgrid.pipelines.job import GridJob, check_numbers
-from dcgrid.pipelines.resolve import Edit, ResolvedGrid, effect_edit, free_edit, layout_slots, place
+from dcgrid.pipelines.resolve import (
+    Edit,
+    ResolvedGrid,
+    effect_edit,
+    free_edit,
+    layout_slots,
+    place,
+    resolve,
+)
 from dcgrid.recipes import LayoutRecipe, effect_names, load_effect, load_layout
 
 MAX_SCENES = 60
@@ -204,6 +212,17 @@ def resolve_story(job: StoryJob, recipe_dir: Path | None = None) -> tuple[Resolv
         slots = layout_slots(job, layout)
         grids.append(place("consistent", layout, slots, chosen, given=given))
     return tuple(grids)
+
+
+def resolve_grids(job: GridJob, recipe_dir: Path | None = None) -> tuple[ResolvedGrid, ...]:
+    """Return the grids of any job: those of a story, else the one of an edit or composition.
+
+    Raises:
+        DcgridError: See `resolve_story` and `resolve`.
+    """
+    if isinstance(job, StoryJob):
+        return resolve_story(job, recipe_dir)
+    return (resolve(job, recipe_dir),)
 
 
 def titles_of(job: StoryJob) -> tuple[str, ...]:

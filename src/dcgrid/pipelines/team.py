@@ -24,9 +24,10 @@ from dcgrid.errors import DcgridError, UsageError
 from dcgrid.grid.modes import Mode
 from dcgrid.io.progress import NullProgress, Progress
 from dcgrid.models.base import CellText, Memory, TokenPlaces
-from dcgrid.models.loading import is_native, wan_sizes
+from dcgrid.models.model import Model
+from dcgrid.models.registry import find_model
 from dcgrid.pipelines.job import GridJob
-from dcgrid.pipelines.models import LoadedModel, load_model
+from dcgrid.pipelines.loading import LoadedModel, load_model
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.runtime.processes import ALONE, Processes
 
@@ -36,11 +37,11 @@ if TYPE_CHECKING:
     from dcgrid.models.wan.backbone import WanBackbone
 
 
-def check_team(model: str, grids: Iterable[ResolvedGrid], processes: Processes) -> str:
+def check_team(model: Model, grids: Iterable[ResolvedGrid], processes: Processes) -> str:
     """Check that several processes can generate grids together, before anything is loaded.
 
     Args:
-        model: Name of the model.
+        model: The model.
         grids: What is generated, sampler values settled.
         processes: Those of the job.
 
@@ -52,12 +53,12 @@ def check_team(model: str, grids: Iterable[ResolvedGrid], processes: Processes) 
     """
     if processes.count == 1:
         return ""
-    if is_native(model):
+    if model.sizes is None:
         raise UsageError(
-            f"{model} generates in one process, not in {processes.count}",
+            f"{model.name} generates in one process, not in {processes.count}",
             hint="start it without torchrun; Wan models take several",
         )
-    heads = int(wan_sizes(model).transformer["num_attention_heads"])
+    heads = int(model.sizes.transformer["num_attention_heads"])
     texts = [1 + any(edit.guidance_scale != 1 for edit in grid.edits) for grid in grids]
     for count in texts:
         _check_heads(heads, count, processes)
@@ -141,9 +142,12 @@ class _Member:
         self.in_call = False
         self._groups = _groups(processes)
 
-    def load(self, order: _Load, device: torch.device, progress: Progress) -> LoadedModel:
+    def load(
+        self, order: _Load, found: Model, device: torch.device, progress: Progress
+    ) -> LoadedModel:
         model = load_model(
             order.job,
+            found,
             order.mode,
             device,
             order.dtype,
@@ -319,6 +323,7 @@ class Team:
     def load_model(
         self,
         job: GridJob,
+        model: Model,
         mode: Mode,
         device: torch.device,
         dtype: torch.dtype,
@@ -327,9 +332,9 @@ class Team:
         *,
         stage: Stage = "fill",
     ) -> LoadedModel:
-        """Load a model in every process; see `pipelines.models.load_model`."""
+        """Load a model in every process; see `pipelines.loading.load_model`."""
         if self._member is None:
-            return load_model(job, mode, device, dtype, progress, offload, stage=stage)
+            return load_model(job, model, mode, device, dtype, progress, offload, stage=stage)
         order = _Load(
             job=job,
             mode=mode,
@@ -339,9 +344,9 @@ class Team:
             stage=stage,
         )
         self.processes.tell(order)
-        model = self._member.load(order, device, progress)
+        loaded = self._member.load(order, model, device, progress)
         led = LedBackbone(self._member, len(self._member.models) - 1)
-        return replace(model, backbone=led, processes=self.processes.count)
+        return replace(loaded, backbone=led, processes=self.processes.count)
 
     def dismiss(self) -> None:
         """Let the others go; nothing where they wait for this one in the middle of a call."""
@@ -395,7 +400,8 @@ def _follow_orders(member: _Member, own: torch.device) -> None:
                 if order.job.offline:
                     hub.go_offline()
                 torch.set_num_threads(order.threads)
-                member.load(order, own, NullProgress())
+                # Its folder may be another one on this machine.
+                member.load(order, find_model(order.job.model), own, NullProgress())
             case _UseGiven():
                 member.models[order.model].use_given(clean=order.clean, first=order.first)
             case _Predict():

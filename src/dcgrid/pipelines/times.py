@@ -7,9 +7,10 @@ the first run of a model the time is not known.
 """
 
 import json
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcgrid import hub
@@ -133,3 +134,22 @@ def _kept() -> dict[str, dict[str, float]]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+@dataclass(slots=True, kw_only=True)
+class Stopwatch:
+    """Collects the seconds of each stage; a stage may come more than once."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds by stage."""
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure what the context does."""
+        started = time.perf_counter()
+        yield
+        self.add(name, time.perf_counter() - started)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add to a stage what was measured elsewhere."""
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + seconds, 3)

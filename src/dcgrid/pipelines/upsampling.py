@@ -28,9 +28,9 @@ from dcgrid.models.drift import RATE, DriftingNoise
 from dcgrid.models.edit_frames import OVERLAY_SCALE, Coefficients
 from dcgrid.models.particles import draw_planes, soft_fields
 from dcgrid.models.upsampler import GuidedUpsampler, load_upsampler
+from dcgrid.pipelines.clips import result_size
 from dcgrid.pipelines.footage import Footage
 from dcgrid.pipelines.job import GridJob
-from dcgrid.pipelines.result import result_size
 from dcgrid.pipelines.windows import Window
 from dcgrid.runtime.ahead import run_ahead
 from dcgrid.video.clip import ClipPlan, Picture

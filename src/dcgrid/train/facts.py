@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from dcgrid.adapters.targets import Targets, adapter_targets
 from dcgrid.errors import UsageError
 from dcgrid.grid.layout import LatentGeometry
-from dcgrid.models.loading import model_spec, training_spec
 from dcgrid.models.native.config import PRESETS, NativeConfig
 from dcgrid.models.native.folder import CONFIG_NAME
+from dcgrid.models.registry import find_model, training_spec
 
 WAN_TABLES = ("wan2.1", "wan2.2")
 """Tables of a training recipe for checkouts: of 8 pixels a latent, and of 16."""
@@ -110,7 +110,7 @@ def _of_preset(model: str, config: NativeConfig) -> TrainFacts:
 
 
 def _of_checkout(model: str) -> TrainFacts:
-    spec = model_spec(model)
+    spec = find_model(model).spec
     return TrainFacts(
         name=spec.name,
         tables=(WAN_TABLES[spec.stride_HW >= 16],),

@@ -16,22 +16,17 @@ from torch import nn
 from dcgrid.adapters.reading import INPUT_SIDES, hash_tensors, product_sides, read_adapter, side_key
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.errors import WeightsError
-from dcgrid.models.loading import (
-    checkout_folder,
-    is_native,
-    load_t5_for,
-    load_text_encoder,
-    training_spec,
-    weight_digests,
-)
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import PRESETS
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.folder import read_native_folder
+from dcgrid.models.native.model import load_t5_for, load_text_encoder
 from dcgrid.models.native.t5 import T5TextEncoder
 from dcgrid.models.native.text import RESERVED, TextEncoder
+from dcgrid.models.registry import training_spec
 from dcgrid.models.tags import load_tags
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
+from dcgrid.models.wan.model import find_checkout
 from dcgrid.models.wan.trunk import load_codec, load_trunk
 from dcgrid.models.weights import load_weights, read_weights
 from dcgrid.runtime.device import choose_dtype
@@ -66,12 +61,12 @@ def load_base(
         UsageError: The extra dcgrid[wan] is not installed.
         WeightsError: A file is missing or damaged, or does not fit.
     """
-    if not is_native(model):
-        checkout = checkout_folder(model)
+    if model not in PRESETS:
+        checkout = find_checkout(model)
         dit, reader = load_trunk(
-            checkout, device=device, dtype=dtype or choose_dtype("auto", device)
+            checkout.facts, device=device, dtype=dtype or choose_dtype("auto", device)
         )
-        return Base(dit=dit, text=reader, hash=weight_digests(model)["transformer"])
+        return Base(dit=dit, text=reader, hash=checkout.digests()["transformer"])
     return _load_native(model, folder, device)
 
 
@@ -121,8 +116,8 @@ def load_autoencoder(
         UsageError: The extra dcgrid[wan] is not installed.
         WeightsError: The file is missing or damaged, or does not fit.
     """
-    if not is_native(model):
-        return load_codec(checkout_folder(model), device=device)
+    if model not in PRESETS:
+        return load_codec(find_checkout(model).facts, device=device)
     autoencoder = Autoencoder(PRESETS[model].autoencoder)
     load_weights(folder / "autoencoder.safetensors", autoencoder)
     if channels_last:

@@ -3,7 +3,6 @@
 Letters: D width of the transformer, R rank.
 """
 
-from dcgrid.models.loading import wan_sizes
 from dcgrid.models.wan.counts import (
     WanSizes,
     block_numbers,
@@ -11,6 +10,7 @@ from dcgrid.models.wan.counts import (
     text_numbers,
     vae_numbers,
 )
+from dcgrid.models.wan.model import find_checkout
 from dcgrid.train.job import TrainJob
 from dcgrid.train.settings import AdapterLoss, ConceptLoss, Phase
 
@@ -28,7 +28,7 @@ def sizes_of(job: TrainJob) -> WanSizes:
         UsageError: There is no such model.
         WeightsError: It is a folder, but no checkout that can be used.
     """
-    return wan_sizes(job.model)
+    return find_checkout(job.model).sizes
 
 
 def checkout_counts(job: TrainJob, adapters: int, tags: int) -> tuple[Counts, Counts]:

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from dcgrid import hub
 from dcgrid.errors import OutputError, WeightsError
 from dcgrid.io.locks import run_lock
-from dcgrid.models.loading import is_here
 from dcgrid.models.native.t5 import fetch_t5
+from dcgrid.models.registry import find_model
 from dcgrid.models.tags import TOKENS_NAME
 from dcgrid.train.data.generated_grids import missing_grids
 from dcgrid.train.job import (
@@ -87,10 +87,12 @@ def _fetch_base(job: TrainJob, reporter: Reporter) -> None:
     source = job.text_encoder
     if job.processes.is_first and source.startswith("hf:"):
         fetch_t5(source, offline=hub.is_offline())
-    if job.processes.is_first and not is_here(job.model):
-        base = hub.hub_model(job.model)
-        reporter.say(f"downloading {job.model}, {base.license}: huggingface.co/{base.repo}")
-        hub.fetch_model(job.model, offline=hub.is_offline(), report=None)
+    if job.processes.is_first and job.facts.native is None:
+        base = find_model(job.model)
+        if not base.is_here:
+            told = f"{base.spec.license}: huggingface.co/{base.spec.repo}"
+            reporter.say(f"downloading {base.name}, {told}")
+            base.fetched(offline=hub.is_offline(), report=None)
     job.processes.wait()
 
 

@@ -22,7 +22,7 @@ import torch
 from dcgrid.adapters.attach import set_strength
 from dcgrid.errors import DcgridError
 from dcgrid.flow.noise import draw_noise
-from dcgrid.models.loading import training_spec
+from dcgrid.models.registry import training_spec
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
 from dcgrid.runtime.processes import ALONE, Processes
 from dcgrid.synthetic.effects import EFFECT_NAMES

@@ -24,7 +24,7 @@ from dcgrid.eval.suites.run import run_job
 from dcgrid.eval.suites.schema import Task, load_suite
 from dcgrid.io.locks import run_lock
 from dcgrid.io.progress import NullProgress
-from dcgrid.models.loading import model_spec
+from dcgrid.models.registry import find_model
 from dcgrid.pipelines.baselines import METHODS
 from dcgrid.video.write import write_video
 
@@ -95,7 +95,7 @@ def test_every_clip_task_and_method_has_its_item_and_files(clips: Path) -> None:
 def test_scores_are_of_the_pixels_before_compression(clips: Path) -> None:
     asked = request(clips, methods=("unedited",))
     results = run(asked)
-    spec = model_spec("tiny")
+    spec = find_model("tiny").spec
     for item in results.items:
         clip = next(one for one in asked.clips if one.key == item.clip)
         source = given_frames(asked, spec, clip)

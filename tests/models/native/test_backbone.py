@@ -12,8 +12,8 @@ from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.models.base import Backbone, TokenPlaces
-from dcgrid.models.loading import load_backbone
 from dcgrid.models.native.backbone import NativeBackbone
+from dcgrid.models.registry import find_model
 from dcgrid.prompts.segments import Prompt, Segment
 
 THREAD_TOLERANCE = 1e-4
@@ -24,7 +24,7 @@ GLOBAL, CLAUSES = "the subject in motion.", ("original clip", "rain", "night", "
 
 @pytest.fixture(scope="module")
 def backbone() -> NativeBackbone:
-    return load_backbone("tiny")
+    return find_model("tiny").load()
 
 
 @pytest.fixture
@@ -126,9 +126,9 @@ def test_loading_twice_gives_the_same_weights_and_leaves_chance_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first = load_backbone("tiny").parts.dit.state_dict()
+    first = find_model("tiny").load().parts.dit.state_dict()
     assert torch.equal(torch.rand(3), expected)
-    second = load_backbone("tiny").parts.dit.state_dict()
+    second = find_model("tiny").load().parts.dit.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

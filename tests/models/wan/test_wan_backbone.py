@@ -29,7 +29,7 @@ FRAMES, HEIGHT, WIDTH = 5, 32, 48
 
 @pytest.fixture(scope="module")
 def backbone(wan_folder: Path) -> WanBackbone:
-    return load_wan(wan_folder, device="cpu", dtype=torch.float32)
+    return load_wan(read_checkout(wan_folder), device="cpu", dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_a_missing_shard_is_named(wan_folder: Path, tmp_path: Path) -> None:
     (folder / "sharded").rename(folder / "transformer")
     shards = read_checkout(folder).files["transformer"]
     assert len(shards) > 1
-    load_wan(folder, device="cpu", dtype=torch.float32)
+    load_wan(read_checkout(folder), device="cpu", dtype=torch.float32)
     shards[1].unlink()
     with pytest.raises(
         WeightsError, match=f"1 of {len(shards)} shards are missing, {shards[1].name}"
@@ -199,17 +199,17 @@ def test_half_a_download_and_numbers_that_are_not_finite(wan_folder: Path, tmp_p
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(WeightsError, match="cannot load"):
-        load_wan(folder, device="cpu", dtype=torch.float32)
+        load_wan(read_checkout(folder), device="cpu", dtype=torch.float32)
     model = diffusers.WanTransformer3DModel.from_pretrained(wan_folder / "transformer")
     model.blocks[1].attn1.to_q.bias.data[3] = float("nan")
     model.save_pretrained(folder / "transformer")
     with pytest.raises(WeightsError, match=r"blocks\.1\.attn1\.to_q\.bias holds numbers"):
-        load_wan(folder, device="cpu", dtype=torch.float32)
+        load_wan(read_checkout(folder), device="cpu", dtype=torch.float32)
 
 
 def load_and_read(folder: Path, offload: Offload) -> None:
     """From the disk the text encoder is read when it is needed."""
-    backbone = load_wan(folder, device="cpu", dtype=torch.float32, offload=offload)
+    backbone = load_wan(read_checkout(folder), device="cpu", dtype=torch.float32, offload=offload)
     with backbone.parts.residence.on("text"):
         pass
 
@@ -244,7 +244,7 @@ def test_a_checkout_without_tokenizer_is_told(
     folder = spoilt(wan_folder, tmp_path)
     shutil.rmtree(folder / "tokenizer")
     with pytest.raises(WeightsError, match=f"{folder} has no tokenizer"):
-        load_wan(folder, device="cpu", dtype=torch.float32, offload=offload)
+        load_wan(read_checkout(folder), device="cpu", dtype=torch.float32, offload=offload)
 
 
 @pytest.mark.parametrize(
@@ -259,17 +259,20 @@ def test_a_config_of_another_width_is_told(
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, key: 2 * config[key]}))
     with pytest.raises(WeightsError):
-        load_wan(folder, device="cpu", dtype=torch.float32, offload=offload)
+        load_wan(read_checkout(folder), device="cpu", dtype=torch.float32, offload=offload)
 
 
 @pytest.mark.parametrize("offload", ["none", "model", "disk"])
 def test_tags_are_read_as_training_reads_them(wan_folder: Path, offload: Offload) -> None:
-    backbone = load_wan(wan_folder, device="cpu", dtype=torch.float32, offload=offload)
+    backbone = load_wan(
+        read_checkout(wan_folder), device="cpu", dtype=torch.float32, offload=offload
+    )
     text = "a [Rex] runs"
     segments = (Segment(start=0, end=len(text), cell=None),)
     prompt = Prompt(text=text, segments=segments)
     plain = backbone.encode_text([prompt], [[[True]]]).tokens_BKLE
-    reader = load_trunk(wan_folder, device=torch.device("cpu"), dtype=torch.float32)[1]
+    facts = read_checkout(wan_folder)
+    reader = load_trunk(facts, device=torch.device("cpu"), dtype=torch.float32)[1]
     row_E = torch.randn(1, reader.tag_width, generator=torch.Generator().manual_seed(0))
     tags = TagTable(names=("Rex",), embeddings_GE=row_E)
     put_tags(reader, tags)

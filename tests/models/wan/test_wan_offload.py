@@ -16,6 +16,7 @@ from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.models.base import Memory, TokenPlaces
 from dcgrid.models.quantize import QuantLinear
 from dcgrid.models.wan.backbone import WanBackbone, load_wan
+from dcgrid.models.wan.checkpoint import read_checkout
 from dcgrid.models.wan.parts import frozen, place_parts
 
 diffusers = pytest.importorskip("diffusers", reason="needs the extra dcgrid[wan]")
@@ -28,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> WanBackbone:
-    return load_wan(folder, device="cpu", dtype=dtype, **options)
+    return load_wan(read_checkout(folder), device="cpu", dtype=dtype, **options)
 
 
 def everything(backbone: WanBackbone) -> list[Tensor]:

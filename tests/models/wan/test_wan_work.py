@@ -7,15 +7,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.cost import cost_of
 from dcgrid.grid.layout import GridLayout
 from dcgrid.models.base import CellText
-from dcgrid.models.loading import load_backbone
+from dcgrid.models.registry import find_model
 from dcgrid.models.wan.counts import WanSizes
 from dcgrid.models.wan.known import TEXT_LENGTH
 from dcgrid.models.wan.work import forward_work
-from dcgrid.pipelines.fill import token_places
+from dcgrid.pipelines.sampling import token_places
 
 
 def test_operations_of_a_forward_are_those_that_torch_counts(wan_folder):
-    backbone = load_backbone(str(wan_folder))
+    backbone = find_model(str(wan_folder)).load()
     cells_BKCFYX = torch.randn(1, 4, 4, 2, 4, 6)
     places = token_places(backbone.spec, GridLayout(rows=2, cols=2), (2, 4, 6))
     text = CellText(

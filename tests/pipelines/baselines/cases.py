@@ -9,10 +9,9 @@ from torch import Tensor
 from dcgrid.io.progress import NullProgress
 from dcgrid.models.base import Backbone
 from dcgrid.pipelines.baselines.cells import Clip, open_clip
-from dcgrid.pipelines.fill import FillSettings
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.request import GridRequest, grid_request
 from dcgrid.pipelines.resolve import resolve
+from dcgrid.pipelines.sampling import FillSettings, GridRequest, grid_request
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from torch import nn
 from dcgrid.adapters.attach import routed_layers
 from dcgrid.errors import DeviceError, UsageError
 from dcgrid.io.progress import NullProgress
-from dcgrid.models.loading import load_backbone
+from dcgrid.models.registry import find_model
 from dcgrid.models.trainable import trainable
 from dcgrid.pipelines.baselines import dreambooth, dreammix, sdedit, set_and_sequence
 from dcgrid.pipelines.baselines.cells import Steps
@@ -67,7 +67,7 @@ def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor])
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_base_is_the_same_bit_for_bit_afterwards(method):
-    backbone = load_backbone("tiny")
+    backbone = find_model("tiny").load()
     asked = request(backbone)
     before, modules = weights(backbone), dict(backbone.network.named_modules())
     edit = sdedit.generate(backbone, asked, settings(), NullProgress())
@@ -99,7 +99,7 @@ def test_an_error_on_the_way_leaves_the_base_as_it_was(method):
         def start(self, stage: str, total: int | None = None, *, in_bytes: bool = False) -> None:
             self.stage = stage
 
-    backbone = load_backbone("tiny")
+    backbone = find_model("tiny").load()
     before = weights(backbone)
     with pytest.raises(KeyboardInterrupt):
         method.generate(backbone, request(backbone), settings(), Breaks())
@@ -109,9 +109,9 @@ def test_an_error_on_the_way_leaves_the_base_as_it_was(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_same_seed_same_pixels(method):
-    asked = request(load_backbone("tiny"))
+    asked = request(find_model("tiny").load())
     made = [
-        method.generate(load_backbone("tiny"), asked, settings(seed), NullProgress())
+        method.generate(find_model("tiny").load(), asked, settings(seed), NullProgress())
         for seed in (3, 3, 4)
     ]
     for first, again, other in zip(*made, strict=True):
@@ -131,7 +131,7 @@ def mean_loss(student: Student, text: str) -> float:
 def test_set_and_sequence_masks_single_tokens_of_checkouts_texts(monkeypatch):
     assert (set_and_sequence.SETTINGS.text_masking, set_and_sequence.MINI.text_masking) == (0.1, 0)
     chosen = replace(set_and_sequence.MINI, text_masking=0.5, caption_dropout=0.0, prior_share=0.0)
-    with student_of(load_backbone("tiny")) as student:
+    with student_of(find_model("tiny").load()) as student:
         course = Course.of(student, chosen, NullProgress())
         draw, generator = course.sequence_examples(), torch.Generator().manual_seed(0)
         reader, counts = student.networks.text, []
@@ -153,7 +153,7 @@ def test_set_and_sequence_masks_single_tokens_of_checkouts_texts(monkeypatch):
 
 def test_dreambooths_lora_lowers_the_loss_on_the_clip():
     chosen = replace(dreambooth.MINI, learning=replace(LEARNING, steps=60, rank=8))
-    with student_of(load_backbone("tiny")) as student:
+    with student_of(find_model("tiny").load()) as student:
         text = f"sks {student.clip.text}"
         draw = dreambooth.examples(student.clip, chosen, NullProgress())
         before = mean_loss(student, text)
@@ -178,7 +178,7 @@ def sides(network: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def test_the_second_stage_leaves_a1_and_b1_alone_and_the_first_b2():
-    backbone = load_backbone("tiny")
+    backbone = find_model("tiny").load()
     chosen = set_and_sequence.MINI
     networks = trainable(backbone)
     with student_of(backbone) as student:
@@ -203,7 +203,7 @@ def test_the_second_stage_leaves_a1_and_b1_alone_and_the_first_b2():
 
 
 def test_lessons_are_the_clip_its_frames_and_clips_of_the_base():
-    backbone = load_backbone("tiny")
+    backbone = find_model("tiny").load()
     clip = opened(backbone)
     pictures = still_frames(clip)
     assert pictures.shape == (5, 1, *clip.latents_BKCFYX.shape[2:3], 1, *pictures.shape[4:])
@@ -233,7 +233,7 @@ def test_lessons_are_the_clip_its_frames_and_clips_of_the_base():
 
 
 def test_a_loss_that_is_no_number_is_told():
-    with student_of(load_backbone("tiny")) as student:
+    with student_of(find_model("tiny").load()) as student:
         bad = Example(latents_BKCFYX=student.clip.latents_BKCFYX * float("nan"), text="")
         steps = Steps(NullProgress(), "", 3)
         with adapter_on(student, LEARNING) as parameters, pytest.raises(DeviceError, match="nan"):
@@ -242,7 +242,7 @@ def test_a_loss_that_is_no_number_is_told():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_wan_checkout_learns_too_and_is_left_as_it_was(wan_folder, method):
-    backbone = load_backbone(str(wan_folder))
+    backbone = find_model(str(wan_folder)).load()
     before = {n: t.clone() for n, t in backbone.network.state_dict().items()}
     asked = request(backbone, num_inference_steps=2)
     made = method.generate(backbone, asked, settings(), NullProgress())
@@ -251,9 +251,9 @@ def test_a_wan_checkout_learns_too_and_is_left_as_it_was(wan_folder, method):
 
 
 def test_a_checkout_whose_weights_are_away_is_refused(wan_folder):
-    from dcgrid.models.loading import Placement
+    from dcgrid.models.model import Placement
 
-    backbone = load_backbone(str(wan_folder), placement=Placement(offload="block"))
+    backbone = find_model(str(wan_folder)).load(placement=Placement(offload="block"))
     with pytest.raises(UsageError, match="cannot be learnt") as told:
         dreambooth.generate(backbone, request(backbone), settings(), NullProgress())
     assert "--offload none" in told.value.hint

@@ -9,12 +9,12 @@ from torch import Tensor
 from dcgrid.flow.sampler import SampleSettings, sample
 from dcgrid.flow.schedule import Schedule
 from dcgrid.io.progress import NullProgress
-from dcgrid.models.loading import load_backbone
+from dcgrid.models.registry import find_model
 from dcgrid.pipelines.baselines import codec, flowedit, sdedit, unedited
 from dcgrid.pipelines.baselines.cells import clip_text, finish, open_clip
 from dcgrid.pipelines.baselines.flowedit import FlowEditSettings, FlowPath, flow_edit
 from dcgrid.pipelines.baselines.sdedit import edited, noised_and_back, times_below
-from dcgrid.pipelines.fill import to_frames, to_model_range
+from dcgrid.pipelines.sampling import to_frames, to_model_range
 from tests.pipelines.baselines.cases import opened, request, settings, square
 
 SHAPE = (1, 1, 3, 2, 4, 5)
@@ -118,7 +118,7 @@ def test_sdedit_follows_the_exponential_of_a_linear_field():
 
 
 def test_sdedit_without_strength_is_the_codec_and_with_all_of_it_plain_sampling():
-    backbone = load_backbone("tiny")
+    backbone = find_model("tiny").load()
     clip = opened(backbone)
     still = finish(clip, edited(clip, 0.0, NullProgress(), clip.edit_slope), NullProgress())
     wanted = codec.generate(backbone, request(backbone), settings(), NullProgress())
@@ -142,7 +142,7 @@ def test_sdedit_without_strength_is_the_codec_and_with_all_of_it_plain_sampling(
 
 
 def test_flowedit_under_equal_texts_and_scales_gives_the_clip_back_exactly():
-    clip = opened(load_backbone("tiny"))
+    clip = opened(find_model("tiny").load())
     slopes = clip.slope(clip.text, 3.0), clip.slope(clip.text, 3.0)
     path = FlowPath.of(clip.times(), FlowEditSettings(start_share=1.0, averages=2))
     found = flow_edit(slopes, clip.latents_BKCFYX, lambda turn: clip.noise(1, turn), path)
@@ -150,7 +150,7 @@ def test_flowedit_under_equal_texts_and_scales_gives_the_clip_back_exactly():
 
 
 def test_flowedit_draws_moving_noise_once_and_the_rest_anew():
-    clip = opened(load_backbone("tiny"))
+    clip = opened(find_model("tiny").load())
     noise = flowedit._noises(clip, 2)
     assert torch.equal(noise(0), clip.noise(2))
     assert not torch.equal(noise(1), noise(0))
@@ -166,14 +166,14 @@ def test_flowedit_draws_moving_noise_once_and_the_rest_anew():
 def _with_moving_noise():
     from dataclasses import replace
 
-    backbone = load_backbone("tiny")
+    backbone = find_model("tiny").load()
     backbone._spec = replace(backbone.spec, noise_motion=((1, 0.0), (1, 0.0)))
     return backbone
 
 
 @pytest.mark.parametrize("method", [sdedit, flowedit])
 def test_same_seed_same_pixels_and_cells_have_noise_of_their_own(method):
-    backbone = load_backbone("tiny")
+    backbone = find_model("tiny").load()
     asked = request(backbone, effects=("rain",))
     made = [method.generate(backbone, asked, settings(seed), NullProgress()) for seed in (0, 0, 1)]
     for first, again, other in zip(*made, strict=True):
@@ -183,7 +183,7 @@ def test_same_seed_same_pixels_and_cells_have_noise_of_their_own(method):
 
 
 def test_references_are_the_clip_and_its_codec():
-    backbone, clip_THWC = load_backbone("tiny"), square()
+    backbone, clip_THWC = find_model("tiny").load(), square()
     asked = request(backbone, clip_THWC=clip_THWC)
     same = unedited.generate(backbone, asked, settings(), NullProgress())
     assert [one.cell for one in same] == [1, 2, 3]
@@ -196,7 +196,7 @@ def test_references_are_the_clip_and_its_codec():
 
 
 def test_captions_are_those_of_clips_that_stand_alone():
-    asked = request(load_backbone("tiny"), subject="a cat", motion="jump")
+    asked = request(find_model("tiny").load(), subject="a cat", motion="jump")
     assert clip_text(asked.prompt, 0) == "A cat jump"
     assert clip_text(asked.prompt, 1) == (
         "A cat jump in heavy rain, wet streaks falling across the whole scene"
@@ -208,9 +208,9 @@ def test_a_window_of_a_long_clip_is_refused():
     from dataclasses import replace
 
     from dcgrid.errors import UsageError
-    from dcgrid.pipelines.request import Continuation
+    from dcgrid.pipelines.sampling import Continuation
 
-    backbone = load_backbone("tiny")
+    backbone = find_model("tiny").load()
     where = Continuation(first=0, total=9, heads={})
     long = replace(request(backbone), continuation=where)
     with pytest.raises(UsageError, match="in one go") as told:

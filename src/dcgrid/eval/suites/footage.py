@@ -18,7 +18,7 @@ from dcgrid.eval.suites.clips import EvalClip
 from dcgrid.eval.suites.request import FUSION_NAMES, EvalRequest
 from dcgrid.eval.suites.schema import Task
 from dcgrid.models.base import ModelSpec
-from dcgrid.pipelines.plan import one_pass_rules
+from dcgrid.pipelines.clips import one_pass_rules
 from dcgrid.recipes import load_effect
 from dcgrid.synthetic.effects import DETERMINISTIC, render_effect
 from dcgrid.synthetic.effects_fields import cell_scale

@@ -14,10 +14,11 @@ from dcgrid.eval.suites.request import CEILING, EvalRequest, item_names, units_o
 from dcgrid.eval.suites.schema import Suite, check_seeds
 from dcgrid.grid.modes import Mode
 from dcgrid.models.base import ModelSpec
-from dcgrid.models.loading import model_spec
+from dcgrid.models.model import Model
+from dcgrid.models.registry import find_model
 from dcgrid.pipelines.baselines import method_of
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.models import adapter_reference
+from dcgrid.pipelines.loading import adapter_reference
 from dcgrid.pipelines.plan import download_lines, find_downloads, refuse_downloads
 from dcgrid.recipes import load_effect
 from dcgrid.runtime import device as runtime
@@ -95,14 +96,14 @@ def plan_eval(request: EvalRequest, *, dry_run: bool = False) -> EvalPlan:
         OutputError: The folder cannot be written.
         NetworkError: Something would be downloaded and the network is off.
     """
-    spec = model_spec(request.model)
-    request = _readable(replace(request, suite=_with_masks(request)), spec)
+    model = find_model(request.model)
+    request = _readable(replace(request, suite=_with_masks(request)), model.spec)
     _check_suite(request)
     devices = _devices(request)
     encoders = Encoders(
         request.weights_dir, devices[0], offline=request.offline or dry_run or not request.pull
     )
-    downloads = _downloads(request)
+    downloads = _downloads(request, model)
     refuse_downloads(downloads)
     _check_out(request.out)
     units = units_of(request)
@@ -188,14 +189,14 @@ def _devices(request: EvalRequest) -> tuple[str, ...]:
     return (str(first),)
 
 
-def _downloads(request: EvalRequest) -> dict[str, int | None]:
+def _downloads(request: EvalRequest, model: Model) -> dict[str, int | None]:
     mode: Mode = "composition" if request.suite.kind == "compose" else "consistent"
     job = EditJob(input=Path(), model=request.model, adapter=request.adapter)
     adapters = []
     methods = (name for name in request.suite.methods if name != CEILING)
     if any(method_of(name).uses_adapter for name in methods):
-        adapters.append(adapter_reference(job, mode))
-    return find_downloads(job, adapters)
+        adapters.append(adapter_reference(job, model, mode))
+    return find_downloads(job, model, adapters)
 
 
 def _check_out(out: Path) -> None:

@@ -37,8 +37,8 @@ from dcgrid.eval.tables import csv_summary, csv_table, markdown_table, table_row
 from dcgrid.io.atomic import write_whole
 from dcgrid.io.locks import run_lock
 from dcgrid.io.progress import NullProgress, Progress
-from dcgrid.pipelines import facts
 from dcgrid.pipelines.baselines import METHODS
+from dcgrid.pipelines.manifest import now, versions
 from dcgrid.runtime.workers import DeadWorker, Work, work_through
 from dcgrid.synthetic.sources import TRAINING_CLIPS
 
@@ -213,10 +213,10 @@ def _tasks(request: EvalRequest) -> tuple[TaskEntry, ...]:
 
 def _facts(plan: EvalPlan) -> dict[str, str]:
     request = plan.request
-    versions = facts.versions()
-    made = {name: f"{value}" for name, value in versions.items()}
+    named = versions()
+    made = {name: f"{value}" for name, value in named.items()}
     return {
-        "date": facts.now(),
+        "date": now(),
         "model": request.model,
         "adapter": request.adapter,
         "device": ", ".join(dict.fromkeys(plan.devices)),

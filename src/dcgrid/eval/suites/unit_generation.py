@@ -24,20 +24,21 @@ from dcgrid.eval.suites.request import CEILING, EvalRequest, Unit, UnitOutcome, 
 from dcgrid.io.atomic import whole_folder
 from dcgrid.io.progress import NullProgress, Progress
 from dcgrid.models.base import Backbone, ModelSpec
-from dcgrid.models.loading import model_spec, weight_digests
+from dcgrid.models.model import Model
+from dcgrid.models.registry import find_model
 from dcgrid.pipelines import baselines
 from dcgrid.pipelines.baselines import method_of
 from dcgrid.pipelines.baselines.codec import codec_pass
-from dcgrid.pipelines.choose import rank_tries
-from dcgrid.pipelines.fill import FilledCell, FillSettings
 from dcgrid.pipelines.job import ComposeJob, EditJob, GridJob
+from dcgrid.pipelines.loading import LoadedModel, adapter_file, enter_given, load_model
 from dcgrid.pipelines.memory import grid_size, plan_memory
-from dcgrid.pipelines.models import LoadedModel, adapter_file, enter_given, load_model
-from dcgrid.pipelines.request import grid_request, settle_grid
+from dcgrid.pipelines.plan import plan_run
+from dcgrid.pipelines.prepared import prepare_run
+from dcgrid.pipelines.ranking import rank_tries
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve
+from dcgrid.pipelines.run import run_plan
+from dcgrid.pipelines.sampling import FilledCell, FillSettings, grid_request, settle_grid
 from dcgrid.pipelines.script import Scene, StoryJob
-from dcgrid.pipelines.story import tell_story
-from dcgrid.pipelines.story_plan import plan_story, prepare_story
 from dcgrid.runtime import device as runtime
 from dcgrid.video.parts import read_part, write_part
 from dcgrid.video.read import read_clip
@@ -51,7 +52,7 @@ class GenerationContext:
 
     request: EvalRequest
     """The evaluation, on this process's device."""
-    spec: ModelSpec
+    model: Model
     device: torch.device
     dtype: torch.dtype
     digests: Mapping[str, str]
@@ -59,16 +60,21 @@ class GenerationContext:
     loaded: tuple[tuple[str, str], LoadedModel] | None = None
     """Adapter and mode of the last model, and the model."""
 
+    @property
+    def spec(self) -> ModelSpec:
+        """What is known of the model."""
+        return self.model.spec
+
 
 def generation_context(request: EvalRequest, device: str) -> GenerationContext:
     """Return the context of a process that generates on a device, e.g. "cuda:1"."""
-    place = runtime.choose_device(device)
+    place, model = runtime.choose_device(device), find_model(request.model)
     return GenerationContext(
         request=replace(request, device=device),
-        spec=model_spec(request.model),
+        model=model,
         device=place,
         dtype=runtime.choose_dtype(request.dtype, place),
-        digests=weight_digests(request.model),
+        digests=model.digests(),
     )
 
 
@@ -139,7 +145,7 @@ def _folder(
     """Return the folder in the cache, named by all that decides the pixels."""
     clip = context.request.clips[unit.clip]
     plan = footage.plan_source(context.request, context.spec, clip)
-    path = adapter_file(job, grid.mode if grid else "consistent")
+    path = adapter_file(job, context.model, grid.mode if grid else "consistent")
     facts: dict[str, Any] = {
         "version": __version__,
         "clip": [clip.sha256, plan.start_s, plan.num_frames, plan.fps, plan.cell_size],
@@ -219,10 +225,10 @@ def _generate_story(
     clip = context.request.clips[unit.clip]
     rules = footage.result_rules(context.request, context.spec, clip)
     with tempfile.TemporaryDirectory() as folder:
-        plan = plan_story(
-            prepare_story(replace(job, folder=Path(folder)), hub.config_dir() / "recipes")
+        plan = plan_run(
+            prepare_run(replace(job, folder=Path(folder)), hub.config_dir() / "recipes")
         )
-        result = tell_story(plan, progress)
+        result = run_plan(plan, progress)
         names = item_names(context.request.suite, unit)
         made = {
             name: read_clip(file, rules)[0].frames_THWC
@@ -245,9 +251,15 @@ def _load_model(
         context.loaded = None
         frames, height, width, _ = given_THWC.shape
         size = grid_size(grid, context.spec, frames, (height, width))
-        need = plan_memory(job, size, context.device, context.dtype)
+        need = plan_memory(job, context.model, size, context.device, context.dtype)
         model = load_model(
-            job, grid.mode, context.device, context.dtype, NullProgress(), need.offload
+            job,
+            context.model,
+            grid.mode,
+            context.device,
+            context.dtype,
+            NullProgress(),
+            need.offload,
         )
         context.loaded = (requested, model)
     return context.loaded[1]

@@ -26,7 +26,7 @@ from dcgrid.io.atomic import write_whole
 from dcgrid.io.progress import Progress
 from dcgrid.io.schema import read_json
 from dcgrid.models.base import ModelSpec
-from dcgrid.models.loading import model_spec
+from dcgrid.models.registry import find_model
 from dcgrid.video.write import write_video
 
 
@@ -71,7 +71,7 @@ def scoring_context(request: EvalRequest, encoders: Encoders) -> ScoringContext:
     return ScoringContext(
         request=request,
         encoders=encoders,
-        spec=model_spec(request.model),
+        spec=find_model(request.model).spec,
         blank={one.key: one.unavailable for one in columns if one.unavailable},
         named={one.key: f"{one.key} {one.encoder}".strip() for one in columns},
     )

@@ -1,10 +1,11 @@
 """The native backbone: autoencoder, DiT and text encoder behind the common protocol.
 
-Letters: see models/base.py. Nothing here chooses devices; `loading.load_backbone` does.
+Letters: see models/base.py. Nothing here chooses devices; whoever loads a model does.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -13,11 +14,13 @@ from dcgrid.models.base import CellText, Memory, ModelSpec, TagTable, TokenPlace
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.rows import encode_rows
-from dcgrid.models.native.t5 import T5TextEncoder
 from dcgrid.models.native.text import TextEncoder
 from dcgrid.models.tags import put_tags
 from dcgrid.prompts.segments import Prompt
 from dcgrid.runtime.device import autocast
+
+if TYPE_CHECKING:
+    from dcgrid.models.native.t5 import T5TextEncoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +29,7 @@ class NativeParts:
 
     autoencoder: Autoencoder
     dit: DiT
-    text: TextEncoder | T5TextEncoder
+    text: "TextEncoder | T5TextEncoder"
 
     def modules(self) -> tuple[nn.Module, ...]:
         """Return all three."""

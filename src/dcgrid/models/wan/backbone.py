@@ -5,7 +5,6 @@ Letters: see models/base.py.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from dcgrid.models.attention_choice import AttentionChoice, AttentionName
 from dcgrid.models.base import CellText, Memory, ModelSpec, TagTable, TokenPlaces, cell_texts
 from dcgrid.models.quantize import Quantize
 from dcgrid.models.tags import put_tags
-from dcgrid.models.wan.checkpoint import read_checkout
+from dcgrid.models.wan.checkpoint import WanFacts
 from dcgrid.models.wan.compiled import CompiledBlock
 from dcgrid.models.wan.context import Options
 from dcgrid.models.wan.fused import lay_side_by_side
@@ -205,7 +204,7 @@ class WanBackbone:
 
 
 def load_wan(
-    folder: Path,
+    facts: WanFacts,
     *,
     device: torch.device | str,
     dtype: torch.dtype,
@@ -216,7 +215,7 @@ def load_wan(
     """Load a checkout in the layout of diffusers.
 
     Args:
-        folder: The checkout.
+        facts: What its folder says.
         device: Where it computes.
         dtype: Of transformer and text encoder; norms and times stay float32, and so does the
             autoencoder.
@@ -228,6 +227,5 @@ def load_wan(
         UsageError: The extra dcgrid[wan] is not installed.
         WeightsError: A file is missing, damaged, or of another family.
     """
-    facts = read_checkout(folder)
-    parts = load_parts(folder, facts, dtype, device=device, offload=offload, quantize=quantize)
+    parts = load_parts(facts, dtype, device=device, offload=offload, quantize=quantize)
     return WanBackbone(facts.spec, parts, attention)

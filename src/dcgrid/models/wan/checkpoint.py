@@ -29,6 +29,8 @@ _SAMPLER = SamplerDefaults(guidance_scale=5.0, num_inference_steps=40)
 class WanFacts:
     """What is read from the configs of a checkout."""
 
+    folder: Path
+    """The checkout."""
     spec: ModelSpec
     """What plans, readers and samplers need."""
     transformer: dict[str, Any]
@@ -64,6 +66,7 @@ def read_checkout(folder: Path) -> WanFacts:
         raise WeightsError(f"{folder} is an image-to-video model", hint=_HINT)
     scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
     return WanFacts(
+        folder=folder,
         spec=spec_of(
             folder.name,
             transformer,
@@ -115,6 +118,7 @@ def spec_of(
     middle = 320 if fine else 480
     return ModelSpec(
         name=name,
+        family="wan",
         stride_T=int(vae.get("scale_factor_temporal", 4)),
         stride_HW=stride_HW,
         latent_channels=int(vae.get("z_dim", 16)),

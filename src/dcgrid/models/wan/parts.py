@@ -68,7 +68,6 @@ class WanParts:
 
 
 def load_parts(
-    folder: Path,
     facts: WanFacts,
     dtype: torch.dtype,
     *,
@@ -84,6 +83,7 @@ def load_parts(
     """
     # With its number: "cuda" and "cuda:0" would not be equal.
     device = torch.empty(0, device=device).device
+    folder = facts.folder
     vae = load_vae(folder)
     if offload == "disk":
         tokenizer = load_tokenizer(folder)

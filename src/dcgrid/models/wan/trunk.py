@@ -7,7 +7,6 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces
 from dcgrid.models.text_masking import TokenMasking
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
-from dcgrid.models.wan.checkpoint import read_checkout
+from dcgrid.models.wan.checkpoint import WanFacts
 from dcgrid.models.wan.latents import LatentScale, decode_clips, encode_clips
 from dcgrid.models.wan.parts import load_networks, load_vae
 from dcgrid.models.wan.text import SegmentEncoder
@@ -199,12 +198,12 @@ class WanCodec(VideoCodec):
 
 
 def load_trunk(
-    folder: Path, *, device: torch.device, dtype: torch.dtype
+    facts: WanFacts, *, device: torch.device, dtype: torch.dtype
 ) -> tuple[WanTransformer, WanText]:
     """Load transformer and text encoder of a checkout, frozen and at rest.
 
     Args:
-        folder: The checkout.
+        facts: What its folder says.
         device: Where they go.
         dtype: Of both; adapters have their own.
 
@@ -212,20 +211,18 @@ def load_trunk(
         UsageError: The extra dcgrid[wan] is not installed.
         WeightsError: A file is missing, damaged, or of another family.
     """
-    facts = read_checkout(folder)
-    transformer, segments = load_networks(folder, dtype)
+    transformer, segments = load_networks(facts.folder, dtype)
     trunk = WanTransformer(transformer, facts.spec), WanText(segments)
     for network in trunk:
         network.to(device).eval().requires_grad_(False)
     return trunk
 
 
-def load_codec(folder: Path, *, device: torch.device) -> WanCodec:
+def load_codec(facts: WanFacts, *, device: torch.device) -> WanCodec:
     """Load the autoencoder of a checkout alone, frozen and at rest, float32.
 
     Raises:
         UsageError: The extra dcgrid[wan] is not installed.
         WeightsError: A file is missing, damaged, or of another family.
     """
-    read_checkout(folder)
-    return WanCodec(load_vae(folder)).to(device).eval().requires_grad_(False)
+    return WanCodec(load_vae(facts.folder)).to(device).eval().requires_grad_(False)

@@ -1,6 +1,6 @@
 """Baselines on the same backbone, each a small file with its source. Read table.py first.
 
-A method is a `GenerateFn` (pipelines/fill.py): it has the signature of `fill_grid` and runs in
+A method is a `GenerateFn` (pipelines/sampling.py): it has the signature of `fill_grid` and runs in
 everything else of `dcgrid edit`. No torch is loaded by looking one up.
 """
 

@@ -20,10 +20,18 @@ from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.layout import GridLayout
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone, CellText
-from dcgrid.pipelines.approximate import Shortcuts
-from dcgrid.pipelines.fill import FilledCell, FillSettings, decode_cells, to_model_range
-from dcgrid.pipelines.guidance import TokenGrid, VelocityFn, steered, token_grids
-from dcgrid.pipelines.request import GridRequest
+from dcgrid.pipelines.resolve import Shortcuts
+from dcgrid.pipelines.sampling import (
+    FilledCell,
+    FillSettings,
+    GridRequest,
+    TokenGrid,
+    VelocityFn,
+    decode_cells,
+    steered,
+    to_model_range,
+    token_grids,
+)
 from dcgrid.prompts import Prompt, Segment
 
 SINGLE = GridLayout(rows=1, cols=1)

@@ -8,8 +8,13 @@ from torch import Tensor
 
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
-from dcgrid.pipelines.fill import FilledCell, FillSettings, to_frames, to_model_range
-from dcgrid.pipelines.request import GridRequest
+from dcgrid.pipelines.sampling import (
+    FilledCell,
+    FillSettings,
+    GridRequest,
+    to_frames,
+    to_model_range,
+)
 
 
 @torch.inference_mode()

@@ -21,7 +21,6 @@ from torch import Tensor
 from dcgrid.flow.sampler import walk
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
-from dcgrid.models.loading import is_native
 from dcgrid.models.trainable import trainable
 from dcgrid.pipelines.baselines.cells import Clip, Steps, clip_text, finish, open_clip
 from dcgrid.pipelines.baselines.personal import (
@@ -34,8 +33,7 @@ from dcgrid.pipelines.baselines.personal import (
     learn,
     prior_clips,
 )
-from dcgrid.pipelines.fill import FilledCell, FillSettings
-from dcgrid.pipelines.request import GridRequest
+from dcgrid.pipelines.sampling import FilledCell, FillSettings, GridRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +77,7 @@ def generate(
             learn as it is loaded.
         DeviceError: Training ended in no number.
     """
-    chosen = MINI if is_native(backbone.spec.name) else SETTINGS
+    chosen = MINI if backbone.spec.family == "native" else SETTINGS
     networks = trainable(backbone)
     clip = open_clip(backbone, request, settings, progress)
     student = Student(clip=clip, networks=networks)

@@ -20,7 +20,6 @@ import torch
 from dcgrid.flow.sampler import SlopeFn
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
-from dcgrid.models.loading import is_native
 from dcgrid.models.trainable import trainable
 from dcgrid.pipelines.baselines.cells import Clip, Steps, clip_text, finish, open_clip
 from dcgrid.pipelines.baselines.personal import (
@@ -35,8 +34,7 @@ from dcgrid.pipelines.baselines.personal import (
     still_frames,
 )
 from dcgrid.pipelines.baselines.sdedit import edited
-from dcgrid.pipelines.fill import FilledCell, FillSettings
-from dcgrid.pipelines.request import GridRequest
+from dcgrid.pipelines.sampling import FilledCell, FillSettings, GridRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +69,7 @@ def generate(
             learn as it is loaded.
         DeviceError: Training ended in no number.
     """
-    chosen = MINI if is_native(backbone.spec.name) else SETTINGS
+    chosen = MINI if backbone.spec.family == "native" else SETTINGS
     networks = trainable(backbone)
     clip = open_clip(backbone, request, settings, progress)
     student = Student(clip=clip, networks=networks)

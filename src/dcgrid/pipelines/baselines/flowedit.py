@@ -21,8 +21,7 @@ from dcgrid.flow.sampler import OnStep, SlopeFn, walk
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
 from dcgrid.pipelines.baselines.cells import Clip, Steps, finish, open_clip
-from dcgrid.pipelines.fill import FilledCell, FillSettings
-from dcgrid.pipelines.request import GridRequest
+from dcgrid.pipelines.sampling import FilledCell, FillSettings, GridRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ for bit. With `mini` it has 24: in one step, which is enough with the adapter, t
 nothing of the clip, and in 24 its outlines.
 """
 
-from dcgrid.pipelines.fill import GenerateFn, fill_grid
+from dcgrid.pipelines.sampling import GenerateFn, fill_grid
 
 generate: GenerateFn = fill_grid
 """See `fill_grid`."""

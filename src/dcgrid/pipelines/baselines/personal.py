@@ -29,10 +29,9 @@ from dcgrid.models.native.config import PRESETS
 from dcgrid.models.text_masking import TokenMasking
 from dcgrid.models.trainable import Trainable
 from dcgrid.models.trunk import TextReader
-from dcgrid.pipelines.approximate import Shortcuts
 from dcgrid.pipelines.baselines.cells import SINGLE, Clip, Steps
-from dcgrid.pipelines.fill import to_model_range
-from dcgrid.pipelines.guidance import TokenGrid, token_grids
+from dcgrid.pipelines.resolve import Shortcuts
+from dcgrid.pipelines.sampling import TokenGrid, to_model_range, token_grids
 from dcgrid.runtime.device import autocast
 
 ADAPTER = "clip"

@@ -23,7 +23,6 @@ from dcgrid.adapters.routed import Part
 from dcgrid.adapters.structured import learn_part
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
-from dcgrid.models.loading import is_native
 from dcgrid.models.trainable import trainable
 from dcgrid.pipelines.baselines.cells import Steps, finish, open_clip
 from dcgrid.pipelines.baselines.dreambooth import generated
@@ -41,8 +40,7 @@ from dcgrid.pipelines.baselines.personal import (
     still_frames,
     tags_on,
 )
-from dcgrid.pipelines.fill import FilledCell, FillSettings
-from dcgrid.pipelines.request import GridRequest
+from dcgrid.pipelines.sampling import FilledCell, FillSettings, GridRequest
 
 LOOK, MOTION = "v", "u"
 """The two tags, as the paper names them."""
@@ -108,7 +106,7 @@ def generate(
             learn as it is loaded.
         DeviceError: Training ended in no number.
     """
-    chosen = MINI if is_native(backbone.spec.name) else SETTINGS
+    chosen = MINI if backbone.spec.family == "native" else SETTINGS
     networks = trainable(backbone)
     clip = open_clip(backbone, request, settings, progress)
     student = Student(clip=clip, networks=networks)

@@ -15,7 +15,7 @@ from dcgrid.errors import UsageError
 from dcgrid.pipelines.job import EditJob
 
 if TYPE_CHECKING:
-    from dcgrid.pipelines.fill import GenerateFn
+    from dcgrid.pipelines.sampling import GenerateFn
 
 _SMALL_MODELS = ("mini", "tiny")
 

@@ -5,8 +5,7 @@ No method and no source.
 
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
-from dcgrid.pipelines.fill import FilledCell, FillSettings
-from dcgrid.pipelines.request import GridRequest
+from dcgrid.pipelines.sampling import FilledCell, FillSettings, GridRequest
 
 
 def generate(

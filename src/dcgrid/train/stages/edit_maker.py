@@ -16,7 +16,7 @@ from dcgrid.adapters.files import load_adapter
 from dcgrid.flow.noise import draw_moving
 from dcgrid.flow.sampler import SampleSettings
 from dcgrid.flow.schedule import Schedule
-from dcgrid.models.loading import training_spec
+from dcgrid.models.registry import training_spec
 from dcgrid.models.trunk import VideoCodec
 from dcgrid.runtime.device import autocast
 from dcgrid.synthetic.world_clips import WorldClip

@@ -1,4 +1,7 @@
-"""Load the model of a job, fold its Grid-Fill adapter in, and say exactly what was loaded."""
+"""Load the model of a job, put LoRAs and its adapter on it, and say exactly what was loaded.
+
+What the files of adapters say of their training is read for plans, too; no numbers are read then.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,28 +13,24 @@ import torch
 from dcgrid import hub
 from dcgrid.adapters.find import find_adapter
 from dcgrid.adapters.fold import attach_lora, fold_adapter, fold_lora
-from dcgrid.adapters.foreign import is_foreign
-from dcgrid.adapters.reading import LoadReport, check_use, hash_tensors
-from dcgrid.adapters.spec import Stage
-from dcgrid.errors import UsageError, WeightsError
+from dcgrid.adapters.foreign import assumed_scale, is_foreign
+from dcgrid.adapters.reading import (
+    LoadReport,
+    check_base,
+    check_use,
+    hash_tensors,
+    read_sha256,
+    read_spec,
+)
+from dcgrid.adapters.spec import AdapterSpec, Stage
+from dcgrid.errors import AdapterError, UsageError, WeightsError
 from dcgrid.grid.modes import Mode
 from dcgrid.io.progress import Progress
-from dcgrid.models.base import Backbone
-from dcgrid.models.loading import (
-    ADAPTER_NAMES,
-    GRID_NAME,
-    Placement,
-    is_here,
-    load_backbone,
-    text_width,
-    weight_digests,
-    weight_files,
-)
+from dcgrid.models.base import Backbone, ModelSpec
+from dcgrid.models.model import Model, Placement
 from dcgrid.models.native.config import PRESETS
 from dcgrid.models.tags import check_width, read_tags
-from dcgrid.pipelines.adapter_facts import use_adapter
-from dcgrid.pipelines.job import GridJob
-from dcgrid.pipelines.lora import LoraChoice, lora_part, parse_lora
+from dcgrid.pipelines.job import GridJob, LoraChoice, lora_part, parse_lora
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.runtime.offload import check_offload
 
@@ -77,77 +76,56 @@ class LoadedModel:
         return [dict(self.weights), self.adapter_sha256, *more]
 
 
-def adapter_reference(job: GridJob, mode: Mode) -> str:
+def adapter_reference(job: GridJob, model: Model, mode: Mode) -> str:
     """Return the weight reference of the adapter that a job means; "none" for the bare base."""
-    if job.adapter != "default":
-        return job.adapter
-    if (trained := trained_file(job.model, ADAPTER_NAMES[mode])) is not None:
-        return trained
-    # The model for tests has none, and a checkout only if somebody has published one.
-    published = hub.default_adapter(job.model, mode)
-    return "none" if published is None else published.reference
+    return model.adapter(mode) if job.adapter == "default" else job.adapter
 
 
-def bare_base_line(job: GridJob, mode: Mode) -> str:
+def bare_base_line(job: GridJob, model: Model, mode: Mode) -> str:
     """Return what to expect of a grid that no adapter fills; empty if one does."""
-    if job.model in PRESETS or adapter_reference(job, mode) != "none" or job.tag:
+    if model.in_package or adapter_reference(job, model, mode) != "none" or job.tag:
         return ""
-    published = "asked for" if job.adapter == "none" else f"published for {job.model}"
+    published = "asked for" if job.adapter == "none" else f"published for {model.name}"
     return (
         f"No Grid-Fill adapter is {published}: the bare base fills the grid, which keeps the "
-        f"subject less well. To train one: dcgrid train --stage fill --model {quote(job.model)}"
+        f"subject less well. To train one: dcgrid train --stage fill --model {quote(model.name)}"
     )
 
 
-def fetch_model(job: GridJob, progress: Progress) -> None:
-    """Download the base model of a job if it is not here; its licence is told.
+def fetch_model(model: Model, progress: Progress, *, offline: bool) -> Model:
+    """Return a model once it is here; a download says its licence.
 
     Raises:
         NetworkError: The download failed or the network is off.
         OutputError: The disk is too small.
         WeightsError: What came is not what the hub says.
     """
-    if is_here(job.model):
-        return
-    source = hub.hub_model(job.model)
-    progress.note(f"Licence of {source.name}: {source.license}, see huggingface.co/{source.repo}.")
-    progress.start(f"downloading {job.model}", None, in_bytes=True)
-    hub.fetch_model(
-        job.model,
-        offline=job.offline,
-        report=lambda _, done, total: progress.update(done, total),
+    if model.is_here:
+        return model
+    spec = model.spec
+    progress.note(f"Licence of {model.name}: {spec.license}, see huggingface.co/{spec.repo}.")
+    progress.start(f"downloading {model.name}", None, in_bytes=True)
+    return model.fetched(
+        offline=offline, report=lambda _, done, total: progress.update(done, total)
     )
 
 
-def grid_reference(job: GridJob) -> str:
+def grid_reference(job: GridJob, model: Model) -> str:
     """Return the weight reference of the model's Grid LoRA (consistent mode); "none": it has none.
 
     With `adapter` "none" the bare base is wanted here, too.
     """
-    if job.adapter == "none":
-        return "none"
-    return trained_file(job.model, GRID_NAME) or "none"
+    return "none" if job.adapter == "none" else model.grid_adapter()
 
 
-def trained_file(model: str, part: str) -> str | None:
-    """Return the reference of a native model's adapter file: in the package, or where it is.
-
-    None: the model has none.
-    """
-    path = weight_files(model).get(part)
-    if path is None:
-        return None
-    return f"package:{model}/{path.name}" if model in PRESETS else str(path)
-
-
-def adapter_file(job: GridJob, mode: Mode) -> Path | None:
+def adapter_file(job: GridJob, model: Model, mode: Mode) -> Path | None:
     """Return the adapter's file, downloaded if need be; None for the bare base.
 
     Raises:
         AdapterError: The file does not exist.
         NetworkError: The download failed or the network is off.
     """
-    reference = adapter_reference(job, mode)
+    reference = adapter_reference(job, model, mode)
     if reference == "none":
         return None
     return find_adapter(reference, offline=job.offline, hint="; --adapter none is the bare base")
@@ -155,6 +133,7 @@ def adapter_file(job: GridJob, mode: Mode) -> Path | None:
 
 def load_model(
     job: GridJob,
+    model: Model,
     mode: Mode,
     device: torch.device,
     dtype: torch.dtype,
@@ -166,7 +145,8 @@ def load_model(
     """Load the model and put LoRAs and the adapter on it: into the weights where they may change.
 
     Args:
-        job: Says which model, LoRAs and adapter.
+        job: Says which LoRAs and adapter.
+        model: What they are put on; downloaded if need be.
         mode: What its grid shows; adapters are trained for one.
         device: Where the model goes.
         dtype: Number format.
@@ -180,8 +160,8 @@ def load_model(
         AdapterError: The adapter or a LoRA is damaged, or for another model, mode or stage.
         NetworkError: A download failed or the network is off.
     """
-    path, loras, concepts = adapter_file(job, mode), lora_files(job), _concepts_file(job)
-    fetch_model(job, progress)
+    path, loras, concepts = adapter_file(job, model, mode), lora_files(job), _concepts_file(job)
+    model = fetch_model(model, progress, offline=job.offline)
     progress.start("loading the model", 1)
     placement = Placement(
         offload=check_offload(offload),
@@ -189,11 +169,11 @@ def load_model(
         attention=job.attention,
         compiled=job.compile,
     )
-    backbone = load_backbone(job.model, device=device, dtype=dtype, placement=placement)
-    weights = weight_digests(job.model)
+    backbone = model.load(device=device, dtype=dtype, placement=placement)
+    weights = model.digests()
     # Adapters name the base that they were trained on, which LoRAs are about to change.
     base_sha256 = base_hash(backbone, weights) if path or loras else ""
-    folded = _put_loras(backbone, loras, base_sha256, job.model, progress)
+    folded = _put_loras(backbone, loras, base_sha256, model.name, progress)
     if path is not None:
         report = _put_adapter(backbone, path, base_sha256)
         check_use(report.spec, path, stage, mode)
@@ -201,11 +181,11 @@ def load_model(
             f"Adapter {path.name}: {report.matched} of {report.total} layers matched, "
             f"mean update {report.mean_delta:.2g}."
         )
-    tags = () if concepts is None else _put_tags(backbone, concepts)
+    tags = () if concepts is None else _put_tags(backbone, concepts, model.text_width)
     return LoadedModel(
         backbone=backbone,
         weights=weights,
-        adapter=adapter_reference(job, mode),
+        adapter=adapter_reference(job, model, mode),
         adapter_sha256=hub.file_sha256(path) if path is not None else "",
         loras=folded,
         concepts_sha256="" if concepts is None else hub.file_sha256(concepts),
@@ -218,10 +198,10 @@ def _concepts_file(job: GridJob) -> Path | None:
     return find_adapter(job.concepts, offline=job.offline) if job.concepts else None
 
 
-def _put_tags(backbone: Backbone, path: Path) -> tuple[str, ...]:
+def _put_tags(backbone: Backbone, path: Path, text_width: int) -> tuple[str, ...]:
     """Let the model know the tags of a file; return their names."""
     tags = read_tags(path)
-    check_width(path, tags, text_width(backbone.spec.name))
+    check_width(path, tags, text_width)
     backbone.use_tags(tags)
     return tags.names
 
@@ -248,7 +228,7 @@ def base_hash(backbone: Backbone, weights: Mapping[str, str]) -> str:
 
     Args:
         backbone: The model; a small one's tensors are hashed.
-        weights: From `weight_digests`; a large one's files are.
+        weights: From `Model.digests`; a large one's files are.
     """
     return weights.get("transformer") or hash_tensors(backbone.network.state_dict())
 
@@ -372,3 +352,136 @@ def _put_adapter(backbone: Backbone, path: Path, base_sha256: str) -> LoadReport
         report = load_adapter(backbone.network, path, base=name, base_hash=base_sha256)
     use_adapter(backbone, report.spec)
     return report
+
+
+def planned_adapter(
+    reference: str, model: ModelSpec, mode: Mode, stage: Stage = "fill"
+) -> AdapterSpec | None:
+    """Return what the header of an adapter says, before anything is loaded.
+
+    Args:
+        reference: Its weight reference; "none" is the bare base.
+        model: What it is put on.
+        mode: What the grid shows.
+        stage: Which stage's adapter fills it.
+
+    Returns:
+        None: there is no adapter, or its file has to be downloaded first.
+
+    Raises:
+        AdapterError: The file is damaged, is no adapter of this program, or is for another model,
+            stage or mode.
+    """
+    path = None if reference == "none" else hub.locate_weights(reference)
+    if path is None:
+        return None
+    spec = read_spec(path)
+    if spec is None:
+        raise AdapterError(
+            f"{path} is not an adapter that dcgrid wrote",
+            hint=f"a LoRA of another program goes under the adapter: --lora {quote(str(path))}",
+        )
+    check_use(spec, path, stage, mode)
+    _check_model(spec, path, model)
+    return spec
+
+
+def _check_model(adapter: AdapterSpec, path: Path, model: ModelSpec) -> None:
+    """Refuse an adapter for another of our own models; of checkouts the hashes decide, at loading.
+
+    Raises:
+        AdapterError: It is one.
+    """
+    if model.name in PRESETS:
+        check_base(adapter, path, model.name, "")
+
+
+def use_adapter(backbone: Backbone, adapter: AdapterSpec) -> None:
+    """Let a backbone and its samplers do what an adapter that was put on was trained for."""
+    backbone.use_given(clean=adapter.given == "clean", first=adapter.given_first)
+    shift = adapter.inference_time_shift
+    backbone.use_sampling(
+        noise_scale=adapter.sampled_noise_scale,
+        time_shift=backbone.spec.time_shift if shift is None else shift,
+        self_conditioning=adapter.self_conditioning,
+    )
+
+
+def adapter_lines(
+    spec: ModelSpec,
+    adapters: Sequence[AdapterSpec],
+    grids: Sequence[ResolvedGrid],
+    loras: Sequence[str],
+) -> list[str]:
+    """Return what is unusual in the numbers that grids are sampled with, a sentence a line.
+
+    Args:
+        spec: The model.
+        adapters: Those that fill the grids, the Grid-Fill adapter first.
+        grids: What is filled; recipes may override an adapter's numbers.
+        loras: The job's, as `parse_lora` reads them.
+    """
+    lines = [line for one in adapters if (line := _sampling_line(spec, one))]
+    scale = adapters[0].sampled_noise_scale if adapters else spec.noise_scale
+    owner = f"adapter {adapters[0].name}" if adapters else spec.name
+    for asked in dict.fromkeys(grid.noise_scale for grid in grids):
+        if asked is not None and asked != scale:
+            lines.append(f"Noise scale: {asked:g} from the recipe; {owner} has {scale:g}.")
+    for given_as in dict.fromkeys(grid.given_as for grid in grids):
+        if adapters and given_as not in ("trained", adapters[0].given):
+            lines.append(
+                f'Given cells: "{given_as}" from the layout; {owner} was trained with '
+                f'"{adapters[0].given}".'
+            )
+    for choice in map(parse_lora, loras):
+        path = hub.locate_weights(choice.reference)
+        lora = None if path is None else read_spec(path)
+        if path is not None and lora is not None:
+            _check_model(lora, path, spec)
+        if path is not None and lora is None and (assumed := assumed_scale(path)):
+            lines.append(f"LoRA {path.name}: scale 1 is {assumed}.")
+        if lora is not None and lora.sampled_noise_scale != scale:
+            lines.append(
+                f"LoRA {lora.name} is for noise scale {lora.sampled_noise_scale:g}; {owner} has "
+                f"{scale:g}, which is used."
+            )
+    return lines
+
+
+def multi_dc_lines(reference: str, adapter: AdapterSpec | None, loras: Sequence[str]) -> list[str]:
+    """Return what becomes of the Multi-DC LoRA that an adapter was trained on; empty: on none.
+
+    It is left away unless a `--lora` names it, at the strength that stands there.
+
+    Args:
+        reference: The adapter's weight reference; its Multi-DC LoRA may stand beside it.
+        adapter: What the adapter's header says.
+        loras: The job's, as `parse_lora` reads them.
+
+    Paper: sec. 3.2, Table 1
+    """
+    if adapter is None or not adapter.dc_strength:
+        return []
+    trained = f"adapter {adapter.name} was trained on it at {adapter.dc_strength:g}"
+    for choice in map(parse_lora, loras):
+        path = hub.locate_weights(choice.reference)
+        lora = None if path is None else read_spec(path)
+        if path is not None and lora is not None and lora.stage == "dc":
+            other = "" if read_sha256(path) == adapter.dc_sha256 else "; this is another one"
+            return [f"Multi-DC: kept at {choice.strength:g}; {trained}{other}."]
+    own = hub.locate_weights(reference)
+    beside = None if own is None else own.parent / "dc.safetensors"
+    known = beside is not None and beside.is_file() and read_sha256(beside) == adapter.dc_sha256
+    file = quote(str(beside)) if known else "FILE"
+    return [f"Multi-DC: left away; {trained}. To keep it: --lora {file}:{adapter.dc_strength:g}"]
+
+
+def _sampling_line(spec: ModelSpec, adapter: AdapterSpec) -> str:
+    """Return an adapter's numbers if they are not the model's, else nothing."""
+    scale, shift = adapter.sampled_noise_scale, adapter.inference_time_shift
+    told = []
+    if not scale == adapter.noise_scale == spec.noise_scale:
+        told.append(f"noise scale {scale:g} ({adapter.noise_scale:g} in training)")
+    if shift is not None and shift != spec.time_shift:
+        told.append(f"time shift {shift:g}")
+    return f"Adapter {adapter.name}: sampled with {', '.join(told)}." if told else ""
