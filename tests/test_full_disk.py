@@ -1,5 +1,6 @@
 """A full disk in every folder that is written: one sentence, exit code 3, nothing half-written."""
 
+import json
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -9,10 +10,13 @@ import pytest
 from dcgrid.cli.main import main
 from dcgrid.errors import OutputError
 from dcgrid.eval.results import read_results
+from dcgrid.eval.study.design import read_key
+from dcgrid.eval.study.make import StudyWishes, make_study
+from dcgrid.eval.study.serve import OpenStudy, keep_answers
 from dcgrid.models.native.model import weights_folder
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.loop import LoopOptions, train
-from tests.eval.study.conftest import OURS, make_evaluation
+from tests.eval.study.conftest import OURS, answer_sheet, make_evaluation, right_file
 from tests.small_disk import fill, small_disk
 from tests.train import toy
 
@@ -114,6 +118,54 @@ def test_reports_and_studies(left: int, tmp_path: Path, capsys: pytest.CaptureFi
         words = ["eval", "study", "make", str(folder), "--ours", OURS, "--out", str(disk / "study")]
         check(words, disk, capsys, can=False)
         assert not (disk / "study").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [0, 4096, 20_480, 65_536])
+def test_eval_keeps_what_is_whole_and_goes_on(
+    left: int, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = ["--method", "unedited", "--method", "codec", "--metric", "change"]
+    with small_disk(tmp_path / "disk", 8 << 20) as disk:
+        words = ["eval", str(clip), *methods, "--model", "tiny", "--duration", "0.3", "--quiet"]
+        words += ["--out", str(disk / "results")]
+        fill(disk, left)
+        code = main(words)
+        err = capsys.readouterr().err
+        assert not [name for name in files_of(disk) if ".part" in name or ".old" in name]
+        assert "Traceback" not in err
+        assert "internal error" not in err
+        assert code == 3, err
+        assert "no space left" in err.lower()
+        errors = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert len(errors) <= 1, err
+        (disk / "filler").unlink()
+        assert main(words) == 0
+        done = read_results(disk / "results" / "results.json")
+        assert {item.status for item in done.items} == {"done"}
+
+
+@pytest.mark.slow
+def test_a_study_that_collects_answers_keeps_those_that_came(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 4 << 20) as disk:
+        folder = disk / "study"
+        wishes = StudyWishes(ours=OURS)
+        make_study(make_evaluation(disk / "results"), folder, wishes, on_video=lambda *_: None)
+        key = read_key(folder)
+        study = OpenStudy(folder=folder, key=key, names=frozenset(), on_answers=lambda _: None)
+        sheets = [
+            json.dumps(answer_sheet(key, name, lambda shown, _: right_file(shown))).encode()
+            for name in ("ada", "bob")
+        ]
+        assert keep_answers(study, sheets[0]) == "ada.json"
+        kept = (study.folder / "answers" / "ada.json").read_bytes()
+        fill(disk, 0)
+        with pytest.raises(OSError, match="No space left"):
+            keep_answers(study, sheets[1])
+        assert [path.name for path in (study.folder / "answers").iterdir()] == ["ada.json"]
+        assert (study.folder / "answers" / "ada.json").read_bytes() == kept
+        (disk / "filler").unlink()
+        assert keep_answers(study, sheets[1]) == "bob.json"
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ BAD = [
     ("input,effects,effect\na.mp4,rain,fog\n", ":1: column 'effects' is there twice"),
     ("input,,effects\na.mp4,,rain\n", ":1: column 2 has no name"),
     ("input,effects\na.mp4,rain,4\n", ":2: 3 cells; the header names 2"),
-    ("input,effects\na.mp4\n", ":2: 1 cells; the header names 2"),
+    ("input,effects\na.mp4\n", ":2: 1 cell; the header names 2"),
     ("input,effects,seed\na.mp4,rain,x\n", ":2: key 'seed' must be an integer of 0 or more"),
     ("input,effects,seed\na.mp4,rain,-4\n", "not -4"),
     ("input,effects,seed\na.mp4,rain,1.5\n", "not '1.5'"),

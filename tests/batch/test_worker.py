@@ -173,7 +173,7 @@ def test_checks_name_every_problem_before_anything_is_begun(clip: Path, tmp_path
 def test_a_folder_of_another_batch_is_refused(clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(write_jobs(clip, [{"seed": 0}]), out)
-    with pytest.raises(BatchError, match="another batch: 1 rows, of which 1 are among the 2"):
+    with pytest.raises(BatchError, match="another batch: 1 row, of which 1 are among the 2"):
         run(write_jobs(clip, [{"seed": 0}, {"seed": 1}]), out)
     (out / "plan.json").write_text("{}")
     with pytest.raises(BatchError, match="not a plan of format"):

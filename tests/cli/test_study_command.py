@@ -72,7 +72,7 @@ def test_make_tells_people_what_to_hand_out_and_what_was_left_out(evaluation, tm
     stdout, error = run("make", evaluation / "results.json", "--ours", OURS, "--out", study)
     assert error is None
     assert f"hand out {study / 'page'}" in stdout
-    assert "1 pairs left out" in stdout
+    assert "1 pair left out" in stdout
     stdout, error = run("make", evaluation, "--ours", OURS, "--out", study)
     assert isinstance(error, OutputError)
     assert "--force" in error.hint

@@ -42,7 +42,7 @@ def test_cells_are_row_major() -> None:
     [
         ("1x1", ["whole"]),
         ("2x2", ["top left", "top right", "bottom left", "bottom right"]),
-        ("1x3", ["left", "centre", "right"]),
+        ("1x3", ["left", "middle", "right"]),
         ("3x1", ["top", "middle", "bottom"]),
         ("1x4", [f"row 1 column {i}" for i in range(1, 5)]),
     ],

@@ -120,7 +120,7 @@ def test_a_composition_can_be_made_again(pair: tuple[Path, Path]) -> None:
     moved = pair[1].rename(pair[1].parent / "else.mp4")
     with pytest.raises(InputVideoError, match="does not exist"):
         prepare_rerun(RerunJob(manifest=first.files[-1], force=True))
-    with pytest.raises(UsageError, match="1 times, the run had 2"):
+    with pytest.raises(UsageError, match="1 time, the run had 2"):
         prepare_rerun(RerunJob(manifest=first.files[-1], inputs=(moved,)))
     again = RerunJob(manifest=first.files[-1], inputs=(pair[0], moved), force=True)
     assert prepare_rerun(again)[0].job.inputs == (pair[0], moved)

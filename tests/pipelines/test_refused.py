@@ -5,14 +5,18 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from dcgrid.cli.main import main
 from dcgrid.errors import LayoutError, UsageError
 from dcgrid.grid.layout import GridLayout
 from dcgrid.models.native.model import weights_folder
 from dcgrid.models.native.presets import MINI_SPEC
+from dcgrid.models.registry import find_model
 from dcgrid.pipelines import footage, team
 from dcgrid.pipelines.clips import check_pitch
 from dcgrid.pipelines.plan import plan_run
@@ -49,9 +53,38 @@ def test_sizes_are_refused_exactly_where_cells_would_overlap(
             assert planned == fits, (height, width)
 
 
+Maker: TypeAlias = Callable[[Path], list[str]]
 OTHER_ADAPTER = str(weights_folder("mini") / "fill.safetensors")
 
-CASES: dict[str, tuple[Callable[[Path], list[str]], int, str]] = {
+SHAPES = find_model("tiny").parameter_shapes()
+LAYER = next(
+    name.removesuffix(".weight")
+    for name, shape in SHAPES.items()
+    if name.endswith("query.weight") and len(shape) == 2
+)
+WIDTH = SHAPES[f"{LAYER}.weight"][1]
+
+
+def foreign(layer: str, outputs: int, inputs: int, ranks: tuple[int, int] = (2, 2)) -> Maker:
+    """Return what writes a LoRA file of another program and names it as an option."""
+
+    def make(folder: Path) -> list[str]:
+        path = folder.parent / f"{folder.name}.theirs.safetensors"
+        sides = {"lora_A": torch.ones(ranks[0], inputs), "lora_B": torch.ones(outputs, ranks[1])}
+        save_file({f"transformer.{layer}.{key}.weight": t for key, t in sides.items()}, path)
+        return ["--lora", str(path)]
+
+    return make
+
+
+FOREIGN = {
+    "LoRA of other layers": (foreign("blocks.0.attn1.to_q", 8, 8), 4, "which this model lacks"),
+    "LoRA of another width": (foreign(LAYER, WIDTH, WIDTH + 8), 4, "does not fit this model"),
+    "LoRA of more outputs": (foreign(LAYER, WIDTH + 8, WIDTH), 4, "does not fit this model"),
+    "LoRA of two ranks": (foreign(LAYER, WIDTH, WIDTH, (2, 3)), 4, "have no product"),
+    "LoRA of rank 0": (foreign(LAYER, WIDTH, WIDTH, (0, 0)), 4, "rank 0"),
+}
+CASES: dict[str, tuple[Maker, int, str]] = {
     "overlap": (lambda _: ["--model", "mini", "--size", "320x192"], 2, "at most 240x240"),
     "no tokens": (lambda _: ["--size", "50x50"], 2, "does not divide"),
     "unknown words": (lambda _: ["--model", "mini", "-p", "xyzzy florbs"], 3, "knows no word"),
@@ -61,6 +94,7 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], int, str]] = {
     "no LoRA": (lambda f: ["--lora", str(f / "no.safetensors")], 4, "no.safetensors"),
     "adapter of another model": (lambda _: ["--adapter", OTHER_ADAPTER], 4, "not for 'tiny'"),
     "LoRA of another model": (lambda _: ["--lora", OTHER_ADAPTER], 4, "not for 'tiny'"),
+    **FOREIGN,
     "no metric": (lambda _: ["--candidates", "2", "--rank", "nonsense"], 2, "nonsense"),
     "no device": (lambda _: ["--device", "cuda:7"], 5, "cuda"),
     "no such number format": (lambda _: ["--dtype", "fp16"], 2, "fp16"),
@@ -88,6 +122,19 @@ def test_plan_and_run_refuse_alike_and_nothing_is_loaded(
         assert said in shown
         assert "hint: " in shown
     assert [path.name for path in clip.parent.iterdir()] == ["input.mp4"]
+
+
+@pytest.mark.parametrize("kind", ["story", "compose"])
+def test_a_foreign_lora_that_does_not_fit_is_refused_in_every_plan(
+    kind: str, clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = {"story": ["--from", str(clip), "-s", "rain"], "compose": [str(clip), str(clip)]}
+    lora = foreign(LAYER, WIDTH, WIDTH + 8)(clip.parent)
+    command = [kind, *inputs[kind], "--model", "tiny", *lora, "--dry-run"]
+    assert main(command) == 4
+    assert "does not fit this model" in capsys.readouterr().err
+    lora = foreign(LAYER, WIDTH, WIDTH)(clip.parent)
+    assert main([*command[:-3], *lora, "--dry-run"]) == 0
 
 
 @pytest.mark.parametrize("more", [["--dry-run"], []])

@@ -161,7 +161,7 @@ def test_a_clip_is_found_beside_its_manifest_and_results_go_there(
 
 def test_a_story_from_text_alone_has_no_input(tmp_path: Path, clip: Path) -> None:
     manifest = told(tmp_path, None).files[-1]
-    with pytest.raises(UsageError, match="1 times, the run had 0"):
+    with pytest.raises(UsageError, match="1 time, the run had 0"):
         again(manifest, inputs=(clip,))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -22,8 +23,9 @@ from dcgrid.train.checkpoint import STATE_NAME
 
 
 @pytest.fixture
-def command(recipe_of, tiny_store, tmp_path, capsys):
+def command(recipe_of, tiny_store, tmp_path, capsys, monkeypatch):
     """Run `dcgrid train`; returns exit code, stdout, stderr."""
+    monkeypatch.setenv("DCGRID_CACHE_DIR", str(tmp_path / "cache"))  # with rates of no other test
 
     def run(stage, *more, steps=4, rate="2e-3"):
         arguments = ["train", "--stage", stage, "--model", "tiny", "--out", str(tmp_path / "run")]
@@ -69,7 +71,7 @@ def test_quiet_prints_nothing(command):
 
 def test_dry_run_writes_nothing_and_names_what_is_missing(command, tmp_path):
     code, out, err = command("fill", "--dry-run", "--format", "json")
-    assert (code, err) == (0, "planning ...\n")
+    assert (code, err) == (0, "")
     plan = json.loads(out)
     assert plan["dry_run"] is True
     assert plan["seconds"] is None
@@ -89,7 +91,36 @@ def test_dry_run_knows_the_time_from_the_log(command, tmp_path):
     folder.mkdir(parents=True)
     (folder / "log.jsonl").write_text('{"step": 20, "s_per_step": 90.0}\n{"step": 40, "s_per')
     _, out, _ = command("autoencoder", "--dry-run", "--steps", 100)
-    assert "about 2 h 30 min" in out
+    assert "about 2.5 h" in out
+
+
+def test_a_plan_has_the_time_of_the_last_run_like_it_and_the_size_of_the_result(command, tmp_path):
+    """In another folder, too; a run of another size says nothing about it."""
+    for stage in ("autoencoder", "base", "fill"):
+        made = [] if stage == "autoencoder" else ["--out", tmp_path / "run"]
+        _, out, _ = command(stage, "--dry-run", *made)
+        assert "time      unknown yet, before the first run of this kind here" in out
+        assert "download" not in out
+        assert re.search(r"result    about \d+ (kB|MB) of weights in ", out)
+        _, out, _ = command(stage, "--dry-run", "--format", "json", *made)
+        told = json.loads(out)["result_bytes"]
+        assert command(stage)[0] == 0
+        _, out, _ = command(stage, "--dry-run", "--out", tmp_path / "elsewhere", steps=4000)
+        assert re.search(r"time      about \d+ (s|min), at the rate of the last run here", out)
+        names = {"autoencoder": ["autoencoder"], "base": ["dit", "text"], "fill": ["fill"]}[stage]
+        files = [tmp_path / "run" / f"{name}.safetensors" for name in names]
+        size = sum(path.stat().st_size for path in files)
+        assert size / 2 < told < 2 * size
+    _, out, _ = command("upsampler", "--dry-run")  # of which none has run
+    assert "unknown yet" in out
+
+
+@pytest.mark.usefixtures("large_machine")
+def test_a_plan_says_what_of_a_base_is_to_be_downloaded(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words = ["train", "--stage", "fill", "--model", "wan2.2-5b", "--out", str(tmp_path / "w")]
+    assert main([*words, "--dry-run"]) == 0
+    assert "download  wan2.2-5b, 34.2 GB" in capsys.readouterr().out
 
 
 def test_shipped_recipe_is_the_default(tmp_path, capsys):

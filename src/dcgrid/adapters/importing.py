@@ -60,7 +60,7 @@ def import_lora(
     lora = read_foreign(source)
     if lora.deltas:
         raise AdapterError(
-            f"{source} changes {len(lora.deltas)} biases, norms or whole weights "
+            f"{source} changes biases, norms or whole weights ({len(lora.deltas)} of them) "
             f"({next(iter(lora.deltas))[:120]}), which an adapter file cannot hold",
             hint=f"use it as it is: dcgrid edit ... --lora {source}",
         )

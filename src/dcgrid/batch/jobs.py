@@ -19,6 +19,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dcgrid.errors import BatchError, DcgridError
+from dcgrid.io.progress import counted
 from dcgrid.io.schema import near, read_toml, show
 from dcgrid.io.text import read_text
 from dcgrid.options import JOBS, REQUESTS
@@ -179,7 +180,9 @@ def _csv(text: str, file: str, problems: list[str]) -> Iterator[tuple[str, dict[
                 problems += [f"{place}: {problem}" for problem in found.values()]
                 columns = ["" if n in found else name for n, name in enumerate(columns)]
             elif len(cells) != len(columns):
-                problems.append(f"{place}: {len(cells)} cells; the header names {len(columns)}")
+                problems.append(
+                    f"{place}: {counted(len(cells), 'cell')}; the header names {len(columns)}"
+                )
             else:
                 filled = dict(zip(columns, map(str.strip, cells), strict=True))
                 filled = {name: cell for name, cell in filled.items() if name and cell}

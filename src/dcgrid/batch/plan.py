@@ -21,6 +21,7 @@ from dcgrid.api import PlannedJob, plan_job, prepare_job
 from dcgrid.batch.jobs import Row
 from dcgrid.batch.store import Store
 from dcgrid.errors import BatchError, DcgridError
+from dcgrid.io.progress import counted
 from dcgrid.io.schema import parse_json
 from dcgrid.pipelines.earlier import NO_SETTINGS
 from dcgrid.pipelines.job import ComposeJob, EditJob, GridJob, check_input, parse_lora
@@ -379,8 +380,8 @@ def settle_plan(store: Store, plan: BatchPlan, created: str) -> bool:
     own, other = Counter(one.id for one in plan.items), Counter(one.id for one in there.items)
     same = sum((own & other).values())
     raise BatchError(
-        f"{store.location('')} holds another batch: {len(there.items)} rows, of which {same} are "
-        f"among the {len(plan.items)} of this one",
+        f"{store.location('')} holds another batch: {counted(len(there.items), 'row')}, "
+        f"of which {same} are among the {len(plan.items)} of this one",
         hint="choose another --out, or give it the same jobs, clips, weights and version",
     )
 

@@ -26,6 +26,7 @@ from dcgrid.cli.options import (
 )
 from dcgrid.cli.output import Format, Output
 from dcgrid.errors import BatchError, UsageError
+from dcgrid.io.progress import counted
 
 if TYPE_CHECKING:
     from dcgrid.batch.engines import Engine
@@ -230,7 +231,7 @@ def _done_lines(done: "BatchDone") -> list[str]:
         f"{done.count(one)} {one}" for one in ("done", "failed", "open") if done.count(one)
     )
     failed = [f"{row['place']}: {row['error']}" for row in done.rows if row["status"] == "failed"]
-    return [*failed, f"{len(done.rows)} rows: {counts}", f"wrote {done.index}"]
+    return [*failed, f"{counted(len(done.rows), 'row')}: {counts}", f"wrote {done.index}"]
 
 
 def _download(plans: list[Any], output: Output) -> None:

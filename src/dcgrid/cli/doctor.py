@@ -7,6 +7,7 @@ from typing import Any
 from dcgrid import __version__, hub
 from dcgrid.cli.options import FormatOption, QuietOption
 from dcgrid.cli.output import Format, Output
+from dcgrid.io.progress import counted
 
 
 def doctor(format_: FormatOption = Format.TEXT, quiet: QuietOption = False) -> None:
@@ -147,7 +148,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         state = f"missing: {', '.join(model['missing'])}" if model["missing"] else "ready"
         fits = model["memory_bytes"] <= (machine["device_available_bytes"] or 2**63)
         lines.append(
-            f"model     {model['name']}: {state}, {model['frames']} frames "
+            f"model     {model['name']}: {state}, {counted(model['frames'], 'frame')} "
             f"at {model['fps']:g} fps, needs about {_gigabytes(model['memory_bytes'])}"
             f"{'' if fits else ' (more than is free)'}, {model['license']}"
         )

@@ -199,7 +199,7 @@ def run(
     with Output(format_=format_, quiet=quiet) as output:
         if options.offline:
             hub.go_offline()
-        output.start("planning")
+        output.busy("planning")
         request = _request(
             clips or [],
             suite,

@@ -22,6 +22,7 @@ from dcgrid.cli.output import Format, printable, write_json
 from dcgrid.errors import DcgridError, RecipeError, UsageError
 from dcgrid.eval.suites.schema import read_suite
 from dcgrid.hub import config_dir
+from dcgrid.io.progress import counted
 from dcgrid.io.schema import read_toml
 
 if TYPE_CHECKING:
@@ -306,7 +307,7 @@ def _dealt(clauses: Sequence[str], layout: recipes.LayoutRecipe) -> list[str | N
     to_fill = len(layout.cells) - len(layout.given)
     if len(clauses) > to_fill:
         raise UsageError(
-            f"{len(clauses)} effects and prompts for {to_fill} cells of {layout.name}",
+            f"{len(clauses)} effects and prompts for {counted(to_fill, 'cell')} of {layout.name}",
             hint="dcgrid recipes list shows layouts with more cells",
         )
     supply = itertools.cycle(clauses or [None])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dcgrid.cli.output import Output
 from dcgrid.errors import UsageError
+from dcgrid.io.progress import counted
 from dcgrid.recipes import shipped_dir
 from dcgrid.runtime.processes import join_processes
 
@@ -61,7 +62,7 @@ def refuse_several(stage: str, device: str) -> None:
 
 def sample_grids(request: SampleRequest, output: Output) -> None:
     """Plan, generate or drop grids and print the result."""
-    output.start("planning")
+    output.busy("planning")
     refuse_several(request.stage, request.device)
     import torch
 
@@ -85,7 +86,10 @@ def sample_grids(request: SampleRequest, output: Output) -> None:
             output.note("stopped; finished grids are kept, the same command goes on from them")
             raise
     sheet = job.folder / SHEET_NAME
-    lines = [f"{len(files)} grids in {job.folder}", *([f"look at {sheet}"] if files else [])]
+    lines = [
+        f"{counted(len(files), 'grid')} in {job.folder}",
+        *([f"look at {sheet}"] if files else []),
+    ]
     value = {
         "folder": job.folder,
         "sheet": sheet if files else None,

@@ -13,6 +13,7 @@ from dcgrid.cli.interrupts import until_interrupted
 from dcgrid.cli.options import ForceOption, FormatOption, QuietOption
 from dcgrid.cli.output import Format, Output
 from dcgrid.eval.study.make import CHECKS, DEFAULT_TITLE, PAIRS, MadeStudy
+from dcgrid.io.progress import counted
 
 app = App(
     help="Ask people which of two edits is better: make a page, collect answers, count them.",
@@ -142,14 +143,16 @@ def table(
 def _made_lines(made: MadeStudy) -> list[str]:
     key = made.key
     lines = [
-        f"{len(key.pairs)} pairs of {key.labels[key.ours]} against "
+        f"{counted(len(key.pairs), 'pair')} of {key.labels[key.ours]} against "
         f"{', '.join(key.labels[name] for name in key.against)}; a rater gets {key.per_rater} "
         f"and {len(key.checks)} attention checks",
     ]
     if made.left_out:
-        lines.append(f"{made.left_out} pairs left out: one of the two videos is not there")
+        lines.append(
+            f"{counted(made.left_out, 'pair')} left out: one of the two videos is not there"
+        )
     if made.unlike:
-        lines.append(f"{made.unlike} pairs differ in size or length, which raters can see")
+        lines.append(f"pairs of another size or length, which raters can see: {made.unlike}")
     return [
         *lines,
         f"hand out {made.folder / 'page'}: it works as a file and from any web server",

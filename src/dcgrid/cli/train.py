@@ -359,11 +359,11 @@ def _run_job(
     job: "TrainJob", output: Output, *, threads: int | None, dry_run: bool, force: bool
 ) -> None:
     """Plan a run; unless it is a dry run, train and print the result."""
-    output.start("planning")
+    output.busy("planning")
     import torch
 
     from dcgrid.train.checkpoint import STATE_NAME
-    from dcgrid.train.plan import plan_stage
+    from dcgrid.train.plan import keep_rate, plan_stage
     from dcgrid.train.run import run_stage
 
     if threads is not None:
@@ -389,6 +389,7 @@ def _run_job(
         if checkpoint.exists():
             output.note(f"stopped and saved; to go on: {_resume_command(job.processes)}")
         raise
+    keep_rate(job)
     output.result([f"wrote {path}"], {"file": path, **shown.summary()})
 
 

@@ -16,9 +16,10 @@ import re
 from dataclasses import dataclass
 
 from dcgrid.errors import LayoutError
+from dcgrid.io.progress import counted
 
 _ROW_WORDS = {1: ("",), 2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
-_COL_WORDS = {1: ("",), 2: ("left", "right"), 3: ("left", "centre", "right")}
+_COL_WORDS = {1: ("",), 2: ("left", "right"), 3: ("left", "middle", "right")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +102,8 @@ class GridLayout:
             return "whole"
         if self.rows not in _ROW_WORDS or self.cols not in _COL_WORDS:
             return f"row {row + 1} column {col + 1}"
-        return f"{_ROW_WORDS[self.rows][row]} {_COL_WORDS[self.cols][col]}".strip()
+        words = (_ROW_WORDS[self.rows][row], _COL_WORDS[self.cols][col])
+        return " ".join(dict.fromkeys(word for word in words if word))
 
     def index(self, name: str) -> int:
         """Return the cell that `name` names; case, "_" and "-" do not matter.
@@ -221,8 +223,9 @@ def cell_token_shape(frames: int, height: int, width: int, geometry: LatentGeome
         lowest = geometry.stride_T * (geometry.patch[0] - 1) + 1
         below = lowest + max(frames - lowest, 0) // unit * unit
         raise LayoutError(
-            f"{frames} frames do not divide into tokens ({geometry.stride_T} frames per latent "
-            f"frame after the first, {geometry.patch[0]} latent frames per token)",
+            f"{counted(frames, 'frame')} cannot be divided into tokens (frames per latent "
+            f"frame after the first: {geometry.stride_T}; latent frames per token: "
+            f"{geometry.patch[0]})",
             hint=f"The nearest lengths that fit: {below} or {below + unit} frames.",
         )
     return TokenShape(

@@ -32,7 +32,7 @@ def given_mask(layout: GridLayout, given: Iterable[int]) -> Tensor:
         )
     if len(indices) == layout.count:
         raise LayoutError(
-            f"all {layout.count} cells of the {layout} grid are given, none is left to fill",
+            f"every cell of the {layout} grid is given, none is left to fill",
             hint="Give fewer videos or choose a larger layout.",
         )
     given_K = torch.zeros(layout.count, dtype=torch.bool)

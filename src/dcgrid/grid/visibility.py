@@ -12,6 +12,7 @@ of one concept does not leak into the other; the fusions read everything:
 from dcgrid.errors import LayoutError
 from dcgrid.grid.layout import GridLayout
 from dcgrid.grid.modes import Routing, check_routing
+from dcgrid.io.progress import counted
 from dcgrid.prompts.segments import Prompt
 
 
@@ -40,7 +41,7 @@ def visible_segments(
         if segment.cell is not None and not 0 <= segment.cell < layout.count:
             raise LayoutError(
                 f"the prompt has text for cell {segment.cell}, but a {layout} grid has "
-                f"{layout.count} cells: {prompt.segment_text(segment)[:60]!r}",
+                f"{counted(layout.count, 'cell')}: {prompt.segment_text(segment)[:60]!r}",
                 hint="Render the prompt with a recipe for this layout.",
             )
     restricted: tuple[int, ...] = routing.sources if routing.mode == "composition" else ()

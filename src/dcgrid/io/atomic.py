@@ -217,7 +217,7 @@ def refused(path: Path, error: Exception, hint: str = "") -> OutputError:
     hints = {
         errno.ENOSPC: f"free some space: `df -h {path.parent}`",
         errno.ENOENT: f"make the folder: `mkdir -p {path.parent}`",
-        errno.EACCES: f"choose another place with --out; see `ls -ld {path.parent}`",
+        errno.EACCES: f"choose another place with --out: you may not write in {path.parent}",
         errno.EROFS: "choose another place with --out; this disk is read-only",
         errno.ENAMETOOLONG: "choose a shorter name with --out",
     }

@@ -28,6 +28,18 @@ def duration_words(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def size_words(count: int) -> str:
+    """Return a number of bytes in the unit that a reader would take: 2 kB, 35 MB, 34.2 GB."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number of things in words: 1 clip, 2 clips."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 class NullProgress:
     """Reports nothing: somebody else shows how far the work is."""
 

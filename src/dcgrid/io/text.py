@@ -2,7 +2,9 @@
 
 import codecs
 import os
+import re
 import stat
+from difflib import get_close_matches
 from pathlib import Path
 
 from dcgrid.errors import DcgridError
@@ -74,3 +76,16 @@ def read_bytes(
             f"{path} is larger than {max_bytes:,} bytes, the most for such a file", hint=hint
         )
     return content
+
+
+def missing_hint(path: Path) -> str:
+    """Return what to try where a file that was named is not there."""
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):  # a Path has made one slash of two
+        return "download it first: files are read, no addresses"
+    folder = path.parent
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    near = get_close_matches(path.name, [one.name for one in folder.iterdir()], n=3)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"check the name: the folder {folder.resolve()} has no such file"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dcgrid.errors import UsageError
-from dcgrid.io.progress import Progress
+from dcgrid.io.progress import Progress, counted
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.script import StoryJob
@@ -67,7 +67,8 @@ def result_line(job: GridJob, clip: "ClipPlan") -> str:
         "none": "as the model makes it",
     }
     return (
-        f"Result: {result['width']}x{result['height']}, {about}{result['frames']} frames, "
+        f"Result: {result['width']}x{result['height']}, {about}"
+        f"{counted(result['frames'], 'frame')}, "
         f"{result['fps']:.4g} fps, {rate}; {how[job.upsample]}."
     )
 
@@ -214,8 +215,9 @@ def windows_line(spec: "ModelSpec", windows: Sequence[Window]) -> str:
     """Return how a long clip is generated, as a sentence; there are two windows or more."""
     first, second = windows[:2]
     return (
-        f"Windows: {len(windows)} of up to {first.count} frames ({first.count / spec.fps:.2f} s), "
-        f"each going on from {second.head} frames of the one before, {second.blend} more blended."
+        f"Windows: {len(windows)} of up to {counted(first.count, 'frame')} "
+        f"({first.count / spec.fps:.2f} s), each going on from {counted(second.head, 'frame')} "
+        f"of the one before, {second.blend} more blended."
     )
 
 
@@ -286,7 +288,7 @@ def backdrop_notes(job: GridJob, spec: "ModelSpec", clips: Sequence["ClipPlan"])
     if dark >= DARK_SHARE:
         return ()
     return (
-        f"B: {job.inputs[1].name} is dark in {100 * dark:.0f} % of its picture only; {spec.name} "
+        f"B: {job.inputs[1].name} is dark in {100 * dark:.0f}% of its picture only; {spec.name} "
         "learned elements on dark ground (fire, sparks, smoke), and of a whole scene it takes the "
         "light and the colours of everything in it.",
     )

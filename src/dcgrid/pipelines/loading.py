@@ -13,7 +13,7 @@ import torch
 from dcgrid import hub
 from dcgrid.adapters.find import find_adapter
 from dcgrid.adapters.fold import attach_lora, fold_adapter, fold_lora
-from dcgrid.adapters.foreign import assumed_scale, is_foreign
+from dcgrid.adapters.foreign import assumed_scale, check_foreign_fit, is_foreign, read_foreign
 from dcgrid.adapters.reading import (
     LoadReport,
     check_base,
@@ -270,19 +270,20 @@ def lora_files(job: GridJob) -> list[tuple[LoraChoice, Path]]:
     return [(one, find_adapter(one.reference, offline=job.offline)) for one in choices]
 
 
-def check_loras(job: GridJob, offload: str) -> None:
+def check_loras(job: GridJob, model: Model, offload: str) -> None:
     """Check before a model is loaded that the LoRAs that are here can be put on it.
 
     Raises:
         UsageError: One of another program cannot be put beside the weights.
-        AdapterError: A file is damaged.
+        AdapterError: A file is damaged, or does not fit the model.
     """
-    if offload != "disk" and job.quantize == "none":
-        return
-    for choice in map(parse_lora, job.loras):
-        path = hub.locate_weights(choice.reference)
-        if path is not None:
-            _refuse_foreign(path, job.model)
+    found = [hub.locate_weights(choice.reference) for choice in map(parse_lora, job.loras)]
+    foreign = [path for path in found if path is not None and is_foreign(path)]
+    if foreign and (offload == "disk" or job.quantize != "none"):
+        _refuse_foreign(foreign[0], job.model)
+    shapes = model.parameter_shapes() if foreign else {}
+    for path in foreign:
+        check_foreign_fit(read_foreign(path), shapes)
 
 
 def _refuse_foreign(path: Path, model: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dcgrid.errors import DeviceError, UsageError
+from dcgrid.io.progress import counted
 from dcgrid.pipelines.job import GridJob
 from dcgrid.pipelines.resolve import ResolvedGrid
 
@@ -117,7 +118,7 @@ def plan_memory(
             settings = f" with {need.settings}" if need.settings else ""
             raise DeviceError(
                 f"{model.name}{settings} needs about {taken / 1e9:.1f} GB of {whose} for cells of "
-                f"{size.width}x{size.height} and {size.frames} frames; "
+                f"{size.width}x{size.height} and {counted(size.frames, 'frame')}; "
                 f"{there / 1e9:.1f} GB are free",
                 hint=_less_memory(job),
             )

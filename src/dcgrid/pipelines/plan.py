@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcgrid import hub
 from dcgrid.errors import NetworkError
+from dcgrid.io.progress import counted
 from dcgrid.pipelines.clips import (
     REEL_STAGE,
     backdrop_notes,
@@ -141,8 +142,8 @@ class GenerationPlan:
         first, second = self.clips
         if second.num_frames < first.num_frames:
             lines.append(
-                f"B is shorter: its {second.num_frames} frames are shown forwards and backwards in "
-                "turn as long as A lasts."
+                f"B is shorter: its {counted(second.num_frames, 'frame')} will be shown "
+                "forwards and backwards in turn as long as A lasts."
             )
         return lines
 
@@ -151,11 +152,12 @@ class GenerationPlan:
         if isinstance(self.job, StoryJob):
             return (
                 f"Scenes: {len(self.job.scenes)} of {self.num_frames / self.spec.fps:.2f} s in "
-                f"{len(self.grids)} grids of {grid.rows}x{grid.cols} cells of {width}x{height}."
+                f"{counted(len(self.grids), 'grid')} of {grid.rows}x{grid.cols} cells of "
+                f"{width}x{height}."
             )
         return (
             f"Grid: {grid.rows}x{grid.cols} cells of {width}x{height} ({', '.join(grid.labels)}), "
-            f"{self.tokens} tokens, {grid.num_inference_steps} steps."
+            f"{self.tokens} tokens, {counted(grid.num_inference_steps, 'step')}."
         )
 
     def _result_line(self) -> str:
@@ -163,7 +165,7 @@ class GenerationPlan:
             return result_line(self.job, self.clips[0])
         result = self.result
         return (
-            f"Result: {result['width']}x{result['height']}, {result['frames']} frames, "
+            f"Result: {result['width']}x{result['height']}, {counted(result['frames'], 'frame')}, "
             f"{result['fps']:.4g} fps, the model's rate."
         )
 
@@ -304,7 +306,7 @@ def plan_run(prepared: Prepared) -> GenerationPlan:
     check_pitch(job, spec, grids[0], size)
     windows = windows_of(spec, frames)
     need = plan_memory(job, model, grid_size(grids[0], spec, windows[0].count, size), device, dtype)
-    check_loras(job, need.offload)
+    check_loras(job, model, need.offload)
     plan = GenerationPlan(
         prepared=replace(prepared, job=job, grids=grids),
         model=model,

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from dcgrid import hub
 from dcgrid.errors import InputVideoError, UsageError
+from dcgrid.io.progress import counted
 from dcgrid.pipelines.job import GridJob, check_input, lora_part, parse_lora
 from dcgrid.pipelines.manifest import Manifest, StoryManifest, read_manifest
 from dcgrid.pipelines.prepared import Prepared, name_files
@@ -151,7 +152,8 @@ def _find_inputs(rerun: RerunJob, manifest: Manifest) -> tuple[Path, ...]:
     if rerun.inputs:
         if len(rerun.inputs) != len(recorded):
             raise UsageError(
-                f"--input is given {len(rerun.inputs)} times, the run had {len(recorded)} inputs",
+                f"--input is given {counted(len(rerun.inputs), 'time')}, the run had "
+                f"{counted(len(recorded), 'input')}",
                 hint="name each of them once, in their order",
             )
         return rerun.inputs

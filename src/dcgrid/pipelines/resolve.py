@@ -17,6 +17,7 @@ from annotated_types import Ge, Le, MinLen
 
 from dcgrid.errors import UsageError
 from dcgrid.grid.modes import Mode
+from dcgrid.io.progress import counted
 from dcgrid.io.schema import FileName
 from dcgrid.pipelines.job import (
     MAX_EDITS,
@@ -220,7 +221,7 @@ def resolve_edits(job: EditJob, recipe_dir: Path | None = None) -> ResolvedGrid:
         )
     if count > MAX_EDITS:
         raise UsageError(
-            f"{count} edits asked for, at most {MAX_EDITS} fit in one run",
+            f"{counted(count, 'edit')} asked for, at most {MAX_EDITS} fit in one run",
             hint="run the command again for the others",
         )
     check_numbers(job)
@@ -236,7 +237,8 @@ def resolve_edits(job: EditJob, recipe_dir: Path | None = None) -> ResolvedGrid:
         edits = (*edits, free_edit(job, job.prompt))
     if len(edits) >= cells:
         raise UsageError(
-            f"{len(edits)} edits do not fit layout {layout.name!r} with {cells - 1} free cells",
+            f"{counted(len(edits), 'edit')} for {counted(cells - 1, 'free cell')} of layout "
+            f"{layout.name!r}",
             hint="use fewer --effect options or another --layout",
         )
     names = [edit.name for edit in edits]
@@ -263,7 +265,8 @@ def resolve_fusions(job: ComposeJob, recipe_dir: Path | None = None) -> Resolved
     free = layout.rows * layout.cols - len(layout.given)
     if len(job.prompts) > min(free, MAX_FUSIONS):
         raise UsageError(
-            f"{len(job.prompts)} prompts for {free} fusions of layout {layout.name!r}",
+            f"{counted(len(job.prompts), 'prompt')} for {counted(free, 'fusion')} of layout "
+            f"{layout.name!r}",
             hint="leave out a --prompt; a fusion without one has the layout's words",
         )
     texts = [*job.prompts, *[""] * (free - len(job.prompts))]

@@ -6,17 +6,16 @@ Each run leaves its rates in the cache folder; the next plan multiplies. Nothing
 the first run of a model the time is not known.
 """
 
-import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcgrid import hub
-from dcgrid.errors import OutputError
-from dcgrid.io.atomic import write_whole
 from dcgrid.io.progress import duration_words
+from dcgrid.io.rates import RATES_NAME, read_rates
+from dcgrid.io.rates import keep_rates as store_rates
 
 LONG_S = 20.0
 """A run that takes longer is told what half of the clip would take."""
@@ -52,14 +51,12 @@ def keep_rates(work: Work, timings_s: Mapping[str, float]) -> None:
         "token": timings_s.get("fill", 0.0) / work.tokens,
         "pixel": timings_s.get("write", 0.0) / work.pixels,
     }
-    known = {**_kept(), work.setting: rates}
-    with suppress(OutputError):
-        write_whole(_path(), json.dumps(known))
+    store_rates(_path(), work.setting, rates)
 
 
 def expected_seconds(work: Work, share: float = 1.0) -> float | None:
     """Return how long a run of this share of the clip will take; None: not known."""
-    rates = _kept().get(work.setting)
+    rates = _kept(work.setting)
     if rates is None:
         return None
     return rates["setup"] + share * (rates["token"] * work.tokens + rates["pixel"] * work.pixels)
@@ -91,7 +88,7 @@ def run_stages(
         grids: Grids of the run.
         candidates: How often each is generated.
     """
-    rates = _kept().get(work.setting)
+    rates = _kept(work.setting)
     parts = _UNKNOWN
     if rates is not None:
         token, pixel = rates["token"] * work.tokens, rates["pixel"] * work.pixels
@@ -121,19 +118,13 @@ def time_line(work: Work) -> str:
 
 
 def _path() -> Path:
-    return hub.cache_dir() / "rates.json"
+    return hub.cache_dir() / RATES_NAME
 
 
-def _kept() -> dict[str, dict[str, float]]:
-    """Return the rates kept; none if the file is missing, damaged or of another version."""
-    try:
-        found = json.loads(_path().read_text())
-        return {
-            setting: {name: float(rates[name]) for name in ("setup", "token", "pixel")}
-            for setting, rates in found.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+def _kept(setting: str) -> dict[str, float] | None:
+    """Return the rates of a setting; None: no run has left any."""
+    rates = read_rates(_path(), setting)
+    return rates if {"setup", "token", "pixel"} <= set(rates) else None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from itertools import zip_longest
 from typing import Protocol
 
 from dcgrid.errors import PromptError
+from dcgrid.io.progress import counted
 from dcgrid.prompts.check import name_problems
 from dcgrid.prompts.filters import FILTERS
 from dcgrid.prompts.parser import CellBlock, If, Name, Node, Slot, Template, Text, parse
@@ -100,7 +101,9 @@ def render_grid(
     if len(cells) > MAX_CELLS:
         raise PromptError(f"a grid prompt has at most {MAX_CELLS} cells, not {len(cells)}")
     if len(cell_clauses) > len(cells):
-        raise PromptError(f"{len(cell_clauses)} clauses for a grid of {len(cells)} cells")
+        raise PromptError(
+            f"{counted(len(cell_clauses), 'clause')} for a grid of {counted(len(cells), 'cell')}"
+        )
     pairs = zip_longest(cells, cell_clauses)
     clauses = tuple(_plain(clause or "", f"the clause of {cell}") for cell, clause in pairs)
     values["grid"] = f"{layout.rows}\N{MULTIPLICATION SIGN}{layout.cols}"

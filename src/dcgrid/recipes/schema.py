@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, MinLen
 
 from dcgrid.errors import RecipeError
+from dcgrid.io.progress import counted
 from dcgrid.io.schema import EACH_ONCE, Document, Problem, Rule, Text, TextPlace, read_toml
 
 EffectKind = Literal["tone", "light", "weather", "element"]
@@ -202,7 +203,7 @@ def _cell_problems(layout: _LayoutFile) -> Iterator[Problem]:
     count, cells, given = layout.rows * layout.cols, layout.cells, layout.given
     unknown = [name for name in given if name not in cells]
     if len(cells) != count:
-        yield ("cells",), f"names {len(cells)} cells; rows x cols makes {count}"
+        yield ("cells",), f"names {counted(len(cells), 'cell')}; rows x cols makes {count}"
     elif unknown:
         yield ("given",), f"names no cell {unknown[0][:80]!r}; cells: {', '.join(cells)}"
     elif len(given) == len(cells):

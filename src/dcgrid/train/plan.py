@@ -13,14 +13,18 @@ from typing import Any
 
 import torch
 
+from dcgrid import hub
 from dcgrid.adapters.attach import find_targets, linear_shapes
 from dcgrid.errors import RecipeError, WeightsError
 from dcgrid.grid.layout import nearest_multiples
+from dcgrid.io.progress import counted, duration_words, size_words
+from dcgrid.io.rates import RATES_NAME, keep_rates, read_rates
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.t5 import count_t5, missing_t5_files
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
+from dcgrid.models.registry import find_model
 from dcgrid.models.upsampler import GuidedUpsampler
 from dcgrid.runtime.device import dtype_name
 from dcgrid.runtime.processes import Processes
@@ -76,8 +80,13 @@ class TrainPlan:
     """The same by how many GPUs share the weights, eight a machine; empty: none are shared."""
     disk_bytes: int
     """Disk space of a checkpoint (two while one is written), kept ones and the weight file."""
+    result_bytes: int
+    """Size of the weight files that it makes."""
     seconds: float | None
-    """Time that is left at the rate last logged in this folder; None: no rate is known."""
+    """Time that is left at the rate last logged in this folder, else at that of the last run of its
+    kind on this machine; None: no rate is known."""
+    download_bytes: int | None
+    """What is to be fetched of the base first; None: unknown."""
     missing: tuple[str, ...]
     """What the run needs and does not find, a sentence each."""
     concepts: int | None
@@ -113,7 +122,9 @@ class TrainPlan:
             "memory_bytes": self.memory_bytes,
             "memory_bytes_of": {str(count): size for count, size in self.memory_of.items()},
             "disk_bytes": self.disk_bytes,
+            "result_bytes": self.result_bytes,
             "seconds": self.seconds,
+            "download_bytes": self.download_bytes,
             "device": str(self.job.device),
             "out": str(self.job.out.absolute()),
             "world": str(self.job.store.absolute()),
@@ -137,6 +148,14 @@ class TrainPlan:
         unused = f"; not used: {name_some(self.unused)}" if self.unused else ""
         return [f"concepts  {self.concepts} in {self.job.concepts}{unused}"]
 
+    def _download_lines(self) -> list[str]:
+        """Return what is fetched of the base before the first step."""
+        if self.download_bytes == 0:
+            return []
+        count = self.download_bytes
+        size = "unknown size" if count is None else size_words(count)
+        return [f"download  {self.job.model}, {size}"]
+
     def lines(self) -> list[str]:
         """Return the plan as a person reads it."""
         recipe, left = self.job.recipe, self.job.recipe.optim.steps - self.steps_done
@@ -158,15 +177,19 @@ class TrainPlan:
             if phase.image_share:
                 sizes = ", ".join(f"{width}x{height}" for height, width in phase.image_sizes)
                 share = f"{phase.image_share:.0%} of the batches"
-                lines.append(f"          {share}: {phase.image_batch} images of {sizes}")
+                lines.append(f"          {share}: {counted(phase.image_batch, 'image')} of {sizes}")
         spread = [f"{size / 1e9:.1f} GB on each of {n}" for n, size in self.memory_of.items()]
-        hours = "unknown until the first steps" if self.seconds is None else _time(self.seconds)
+        hours = "unknown yet, before the first run of this kind here"
+        if self.seconds is not None:
+            hours = f"about {duration_words(self.seconds)}, at the rate of the last run here"
         return [
             *lines,
             f"memory    about {self.memory_bytes / 1e9:.1f} GB",
             *([f"          with shared weights {', '.join(spread)} GPUs"] if spread else []),
             f"disk      about {self.disk_bytes / 1e6:.0f} MB in {self.job.out}",
+            f"result    about {size_words(self.result_bytes)} of weights in {self.job.out}",
             f"time      {hours}",
+            *self._download_lines(),
             *(f"missing   {line}" for line in self.missing),
         ]
 
@@ -188,7 +211,7 @@ def plan_stage(job: TrainJob) -> TrainPlan:
         trained, frozen = _parameters(job)
     done = (read_step(job.loop.folder) or 0) if job.resume else 0
     total, copies = sum(trained.values()), _copies(job)
-    rate = last_rate(job.loop.folder / "log.jsonl")
+    rate = last_rate(job.loop.folder / "log.jsonl") or known_rate(job)
     state = 4 * copies * total
     shared = job.recipe.scale.shard != "none"
     files = job.concepts if job.recipe.stage == "dc" else None
@@ -203,7 +226,9 @@ def plan_stage(job: TrainJob) -> TrainPlan:
             for count in (CLUSTERS if shared else ())
         },
         disk_bytes=(2 + job.recipe.log.keep_last) * state + 2 * total,
+        result_bytes=_result_bytes(job, trained, frozen),
         seconds=None if rate is None else rate * max(job.recipe.optim.steps - done, 0),
+        download_bytes=0 if job.facts.native else find_model(job.model).download_bytes,
         missing=tuple(_missing(job)),
         concepts=len(check_concepts(job) or ()) if files else None,
         unused=tuple(unused_files(files)) if files else (),
@@ -230,12 +255,12 @@ def check_shapes(job: TrainJob) -> None:
         for height, width in phase.sizes:
             if height % multiple or width % multiple:
                 fitting = ", ".join(
-                    f"{h} x {w}"
+                    f"{w}x{h}"
                     for h in nearest_multiples(height, multiple)
                     for w in nearest_multiples(width, multiple)
                 )
                 raise RecipeError(
-                    f"phase with size {height} x {width}: stage {stage} of {facts.name} takes "
+                    f"phase with size {width}x{height}: stage {stage} of {facts.name} takes "
                     f"multiples of {multiple}",
                     hint=f"the nearest are {fitting}",
                 )
@@ -247,6 +272,35 @@ def _kinds(phase: Phase) -> tuple[Phase, ...]:
         return (phase,)
     images = replace(phase, frames=1, sizes=phase.image_sizes, batch=phase.image_batch)
     return phase, images
+
+
+def _result_bytes(job: TrainJob, trained: dict[str, int], frozen: dict[str, int]) -> int:
+    """Return the size of the weight files: an adapter's are float32, others as the recipe says."""
+    stage, total = job.recipe.stage, sum(trained.values())
+    if stage in ADAPTER_STAGES:
+        return 4 * total
+    # What of the autoencoder stays as it is goes into the file, too.
+    kept = frozen["autoencoder"] if stage == "autoencoder" else 0
+    return (total + kept) * job.stored_as.itemsize
+
+
+def _rate_setting(job: TrainJob) -> str:
+    """Return what a rate holds for: the steps of other sizes take other times."""
+    sizes = "; ".join(f"{p.batch} x {p.frames} x {p.sizes}" for p in job.recipe.phases)
+    where = f"{dtype_name(job.dtype)} on {job.device} x {job.processes.count}"
+    return f"train {job.recipe.run_name} of {job.model}, {where}: {sizes}"
+
+
+def keep_rate(job: TrainJob) -> None:
+    """Keep the seconds a step of a run that is over, for plans of runs like it elsewhere."""
+    rate = last_rate(job.loop.folder / "log.jsonl")
+    if rate is not None:
+        keep_rates(hub.cache_dir() / RATES_NAME, _rate_setting(job), {"step": rate})
+
+
+def known_rate(job: TrainJob) -> float | None:
+    """Return the seconds a step of the last run like this one on this machine; None: none was."""
+    return read_rates(hub.cache_dir() / RATES_NAME, _rate_setting(job)).get("step")
 
 
 def last_rate(log: Path) -> float | None:
@@ -426,9 +480,3 @@ def _nearest_frames(frames: int, stride: int) -> str:
 
 def _counts(parts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in parts.items()) or "nothing"
-
-
-def _time(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    shown = f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
-    return f"about {shown} at the rate last logged here"

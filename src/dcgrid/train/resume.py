@@ -19,6 +19,7 @@ from pathlib import Path
 
 from dcgrid.errors import RecipeError, WeightsError
 from dcgrid.io.atomic import whole_file
+from dcgrid.io.progress import counted
 from dcgrid.train.checkpoint import (
     STATE_NAME,
     DamagedCheckpoint,
@@ -90,7 +91,7 @@ def load_newest(folder: Path, state: TrainState, say: Callable[[str], None]) -> 
         for step, path in kept_states(folder):
             with suppress(DamagedCheckpoint):
                 load_state(path, state)
-                say(f"{error.message}; going on from {path.name}, {step} steps")
+                say(f"{error.message}; going on from {path.name}, {counted(step, 'step')}")
                 return
         raise
 

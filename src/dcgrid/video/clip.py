@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from dcgrid.io.progress import counted
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceInfo:
@@ -189,7 +191,7 @@ class ClipPlan:
 
     def _whole_lines(self) -> list[str]:
         end_s = self.start_s + self.duration_s
-        model = f"{self.num_frames} frames at {self.fps:.4g} fps"
+        model = f"{counted(self.num_frames, 'frame')} at {self.fps:.4g} fps"
         held = f", the last {self.held_frames} held" if self.held_frames else ""
         lines = [f"Used: {self.start_s:.2f} s to {end_s:.2f} s; the model gets {model}{held}."]
         if self.is_guess:
@@ -210,7 +212,7 @@ class ClipPlan:
         end_s = self.start_s + self.duration_s
         lines = [
             f"Kept: {self.start_s:.2f} s to {end_s:.2f} s, "
-            f"{self.num_frames} frames at {self.fps:.4g} fps."
+            f"{counted(self.num_frames, 'frame')} at {self.fps:.4g} fps."
         ]
         if self.held_frames:
             lines.append(
@@ -241,9 +243,9 @@ class ClipPlan:
             return line + ", nothing cropped."
         cuts = []
         if cut_x:
-            cuts.append(f"{100 * cut_x / wide:.0f} % of the width")
+            cuts.append(f"{100 * cut_x / wide:.0f}% of the width")
         if cut_y:
-            cuts.append(f"{100 * cut_y / tall:.0f} % of the height")
+            cuts.append(f"{100 * cut_y / tall:.0f}% of the height")
         return f"{line}, cropped in the centre to {width}x{height} ({' and '.join(cuts)} is cut)."
 
 

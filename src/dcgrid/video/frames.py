@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from dcgrid.errors import InputVideoError
+from dcgrid.io.progress import counted
 from dcgrid.video import color
 from dcgrid.video.clip import ClipPlan, Picture, SourceInfo
 from dcgrid.video.decode import DecodeTally, TimedFrame, decode_frames
@@ -104,8 +105,9 @@ class CellFrames:
     def _ends_early(self) -> InputVideoError:
         plan, end_s = self._plan, self._tally.end_s if self._tally else 0.0
         return InputVideoError(
-            f"{self._path}: the video ends early, at {end_s:.2f} s; {plan.num_frames} frames at "
-            f"{plan.fps:.4g} fps from {plan.start_s:.2f} s on were planned.",
+            f"{self._path}: the video ends early, at {end_s:.2f} s; "
+            f"{counted(plan.num_frames, 'frame')} at {plan.fps:.4g} fps "
+            f"from {plan.start_s:.2f} s on were planned.",
             hint=f"Ask for less: try --duration {max(end_s - plan.start_s, 0.0):.2f}.",
         )
 

@@ -18,6 +18,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from dcgrid.errors import InputVideoError
+from dcgrid.io.text import missing_hint
 
 CHECK_HINT = "Check it with `ffprobe FILE`, or play it; if it plays, convert it to MP4 (H.264)."
 
@@ -83,7 +84,7 @@ def check_file(path: Path) -> None:
     except OSError as error:
         raise InputVideoError(
             f"{path}: there is no such file ({(error.strerror or 'unknown').lower()}).",
-            hint=f"Try `ls {path.parent}`.",
+            hint=missing_hint(path),
         ) from error
     except ValueError as error:
         raise InputVideoError(
@@ -91,7 +92,7 @@ def check_file(path: Path) -> None:
         ) from error
     if stat.S_ISDIR(status.st_mode):
         raise InputVideoError(
-            f"{path}: this is a directory, not a video.", hint=f"Try `ls {path}`."
+            f"{path}: this is a directory, not a video.", hint="Name a file in it."
         )
     if not stat.S_ISREG(status.st_mode):
         raise InputVideoError(
@@ -121,7 +122,7 @@ def _refuse_animated_webp(path: Path) -> None:
 
 def _unreadable(path: Path) -> InputVideoError:
     return InputVideoError(
-        f"{path}: this file may not be read (permission denied).", hint=f"Try `ls -l {path}`."
+        f"{path}: this file may not be read (permission denied).", hint="Check its permissions."
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -53,6 +54,26 @@ def clips(tmp_path: Path) -> Path:
         frames = torch.randint(40, 200, (9, 64, 96, 3), generator=generator, dtype=torch.uint8)
         write_video(folder / f"{name}.mp4", frames, 12)
     return folder
+
+
+def test_the_plan_has_minutes_once_a_run_has_left_some(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DCGRID_CACHE_DIR", str(tmp_path / "cache"))
+    first = plan_eval(request(clips))
+    lines = "\n".join(first.lines())
+    assert "Time: unknown yet, before the first run here of grid, unedited." in lines
+    assert "2 clips x 2 tasks x 2 methods (grid, unedited): 8 videos of 48x32." in lines
+    assert first.as_json()["expected_s"] is None
+    run_job(first, Told())
+    again = plan_eval(request(clips, out=tmp_path / "other"))
+    assert re.search(r"Time: about \d+ s at most, by the last run here\.", "\n".join(again.lines()))
+    one = plan_eval(request(clips, out=tmp_path / "other", methods=("grid",)))
+    assert 0 < one.expected_seconds()[0] < again.expected_seconds()[0]
+    more = plan_eval(request(clips, out=tmp_path / "other", methods=("grid", "codec")))
+    assert more.expected_seconds()[1] == ("codec",)
+    longer = plan_eval(request(clips, out=tmp_path / "other", duration_s=0.5))
+    assert "unknown yet" in "\n".join(longer.lines())
 
 
 def request(clips: Path, **changes) -> EvalRequest:
@@ -259,7 +280,7 @@ def test_an_unreadable_clip_is_told_before_anything_is_made(clips: Path) -> None
     with pytest.raises(InputVideoError, match=r"bad\.mp4"):
         plan_eval(replace(request(clips), clips=find_clips([clips, bad])))
     only = replace(request(clips), clips=(replace(find_clips([bad])[0], is_named=False),))
-    with pytest.raises(InputVideoError, match="none of the 1 clips"):
+    with pytest.raises(InputVideoError, match="no clip can be read"):
         plan_eval(only)
 
 

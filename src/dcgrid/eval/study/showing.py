@@ -18,8 +18,8 @@ NAMES = ("table.md", "table.csv", "table.json")
 """What `write_table` writes."""
 
 _LEGEND = (
-    "Share of answers for the method in question, [95 % Wilson interval], "
-    "{95 % interval over raters}, answers for it of all; p: exact binomial test against one half, "
+    "Share of answers for the method in question, [95% Wilson interval], "
+    "{95% interval over raters}, answers for it of all; p: exact binomial test against one half, "
     "two-sided, adjusted after Holm over the whole table."
 )
 _PAPER_HEAD = (
@@ -133,7 +133,7 @@ def _summary(table: StudyTable) -> list[str]:
     counted = [one for one in table.raters if one.is_counted]
     answers = sum(cell.answers for row in table.rows for cell in row.cells)
     side = "" if table.left_share is None else f", {table.left_share:.0%} of them A"
-    return [f"{len(counted)} of {len(table.raters)} raters counted, {answers} answers{side}."]
+    return [f"Raters counted: {len(counted)} of {len(table.raters)}; answers: {answers}{side}."]
 
 
 def _parts(cell: Preference) -> tuple[str, ...]:

@@ -319,7 +319,7 @@ def _notes(facts: Sequence[RaterFacts]) -> list[str]:
         notes.append(f"{unseen} trials were answered before both edits had been played to the end.")
     if len(counted) < FEW_RATERS:
         notes.append(
-            f"With {len(counted)} raters the interval over raters is too narrow: read it as a hint."
+            f"Raters: {len(counted)}. The interval over raters is too narrow: read it as a hint."
         )
     notes.append(
         "Answers of one rater are not independent. The Wilson interval and the p-values take them "

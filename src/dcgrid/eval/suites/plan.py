@@ -10,9 +10,11 @@ from dcgrid.errors import InputVideoError, OutputError, UsageError
 from dcgrid.eval.results import MetricColumn
 from dcgrid.eval.scoring import METRICS, Encoders
 from dcgrid.eval.suites import footage
-from dcgrid.eval.suites.request import CEILING, EvalRequest, item_names, units_of
+from dcgrid.eval.suites.request import CEILING, EvalRequest, Unit, item_names, units_of
 from dcgrid.eval.suites.schema import Suite, check_seeds
 from dcgrid.grid.modes import Mode
+from dcgrid.io.progress import counted, duration_words
+from dcgrid.io.rates import RATES_NAME, read_rates
 from dcgrid.models.base import ModelSpec
 from dcgrid.models.model import Model
 from dcgrid.models.registry import find_model
@@ -23,6 +25,8 @@ from dcgrid.pipelines.plan import download_lines, find_downloads, refuse_downloa
 from dcgrid.recipes import load_effect
 from dcgrid.runtime import device as runtime
 
+SCORING = "scoring"
+"""Under which the seconds that a video takes to score are kept, beside those of methods."""
 _OF_COMPOSITIONS = ("grid", "inpaint", CEILING, "codec", "unedited")
 """Methods that know what to do with two clips."""
 _OF_STORIES = ("grid", "inpaint")
@@ -42,6 +46,10 @@ class EvalPlan:
     """Videos that there should be."""
     downloads: Mapping[str, int | None]
     """Bytes to download by reference; None: unknown size."""
+    units: tuple[Unit, ...]
+    """What is generated in one go each."""
+    sizes: tuple[tuple[int, int], ...]
+    """Heights and widths of the results."""
 
     def lines(self) -> list[str]:
         """Return the plan as sentences, one a line."""
@@ -49,15 +57,43 @@ class EvalPlan:
         methods = [*suite.methods, *request.handed]
         lines = [
             f"Suite {suite.name}: {suite.title}.",
-            f"{len(request.clips)} clips x {len(suite.tasks)} tasks x {len(methods)} methods "
-            f"({', '.join(methods)}): {self.results} videos.",
+            f"{counted(len(request.clips), 'clip')} x {counted(len(suite.tasks), 'task')} x "
+            f"{counted(len(methods), 'method')} ({', '.join(methods)}): "
+            f"{counted(self.results, 'video')} of "
+            f"{', '.join(f'{width}x{height}' for height, width in self.sizes)}.",
             f"Model: {request.model} on {', '.join(dict.fromkeys(self.devices))}"
             f"{f', {request.jobs} processes' if request.jobs > 1 else ''}.",
             f"Results: {request.out}.",
+            self._time_line(),
         ]
         lines += [f"Left out: {one}" for one in request.left_out]
         lines += [f"{one.label} will be blank: {one.unavailable}." for one in self.blank]
         return [*lines, *download_lines(self.downloads)]
+
+    def expected_seconds(self) -> tuple[float, tuple[str, ...]]:
+        """Return how long it takes by the last runs here, and the methods that none is known of.
+
+        What an earlier run has made takes no time; so it is at most this, loading aside.
+        """
+        rates = read_rates(hub.cache_dir() / RATES_NAME, self.rate_setting)
+        methods = [unit.method for unit in self.units if unit.method not in self.request.handed]
+        unknown = tuple(dict.fromkeys(one for one in methods if one not in rates))
+        seconds = sum(rates.get(one, 0.0) for one in methods)
+        return seconds / self.request.jobs + rates.get(SCORING, 0.0) * self.results, unknown
+
+    @property
+    def rate_setting(self) -> str:
+        """What the times of methods hold for."""
+        request = self.request
+        length = "whole clips" if request.duration_s is None else f"{request.duration_s:g} s"
+        where = f"{self.devices[0]}, {request.dtype}"
+        return f"eval {request.suite.kind} of {request.model} on {where}, {length}, {self.sizes}"
+
+    def _time_line(self) -> str:
+        seconds, unknown = self.expected_seconds()
+        if unknown:
+            return f"Time: unknown yet, before the first run here of {', '.join(unknown)}."
+        return f"Time: about {duration_words(seconds)} at most, by the last run here."
 
     @property
     def blank(self) -> tuple[MetricColumn, ...]:
@@ -79,6 +115,8 @@ class EvalPlan:
             "blank": {one.key: one.unavailable for one in self.blank},
             "out": str(self.request.out.absolute()),
             "downloads": dict(self.downloads),
+            "sizes": [list(size) for size in self.sizes],
+            "expected_s": None if self.expected_seconds()[1] else self.expected_seconds()[0],
         }
 
 
@@ -107,12 +145,15 @@ def plan_eval(request: EvalRequest, *, dry_run: bool = False) -> EvalPlan:
     refuse_downloads(downloads)
     _check_out(request.out)
     units = units_of(request)
+    plans = [footage.plan_source(request, model.spec, clip) for clip in request.clips]
     return EvalPlan(
         request=replace(request, out=request.out.resolve()),
         columns=encoders.columns(request.suite.metrics),
         devices=devices,
         results=sum(len(item_names(request.suite, unit)) for unit in units),
         downloads=downloads,
+        units=units,
+        sizes=tuple(sorted({plan.cell_size for plan in plans})),
     )
 
 
@@ -135,7 +176,7 @@ def _readable(request: EvalRequest, spec: ModelSpec) -> EvalRequest:
         footage.read_mask(request, spec, clip, 1)
     if not clips:
         raise InputVideoError(
-            f"none of the {len(request.clips)} clips can be read; {left_out[0]}",
+            f"no clip can be read; {left_out[0]}",
             hint="name video files",
         )
     return replace(request, clips=tuple(clips), left_out=tuple(left_out))

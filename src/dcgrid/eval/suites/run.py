@@ -6,11 +6,13 @@ What is made and measured is kept in out/cache, so the same command goes on wher
 and does only what is new when clips, methods or metrics are added.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from dcgrid import hub
 from dcgrid.eval.report import write_report
 from dcgrid.eval.results import (
     ClipEntry,
@@ -22,14 +24,13 @@ from dcgrid.eval.results import (
 )
 from dcgrid.eval.scoring import Encoders
 from dcgrid.eval.suites.clips import DEFAULT_SUBJECT, EvalClip
-from dcgrid.eval.suites.plan import EvalPlan
+from dcgrid.eval.suites.plan import SCORING, EvalPlan
 from dcgrid.eval.suites.request import (
     CEILING,
     EvalRequest,
     Unit,
     UnitOutcome,
     item_names,
-    units_of,
 )
 from dcgrid.eval.suites.unit_generation import generate_unit, generation_context
 from dcgrid.eval.suites.unit_scoring import Scored, score_unit, scoring_context
@@ -37,6 +38,7 @@ from dcgrid.eval.tables import csv_summary, csv_table, markdown_table, table_row
 from dcgrid.io.atomic import write_whole
 from dcgrid.io.locks import run_lock
 from dcgrid.io.progress import NullProgress, Progress
+from dcgrid.io.rates import RATES_NAME, keep_rates, read_rates
 from dcgrid.pipelines.baselines import METHODS
 from dcgrid.pipelines.manifest import now, versions
 from dcgrid.runtime.workers import DeadWorker, Work, work_through
@@ -71,12 +73,30 @@ def run_job(plan: EvalPlan, progress: Progress) -> EvalDone:
     """
     request = plan.request
     with run_lock(request.out / "cache"):
-        units = units_of(request)
-        outcomes = make_all(request, plan.devices, units, progress)
+        outcomes = make_all(request, plan.devices, plan.units, progress)
+        began_s = time.monotonic()
         scored = score_all(request, plan.devices, outcomes, progress)
+        _keep_times(plan, outcomes, time.monotonic() - began_s)
         progress.start("writing the results")
         results = gather(plan, scored)
         return EvalDone(results=results, files=write_all(request.out, results))
+
+
+def _keep_times(plan: EvalPlan, outcomes: Sequence[UnitOutcome], scoring_s: float) -> None:
+    """Keep how long units of each method took, and scores of new videos, for the next plans."""
+    path = hub.cache_dir() / RATES_NAME
+    rates = read_rates(path, plan.rate_setting)
+    for method in {one.unit.method for one in outcomes}:
+        seconds = [
+            one.seconds
+            for one in outcomes
+            if one.unit.method == method and one.seconds is not None and not one.errors
+        ]
+        if seconds:
+            rates[method] = sum(seconds) / len(seconds)
+    if plan.results and not any(one.was_there for one in outcomes):
+        rates[SCORING] = scoring_s / plan.results
+    keep_rates(path, plan.rate_setting, rates)
 
 
 def make_all(
@@ -245,7 +265,9 @@ def _notes(request: EvalRequest, items: Sequence[Item]) -> tuple[str, ...]:
         )
     without = sum(item.status != "done" for item in items)
     if without:
-        notes.append(f"{without} of {len(items)} results are not there; they count in no mean.")
+        notes.append(
+            f"Results that are not there: {without} of {len(items)}; they count in no mean."
+        )
     return tuple(notes)
 
 

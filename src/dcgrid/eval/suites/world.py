@@ -61,7 +61,7 @@ def draw_clips(job: WorldJob) -> tuple[Path, ...]:
         InputVideoError: A real clip cannot be read.
     """
     if not 1 <= job.count <= 999:
-        raise UsageError(f"{job.count} clips are out of range", hint="use --count 1 to 999")
+        raise UsageError(f"--count {job.count} is out of range", hint="use --count 1 to 999")
     store = WorldStore(job.store)
     try:
         (job.out / MASKS).mkdir(parents=True, exist_ok=True)

@@ -149,8 +149,9 @@ class NativeModel(Model):
         return parts, config.dit.self_conditioning and feeds_back
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the transformer's parameters; the model is loaded for that."""
-        named = self.load().network.named_parameters()
+        """Return the shapes of the transformer's parameters; nothing is loaded."""
+        with torch.device("meta"):
+            named = DiT(self.config.dit).named_parameters()
         return {name: tuple(one.shape) for name, one in named}
 
 

@@ -128,6 +128,8 @@ class WanModel(Model):
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the transformer's parameters; only headers of files are read."""
+        if not self.is_here:
+            return self._known_shapes()
         shapes: dict[str, tuple[int, ...]] = {}
         for path in self.facts.files["transformer"]:
             try:
@@ -139,6 +141,15 @@ class WanModel(Model):
                     f"cannot read {path}: {error}", hint="fetch the model again"
                 ) from error
         return shapes
+
+    def _known_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return what the files will hold once they are here, by the configs that are known."""
+        import diffusers
+
+        build: Any = diffusers.WanTransformer3DModel.from_config
+        with torch.device("meta"):
+            named = build(dict(self.sizes.transformer)).named_parameters()
+        return {name: tuple(one.shape) for name, one in named}
 
     def fetched(self, *, offline: bool, report: hub.BytesReport | None) -> Self:
         """Return the model once it is here; see `Model.fetched`."""

@@ -12,6 +12,7 @@ from dcgrid.adapters.attach import attach_adapter, set_routed
 from dcgrid.adapters.files import load_adapter, save_adapter
 from dcgrid.adapters.reading import check_use, read_sha256
 from dcgrid.adapters.spec import AdapterSpec, Stage
+from dcgrid.io.progress import counted
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.tags import TOKENS_NAME
 from dcgrid.models.wan.trunk import WanTransformer
@@ -62,7 +63,7 @@ def run_adapters(job: TrainJob, reporter: Reporter) -> Path:
         attach_adapter(network, spec, seed=job.recipe.seed + number)
         if job.start is not None and not job.resume:
             fresh = start_adapter_from(job.start / f"{spec.name}.safetensors", network, spec)
-            reporter.say(f"{spec.name} started from {job.start}; {fresh} layers are new")
+            reporter.say(f"{spec.name} started from {job.start}; new: {counted(fresh, 'layer')}")
     if len(specs) > 1:
         set_routed(network, [spec.name for spec in specs])
     dit.given_first = job.recipe.given_first or job.facts.given_first

@@ -19,6 +19,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from dcgrid.io.progress import counted
 from dcgrid.models.drift import (
     FALL,
     FALL_FAST,
@@ -128,7 +129,7 @@ def _start_base(folder: Path, dit: DiT, text: TextReader, reporter: Reporter) ->
     path = folder / "text.safetensors"
     new = start_text_from(path, text) if isinstance(text, TextEncoder) else 0
     fresh = start_from(folder / "dit.safetensors", dit)
-    reporter.say(f"started from {folder}; {fresh} tensors and {new} words are new")
+    reporter.say(f"started from {folder}; new: {counted(fresh, 'tensor')}, {counted(new, 'word')}")
     tensors, _ = read_weights(folder / "dit.safetensors")
     return any(name.startswith("noise_reader.") for name in tensors)
 
@@ -184,7 +185,7 @@ def fit_noise_reader(
         spread_D = reader(_draw(autoencoder, generator)[0]).std((0, 1)).clamp_min(1e-3)
         reader.around.weight /= rearrange(spread_D, "d -> d 1 1 1 1")
         reader.around.bias /= spread_D
-    shares = ", ".join(f"{100 * float(share):.0f} %" for share in unexplained)
+    shares = ", ".join(f"{100 * float(share):.0f}%" for share in unexplained)
     report(f"noise reader fitted; what it misses of rain, snow (far, near), sparks, mist: {shares}")
 
 

@@ -107,7 +107,7 @@ def run_sampling(
                 path.unlink()
                 say(f"removed {path}: it was made with other weights or another recipe")
         if dropped or kept:
-            say(f"{kept} of {job.recipe.grids} grids are there, {len(dropped)} were dropped")
+            say(f"{kept} of {job.recipe.grids} grids are there, {len(dropped)} dropped")
         for done, number in enumerate(numbers, start=1):
             path = grid_path(job.folder, number)
             if not has_facts(path, sampler.facts(number)):

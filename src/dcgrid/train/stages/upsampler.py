@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dcgrid.io.progress import counted
 from dcgrid.models.drift import DriftingNoise
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.particles import FIELDS, PLANES, draw_planes, soft_fields
@@ -374,7 +375,7 @@ def run_upsampler(job: TrainJob, reporter: Reporter) -> Path:
     model = GuidedUpsampler(widths, vocabulary).to(job.device)
     if job.start is not None and not job.resume:
         fresh = start_from(job.start / "upsampler.safetensors", model)
-        reporter.say(f"started from {job.start}; {fresh} tensors are new")
+        reporter.say(f"started from {job.start}; new: {counted(fresh, 'tensor')}")
     autoencoder = cast(
         Autoencoder, load_autoencoder(job.model, job.out, job.device, channels_last=True)
     )
