@@ -9,7 +9,7 @@
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal, TypeVar, get_args
@@ -360,11 +360,13 @@ def load_train_recipe(path: Path, model: str) -> TrainRecipe:
         kw_only=True,
     )
     try:
-        recipe: TrainRecipe = document.build(kind)
+        read: TrainRecipe = document.build(kind)
     except RecipeError as error:
         if "'loss.caption_dropout' is missing" in error.message:
             raise RecipeError(error.message, hint=_RENAMED) from error
         raise
+    # Recipes of two files are of one class, so that they can be compared.
+    recipe = TrainRecipe(**{one.name: getattr(read, one.name) for one in fields(TrainRecipe)})
     document.refuse(_stage_problems(recipe))
     return recipe
 
