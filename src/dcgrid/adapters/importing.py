@@ -59,8 +59,10 @@ def import_lora(
         raise OutputError(f"{out} is there already", hint="write over it with --force")
     lora = read_foreign(source)
     if lora.deltas:
+        many = len(lora.deltas) > 1
+        places = "biases, norms or whole weights" if many else "bias, norm or whole weight"
         raise AdapterError(
-            f"{source} changes biases, norms or whole weights ({len(lora.deltas)} of them) "
+            f"{source} changes {len(lora.deltas)} {places} "
             f"({next(iter(lora.deltas))[:120]}), which an adapter file cannot hold",
             hint=f"use it as it is: dcgrid edit ... --lora {source}",
         )
