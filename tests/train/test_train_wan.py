@@ -172,7 +172,7 @@ def test_stages_of_the_programs_own_models_are_refused(tmp_path, wan_folder, sta
     ("change", "told", "hint"),
     [
         (("frames = 5", "frames = 120"), "4 n \\+ 1 frames", "117 and 121"),
-        (("[[32, 32], [32, 48]]", "[[720, 1272]]"), "multiples of 16", "720 x 1264, 720 x 1280"),
+        (("[[32, 32], [32, 48]]", "[[720, 1272]]"), "multiples of 16", "1264x720, 1280x720"),
     ],
 )
 def test_shapes_that_do_not_fit_name_the_nearest(
