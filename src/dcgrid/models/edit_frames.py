@@ -139,7 +139,7 @@ def wider(picture_HC1W: Tensor, width: int) -> Tensor:
     """
     known = picture_HC1W.shape[-1]
     lines_RW = picture_HC1W.reshape(-1, known)
-    across_WW = _weights(width, known, picture_HC1W.device)
+    across_WW = resize_weights(width, known, picture_HC1W.device)
     result_RW = lines_RW.new_empty(len(lines_RW), width)
     block = BLOCK if lines_RW.device.type == "cpu" else width
     for left in range(0, width, block):
@@ -154,16 +154,20 @@ def taller(picture_HC1W: Tensor, height: int, rows: slice | None = None) -> Tens
     known = len(picture_HC1W)
     first, last = (0, height) if rows is None else (rows.start, rows.stop)
     used = _between(first, last, height, known)
-    down_HH = _weights(height, known, picture_HC1W.device)[first:last, used]
+    down_HH = resize_weights(height, known, picture_HC1W.device)[first:last, used]
     return (down_HH @ picture_HC1W[used].flatten(1)).view(-1, *picture_HC1W.shape[1:])
 
 
-@lru_cache(maxsize=16)
-def _weights(count: int, known: int, device: torch.device) -> Tensor:
-    """Return how much each of the known pixels of a line counts in each of `count`."""
-    with torch.inference_mode(False):  # kept for whoever asks next
-        lines_1KW = resized(torch.eye(known, device=device)[None, :, None], (1, count))[:, :, 0]
-        return lines_1KW[0].T.contiguous()
+@lru_cache(maxsize=32)
+def resize_weights(count: int, known: int, device: torch.device, mode: str = "bilinear") -> Tensor:
+    """Return how much each of the known pixels of a line counts in each of `count`, (count, known).
+
+    As products of such matrices a CPU resizes several times as fast.
+    """
+    with torch.inference_mode(False):  # kept between calls, and used in training, too
+        lines_1K1K = torch.eye(known, device=device)[None, :, None]
+        resized_1K1W = F.interpolate(lines_1K1K, size=(1, count), mode=mode, align_corners=False)
+        return resized_1K1W[0, :, 0].T.contiguous()
 
 
 def _between(first: int, last: int, count: int, known: int) -> slice:

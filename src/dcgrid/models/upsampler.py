@@ -44,6 +44,7 @@ from dcgrid.models.edit_frames import (
     Coefficients,
     compose,
     lay_particles,
+    resize_weights,
     resized,
     transform_colors,
 )
@@ -332,26 +333,12 @@ class GuidedUpsampler(nn.Module):
 
 
 def _bicubic(picture_BCHW: Tensor) -> Tensor:
-    """Enlarge pictures of a cell to the size of the overlay; see `_bicubic_lines`."""
-    height, width = picture_BCHW.shape[-2:]
-    down_HH, across_WW = (_bicubic_lines(side, picture_BCHW.device) for side in (height, width))
+    """Enlarge pictures of a cell to the size of the overlay."""
+    down_HH, across_WW = (
+        resize_weights(OVERLAY_SCALE * side, side, picture_BCHW.device, "bicubic")
+        for side in picture_BCHW.shape[-2:]
+    )
     return down_HH @ (picture_BCHW @ across_WW.T)
-
-
-@lru_cache(maxsize=16)
-def _bicubic_lines(known: int, device: torch.device) -> Tensor:
-    """Return how much each known pixel of a line counts in each of `OVERLAY_SCALE` times as many.
-
-    As products of matrices what a cell takes is several times as fast on a CPU.
-    """
-    with torch.inference_mode(False):  # kept, and used in training, too
-        lines_1KW = F.interpolate(
-            torch.eye(known, device=device)[None, :, None],
-            size=(1, OVERLAY_SCALE * known),
-            mode="bicubic",
-            align_corners=False,
-        )[:, :, 0]
-        return lines_1KW[0].T.contiguous()
 
 
 def _features(given_BCHW: Tensor, generated_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
