@@ -40,7 +40,7 @@ _WAIT_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerTask:
-    """What a worker is told; it goes to other processes and machines."""
+    """Settings of a worker; they go to other processes and machines."""
 
     out: str
     """Folder or URL of the batch."""

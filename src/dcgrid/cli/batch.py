@@ -273,7 +273,7 @@ def _worker_count(plan: "BatchPlan", plans: list[Any], on: On) -> int:
 def _tasks(
     out: str, count: int, device: str, threads: int, max_failures: int
 ) -> list["WorkerTask"]:
-    """Return what each worker is told; GPUs are dealt in turn."""
+    """Return the settings of each worker; GPUs are assigned in turn."""
     import torch
 
     from dcgrid.batch.worker import WorkerTask

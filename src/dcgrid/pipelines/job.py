@@ -78,8 +78,8 @@ def lora_part(number: int) -> str:
 
 def lora_lines(texts: Sequence[str]) -> list[str]:
     """Return the LoRAs of a plan as a sentence, if there are any."""
-    told = [f"{one.reference} at {one.strength:g}" for one in map(parse_lora, texts)]
-    return [f"LoRA: {', '.join(told)}."] if told else []
+    folded = [f"{one.reference} at {one.strength:g}" for one in map(parse_lora, texts)]
+    return [f"LoRA: {', '.join(folded)}."] if folded else []
 
 
 def _number(text: str) -> float | None:

@@ -480,9 +480,9 @@ def multi_dc_lines(reference: str, adapter: AdapterSpec | None, loras: Sequence[
 def _sampling_line(spec: ModelSpec, adapter: AdapterSpec) -> str:
     """Return an adapter's numbers if they are not the model's, else nothing."""
     scale, shift = adapter.sampled_noise_scale, adapter.inference_time_shift
-    told = []
+    parts = []
     if not scale == adapter.noise_scale == spec.noise_scale:
-        told.append(f"noise scale {scale:g} ({adapter.noise_scale:g} in training)")
+        parts.append(f"noise scale {scale:g} ({adapter.noise_scale:g} in training)")
     if shift is not None and shift != spec.time_shift:
-        told.append(f"time shift {shift:g}")
-    return f"Adapter {adapter.name}: sampled with {', '.join(told)}." if told else ""
+        parts.append(f"time shift {shift:g}")
+    return f"Adapter {adapter.name}: sampled with {', '.join(parts)}." if parts else ""

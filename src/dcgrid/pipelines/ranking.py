@@ -325,18 +325,18 @@ def rank_by_measures(tries: Sequence[Try], keys: Sequence[str]) -> list[int]:
 def why_first(name: str, tries: Sequence[Try], order: Sequence[int], keys: Sequence[str]) -> str:
     """Return in a sentence why a try was taken, with its measures beside the best of all."""
     best = tries[order[0]]
-    told = []
+    parts = []
     for key in keys:
         measure = best.measures[key]
         values = [one.measures[key].value for one in tries]
         found = [value for value in values if value is not None]
         if measure.value is None:
-            told.append(f"{measure.label} not measured ({measure.reason})")
+            parts.append(f"{measure.label} not measured ({measure.reason})")
             continue
         top = max(found) if measure.higher_is_better else min(found)
         beside = "the best" if measure.value == top else f"best {top:.4f}"
-        told.append(f"{measure.label} {measure.value:.4f} ({beside})")
-    return f"{name}: seed {best.seed}, cell {best.cell} of {len(tries)} tries; {', '.join(told)}"
+        parts.append(f"{measure.label} {measure.value:.4f} ({beside})")
+    return f"{name}: seed {best.seed}, cell {best.cell} of {len(tries)} tries; {', '.join(parts)}"
 
 
 def _ranks(tries: Sequence[Try], key: str) -> list[float] | None:

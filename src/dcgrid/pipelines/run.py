@@ -235,8 +235,8 @@ def _load_models(
     for filling in dict.fromkeys(bool(grid.given) for grid in plan.grids):
         asked = job if filling else replace(job, adapter=grid_reference(job, plan.model))
         mode = plan.grids[0].mode
-        wanted = adapter_reference(asked, plan.model, mode)
-        same = [model for model in models.values() if model.adapter == wanted]
+        reference = adapter_reference(asked, plan.model, mode)
+        same = [model for model in models.values() if model.adapter == reference]
         model = same[0] if same else None
         if model is None:
             model = team.load_model(

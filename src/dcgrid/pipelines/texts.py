@@ -193,9 +193,11 @@ def _hint(
             shares[name] = shares.get(name, 0) + found * counter.of_words(words)
     if not shares:
         return f"these are words of recipes alone: use another --layout than {grid.layout_file}"
-    told = ", ".join(f"{name} {count}" for name, count in shares.items())
+    counts = ", ".join(f"{name} {count}" for name, count in shares.items())
     largest = max(shares, key=lambda name: shares[name])
-    return f"of these tokens {told}; the rest are the layout's: shorten {largest} by {over} or more"
+    return (
+        f"of these tokens {counts}; the rest are the layout's: shorten {largest} by {over} or more"
+    )
 
 
 def _short(text: str) -> str:

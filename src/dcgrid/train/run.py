@@ -90,8 +90,8 @@ def _fetch_base(job: TrainJob, reporter: Reporter) -> None:
     if job.processes.is_first and job.facts.native is None:
         base = find_model(job.model)
         if not base.is_here:
-            told = f"{base.spec.license}: huggingface.co/{base.spec.repo}"
-            reporter.say(f"downloading {base.name}, {told}")
+            terms = f"{base.spec.license}: huggingface.co/{base.spec.repo}"
+            reporter.say(f"downloading {base.name}, {terms}")
             base.fetched(offline=hub.is_offline(), report=None)
     job.processes.wait()
 
