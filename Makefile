@@ -78,11 +78,11 @@ format: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m dcgrid.cli.reference > docs/cli.md.part && mv docs/cli.md.part docs/cli.md
 ifneq ($(wildcard $(CLIPS)),)
-	$(BIN)/python -m benchmarks.sheets effects
-	$(BIN)/python -m benchmarks.sheets clips
-	$(BIN)/python -m benchmarks.sheets films
+	$(BIN)/python -m scripts.sheets effects
+	$(BIN)/python -m scripts.sheets clips
+	$(BIN)/python -m scripts.sheets films
 else
-	$(BIN)/python -m benchmarks.sheets table
+	$(BIN)/python -m scripts.sheets table
 	@echo "No clips at $(CLIPS): the pictures under docs/pictures stay as they are."
 endif
 

@@ -1,7 +1,4 @@
-"""Measurements of the program; not part of the package. Start at README.md.
-
-Commands: `python -m benchmarks.truth`, `python -m benchmarks.speed`, `python -m benchmarks.sheets`.
-"""
+"""Measurements of the program; not part of the package. Start at README.md."""
 
 import os
 

@@ -18,18 +18,16 @@ import torch
 
 from benchmarks import options as shared
 from benchmarks.clips import BenchClip, find_clips, read_bench_clip
-from benchmarks.elements import draw_like, to_pixels, to_unit, words_of
 from benchmarks.figures import compare
 from benchmarks.models import load_choice
 from benchmarks.progress import Silent
+from dcgrid.eval.suites.footage import element_frames, element_words, fusion_truths
+from dcgrid.eval.suites.schema import Task
 from dcgrid.models.base import Backbone
 from dcgrid.pipelines.job import ComposeJob
 from dcgrid.pipelines.resolve import resolve_fusions
 from dcgrid.pipelines.sampling import FillSettings, fill_grid, grid_request
-from dcgrid.synthetic.fusion import ELEMENTS, fuse_around, fuse_lit
-
-FUSIONS = (fuse_around, fuse_lit)
-"""What the third and the fourth cell show."""
+from dcgrid.synthetic.fusion import ELEMENTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +39,7 @@ class FusionScore:
     element: str
     """What clip B shows."""
     fusion: str
-    """Name of the function that makes the truth."""
+    """"around" or "lit"."""
     fused_db: float
     """PSNR of the fusion."""
     pasted_db: float
@@ -81,21 +79,23 @@ def score_fusions(
         layout: Where inputs and fusions stand; one with a single fusion has the first.
     """
     # The truth is rendered from the pixels that the model got.
-    element_THWC = draw_like(element, clip.frames_THWC, backbone.spec.fps, seed)
-    job = ComposeJob(first=clip.path, second=Path(), seed=seed, layout=layout, **words_of(element))
+    task = Task(element=element)
+    element_THWC = element_frames(task, clip.frames_THWC, backbone.spec.fps, seed)
+    words = element_words(task)
+    job = ComposeJob(first=clip.path, second=Path(), seed=seed, layout=layout, **words)
     request = grid_request(resolve_fusions(job), backbone.spec, [clip.frames_THWC, element_THWC])
     settings = FillSettings(seed=seed, device=device)
     filled = fill_grid(backbone, request, settings, Silent())
-    scene_CTHW, shown_CTHW = to_unit(clip.frames_THWC), to_unit(element_THWC)
+    inputs = (clip.frames_THWC, element_THWC)
+    truths = fusion_truths(*inputs)
     scores = []
-    for one, fuse in zip(filled, FUSIONS[: len(filled)], strict=True):
-        truth_THWC = to_pixels(fuse(scene_CTHW, shown_CTHW))
-        inputs = (clip.frames_THWC, element_THWC)
+    # A layout with a single fusion has the first.
+    for one, (name, truth_THWC) in zip(filled, truths.items(), strict=False):
         scores.append(
             FusionScore(
                 clip=clip.path.name,
                 element=element,
-                fusion=fuse.__name__,
+                fusion=name,
                 fused_db=compare(one.frames_THWC, truth_THWC).psnr,
                 pasted_db=max(compare(source, truth_THWC).psnr for source in inputs),
             )

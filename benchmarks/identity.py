@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,15 +26,14 @@ from torch import Tensor
 from benchmarks import options as shared
 from benchmarks.clips import CLIPS_DIR
 from benchmarks.stories import given_clip, tell_scenes
-from dcgrid.errors import UsageError, WeightsError
+from dcgrid.errors import WeightsError
+from dcgrid.eval.encoders.faces import SFaceReader
 
 CLIPS = ("asl_book.mkv", "asl_again.mkv", "asl_eat.mkv", "headpose_female.gif")
 """Four people whose faces can be seen."""
 SCENES = ("golden-hour", "blue-light", "fog", "rain", "violet-night", "smoke")
 WEIGHTS_DIR = CLIPS_DIR.parent / "weights"
 DETECTOR, RECOGNIZER = "face_detection_yunet_2023mar.onnx", "face_recognition_sface_2021dec.onnx"
-SIDE = 640
-"""Longest side that frames are enlarged to before faces are looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,48 +49,27 @@ class SceneFace:
 
 
 class Faces:
-    """Finds and embeds faces."""
+    """Finds and embeds the largest face of pictures.
+
+    Args:
+        folder: Where both networks are.
+
+    Raises:
+        UsageError: OpenCV is not installed.
+        WeightsError: A network is missing or damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Load both networks.
-
-        Raises:
-            UsageError: OpenCV is not installed.
-            WeightsError: A weight file is missing.
-        """
-        try:
-            import cv2
-        except ImportError as error:
-            raise UsageError(
-                "faces need OpenCV", hint="pip install opencv-python-headless"
-            ) from error
         for name in (DETECTOR, RECOGNIZER):
             if not (folder / name).is_file():
                 raise WeightsError(f"{folder / name} is missing", hint="name a folder: --weights")
-        self._cv2: Any = cv2
-        self._finder = cv2.FaceDetectorYN.create(str(folder / DETECTOR), "", (SIDE, SIDE), 0.6)
-        self._reader = cv2.FaceRecognizerSF.create(str(folder / RECOGNIZER), "")
+        self._reader = SFaceReader(folder / DETECTOR, folder / RECOGNIZER)
 
     def embed(self, frames_THWC: Tensor, every: int = 4) -> Tensor | None:
         """Return the mean embedding of the largest face in every nth frame; None without a face."""
-        found = []
-        for frame_HWC in frames_THWC[::every]:
-            picture = self._enlarged(frame_HWC)
-            self._finder.setInputSize((picture.shape[1], picture.shape[0]))
-            _, faces = self._finder.detect(picture)
-            if faces is None:
-                continue
-            face = max(faces, key=lambda one: one[2] * one[3])
-            aligned = self._reader.alignCrop(picture, face)
-            embedding = torch.from_numpy(self._reader.feature(aligned)[0]).float()
-            found.append(F.normalize(embedding, dim=0))
+        seen = [one.embeddings_NE for one in self._reader.read(frames_THWC[::every]) if len(one)]
+        found = [F.normalize(embeddings_NE[0], dim=0) for embeddings_NE in seen]
         return F.normalize(torch.stack(found).mean(dim=0), dim=0) if found else None
-
-    def _enlarged(self, frame_HWC: Tensor) -> Any:  # noqa: ANN401 - OpenCV's own array
-        factor = SIDE / max(frame_HWC.shape[:2])
-        size = (round(frame_HWC.shape[1] * factor), round(frame_HWC.shape[0] * factor))
-        bgr = frame_HWC.numpy()[:, :, ::-1]
-        return self._cv2.resize(bgr, size, interpolation=self._cv2.INTER_CUBIC)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

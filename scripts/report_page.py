@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from benchmarks.chromium import NO_NETWORK, chromium
 from benchmarks.options import run_command
 from dcgrid.errors import InputVideoError
 from dcgrid.eval.report import write_report
 from dcgrid.eval.results import ClipEntry, Item, Results, read_results
+from scripts.chromium import NO_NETWORK, chromium
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures" / "report"
 WAIT_S = 30

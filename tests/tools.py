@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.chromium import CHROMIUM, DRIVER
+from scripts.chromium import CHROMIUM, DRIVER
 
 BROWSER = (str(CHROMIUM), str(DRIVER))
 MISSING = "missing tool: "

@@ -23,9 +23,9 @@ from benchmarks.ablations.moved import score_moves
 from benchmarks.ablations.training import MODEL, Networks, shown_rows
 from benchmarks.ablations.variants import FEW, MANY, Variant
 from benchmarks.edits import cell_drift
-from benchmarks.elements import to_pixels, to_unit
 from benchmarks.progress import Silent
 from benchmarks.truth.measure import render_truth
+from dcgrid.eval.suites.footage import to_pixels, to_unit
 from dcgrid.flow.path import noisy
 from dcgrid.grid.modes import Routing
 from dcgrid.grid.routing import route_matrix

@@ -10,7 +10,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
-from benchmarks.chromium import chromium
+from scripts.chromium import chromium
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
 QUESTIONS = ("ip", "mp", "ap", "op")

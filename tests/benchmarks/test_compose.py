@@ -48,19 +48,19 @@ def test_a_perfect_fusion_has_no_error_and_the_inputs_have_theirs(tmp_path, monk
 def test_tiny_is_scored_by_the_real_sampler(tmp_path):
     clip = BenchClip(path=tmp_path / "a.mp4", frames_THWC=scene())
     scores = score_fusions(find_model("tiny").load(), clip, "fire", 0, CPU)
-    assert [score.fusion for score in scores] == ["fuse_around", "fuse_lit"]
+    assert [score.fusion for score in scores] == ["around", "lit"]
     assert all(0 < score.fused_db < 40 for score in scores)
 
 
 def test_the_report_names_the_lowest_gain():
     def score(clip, fused, pasted):
         return FusionScore(
-            clip=clip, element="fire", fusion="fuse_lit", fused_db=fused, pasted_db=pasted
+            clip=clip, element="fire", fusion="lit", fused_db=fused, pasted_db=pasted
         )
 
     text = report([score("a.mp4", 30.0, 10.0), score("b.mp4", 20.0, 18.0)])
     assert "mean                          25.00         14.00 11.00" in text
-    assert "lowest gain: 2.00 dB (b.mp4 with fire, fuse_lit)" in text
+    assert "lowest gain: 2.00 dB (b.mp4 with fire, lit)" in text
 
 
 @pytest.fixture

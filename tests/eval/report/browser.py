@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chromium import NO_NETWORK, chromium
+from scripts.chromium import NO_NETWORK, chromium
 from tests.tools import BROWSER, missing
 
 LEVELS = """

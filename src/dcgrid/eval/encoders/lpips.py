@@ -18,7 +18,7 @@ from dcgrid.eval.metrics import lpips_distances
 WIDTHS = (64, 128, 256, 512, 512)
 """Channels of the five layers that are compared."""
 LINEAR_FILE = Path(__file__).parents[1] / "weights" / "lpips-vgg-linear.safetensors"
-"""The learned weights, 1,472 of them; made by benchmarks/lpips_weights.py, see docs/models."""
+"""The learned weights, 1,472 of them; made by scripts/lpips_weights.py, see docs/models."""
 SMALLEST = 16
 """Pixels that the shorter side must have for four halvings."""
 # The published shift and scale are of values -1..1; these are the same of values 0..1.

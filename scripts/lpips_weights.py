@@ -1,4 +1,4 @@
-"""`python -m benchmarks.lpips_weights VGG.PTH`: the shipped weights of LPIPS, from their pickle.
+"""`python -m scripts.lpips_weights VGG.PTH`: the shipped weights of LPIPS, from their pickle.
 
 Run once, with weights/v0.1/vgg.pth of the PyPI package lpips 0.1.4 (BSD-2-Clause, by the authors of
 Zhang et al., 2018): `pip download --no-deps lpips==0.1.4`, then unzip. dcgrid itself loads the
@@ -23,7 +23,7 @@ PICKLE_SHA256 = "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b843286
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.lpips_weights", description=__doc__.splitlines()[0]
+        prog="python -m scripts.lpips_weights", description=__doc__.splitlines()[0]
     )
     parser.add_argument("pickle", type=Path, help="vgg.pth of lpips 0.1.4")
     parser.add_argument("--out", type=Path, default=LINEAR_FILE)

@@ -115,7 +115,7 @@ def credits_page(effects: Sequence[str], preview: Credit) -> str:
     )
     return f"""# Pictures, and whom they are owed to
 
-Written by `python -m benchmarks.sheets`; change benchmarks/sheets/, not this page.
+Written by `python -m scripts.sheets`; change scripts/sheets/, not this page.
 
 Every picture is made by `dcgrid` with the model `mini` from a real clip that no training saw. Rows
 of a contact sheet: the original, then {", ".join(effects)}; four moments from left to right. The

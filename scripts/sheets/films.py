@@ -10,13 +10,13 @@ from pathlib import Path
 
 from benchmarks.clips import read_frames
 from benchmarks.progress import Silent
-from benchmarks.sheets.make import write_small
 from benchmarks.stories import tell_scenes
 from dcgrid.pipelines.elements import ELEMENT_CLIPS, element_clip
 from dcgrid.pipelines.job import ComposeJob
 from dcgrid.pipelines.plan import plan_run
 from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.run import run_plan
+from scripts.sheets.make import write_small
 
 FRAMES = 3
 """Frames of a clip on a sheet."""

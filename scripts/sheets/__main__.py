@@ -1,4 +1,4 @@
-"""`python -m benchmarks.sheets clips|effects|films|table`: pictures and pages of docs/."""
+"""`python -m scripts.sheets clips|effects|films|table`: pictures and pages of docs/."""
 
 import argparse
 import sys
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from benchmarks import options as shared
 from benchmarks.clips import CLIPS_DIR, find_clips
-from benchmarks.sheets.credits import SHEET_CLIPS, Credit, credit_of, credits_page
-from benchmarks.sheets.effects_page import PREVIEWS, effects_page
-from benchmarks.sheets.films import PAIRS, TALES, films_page, write_fusions, write_tale
-from benchmarks.sheets.make import SHEET_EFFECTS, write_page, write_previews, write_sheet
 from dcgrid.errors import UsageError
 from dcgrid.pipelines.job import EditJob
 from dcgrid.recipes import effect_names, list_effects
+from scripts.sheets.credits import SHEET_CLIPS, Credit, credit_of, credits_page
+from scripts.sheets.effects_page import PREVIEWS, effects_page
+from scripts.sheets.films import PAIRS, TALES, films_page, write_fusions, write_tale
+from scripts.sheets.make import SHEET_EFFECTS, write_page, write_previews, write_sheet
 
 DOCS = Path(__file__).parents[2] / "docs"
 PREVIEW_CLIP = "asl_book.mkv"
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sheets", description="Make the pictures and pages of docs/."
+        prog="python -m scripts.sheets", description="Make the pictures and pages of docs/."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     clips = commands.add_parser("clips", help="contact sheets of real clips, with their credits")
@@ -93,7 +93,7 @@ def _films(options: argparse.Namespace) -> None:
         scenes = " ".join(f"--scene {name}" for name in tale.scenes)
         pictures.append((picture, f"`dcgrid story --from {tale.clip} {scenes}`"))
         print(picture, file=sys.stderr)
-    page = films_page("Compositions and stories", pictures, "python -m benchmarks.sheets films")
+    page = films_page("Compositions and stories", pictures, "python -m scripts.sheets films")
     write_page(options.docs / "films.md", page)
 
 
@@ -112,7 +112,7 @@ def _credit(clip: str) -> Credit:
     if credit is None:
         raise UsageError(
             f"{clip} is not among the clips whose licence lets pictures of it be passed on",
-            hint="see benchmarks/sheets/credits.py",
+            hint="see scripts/sheets/credits.py",
         )
     return credit
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.sheets.credits import Credit
 from dcgrid.recipes import EffectRecipe
+from scripts.sheets.credits import Credit
 
 PREVIEWS = Path("pictures") / "effects"
 """Where the previews are, from the page."""
@@ -21,7 +21,7 @@ def effects_page(effects: Sequence[EffectRecipe], docs: Path, preview: Credit) -
     rows = "\n".join(_row(effect, docs) for effect in effects)
     return f"""# Effects
 
-Written by `python -m benchmarks.sheets effects` from recipes/effects/; change the recipes, not this
+Written by `python -m scripts.sheets effects` from recipes/effects/; change the recipes, not this
 page.
 
 `dcgrid edit input.mp4 --effect NAME` takes any of these {len(effects)}, up to three in one pass.

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from benchmarks.clips import is_seen
-from benchmarks.sheets import make
-from benchmarks.sheets.__main__ import PREVIEW_CLIP, main
-from benchmarks.sheets.credits import SHEET_CLIPS, credit_of
 from dcgrid.recipes import effect_names, list_effects
+from scripts.sheets import make
+from scripts.sheets.__main__ import PREVIEW_CLIP, main
+from scripts.sheets.credits import SHEET_CLIPS, credit_of
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "clips"
 TINY = ["--model", "tiny", "--duration", "0.4"]
