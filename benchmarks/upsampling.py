@@ -38,6 +38,7 @@ from dcgrid.models.edit_frames import Coefficients
 from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.models.upsampler import WEIGHTS, GuidedUpsampler, load_upsampler
 from dcgrid.pipelines.clips import one_pass_rules
+from dcgrid.pipelines.sampling import to_frames, to_model_range
 from dcgrid.pipelines.upsampling import CellNoise
 from dcgrid.recipes import load_effect
 from dcgrid.synthetic.degradations import misplaced
@@ -158,7 +159,8 @@ class _Bench:
         """Return every nth frame enlarged with the guide and without, in [0, 1].
 
         With the drifting noise of the cell and its effect the guided result has its drops; without
-        it the cell is that of a model that is taken at its word.
+        it the cell is that of a model that is taken at its word. The given cell is what generated
+        ones are compared with: of a model's own edits as its autoencoder gives it back.
         """
         taken = slice(None, None, every)
         given, generated = given_TCHW[taken] * 2 - 1, generated_TCHW[taken] * 2 - 1
@@ -188,6 +190,9 @@ class _Bench:
             given_THWC = rearrange(
                 (clip.given_TCHW * 255).round().to(torch.uint8), "t c h w -> t h w c"
             ).contiguous()
+            with torch.no_grad():
+                coded_BCTHW = backbone.decode(backbone.encode(to_model_range(given_THWC)))
+            decoded_TCHW = rearrange(to_frames(coded_BCTHW), "t h w c -> t c h w").float() / 255
             made = edit_clip(
                 backbone,
                 given_THWC,
@@ -202,7 +207,7 @@ class _Bench:
                 generated_TCHW = rearrange(edit.frames_THWC, "t h w c -> t c h w").float() / 255
                 source_TCHW = clip.source_TCHW
                 results = self.enlarged(
-                    clip.given_TCHW, generated_TCHW, source_TCHW, EVERY, edit.drift_MFYX, effect
+                    decoded_TCHW, generated_TCHW, source_TCHW, EVERY, edit.drift_MFYX, effect
                 )
                 cell_TCHW = F.avg_pool2d(truth_TCHW, SCALE)
                 exact = self.enlarged(clip.given_TCHW, cell_TCHW, source_TCHW, EVERY)

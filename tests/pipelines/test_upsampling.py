@@ -8,14 +8,18 @@ import av
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from dcgrid.flow.noise import draw_noise
 from dcgrid.models import particles
 from dcgrid.models.drift import DriftingNoise
 from dcgrid.models.native.presets import MINI_SPEC, TINY_SPEC
-from dcgrid.pipelines.footage import Footage
+from dcgrid.models.registry import find_model
+from dcgrid.pipelines import upsampling
+from dcgrid.pipelines.footage import Footage, read_footage
 from dcgrid.pipelines.plan import plan_run
 from dcgrid.pipelines.prepared import prepare_run
+from dcgrid.pipelines.sampling import to_frames, to_model_range
 from dcgrid.pipelines.upsampling import (
     ResultClip,
     Shown,
@@ -28,7 +32,7 @@ from dcgrid.pipelines.windows import Join, plan_windows
 from dcgrid.video.clip import ClipRules, Picture
 from dcgrid.video.frames import CellFrames
 from dcgrid.video.read import probe, read_clip
-from tests.pipelines.runs import decoded, job, moving_square, run
+from tests.pipelines.runs import Silence, decoded, job, moving_square, run
 
 
 def stamps(path: Path) -> list[Fraction]:
@@ -258,3 +262,32 @@ def test_the_source_is_what_the_probe_says(tmp_path: Path) -> None:
     info = probe(moving_square(tmp_path / "a.mp4", 30, fps=25))
     assert info.rate == 25
     assert probe(uneven(tmp_path / "b.mp4", [0, 40, 90, 250])).rate is None
+
+
+def test_an_edit_is_compared_with_its_clip_as_the_autoencoder_gives_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what the autoencoder blurs, as all that moves fast, looks like a part of the edit."""
+    seen = []
+    prepare_guided = upsampling.guided
+
+    def guided(*arguments: object, **options: object) -> upsampling.Upsampler:
+        prepare = prepare_guided(*arguments, **options)  # type: ignore[arg-type]
+
+        def watched(given_THWC: Tensor, generated_THWC: Tensor, first: int) -> upsampling.Enlarge:
+            seen.append(given_THWC)
+            return prepare(given_THWC, generated_THWC, first)
+
+        return watched
+
+    monkeypatch.setattr(upsampling, "guided", guided)
+    path = moving_square(tmp_path / "a.mp4", 5)
+    run(job(path, out=tmp_path / "out"))
+    plan = plan_run(prepare_run(job(path, out=tmp_path / "other")))
+    plan, (footage,) = read_footage(plan, Silence())
+    backbone = find_model("tiny").load()
+    given_THWC = footage.frames(plan.windows[0])
+    decoded_THWC = to_frames(backbone.decode(backbone.encode(to_model_range(given_THWC))))
+    rows, cols = footage.plan.picture
+    assert torch.equal(seen[0], decoded_THWC[:, rows, cols])
+    assert not torch.equal(decoded_THWC, given_THWC)

@@ -24,7 +24,7 @@ Letters: T frames, C channels, H W height/width of a cell, B batch (frames of wh
 planes of particles.
 
 Paper: sec. 3.4 (a light-weight convolution-based upsampler; with the given clip as guide).
-Differs: docs/decisions/0021, 0024.
+Differs: docs/decisions/0021, 0024, 0028.
 """
 
 from collections.abc import Sequence
@@ -145,7 +145,7 @@ class GuidedUpsampler(nn.Module):
         All in [-1, 1]; the result may leave it a little.
 
         Args:
-            given_BCHW: Frames of given cells.
+            given_BCHW: Frames of given cells, as the generating model's autoencoder gives them back.
             generated_BCHW: Frames of generated cells.
             source_BCHW: Frames of sources.
             noise: What is known of the noise: soft fields at the size of the cell and planes of
@@ -227,7 +227,7 @@ class GuidedUpsampler(nn.Module):
 
         Args:
             given_TCHW: Frames of the given cell in [-1, 1], the picture only (no padding), at the
-                model's rate.
+                model's rate; best as its autoencoder gives them back (docs/decisions/0028).
             generated_TCHW: Frames of the generated cell, of the same shape.
             noise_TCHW: `FIELDS` soft fields and all `PLANES` of each frame; None: not known.
             text: Words of the edit; "": not known.

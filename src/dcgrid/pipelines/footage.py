@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -28,6 +29,13 @@ IN_MEMORY = 257
 """Most frames of a clip that is held in memory at the size of a cell."""
 
 
+class FramePieces(Protocol):
+    """Frames of a clip that come piece by piece."""
+
+    def pieces(self) -> Iterator[torch.Tensor]:
+        """Yield all frames in order, THWC, uint8, those of a window at a time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footage:
     """What a run uses of one input."""
@@ -42,6 +50,8 @@ class Footage:
     """Reads them."""
     sha256: str = ""
     """Hash of the file."""
+    decoded: "FramePieces | None" = None
+    """Its frames as the model's autoencoder gives them back, like those that it generates."""
 
     def frames(self, window: Window) -> torch.Tensor:
         """Return the frames of a window at the size of a cell, THWC, uint8.
@@ -62,6 +72,10 @@ class Footage:
         """Yield all frames in order, those of a window at a time."""
         for window in windows:
             yield self.frames(window)[window.fresh]
+
+    def guide_pieces(self, windows: Sequence[Window]) -> Iterator[torch.Tensor]:
+        """Yield all frames as what is generated is best compared with; see `pieces`."""
+        return self.pieces(windows) if self.decoded is None else self.decoded.pieces()
 
     def pictures(self) -> Iterator[Picture]:
         """Yield the frames of the source at its own size, each with its own time.

@@ -23,6 +23,7 @@ from dcgrid import __version__, hub
 from dcgrid.errors import InputVideoError
 from dcgrid.io.locks import run_lock
 from dcgrid.io.progress import PrefixProgress, Progress
+from dcgrid.models.base import Backbone
 from dcgrid.pipelines.loading import LoadedModel
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.sampling import (
@@ -32,8 +33,10 @@ from dcgrid.pipelines.sampling import (
     GenerateFn,
     fill_grid,
     grid_request,
+    to_frames,
+    to_model_range,
 )
-from dcgrid.pipelines.times import window_label
+from dcgrid.pipelines.times import DECODE_STAGE, window_label
 from dcgrid.pipelines.windows import Window
 from dcgrid.video.parts import read_part, write_part
 
@@ -100,6 +103,27 @@ def generate_grid(task: GridTask, generated: "Generated", progress: Progress) ->
             size_THW=(window.count, *task.cell_size),
         )
         generated.put(window, generate_fn(backbone, request, settings, shown))
+
+
+def decode_given(
+    backbone: Backbone, clip: GivenClip, decoded: "Generated", progress: Progress
+) -> None:
+    """Keep a given clip as the autoencoder gives it back.
+
+    What was generated went through the autoencoder, which blurs what moves fast. Beside the clip
+    itself that looks like a part of the edit; beside this it does not.
+
+    Raises:
+        InputVideoError: The clip ends or breaks before its plan does.
+        OutputError: The disk is full.
+    """
+    progress.start(DECODE_STAGE, len(decoded.windows))
+    for done, window in enumerate(decoded.windows, start=1):
+        if not decoded.has(window):
+            video_BCTHW = to_model_range(clip.frames(window)).to(backbone.device)
+            frames_THWC = to_frames(backbone.decode(backbone.encode(video_BCTHW)))
+            decoded.put(window, [FilledCell(cell=decoded.cells[0], frames_THWC=frames_THWC)])
+        progress.update(done)
 
 
 class Generated:

@@ -30,8 +30,10 @@ from dcgrid.pipelines.deliver import Written, write_takes
 from dcgrid.pipelines.footage import Footage, read_footage
 from dcgrid.pipelines.generate import (
     Generated,
+    GeneratedClip,
     GivenClip,
     GridTask,
+    decode_given,
     generate_grid,
     tell_what_is_there,
     work_folder,
@@ -203,8 +205,9 @@ def _make_files(run: _Run) -> RunResult:
             folder = stack.enter_context(work_folder(_work_facts(run), run.progress))
         staged = stack.enter_context(StagedFiles())
         takes = _generate(run, folder)
+        footage = _with_guide(run, folder)
         with run.watch.stage("write"):
-            written = write_takes(plan, run.footage, takes, staged, run.progress)
+            written = write_takes(plan, footage, takes, staged, run.progress)
         same_pixels = _compare(run, written)
         manifest = replace(
             _manifest(run, written),
@@ -319,6 +322,19 @@ def _generate(run: _Run, folder: Path | None) -> list[Take]:
         if not run.footage:
             given = (takes[-1].clip,)
     return takes
+
+
+def _with_guide(run: _Run, folder: Path | None) -> tuple[Footage, ...]:
+    """Return the given clips, the first with what the guided upsampler compares results with."""
+    if not run.footage or run.plan.job.upsample != "guided":
+        return run.footage
+    first, *others = run.footage
+    cell = run.plan.grids[0].given[0]
+    decoded = Generated(run.plan.windows, [cell], folder and folder / "given")
+    decoded.drop_damaged()
+    with run.watch.stage("fill"):
+        decode_given(run.models[True].backbone, first, decoded, run.progress)
+    return replace(first, decoded=GeneratedClip(decoded, cell)), *others
 
 
 def _compare(run: _Run, written: Written) -> bool | None:

@@ -23,6 +23,8 @@ _UNKNOWN = {"setup": 0.15, "token": 0.4, "pixel": 0.45}
 """Shares of a run whose times are not known, as `mini` has them on two cores."""
 _SETUP = {"reading the clip": 0.3, "loading the model": 0.7}
 _WINDOW = {"encoding the clip": 0.1, "sampling": 0.7, "decoding": 0.2}
+DECODE_STAGE = "decoding the clip"
+"""What the stage is called that prepares the guide of the upsampler."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,8 @@ def run_stages(
                 label = window_label(number, windows, grid, grids)
                 before = f"{label}: " if label else ""
                 stages += [(before + one, share * of_window) for one, share in _WINDOW.items()]
+    # Of four decoded cells it is one, where there is one at all.
+    stages.append((DECODE_STAGE, _WINDOW["decoding"] / 3 * parts["token"] / (grids * candidates)))
     return [*stages, (writing, parts["pixel"])]
 
 

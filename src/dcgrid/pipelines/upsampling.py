@@ -257,7 +257,7 @@ def upsampled(
     rows, cols = plan.picture
 
     def prepared() -> Iterator[Callable[[], Shown]]:
-        pairs = zip(footage.pieces(windows), generated, strict=True)
+        pairs = zip(footage.guide_pieces(windows), generated, strict=True)
         pieces = ((one[:, rows, cols], other[:, rows, cols]) for one, other in pairs)
         stretches = _overlapping(_chunks(pieces))
         first, (given_THWC, generated_THWC) = 0, next(stretches)

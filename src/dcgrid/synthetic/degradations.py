@@ -23,18 +23,28 @@ BLOCK = 8
 """Side of the blocks that are off in tone, in pixels of a cell."""
 
 
-def with_faults(truth_NCTHW: Tensor, autoencoder: VideoCodec, generator: torch.Generator) -> Tensor:
-    """Return clips in [0, 1] with the faults of a generated one: coding, blur, tone, blocks, noise.
+def with_faults(
+    truth_NCTHW: Tensor, given_CTHW: Tensor, autoencoder: VideoCodec, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return clips with the faults of generated ones, and the clip that was given to the model.
 
-    Tone is off smoothly over the picture, by up to a tenth, as a model's guess of it is. One in six
-    has none: where an edit can be trusted, its result must not be another.
+    Faults are those of coding, blur, tone, blocks and noise. Tone is off smoothly over the picture,
+    by up to a tenth, as a model's guess of it is. One clip in six has none: where an edit can be
+    trusted, its result must not be another. Edits and given clip go through the autoencoder
+    together or not at all.
+
+    Args:
+        truth_NCTHW: What should have been generated, in [0, 1], at the size of a cell.
+        given_CTHW: The clip that was edited, the same.
+        autoencoder: Whose faults coding has.
+        generator: The only source of chance.
     """
     if chance(generator) < EXACT_SHARE:
-        return truth_NCTHW
+        return truth_NCTHW, given_CTHW
     made_NCTHW = truth_NCTHW
     if chance(generator) < CODED_SHARE:
-        coded = autoencoder.decode(autoencoder.encode(truth_NCTHW * 2 - 1))
-        made_NCTHW = (coded.float() / 2 + 0.5).clamp(0, 1)
+        made_NCTHW = coded(truth_NCTHW, autoencoder)
+        given_CTHW = coded(given_CTHW[None], autoencoder)[0]
     count, channels, _, height, width = made_NCTHW.shape
     if chance(generator) < 0.4:
         made_NCTHW = _blurred(made_NCTHW, 0.3 + 0.7 * chance(generator))
@@ -52,7 +62,13 @@ def with_faults(truth_NCTHW: Tensor, autoencoder: VideoCodec, generator: torch.G
         blocks = blocks.repeat_interleave(BLOCK, 2).repeat_interleave(BLOCK, 3)
         made_NCTHW = made_NCTHW + blocks[:, :, None, :height, :width]
     noise = 0.015 * chance(generator) * drawn(*made_NCTHW.shape)
-    return (made_NCTHW + noise).clamp(0, 1)
+    return (made_NCTHW + noise).clamp(0, 1), given_CTHW
+
+
+def coded(clips_NCTHW: Tensor, autoencoder: VideoCodec) -> Tensor:
+    """Return clips in [0, 1] as the autoencoder gives them back."""
+    decoded = autoencoder.decode(autoencoder.encode(clips_NCTHW * 2 - 1))
+    return (decoded.float() / 2 + 0.5).clamp(0, 1)
 
 
 def misplaced(

@@ -33,6 +33,8 @@ class MadeEdits:
 
     clips_NCTHW: Tensor
     """What the model made, in [0, 1]."""
+    given_CTHW: Tensor
+    """The clip that was edited, as the autoencoder gives it back."""
     drift: tuple[Tensor | None, ...]
     """The moving noise MFYX that each was made from, if any moves: an effect rendered from it shows
     what it should show."""
@@ -101,8 +103,11 @@ class EditMaker:
         )
         with autocast(given_CTHW.device, self.how.dtype):
             clips = [self.autoencoder.decode(cell[None]) for cell in filled_BKCFYX[0, 1:]]
+            clips.append(self.autoencoder.decode(given_BCFYX))
+        decoded_NCTHW = (torch.cat(clips).float() / 2 + 0.5).clamp(0, 1)
         return MadeEdits(
-            clips_NCTHW=(torch.cat(clips).float() / 2 + 0.5).clamp(0, 1),
+            clips_NCTHW=decoded_NCTHW[:-1],
+            given_CTHW=decoded_NCTHW[-1],
             drift=tuple(one[-len(motion) :] if motion else None for one in noise_BKCFYX[0, 1:]),
         )
 

@@ -4,9 +4,10 @@
         | averaged down                                       | averaged down
     given cell   -- a model's own edit, or the truth with faults -->   generated cell
 
-The network sees crops of given and generated cell and of the source, and its result is compared
-with the crop of the truth. Some guides show something else than what was edited, on purpose; and
-not always is the noise known to it: models that are not ours have none that drifts.
+The network sees crops of the given cell, as the autoencoder gives it back, of the generated cell
+and of the source, and its result is compared with the crop of the truth. Some guides show something
+else than what was edited, on purpose; and not always is the noise known to it: models that are not
+ours have none that drifts.
 
 Letters: N edits of a clip, B crops, P planes of particles, C channels, T H W frames/height/width.
 
@@ -29,7 +30,7 @@ from dcgrid.models.particles import FIELDS, PLANES, draw_planes, soft_fields
 from dcgrid.models.trunk import VideoCodec
 from dcgrid.models.upsampler import GuidedUpsampler
 from dcgrid.models.weights import save_weights
-from dcgrid.synthetic.degradations import misplaced, random_look, with_faults
+from dcgrid.synthetic.degradations import coded, misplaced, random_look, with_faults
 from dcgrid.synthetic.effects import DETERMINISTIC, EFFECT_NAMES
 from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import WorldClip, WorldClips, chance, pick
@@ -75,6 +76,9 @@ OFTEN = {
     "backlight": 6.0,
 }
 """How often an effect is drawn beside others: those whose small things train slowest."""
+CODED_GIVEN_SHARE = 0.9
+"""How often the given cell is what the autoencoder makes of it, as in an edit; else it is the
+picture itself, for whoever has no autoencoder at hand."""
 MIX = {"footage": 0.35, "photo": 0.3, "sprite": 0.1, "person": 0.25}
 """Share of each kind of clip: animated subjects are small pictures, without detail at full size."""
 
@@ -84,7 +88,7 @@ class Crops:
     """A batch; pictures in [-1, 1]."""
 
     given_BCHW: Tensor
-    """Of the given cell."""
+    """Of the given cell, most as the autoencoder gives it back."""
     generated_BCHW: Tensor
     """Of the generated one."""
     source_BCHW: Tensor
@@ -109,6 +113,8 @@ class _Edits:
     """The clip at full size."""
     truth_NCTHW: Tensor
     """Its edits, rendered at full size."""
+    given_CTHW: Tensor
+    """The clip at the size of a cell, as it was given to what made the edits."""
     generated_NCTHW: Tensor
     """The same at the size of a cell, as a model makes them."""
     fields_NPTHW: Tensor
@@ -206,7 +212,7 @@ class UpsamplerStage:
         if len(self._stock) < STOCK_LEAST or chance(generator) < self.knobs.fresh:
             self._add(phase, generator)
         crop = min(CROP, *(side for kept in self._stock for side in kept.shape[1:]))
-        source, generated, truth, apart = [], [], [], []
+        source, given, generated, truth, apart = [], [], [], [], []
         fields, planes, texts = [], [], []
         for _ in range(phase.batch):
             edits = self._edits_of(self._stock[pick(len(self._stock), generator)])
@@ -230,9 +236,16 @@ class UpsamplerStage:
                 corner = SCALE * top, SCALE * left
                 own_CHW = misplaced(frame_CHW, corner, (SCALE * crop, SCALE * crop), generator)
             source.append(own_CHW)
+            given_CHW = F.avg_pool2d(own_CHW, SCALE)
+            if chance(generator) < CODED_GIVEN_SHARE:
+                if apart[-1]:
+                    given_CHW = coded(given_CHW[None, :, None], self.autoencoder)[0, :, 0]
+                else:
+                    given_CHW = unit_of(edits.given_CTHW[:, frame, rows, columns])
+            given.append(given_CHW)
         source_BCHW = torch.stack(source) * 2 - 1
         return Crops(
-            given_BCHW=F.avg_pool2d(source_BCHW, SCALE),
+            given_BCHW=torch.stack(given) * 2 - 1,
             generated_BCHW=signed_of(torch.stack(generated)),
             source_BCHW=source_BCHW,
             truth_BCHW=signed_of(torch.stack(truth)),
@@ -290,14 +303,15 @@ class UpsamplerStage:
             made = self.maker.edit(_averaged(source_CTHW), names, drawn, generator)
             drift = made.drift
             truth = self._rendered(names, drawn, drift, generator)
-            generated_NCTHW = made.clips_NCTHW
+            generated_NCTHW, given_CTHW = made.clips_NCTHW, made.given_CTHW
         else:
             drift = tuple(self.world.draw_drift(source_CTHW, len(names), generator, float(SCALE)))
             truth = self._rendered(names, drawn, drift, generator)
             if chance(generator) < self.knobs.look_share:
                 truth[0], names = random_look(source_CTHW, generator), ["", *names[1:]]
-            generated_NCTHW = with_faults(
-                torch.stack([_averaged(one) for one in truth]), self.autoencoder, generator
+            small_NCTHW = torch.stack([_averaged(one) for one in truth])
+            generated_NCTHW, given_CTHW = with_faults(
+                small_NCTHW, _averaged(source_CTHW), self.autoencoder, generator
             )
         kept_K = torch.randperm(frames, generator=generator)[:STORED_FRAMES].sort().values
         source_CTHW = source_CTHW[:, kept_K]
@@ -307,6 +321,7 @@ class UpsamplerStage:
         return _Edits(
             source_CTHW=_levels(source_CTHW),
             truth_NCTHW=_levels(torch.stack(truth)[:, :, kept_K]),
+            given_CTHW=_levels(given_CTHW[:, kept_K]),
             generated_NCTHW=_levels(generated_NCTHW[:, :, kept_K]),
             fields_NPTHW=_levels((torch.stack(fields) * 32 + 128) / 255),
             planes_NPTHW=_levels(torch.stack(planes)),
@@ -329,7 +344,7 @@ class UpsamplerStage:
 def stock_bytes(size: tuple[int, int]) -> int:
     """Return the memory of a whole stock with cells of this height and width."""
     full = 3 * (1 + EDITS) + EDITS * PLANES
-    return STOCK * STORED_FRAMES * (full * SCALE**2 + 2 * 3 * EDITS) * size[0] * size[1]
+    return STOCK * STORED_FRAMES * (full * SCALE**2 + 3 + 2 * 3 * EDITS) * size[0] * size[1]
 
 
 def _noise_pictures(
