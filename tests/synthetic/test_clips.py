@@ -42,7 +42,8 @@ def test_the_usual_rate_changes_nothing(tiny_store):
 @pytest.mark.parametrize("seed", range(6))
 def test_a_matte_is_cut_and_turned_as_its_footage_is(tiny_store, tmp_path, monkeypatch, seed):
     """With the red of the footage as its matte, the clip's red is the clip's matte."""
-    monkeypatch.setattr(clips_module, "_color_jitter", lambda clip_CTHW, generator: clip_CTHW)
+    for name in ("_color_jitter", "_redressed"):
+        monkeypatch.setattr(clips_module, name, lambda clip_CTHW, generator: clip_CTHW)
     for path in tiny_store.glob("*.safetensors"):
         (tmp_path / path.name).symlink_to(path)
     video_CTHW = WorldStore(tiny_store).get("footage", "walk.mp4")
@@ -68,17 +69,38 @@ def test_a_filmed_person_stands_before_another_place(tiny_store, tmp_path, monke
     white = torch.full((3, 9, 48, 64), 255, dtype=torch.uint8)
     save_file({"walk.mp4": white}, tmp_path / "footage.safetensors")
     save_file({"walk.mp4": matte_THW}, tmp_path / "mattes.safetensors")
-    monkeypatch.setattr(clips_module, "_color_jitter", lambda clip_CTHW, generator: clip_CTHW)
+    for name in ("_color_jitter", "_redressed"):
+        monkeypatch.setattr(clips_module, name, lambda clip_CTHW, generator: clip_CTHW)
     world = WorldClips(WorldStore(tmp_path), mix={"person": 1.0})
     monkeypatch.setattr(
         world, "draw_ground", lambda frames, size, generator: torch.zeros(3, frames, *size)
     )
-    drawn = world.draw(9, (32, 32), torch.Generator().manual_seed(0))
-    shown_CTHW = drawn.matte_THW.expand(3, -1, -1, -1)
-    assert torch.allclose(drawn.clip_CTHW, shown_CTHW, atol=1e-5)
-    assert 0.1 < drawn.matte_THW.mean() < 0.9
+    shares = []
+    for seed in range(12):
+        drawn = world.draw(9, (32, 32), torch.Generator().manual_seed(seed))
+        shown_CTHW = drawn.matte_THW.expand(3, -1, -1, -1)
+        assert torch.allclose(drawn.clip_CTHW, shown_CTHW, atol=1e-5)
+        assert drawn.matte_THW[:, -1].amax() > 0.9  # stands on the lower edge
+        shares.append(float(drawn.matte_THW.mean()))
+    assert min(shares) > 0.02
+    assert max(shares) > 2 * min(shares)  # some are smaller than filmed
     without = WorldClips(WorldStore(tiny_store)).draw(5, (32, 32), torch.Generator())
     assert without.clip_CTHW.shape == (3, 5, 32, 32)
+
+
+def test_a_filmed_person_is_dressed_anew_but_moves_as_filmed():
+    """Other colours, of one frame as of the next; what was alike below stays alike."""
+    person_CTHW = torch.rand(3, 1, 24, 16, generator=torch.Generator().manual_seed(0))
+    person_CTHW = person_CTHW.expand(3, 4, 24, 16)
+    shown = [
+        clips_module._redressed(person_CTHW, torch.Generator().manual_seed(seed))
+        for seed in range(6)
+    ]
+    for one in shown:
+        assert torch.equal(one[:, :1].expand_as(one), one)
+        assert 0 <= one.min() <= one.max() <= 1
+    assert min(float((one - person_CTHW).abs().mean()) for one in shown) > 0.02
+    assert float((shown[0] - shown[1]).abs().mean()) > 0.05
 
 
 def test_the_matte_of_a_sprite_is_where_it_hides_the_background(tiny_store):

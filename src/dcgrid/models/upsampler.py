@@ -145,7 +145,7 @@ class GuidedUpsampler(nn.Module):
         All in [-1, 1]; the result may leave it a little.
 
         Args:
-            given_BCHW: Frames of given cells, as the generating model's autoencoder gives them back.
+            given_BCHW: Frames of given cells, as the autoencoder gives them back.
             generated_BCHW: Frames of generated cells.
             source_BCHW: Frames of sources.
             noise: What is known of the noise: soft fields at the size of the cell and planes of

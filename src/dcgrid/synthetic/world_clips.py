@@ -129,13 +129,22 @@ class WorldClips:
         return self._cropped(name, video_CTHW, frames, size, generator)
 
     def _person(self, frames: int, size: tuple[int, int], generator: torch.Generator) -> WorldClip:
-        """Cut a filmed person out and put them before other footage or a photograph."""
+        """Cut a filmed person out and put them before other footage or a photograph.
+
+        Few are filmed, so most get other clothes, and those who are whole another build and place.
+        """
         names = self.store.names["mattes"]
         name = names[pick(len(names), generator)]
         video_CTHW = self.store.get("footage", name).to(self.device)
         person_CTHW, matte_THW = self._cropped(name, video_CTHW, frames, size, generator)
         assert matte_THW is not None
         matte_THW = ((matte_THW - EDGE) / (1 - EDGE)).clamp(0, 1)
+        if chance(generator) < 0.7:
+            person_CTHW = _redressed(person_CTHW, generator)
+        cut = matte_THW[:, 0].amax(), matte_THW[:, :, 0].amax(), matte_THW[:, :, -1].amax()
+        if max(cut) < 0.1 and chance(generator) < 0.7:
+            moved_CTHW = _rebuilt(torch.cat([person_CTHW, matte_THW[None]]), generator)
+            person_CTHW, matte_THW = moved_CTHW[:3], moved_CTHW[3]
         ground_CTHW = self.draw_ground(frames, size, generator)
         return WorldClip(
             clip_CTHW=torch.lerp(ground_CTHW, person_CTHW, matte_THW),
@@ -259,6 +268,37 @@ def _random_crop(
         frames_TCHW, size=size, mode="bilinear", antialias=True, align_corners=False
     )
     return resized.transpose(0, 1).clamp(0, 1)
+
+
+def _redressed(person_CTHW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Mix and tint the colours of a person anew, below some height more than above."""
+    rows_H = torch.linspace(-1, 1, person_CTHW.shape[2])
+    height = 2 * chance(generator) - 1
+    share_H1 = torch.sigmoid(10 * (rows_H - height))[:, None].to(person_CTHW.device)
+    looks = []
+    for strength in (0.1, 0.5):
+        mix_33 = torch.eye(3) + strength * torch.randn(3, 3, generator=generator)
+        mix_33 = mix_33 + (1 - mix_33.sum(1, keepdim=True)) / 3
+        power = float(torch.exp(strength * torch.randn((), generator=generator)))
+        tint_2C = torch.rand(2, 3, 1, 1, 1, generator=generator).to(person_CTHW.device)
+        mixed_CTHW = torch.einsum("dc,cthw->dthw", mix_33.to(person_CTHW.device), person_CTHW)
+        bent_CTHW = mixed_CTHW.clamp(1e-4, 1) ** power
+        looks.append((bent_CTHW * (1 - strength * tint_2C[0]) + strength * tint_2C[1]).clamp(0, 1))
+    return torch.lerp(looks[0], looks[1], share_H1)
+
+
+def _rebuilt(person_CTHW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Make a person and their matte smaller, wider or thinner, standing on the lower edge."""
+    size = 0.5 + 0.5 * chance(generator)
+    wide = size * float(torch.exp(0.15 * torch.randn((), generator=generator)))
+    right = (2 * chance(generator) - 1) * 0.5
+    # Of the result's coordinates, -1 to 1, those of the person: the lower edge stays.
+    theta_T23 = torch.tensor([[1 / wide, 0, -right / wide], [0, 1 / size, 1 - 1 / size]])
+    frames_TCHW = person_CTHW.transpose(0, 1)
+    theta_T23 = theta_T23.expand(len(frames_TCHW), 2, 3).to(person_CTHW.device)
+    grid_THW2 = F.affine_grid(theta_T23, list(frames_TCHW.shape), align_corners=False)
+    rebuilt_TCHW = F.grid_sample(frames_TCHW, grid_THW2, padding_mode="border", align_corners=False)
+    return rebuilt_TCHW.transpose(0, 1)
 
 
 def _color_jitter(clip_CTHW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
