@@ -4,6 +4,9 @@
 
 Nothing is run. The rate is that of one GPU in 10^12 operations a second: 350 is what others publish
 for the eager forward of such models on one H100 (sources in docs/hardware.md).
+
+Counted are products of matrices, two operations for each multiplication and addition; norms,
+rotations and activations are left out. Letters: S tokens of a grid, K cells.
 """
 
 import argparse
@@ -11,9 +14,8 @@ from dataclasses import dataclass, replace
 
 from dcgrid.models.registry import find_model
 from dcgrid.models.wan.counts import WanSizes
-from dcgrid.models.wan.known import KNOWN
+from dcgrid.models.wan.known import KNOWN, TEXT_LENGTH
 from dcgrid.models.wan.memory import MODES, MemoryJob, predict_memory
-from dcgrid.models.wan.work import forward_work
 
 CELLS = 4
 TRAINED_STEPS = {"grid": 3000, "fill": 3900}
@@ -33,6 +35,45 @@ class Cost:
     edit: float
     """All steps of an edit with guidance: two forwards each."""
     lora_step: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Operations of one forward of the transformer."""
+
+    linear: float
+    """Of linear layers."""
+    attention: float
+    """Of tokens that look at tokens."""
+
+    @property
+    def forward(self) -> float:
+        """All of them."""
+        return self.linear + self.attention
+
+    @property
+    def lora_step(self) -> float:
+        """Of a training step of adapters on a frozen base, everything computed again.
+
+        Forward, forward again and the gradients of what is between layers; weights have none. The
+        backward pass of attention takes two and a half times its forward pass.
+        """
+        return 3 * self.linear + 4.5 * self.attention
+
+
+def forward_work(sizes: WanSizes, tokens: int, cells: int) -> Work:
+    """Return the operations of one forward of S tokens of K cells, each with a text of its own."""
+    width, ffn = sizes.width, int(sizes.transformer["ffn_dim"])
+    config, texts = sizes.transformer, cells * TEXT_LENGTH
+    patch = sizes.patch[0] * sizes.patch[1] * sizes.patch[2]
+    # Four projections of grid attention, two of text attention, and the feed-forward layers.
+    token = 6 * width * width + 2 * width * ffn
+    blocks = sizes.layers * (tokens * token + texts * 2 * width * width)
+    ends = tokens * patch * width * (config["in_channels"] + config["out_channels"])
+    words = texts * width * (int(config["text_dim"]) + width)
+    grid = sizes.layers * 2 * tokens * tokens * width
+    text = sizes.layers * 2 * tokens * TEXT_LENGTH * width
+    return Work(linear=2.0 * (blocks + ends + words), attention=2.0 * (grid + text))
 
 
 def cost_of(name: str) -> Cost:

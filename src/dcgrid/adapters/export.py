@@ -56,7 +56,16 @@ def export_adapter(source: Path, target: Target, out: Path, *, force: bool = Fal
     spec, tensors = read_adapter(source)
     check_finite(tensors, source)
     plain = _plain_tensors(spec, tensors)
-    config = _config(spec, plain)
+    # PEFT's LoraConfig; the layers by their full names.
+    config = {
+        "peft_type": "LORA",
+        "r": spec.rank,
+        "lora_alpha": spec.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(layer_names("plain", plain)),
+        "base_model_name_or_path": spec.base,
+    }
     files: dict[Path, bytes] = {}
     if target == "peft":
         files[out / "adapter_model.safetensors"] = save(plain, metadata={"format": "pt"})
@@ -123,19 +132,6 @@ def _wan_tensors(
         tensors[f"{start}.{down}.weight"] = plain[side_key(place, "lora_A")]
         tensors[f"{start}.{up}.weight"] = up_DR
     return tensors
-
-
-def _config(spec: AdapterSpec, plain: dict[str, Tensor]) -> dict[str, object]:
-    """Return the values of PEFT's LoraConfig; the layers by their full names."""
-    return {
-        "peft_type": "LORA",
-        "r": spec.rank,
-        "lora_alpha": spec.alpha,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "target_modules": sorted(layer_names("plain", plain)),
-        "base_model_name_or_path": spec.base,
-    }
 
 
 def _write_all(files: dict[Path, bytes], *, force: bool) -> None:

@@ -70,7 +70,9 @@ def import_lora(
     check_foreign_fit(lora, choice.base.parameter_shapes())
     tensors, rank, alpha = _even(lora)
     spec = AdapterSpec(
-        name=choice.name or _name_of(source),
+        name=choice.name
+        or re.sub(r"[^A-Za-z0-9_-]+", "-", source.stem).strip("-")[:100]
+        or "imported",
         stage=choice.stage,
         mode=choice.mode,
         rank=rank,
@@ -84,10 +86,6 @@ def import_lora(
     write_adapter(spec, tensors, out)
     count = len(lora.layers)
     return LoadReport(spec=spec, matched=count, total=count, mean_delta=mean_update(spec, tensors))
-
-
-def _name_of(path: Path) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-")[:100] or "imported"
 
 
 def _even(lora: ForeignLora) -> tuple[dict[str, Tensor], int, float]:

@@ -144,7 +144,14 @@ def batch(
         output.start("checking rows", len(rows))
         checked, plans, estimate = check_rows(rows, problems, Path(out), output.update)
         if dry_run:
-            output.result(_estimate_lines(estimate), _estimate_json(estimate))
+            value = {
+                "dry_run": True,
+                "rows": estimate.rows,
+                "expected_s": estimate.seconds,
+                "disk_bytes": estimate.disk_bytes,
+                "downloads": dict(estimate.downloads),
+            }
+            output.result(_estimate_lines(estimate), value)
             return
         for line in _estimate_lines(estimate):
             output.note(line)
@@ -214,16 +221,6 @@ def _estimate_lines(estimate: "Estimate") -> list[str]:
         f"Disk: about {estimate.disk_bytes / 1e6:.0f} MB.",
         *download_lines(estimate.downloads),
     ]
-
-
-def _estimate_json(estimate: "Estimate") -> dict[str, Any]:
-    return {
-        "dry_run": True,
-        "rows": estimate.rows,
-        "expected_s": estimate.seconds,
-        "disk_bytes": estimate.disk_bytes,
-        "downloads": dict(estimate.downloads),
-    }
 
 
 def _done_lines(done: "BatchDone") -> list[str]:

@@ -20,12 +20,14 @@ def doctor(format_: FormatOption = Format.TEXT, quiet: QuietOption = False) -> N
 
 def _facts() -> dict[str, Any]:
     """Gather everything; nothing is downloaded and no model is loaded."""
+    from dcgrid.video.codecs import codec_support
+
     return {
         "versions": _versions(),
         "machine": _machine(),
         "models": _models(),
         "large_models": _large_models(),
-        "codecs": _codecs(),
+        "codecs": codec_support(),
         "folders": {
             "recipes": str(hub.config_dir() / "recipes"),
             "cache": str(hub.cache_dir()),
@@ -128,12 +130,6 @@ def _large_models() -> list[dict[str, Any]]:
     return rows
 
 
-def _codecs() -> dict[str, dict[str, bool]]:
-    from dcgrid.video.codecs import codec_support
-
-    return codec_support()
-
-
 def _lines(facts: dict[str, Any]) -> list[str]:
     versions, machine = facts["versions"], facts["machine"]
     lines = [
@@ -154,19 +150,17 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         )
     for model in facts["large_models"]:
         state = "here" if model["here"] else "not here"
-        told = "does not fit: the plan of a run says why"
+        fit = "does not fit: the plan of a run says why"
         if model["fits"]:
-            told = f"fits with --offload {model['offload']}, {_gigabytes(model['bytes'])}"
-        lines.append(f"model     {model['name']}: {state}, {told}, {model['license']}")
+            fit = f"fits with --offload {model['offload']}, {_gigabytes(model['bytes'])}"
+        lines.append(f"model     {model['name']}: {state}, {fit}, {model['license']}")
     codecs = facts["codecs"]
-    lines += [f"{kind:<9} {_present(codecs[kind])}" for kind in ("decode", "encode")]
+    for kind in ("decode", "encode"):
+        shown = (name if here else f"{name} missing" for name, here in codecs[kind].items())
+        lines.append(f"{kind:<9} {', '.join(shown)}")
     lines += [f"{name:<9} {path}" for name, path in facts["folders"].items()]
     lines.append(f"network   {'off (HF_HUB_OFFLINE)' if facts['offline'] else 'allowed'}")
     return lines
-
-
-def _present(table: dict[str, bool]) -> str:
-    return ", ".join(name if here else f"{name} missing" for name, here in table.items())
 
 
 def _gigabytes(count: int) -> str:

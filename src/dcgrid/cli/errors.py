@@ -44,6 +44,7 @@ _HINTS: dict[type[DcgridError], str] = {
     DeviceError: "run `dcgrid doctor` to see what this machine has",
     BatchError: "docs/batch.md explains files of jobs and the folder of a batch",
 }
+"""What helps with most errors of a kind, for those that name nothing better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,8 @@ class Failure:
 def explain(error: BaseException) -> Failure:
     """Return what to tell about any exception, a bug included."""
     if isinstance(error, DcgridError):
-        hint = error.hint or _default_hint(error)
+        usual = (hint for kind, hint in _HINTS.items() if isinstance(error, kind))
+        hint = error.hint or next(usual, "")
         return Failure(message=error.message, hint=hint, exit_code=error.exit_code)
     if isinstance(error, typer.TyperException):
         problem, parameter = bad_value(error), getattr(error, "param", None)
@@ -122,11 +124,6 @@ def bad_value(error: BaseException) -> str:
     else:
         return ""
     return f"must be {what}, not {first['input']}"
-
-
-def _default_hint(error: DcgridError) -> str:
-    """Return what helps with most errors of a kind, for those that name nothing better."""
-    return next((hint for kind, hint in _HINTS.items() if isinstance(error, kind)), "")
 
 
 class ShownAsJsonError(RecipeError):

@@ -260,7 +260,8 @@ def _files_in(paths: Sequence[Path]) -> list[Path]:
 def _problems(file: Path) -> list[str]:
     """Return the messages of everything that is wrong in a recipe file."""
     try:
-        if _is_suite(file):
+        # A suite of `dcgrid eval` is known by its place or its keys.
+        if file.parent.name == "eval" or "methods" in read_toml(file).values:
             read_suite(file)
             return []
         recipe = recipes.read_recipe(file)
@@ -276,11 +277,6 @@ def _problems(file: Path) -> list[str]:
     except DcgridError as error:
         return [error.message]
     return [problem.message for problem in found]
-
-
-def _is_suite(file: Path) -> bool:
-    """Return True for a suite of `dcgrid eval`, told by its place or its keys."""
-    return file.parent.name == "eval" or "methods" in read_toml(file).values
 
 
 def _slot_values(pairs: Sequence[str]) -> dict[str, str]:

@@ -65,12 +65,9 @@ def rerun(
         output.start("comparing files with the manifest")
         prepared, first = prepare_rerun(job)
         version = first.versions.get("dcgrid", "?")
-        output.note(f"Repeats {_named(first.command)} of {first.created} by dcgrid {version}.")
+        named = {"edit": "an edit", "compose": "a composition"}.get(first.command, "a story")
+        output.note(f"Repeats {named} of {first.created} by dcgrid {version}.")
         run_prepared(prepared, output, team, dry_run=dry_run)
 
     with Output(format_=format_, quiet=quiet) as output:
         in_first_process(device or "auto", output, work)
-
-
-def _named(command: str) -> str:
-    return {"edit": "an edit", "compose": "a composition"}.get(command, f"a {command}")

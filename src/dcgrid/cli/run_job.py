@@ -110,11 +110,8 @@ def _result_lines(result: "RunResult", remark: str) -> list[str]:
     lines = [*result.notes, *([f"{remark}."] if remark else [])]
     lines += [f"{what} {path}" for path in result.files]
     if result.same_pixels:
-        lines.append(f"same pixels as the {_noun(result.manifest.command)} it repeats")
+        noun = "story" if result.manifest.command == "story" else "run"
+        lines.append(f"same pixels as the {noun} it repeats")
     if result.already_there:
         lines.append("nothing was generated; --force makes them again")
     return lines
-
-
-def _noun(command: str) -> str:
-    return "story" if command == "story" else "run"

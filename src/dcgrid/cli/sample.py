@@ -1,9 +1,8 @@
 """`dcgrid train`, stages cells and sample: grids that are generated for stages grid and fill."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dcgrid.cli.output import Output
 from dcgrid.errors import UsageError
@@ -12,24 +11,8 @@ from dcgrid.recipes import shipped_dir
 from dcgrid.runtime.processes import join_processes
 
 if TYPE_CHECKING:
+    from dcgrid.cli.train import TrainOptions
     from dcgrid.train.stages.generate import GenerateJob
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleRequest:
-    """What the command line says."""
-
-    stage: str
-    mode: Literal["consistent", "composition"]
-    model: str
-    recipe: Path | None
-    out: Path
-    store: Path
-    grids: int | None
-    drop: tuple[int, ...]
-    device: str
-    threads: int | None
-    dry_run: bool
 
 
 def refuse_options(stage: str, given: Mapping[str, bool]) -> None:
@@ -46,38 +29,40 @@ def refuse_options(stage: str, given: Mapping[str, bool]) -> None:
             )
 
 
-def refuse_several(stage: str, device: str) -> None:
-    """Refuse to go on in several processes: each would generate every grid.
+def sample_grids(options: "TrainOptions", stage: str, out: Path, output: Output) -> None:
+    """Plan, generate or drop grids and print the result.
+
+    Args:
+        options: What the command line says.
+        stage: "cells" or "sample".
+        out: Folder of the weights; the grids go below it.
+        output: Where the result goes.
 
     Raises:
-        UsageError: torchrun started more than one.
+        UsageError: An option is for other stages, or torchrun started several processes.
     """
-    with join_processes(device) as (processes, _):
+    output.busy("planning")
+    with join_processes(options.device) as (processes, _):
+        # Each process would generate every grid.
         if processes.count > 1:
             raise UsageError(
                 f"stage {stage} runs in one process, not in {processes.count}",
                 hint="start it without torchrun",
             )
-
-
-def sample_grids(request: SampleRequest, output: Output) -> None:
-    """Plan, generate or drop grids and print the result."""
-    output.busy("planning")
-    refuse_several(request.stage, request.device)
     import torch
 
-    beside = {"--grids beside --drop": request.grids is not None and bool(request.drop)}
-    refuse_options(request.stage, beside)
-    if request.threads is not None:
-        torch.set_num_threads(request.threads)
-    job = _job(request)
-    if request.dry_run:
-        _plan(job, request.drop, output)
+    drop = tuple(options.drop or ())
+    refuse_options(stage, {"--grids beside --drop": options.grids is not None and bool(drop)})
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    job = _job(options, stage, out)
+    if options.dry_run:
+        _plan(job, drop, output)
         return
     from dcgrid.train.stages.samplers import SHEET_NAME, drop_grids, run_sampling
 
-    if request.drop:
-        files = drop_grids(job, request.drop)
+    if drop:
+        files = drop_grids(job, drop)
     else:
         output.start("generating grids", job.recipe.grids)
         try:
@@ -94,27 +79,27 @@ def sample_grids(request: SampleRequest, output: Output) -> None:
         "folder": job.folder,
         "sheet": sheet if files else None,
         "files": files,
-        "dropped": list(request.drop),
+        "dropped": list(drop),
     }
     output.result(lines, value)
 
 
-def _job(request: SampleRequest) -> "GenerateJob":
+def _job(options: "TrainOptions", stage: str, out: Path) -> "GenerateJob":
     """Read the recipe and put the job together."""
     from dataclasses import replace
 
     from dcgrid.runtime.device import choose_device
     from dcgrid.train.stages.generate import GenerateJob, load_generate_recipe
 
-    path = request.recipe or shipped_dir() / "train" / f"{request.stage}.toml"
-    overrides: dict[str, Any] = {} if request.grids is None else {"grids": request.grids}
+    path = options.recipe or shipped_dir() / "train" / f"{stage}.toml"
+    overrides: dict[str, Any] = {} if options.grids is None else {"grids": options.grids}
     return GenerateJob(
-        recipe=replace(load_generate_recipe(path, request.model, request.stage), **overrides),
-        mode=request.mode,
-        model=request.model,
-        out=request.out,
-        store=request.store,
-        device=choose_device(request.device),
+        recipe=replace(load_generate_recipe(path, options.model, stage), **overrides),
+        mode="consistent" if options.mode is None else options.mode.value,
+        model=options.model,
+        out=out,
+        store=options.store,
+        device=choose_device(options.device),
     )
 
 
@@ -125,15 +110,15 @@ def _plan(job: "GenerateJob", drop: tuple[int, ...], output: Output) -> None:
     recipe = job.recipe
     missing = [f"{path}, from `{command}`" for path, command in missing_for_sampling(job)]
     numbers = None if missing else sampler_numbers(job)
-    told = (
-        [] if numbers is None else [f"{numbers.noise_scale:g}, time shift {numbers.time_shift:g}"]
-    )
     sizes = ", ".join(f"{width}x{height}" for height, width in recipe.sizes)
     lines = [
         f"stage     {job.stage} of {job.model}, mode {job.mode}, on {job.device}",
         f"grids     {recipe.grids}, of 4 cells of {recipe.frames} x {sizes}",
         f"steps     {recipe.num_inference_steps}, guidance {recipe.guidance_scale:g}",
-        *(f"noise     scale {line}" for line in told),
+        *(
+            f"noise     scale {one.noise_scale:g}, time shift {one.time_shift:g}"
+            for one in ([numbers] if numbers else [])
+        ),
         *(f"note      {line}" for line in (numbers.notes if numbers else ())),
         f"folder    {job.folder}",
         *(f"drop      {number}, and nothing is sampled" for number in drop),

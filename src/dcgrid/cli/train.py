@@ -24,7 +24,7 @@ from dcgrid.cli.options import (
     with_options,
 )
 from dcgrid.cli.output import Format, Output
-from dcgrid.cli.sample import SampleRequest, refuse_options, sample_grids
+from dcgrid.cli.sample import refuse_options, sample_grids
 from dcgrid.errors import OutputError, UsageError
 from dcgrid.recipes import shipped_dir
 
@@ -227,20 +227,7 @@ def _sample(options: TrainOptions, stage: Stage, output: Output) -> None:
         "--concepts and --cache-only": options.concepts is not None or options.cache_only,
     }
     refuse_options(stage, refused)
-    request = SampleRequest(
-        stage=stage.value,
-        mode=(options.mode or Mode.CONSISTENT).value,
-        model=options.model,
-        recipe=options.recipe,
-        out=options.out or _runs_folder(options.model),
-        store=options.store,
-        grids=options.grids,
-        drop=tuple(options.drop or ()),
-        device=options.device,
-        threads=options.threads,
-        dry_run=options.dry_run,
-    )
-    sample_grids(request, output)
+    sample_grids(options, stage.value, options.out or _runs_folder(options.model), output)
 
 
 def _refuse_others(options: TrainOptions, stage: Stage) -> None:

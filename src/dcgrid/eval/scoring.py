@@ -212,10 +212,6 @@ def _clip_text(views: _Views) -> Score:
     return metrics.clip_text(encoder.text(views.case.prompt), frames_TE)
 
 
-def _coherence(views: _Views) -> Score:
-    return metrics.temporal_coherence(views.dino(views.case.result_THWC))
-
-
 def _motion(views: _Views) -> Score:
     if reason := _too_small_for_flow(views):
         return Score(value=None, reason=reason)
@@ -240,14 +236,6 @@ def _change(views: _Views, mask_THW: Tensor | None = None) -> Score:
     return metrics.change(views.fitted("source_THWC"), views.case.result_THWC, mask_THW)
 
 
-def _psnr(views: _Views) -> Score:
-    return metrics.psnr(views.case.result_THWC, views.fitted("truth_THWC"))
-
-
-def _ssim(views: _Views) -> Score:
-    return metrics.ssim(views.case.result_THWC, views.fitted("truth_THWC"))
-
-
 def _lpips(views: _Views) -> Score:
     if min(views.case.result_THWC.shape[1:3]) < SMALLEST_LPIPS:
         return Score(value=None, reason=f"frames of less than {SMALLEST_LPIPS} pixels")
@@ -270,14 +258,14 @@ _MEASURES: Mapping[str, Callable[[_Views], Score]] = MappingProxyType(
         "face_kept": _face_kept,
         "subject": _subject,
         "ct": _clip_text,
-        "tc": _coherence,
+        "tc": lambda v: metrics.temporal_coherence(v.dino(v.case.result_THWC)),
         "motion": _motion,
         "flicker": _flicker,
         "change": _change,
         "change_subject": lambda views: _change(views, views.subject()),
         "change_background": lambda views: _change(views, ~views.subject()),
-        "psnr": _psnr,
-        "ssim": _ssim,
+        "psnr": lambda v: metrics.psnr(v.case.result_THWC, v.fitted("truth_THWC")),
+        "ssim": lambda v: metrics.ssim(v.case.result_THWC, v.fitted("truth_THWC")),
         "lpips": _lpips,
         "leak": _leak,
     }

@@ -45,7 +45,9 @@ def draw_noise(
             the clip is one window.
     """
     first, total = span or (0, shape[3])
-    generator = torch.Generator().manual_seed(_mixed(seed, first))
+    # Each window has white noise of its own; that of the first window is the seed's.
+    mixed = (seed + 0x9E3779B97F4A7C15 * first) % 2**63
+    generator = torch.Generator().manual_seed(mixed)
     noise = torch.randn(shape, generator=generator)
     if motion:
         if span is not None:
@@ -55,11 +57,6 @@ def draw_noise(
             moving_MFYX = draw_moving(size_FYX, motion, generator)
             cell_CFYX[-len(motion) :] = moving_MFYX[:, first : first + shape[3]]
     return noise.to(device)
-
-
-def _mixed(seed: int, first: int) -> int:
-    """Return a seed for the white noise of a window; that of the first window is the seed."""
-    return (seed + 0x9E3779B97F4A7C15 * first) % 2**63
 
 
 def draw_moving(

@@ -5,7 +5,6 @@ asks no environment.
 """
 
 import difflib
-import os
 import re
 from collections.abc import Callable, Collection, Iterable
 from importlib import resources
@@ -124,13 +123,9 @@ def _load(
 ) -> _Recipe:
     """Load by path or by name."""
     name = str(name_or_path)
-    if isinstance(name_or_path, Path) or name.endswith(".toml") or _has_folder(name):
+    if isinstance(name_or_path, Path) or name.endswith(".toml") or Path(name).name != name:
         return read(Path(name_or_path))
     files = _files(folder, user_dir)
     if name not in files:
         raise unknown_recipe(name, folder.removesuffix("s"), files)
     return read(files[name])
-
-
-def _has_folder(name: str) -> bool:
-    return os.sep in name or (os.altsep is not None and os.altsep in name)

@@ -211,7 +211,8 @@ def plan_stage(job: TrainJob) -> TrainPlan:
         trained, frozen = _parameters(job)
     done = (read_step(job.loop.folder) or 0) if job.resume else 0
     total, copies = sum(trained.values()), _copies(job)
-    rate = last_rate(job.loop.folder / "log.jsonl") or known_rate(job)
+    earlier = read_rates(hub.cache_dir() / RATES_NAME, _rate_setting(job)).get("step")
+    rate = last_rate(job.loop.folder / "log.jsonl") or earlier
     state = 4 * copies * total
     shared = job.recipe.scale.shard != "none"
     files = job.concepts if job.recipe.stage == "dc" else None
@@ -296,11 +297,6 @@ def keep_rate(job: TrainJob) -> None:
     rate = last_rate(job.loop.folder / "log.jsonl")
     if rate is not None:
         keep_rates(hub.cache_dir() / RATES_NAME, _rate_setting(job), {"step": rate})
-
-
-def known_rate(job: TrainJob) -> float | None:
-    """Return the seconds a step of the last run like this one on this machine; None: none was."""
-    return read_rates(hub.cache_dir() / RATES_NAME, _rate_setting(job)).get("step")
 
 
 def last_rate(log: Path) -> float | None:

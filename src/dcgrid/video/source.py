@@ -156,7 +156,9 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
     """
     with reading(path):
         best = container.streams.best("video")
-        moving = [s for s in container.streams.video if not _is_cover(s)]
+        # The cover picture of a music file is a stream, too.
+        cover = av.stream.Disposition.attached_pic
+        moving = [s for s in container.streams.video if not s.disposition & cover]
     if not moving:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "no stream at all"
         raise InputVideoError(
@@ -190,8 +192,3 @@ def media_streams(container: InputContainer, path: Path) -> list[VideoStream | A
     """
     sound = audio_stream(container)
     return [video_stream(container, path), *([] if sound is None else [sound])]
-
-
-def _is_cover(stream: VideoStream) -> bool:
-    """Return True for the cover picture of a music file."""
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)

@@ -140,18 +140,15 @@ def _parts(cell: Preference) -> tuple[str, ...]:
     """Return the lines of a cell: share, both intervals, counts, p."""
     if cell.share is None:
         return ("-", "", "", "", "")
+    p = cell.p_holm or 0.0
     over = "" if cell.rater_low is None else f"{{{cell.rater_low:.2f}, {cell.rater_high:.2f}}}"
     return (
         f"{cell.share:.2f}",
         f"[{cell.low:.2f}, {cell.high:.2f}]",
         over,
         f"{cell.ours} of {cell.answers}",
-        _p(cell.p_holm or 0.0),
+        "p < 0.001" if p < 0.001 else f"p = {p:.3f}",
     )
-
-
-def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dcgrid.errors import StudyError
 from dcgrid.eval.extra import need
-from dcgrid.eval.study.answers import Answered, RaterAnswers
+from dcgrid.eval.study.answers import RaterAnswers
 from dcgrid.eval.study.design import CHECKED, QUESTIONS, Check, StudyKey
 
 RESAMPLES = 2000
@@ -236,7 +236,7 @@ def make_table(
 
 def _facts(rater: RaterAnswers, checks: Mapping[str, Check]) -> RaterFacts:
     shown = [one for one in rater.trials if one.pair in checks and one.chosen]
-    failed = sum(not _is_passed(one, checks[one.pair]) for one in shown)
+    failed = sum(any(one.chosen[key] != checks[one.pair].good for key in CHECKED) for one in shown)
     return RaterFacts(
         rater=rater.rater,
         is_counted=not shown or failed <= MOST_FAILED * len(shown),
@@ -246,10 +246,6 @@ def _facts(rater: RaterAnswers, checks: Mapping[str, Check]) -> RaterFacts:
         unseen=sum(bool(one.chosen) and not one.is_seen for one in rater.trials),
         minutes=sum(one.ms for one in rater.trials) / 60_000,
     )
-
-
-def _is_passed(trial: Answered, check: Check) -> bool:
-    return all(trial.chosen[question] == check.good for question in CHECKED)
 
 
 def _row(key: StudyKey, method: str, raters: Sequence[RaterAnswers]) -> Comparison:

@@ -23,7 +23,7 @@ from dcgrid.eval.results import (
     write_results,
 )
 from dcgrid.eval.scoring import Encoders
-from dcgrid.eval.suites.clips import DEFAULT_SUBJECT, EvalClip
+from dcgrid.eval.suites.clips import DEFAULT_SUBJECT
 from dcgrid.eval.suites.plan import SCORING, EvalPlan
 from dcgrid.eval.suites.request import (
     CEILING,
@@ -250,8 +250,9 @@ def _facts(plan: EvalPlan) -> dict[str, str]:
 def _notes(request: EvalRequest, items: Sequence[Item]) -> tuple[str, ...]:
     """Return what a reader must know, a sentence each."""
     notes = []
-    seen = [clip.key for clip in request.clips if _is_seen(request.model, clip)]
-    if seen:
+    # The embedded model may have seen a clip in this container or another.
+    stems = {Path(name).stem for name in TRAINING_CLIPS} if request.model == "mini" else set()
+    if seen := [clip.key for clip in request.clips if clip.path.stem in stems]:
         notes.append(
             f"The model {request.model} saw {', '.join(seen)} in training: what it scores there "
             "says less."
@@ -269,11 +270,6 @@ def _notes(request: EvalRequest, items: Sequence[Item]) -> tuple[str, ...]:
             f"Results that are not there: {without} of {len(items)}; they count in no mean."
         )
     return tuple(notes)
-
-
-def _is_seen(model: str, clip: EvalClip) -> bool:
-    """Return True if the embedded model may have seen a clip, in this container or another."""
-    return model == "mini" and clip.path.stem in {Path(name).stem for name in TRAINING_CLIPS}
 
 
 RESULTS_NAME = "results.json"

@@ -30,7 +30,8 @@ def lay_side_by_side(blocks: Iterable[Foreign]) -> None:
         blocks: Blocks of Wan's transformer, on the device where they compute.
     """
     for block in blocks:
-        for layers in (_self_projections(block.attn1), _text_projections(block.attn2)):
+        own, text = block.attn1, block.attn2
+        for layers in ([own.to_q, own.to_k, own.to_v], [text.to_k, text.to_v]):
             if _alike(layers) and _as_one(layers) is None:
                 _join([layer.weight for layer in layers])
                 _join([layer.bias for layer in layers])
@@ -49,14 +50,6 @@ def project_together(layers: Sequence[Foreign], tokens_BSD: Tensor) -> tuple[Ten
     outputs = [int(layer.out_features) for layer in layers]
     together: tuple[Tensor, ...] = functional.linear(tokens_BSD, *one).split(outputs, dim=-1)
     return together
-
-
-def _self_projections(attention: Foreign) -> list[Foreign]:
-    return [attention.to_q, attention.to_k, attention.to_v]
-
-
-def _text_projections(attention: Foreign) -> list[Foreign]:
-    return [attention.to_k, attention.to_v]
 
 
 def _alike(layers: Sequence[Foreign]) -> bool:

@@ -87,17 +87,16 @@ class Student:
     def loss(
         self, example: Example, generator: torch.Generator, noise_share: float = 0.0
     ) -> Tensor:
-        """Return the flow-matching loss of a example; noise and times are drawn."""
+        """Return the flow-matching loss of an example; noise and times are drawn."""
         spec, data = self.clip.backbone.spec, example.latents_BKCFYX
-        noise = draw_noise(
-            tuple(data.shape), _seed(generator), device=data.device, motion=spec.noise_motion
-        )
+        seed = int(torch.randint(2**62, (), generator=generator))
+        noise = draw_noise(tuple(data.shape), seed, device=data.device, motion=spec.noise_motion)
         times_B = TrainingTimes(shift=spec.time_shift).draw(len(data), generator)
         at_noise_B = torch.rand(len(data), generator=generator) < noise_share
         times_B = times_B.masked_fill(at_noise_B, 1.0).to(data.device)
         time_BKF = times_B[:, None, None].expand(-1, 1, data.shape[3]).contiguous()
         grids = self.places(tuple(data.shape[3:]))
-        grid = grids[_pick(len(grids), generator)]
+        grid = grids[int(torch.randint(len(grids), (), generator=generator))]
         scale = self.clip.noise_scale
         share = example.text_masking
         masking = TokenMasking(share=share, generator=generator) if share else None
@@ -195,8 +194,10 @@ def learn(
     generator = torch.Generator().manual_seed(student.clip.settings.seed)
     losses: list[float] = []
     student.networks.dit.train()
+    device = student.clip.settings.device
     # Dropout draws from torch's own chance, which is left as it was.
-    with torch.random.fork_rng(_cuda(student.clip.settings.device)), torch.enable_grad():
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.enable_grad():
         torch.manual_seed(student.clip.settings.seed)
         for step in range(settings.steps):
             optimizer.zero_grad(set_to_none=True)
@@ -251,15 +252,3 @@ def prior_clips(clip: Clip, text: str, steps: int, count: int) -> list[Tensor]:
 def chance(share: float, generator: torch.Generator) -> bool:
     """Return True in a share of all cases."""
     return float(torch.rand((), generator=generator)) < share
-
-
-def _pick(count: int, generator: torch.Generator) -> int:
-    return int(torch.randint(count, (), generator=generator))
-
-
-def _seed(generator: torch.Generator) -> int:
-    return int(torch.randint(2**62, (), generator=generator))
-
-
-def _cuda(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []

@@ -4,13 +4,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.cost import cost_of
+from benchmarks.cost import cost_of, forward_work
 from dcgrid.grid.layout import GridLayout
 from dcgrid.models.base import CellText
 from dcgrid.models.registry import find_model
 from dcgrid.models.wan.counts import WanSizes
 from dcgrid.models.wan.known import TEXT_LENGTH
-from dcgrid.models.wan.work import forward_work
 from dcgrid.pipelines.sampling import token_places
 
 
