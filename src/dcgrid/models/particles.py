@@ -144,15 +144,30 @@ def soft_fields(noise: DriftingNoise) -> torch.Tensor:
     return torch.stack([broad, fine, folds(noise, broad, fine)])
 
 
-def folds(noise: DriftingNoise, broad_THW: torch.Tensor, fine_THW: torch.Tensor) -> torch.Tensor:
-    """Return the folds of smoke: a fixed texture that the two smooth fields warp, THW."""
+def folds(
+    noise: DriftingNoise,
+    broad_THW: torch.Tensor,
+    fine_THW: torch.Tensor,
+    *,
+    speed: float = RISE_SPEED,
+    stretch: float = 1.0,
+) -> torch.Tensor:
+    """Return the folds of smoke: a fixed texture that the two smooth fields warp, THW.
+
+    Args:
+        noise: The noise.
+        broad_THW: Its broader smooth field.
+        fine_THW: Its finer one.
+        speed: Blocks a second at which they rise.
+        stretch: How many times as high as wide they are; those of flames are higher.
+    """
     rows, columns = noise.like.shape[-2:]
     device, block = broad_THW.device, noise.block
     x = (torch.arange(columns, device=device) + 0.5) / block
     y = (torch.arange(rows, device=device)[:, None] + 0.5) / block
-    risen = RISE_SPEED * noise.seconds_T[:, None, None].to(device)
+    risen = speed * noise.seconds_T[:, None, None].to(device)
     places = torch.stack(
-        (x + 0.6 * broad_THW + 0.20 * fine_THW, y + risen + 0.30 * fine_THW), dim=-1
+        (x + 0.6 * broad_THW + 0.20 * fine_THW, (y + risen) / stretch + 0.30 * fine_THW), dim=-1
     )
     texture = _fold_texture(noise.scale).to(device)
     side = texture.shape[-1] - 1

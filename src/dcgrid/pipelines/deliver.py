@@ -159,8 +159,8 @@ def results_of(
             text=take.text,
         )
     upsampler = upsampler_for(job, source.plan, plan.spec, plan.device, noise)
-    if len(footage) > 1 and job.upsample == "guided":
-        upsampler = with_light(upsampler, footage[1], source.plan.picture, plan.windows[0])
+    if len(footage) > 1 and footage[1].decoded is not None:
+        upsampler = with_light(upsampler, footage[1], source.plan.picture)
     # A GPU makes frames faster than they are encoded.
     threads = torch.get_num_threads() if plan.device == "cpu" else 1
     return upsampled(source, plan.windows, take.clip.pieces(), upsampler, rate, threads=threads)

@@ -29,8 +29,11 @@ IN_MEMORY = 257
 """Most frames of a clip that is held in memory at the size of a cell."""
 
 
-class FramePieces(Protocol):
-    """Frames of a clip that come piece by piece."""
+class DecodedClip(Protocol):
+    """What `Footage.decoded` can do; see `generate.GeneratedClip`."""
+
+    def __getitem__(self, stretch: slice, /) -> torch.Tensor:
+        """Return frames THWC, uint8."""
 
     def pieces(self) -> Iterator[torch.Tensor]:
         """Yield all frames in order, THWC, uint8, those of a window at a time."""
@@ -50,7 +53,7 @@ class Footage:
     """Reads them."""
     sha256: str = ""
     """Hash of the file."""
-    decoded: "FramePieces | None" = None
+    decoded: "DecodedClip | None" = None
     """Its frames as the model's autoencoder gives them back, like those that it generates."""
 
     def frames(self, window: Window) -> torch.Tensor:

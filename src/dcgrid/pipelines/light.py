@@ -1,10 +1,12 @@
-"""The fine light of a second clip, laid over a composition.
+"""What a cell cannot hold of the light of a second clip, laid over a composition.
 
-    cell of B      the glow of its sparks     what the model composes with
-    B itself       the sparks, sharp          less its cell: what is laid over the result
+    cell of B      the glow of its flames     what the model composes with
+    B itself       the flames, sharp          takes the place of the cell of B in the result
 
-A cell is too small to hold a spark, so what is generated has the light of B without what it comes
-from. B's own frames have the rest, at their own size and rate.
+A cell is too small to hold a spark and the autoencoder too slow for a flame, so what is generated
+has the light of B without what it comes from. B's own frames have it, at their own size and rate. A
+composition shows B as a second exposure does, 1 - (1 - A) (1 - B), so one B can be taken for the
+other: the dark of the result, times the dark of B itself, over that of B's cell.
 
 Letters: T frames, H W height/width, C the 3 colours, B batch.
 """
@@ -21,37 +23,38 @@ from dcgrid.pipelines.clips import DARK_SHARE, dark_share
 from dcgrid.pipelines.footage import Footage, turned
 from dcgrid.pipelines.upsampling import Enlarge, Upsampler
 from dcgrid.pipelines.windows import Window
+from dcgrid.video.clip import ClipPlan
 from dcgrid.video.frames import CellFrames
 from dcgrid.video.pixels import unit_of
 
 MOST = 8
 """Most rows of B for each of a cell's: finer than so nothing is looked at."""
 NOISE = 0.03
-"""Light below this, of 1, may be noise of a camera or a codec, and is not laid over."""
+"""A difference below this, of 1, may be noise of a camera or a codec, and is left."""
+DARKEST = 0.2
+"""Where B's cell leaves less than this of the dark, it is white, and nothing can be taken back."""
 _AT_ONCE = 16
 """Frames of B that are read at once: backwards, a file is decoded anew for each such stretch."""
 
 
 class SecondLight:
-    """The light of B at the moments of A, without what a cell holds of it.
+    """How the light of B differs from what a cell holds of it, at the moments of A.
 
     Args:
-        footage: B, cropped to A's cell.
+        footage: B, cropped to A's cell, decoded.
         picture: Rows and columns of the cell that A covers.
     """
 
     def __init__(self, footage: Footage, picture: tuple[slice, slice]) -> None:
         plan = footage.plan
-        self.factor = min(MOST, max(1, round(plan.info.height / plan.scaled_size[0])))
+        self.factor = _factor(plan)
+        self._picture, self._fps = picture, plan.fps
         self._rate = min(float(plan.info.rate or plan.info.fps_avg or plan.fps), 60.0)
         steps, held = (
             round(count / plan.fps * self._rate)
             for count in (plan.num_frames - 1, plan.held_frames)
         )
         self._count = steps + 1
-        self._crop = tuple(
-            slice(self.factor * one.start, self.factor * one.stop) for one in picture
-        )
         scaled, cell = (
             (self.factor * size[0], self.factor * size[1])
             for size in (plan.scaled_size, plan.cell_size)
@@ -67,65 +70,84 @@ class SecondLight:
                 cell_size=cell,
             ),
         )
+        assert footage.decoded is not None
+        self._decoded = footage.decoded
         self._first, self._read_THWC = 0, torch.empty(0)
 
-    def at(self, seconds: float) -> Tensor:
-        """Return the light at a moment of A, CHW in [0, 1], `factor` times the size of A's cell.
+    def at(self, place: float) -> Tensor:
+        """Return what the dark of a frame is multiplied by, CHW, `factor` times the cell's size.
 
-        It is quickest if moments come in order.
+        It is quickest if places come in order.
+
+        Args:
+            place: The moment, counted in frames of A's cell and perhaps between two.
         """
-        number = turned(round(seconds * self._rate), self._count)
+        number = turned(round(place / self._fps * self._rate), self._count)
         if not self._first <= number < self._first + len(self._read_THWC):
             self._first = number - number % _AT_ONCE
             count = min(_AT_ONCE, self._count - self._first)
             self._read_THWC = self._stream.stretch(self._first, count)
-        frame_HWC = self._read_THWC[number - self._first][self._crop]
-        light_1CHW = unit_of(rearrange(frame_HWC, "h w c -> 1 c h w"))
-        cell_1CHW = F.avg_pool2d(light_1CHW, self.factor)
-        held_1CHW = F.interpolate(
-            cell_1CHW, size=light_1CHW.shape[-2:], mode="bilinear", align_corners=False
-        )
-        return (light_1CHW - held_1CHW - NOISE).clamp_min(0)[0]
+        rows, cols = self._picture
+        large = (slice(self.factor * one.start, self.factor * one.stop) for one in (rows, cols))
+        light_CHW = _unit(self._read_THWC[number - self._first][*large])
+        first = int(place)
+        near_THWC = self._decoded[first : first + 2][:, rows, cols]
+        held_CHW = torch.lerp(_unit(near_THWC[0]), _unit(near_THWC[-1]), place - first)
+        held_CHW = F.interpolate(
+            held_CHW[None], size=light_CHW.shape[-2:], mode="bilinear", align_corners=False
+        )[0]
+        more_CHW = F.softshrink(light_CHW - held_CHW, NOISE)
+        return (1 - more_CHW / (1 - held_CHW).clamp_min(DARKEST)).clamp_min(0)
 
 
-def with_light(
-    upsampler: Upsampler, footage: Footage, picture: tuple[slice, slice], window: Window
-) -> Upsampler:
-    """Return an upsampler that also lays the fine light of B over its frames.
+def gives_light(footage: Footage, window: Window) -> bool:
+    """Return True if a clip is an element on dark ground and larger than its cell.
 
-    Where B is not an element on dark ground, what is finer than its cell is not light, and the
-    upsampler is returned as it is.
+    What other clips have beside their cell is not light.
+
+    Args:
+        footage: The clip.
+        window: A stretch of it, to see what it is.
+    """
+    return dark_share(footage.frames(window)) >= DARK_SHARE and _factor(footage.plan) > 1
+
+
+def with_light(upsampler: Upsampler, footage: Footage, picture: tuple[slice, slice]) -> Upsampler:
+    """Return an upsampler that also lays the light of B over its frames.
 
     Args:
         upsampler: Makes frames of A's size.
-        footage: B.
+        footage: B; it `gives_light` and is decoded.
         picture: Rows and columns of a cell that A covers.
-        window: A stretch of B, to see what it is.
     """
-    if dark_share(footage.frames(window)) < DARK_SHARE:
-        return upsampler
     light = SecondLight(footage, picture)
-    if light.factor == 1:
-        return upsampler
 
     def prepare(given_THWC: Tensor, generated_THWC: Tensor, first: int) -> Enlarge:
         enlarge = upsampler(given_THWC, generated_THWC, first)
 
         def lit(place: float, source_HWC: Tensor) -> Callable[[], Tensor]:
             make = enlarge(place, source_HWC)
-            light_CHW = light.at((first + place) / footage.plan.fps)
-            return lambda: lay_light(make(), light_CHW)
+            dark_CHW = light.at(first + place)
+            return lambda: lay_light(make(), dark_CHW)
 
         return lit
 
     return prepare
 
 
-def lay_light(frame_HWC: Tensor, light_CHW: Tensor) -> Tensor:
-    """Lay light over a frame, uint8, as a second exposure would: none is brighter than white."""
+def lay_light(frame_HWC: Tensor, dark_CHW: Tensor) -> Tensor:
+    """Multiply the dark of a frame, uint8: less of it is more light."""
     large_1CHW = F.interpolate(
-        light_CHW[None], size=frame_HWC.shape[:2], mode="bilinear", align_corners=False
+        dark_CHW[None], size=frame_HWC.shape[:2], mode="bilinear", align_corners=False
     )
     dark_HWC = 255 - frame_HWC.float()
-    lit_HWC = 255 - dark_HWC * (1 - rearrange(large_1CHW, "1 c h w -> h w c"))
+    lit_HWC = 255 - dark_HWC * rearrange(large_1CHW, "1 c h w -> h w c")
     return lit_HWC.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _factor(plan: ClipPlan) -> int:
+    return min(MOST, max(1, round(plan.info.height / plan.scaled_size[0])))
+
+
+def _unit(frame_HWC: Tensor) -> Tensor:
+    return unit_of(rearrange(frame_HWC, "h w c -> c h w"))

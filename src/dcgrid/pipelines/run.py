@@ -39,6 +39,7 @@ from dcgrid.pipelines.generate import (
     work_folder,
 )
 from dcgrid.pipelines.job import absolute_reference
+from dcgrid.pipelines.light import gives_light
 from dcgrid.pipelines.loading import (
     LoadedModel,
     adapter_reference,
@@ -205,7 +206,7 @@ def _make_files(run: _Run) -> RunResult:
             folder = stack.enter_context(work_folder(_work_facts(run), run.progress))
         staged = stack.enter_context(StagedFiles())
         takes = _generate(run, folder)
-        footage = _with_guide(run, folder)
+        footage = _with_guides(run, folder)
         with run.watch.stage("write"):
             written = write_takes(plan, footage, takes, staged, run.progress)
         same_pixels = _compare(run, written)
@@ -324,17 +325,20 @@ def _generate(run: _Run, folder: Path | None) -> list[Take]:
     return takes
 
 
-def _with_guide(run: _Run, folder: Path | None) -> tuple[Footage, ...]:
-    """Return the given clips, the first with what the guided upsampler compares results with."""
+def _with_guides(run: _Run, folder: Path | None) -> tuple[Footage, ...]:
+    """Return the given clips, those that the guided upsampler looks at decoded."""
     if not run.footage or run.plan.job.upsample != "guided":
         return run.footage
-    first, *others = run.footage
-    cell = run.plan.grids[0].given[0]
-    decoded = Generated(run.plan.windows, [cell], folder and folder / "given")
-    decoded.drop_damaged()
-    with run.watch.stage("fill"):
-        decode_given(run.models[True].backbone, first, decoded, run.progress)
-    return replace(first, decoded=GeneratedClip(decoded, cell)), *others
+    clips, windows = list(run.footage), run.plan.windows
+    for number, (cell, clip) in enumerate(zip(run.plan.grids[0].given, clips, strict=True)):
+        if number and not gives_light(clip, windows[0]):
+            continue
+        decoded = Generated(windows, [cell], folder and folder / f"given.{cell}")
+        decoded.drop_damaged()
+        with run.watch.stage("fill"):
+            decode_given(run.models[True].backbone, clip, decoded, run.progress)
+        clips[number] = replace(clip, decoded=GeneratedClip(decoded, cell))
+    return tuple(clips)
 
 
 def _compare(run: _Run, written: Written) -> bool | None:

@@ -185,20 +185,25 @@ def _sparks(drift: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
 
 def _fire(drift: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
     wide = float(uniform(generator, (1,), drift.like, 0.25, 0.6))
-    uneven = 0.55 * drift.smooth(SMOOTH) + 0.35 * drift.smooth(SMOOTH_FINE)
-    across = ((widths(drift.like) - 0.5) / wide) ** 2
-    heat = 1.6 * heights(drift.like) - 0.55 - 0.8 * across + 0.28 * uneven
-    body = ramp(heat, 0.15, 0.85)
-    flame = body * colour((1.0, 0.42, 0.06), drift.like)
-    core = ramp(heat, 0.55, 1.2) * colour((0.3, 0.5, 0.35), drift.like)
+    broad, fine = drift.smooth(SMOOTH), drift.smooth(SMOOTH_FINE)
+    tongues = particles.folds(drift, broad, fine, speed=10.0, stretch=3.0)
+    licks = particles.folds(drift, fine, broad, speed=14.0, stretch=2.0)
+    across = ((widths(drift.like) - 0.5 + 0.03 * broad) / wide) ** 2
+    low = heights(drift.like)
+    # The higher, the more ragged.
+    ragged = (0.42 * tongues + 0.18 * licks) * (1.1 - 0.8 * low)
+    heat = 1.75 * low - 0.75 - 0.9 * across + 0.12 * broad + ragged
+    flame = ramp(heat, -0.05, 0.6) * colour((1.0, 0.0, 0.0), drift.like)
+    flame = flame + ramp(heat, 0.1, 0.9) * colour((0.0, 0.52, 0.05), drift.like)
+    core = ramp(heat, 0.6, 1.5) * colour((0.2, 0.42, 0.40), drift.like)
     embers = particles.embers(drift)
     return flame + core + embers * colour((1.0, 0.62, 0.20), drift.like)
 
 
 def _smoke(drift: DriftingNoise, generator: torch.Generator) -> torch.Tensor:
-    density = 0.5 + 0.16 * drift.smooth(SMOOTH) + 0.08 * drift.smooth(SMOOTH_FINE)
-    thick = ramp(density + 0.25 * (heights(drift.like) - 0.5), 0.42, 0.85)
+    density, light = particles.smoke(drift)
     grey = uniform(generator, (1,), drift.like, 0.55, 0.8)
+    thick = ramp(density, 0.25, 0.9) * (0.25 + 0.95 * light)
     return thick * grey * colour((1.0, 0.98, 0.95), drift.like)
 
 
