@@ -14,7 +14,7 @@ from benchmarks.progress import Silent
 from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.reading import hash_tensors
 from dcgrid.errors import UsageError
-from dcgrid.grid.modes import Mode
+from dcgrid.grid.routing import Mode
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.backbone import NativeBackbone, NativeParts
 from dcgrid.models.native.dit import DiT

@@ -27,8 +27,7 @@ from benchmarks.progress import Silent
 from benchmarks.truth.measure import render_truth
 from dcgrid.eval.suites.footage import to_pixels, to_unit
 from dcgrid.flow.path import noisy
-from dcgrid.grid.modes import Routing
-from dcgrid.grid.routing import route_matrix
+from dcgrid.grid.routing import Routing, route_matrix
 from dcgrid.models.base import CellText, cell_texts
 from dcgrid.models.native.backbone import NativeBackbone, NativeParts
 from dcgrid.models.native.rows import encode_rows

@@ -12,13 +12,18 @@ from peft import LoraConfig
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from dcgrid.adapters.attach import adapter_names, attach_adapter, detach_adapter, routed_layers
+from dcgrid.adapters.attach import (
+    adapter_names,
+    attach_adapter,
+    detach_adapter,
+    learn_part,
+    routed_layers,
+)
 from dcgrid.adapters.export import export_adapter
 from dcgrid.adapters.files import load_adapter, save_adapter
 from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.routed import StructuredIn
 from dcgrid.adapters.spec import AdapterSpec
-from dcgrid.adapters.structured import learn_part
 from dcgrid.errors import AdapterError, OutputError
 from tests.adapters.merged import merge_adapters
 

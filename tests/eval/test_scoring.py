@@ -9,11 +9,11 @@ import torch
 
 from dcgrid import hub
 from dcgrid.errors import WeightsError
-from dcgrid.eval import extra
 from dcgrid.eval.columns import METRICS
 from dcgrid.eval.encoders import registry
 from dcgrid.eval.encoders.dino import DinoEncoder
 from dcgrid.eval.scoring import Case, Encoders, fit, score_case
+from dcgrid.runtime import install
 from dcgrid.runtime.install import install_hint
 from tests.eval.encoders.test_clip import frames
 from tests.eval.places import CLIPS, WEIGHTS, lacks, needs_clips, needs_weights
@@ -198,7 +198,7 @@ def test_a_missing_package_blanks_its_columns_alone(monkeypatch):
     def lack(name):
         raise ImportError(name=name)
 
-    monkeypatch.setattr(extra, "import_module", lack)
+    monkeypatch.setattr(install, "import_module", lack)
     encoders = Encoders()
     motion, change = encoders.columns(["motion", "change"])
     assert motion.unavailable == f"this score needs cv2 ({install_hint('eval')})"

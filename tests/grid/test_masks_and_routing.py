@@ -12,9 +12,7 @@ from dcgrid.grid.masks import (
     random_fill_mask,
     spread_over_frames,
 )
-from dcgrid.grid.modes import Routing
-from dcgrid.grid.routing import route_matrix
-from dcgrid.grid.visibility import visible_segments
+from dcgrid.grid.routing import Routing, route_matrix, visible_segments
 from dcgrid.prompts.segments import Prompt, Segment
 
 GRID = GridLayout(rows=2, cols=2)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dcgrid.grid.offset import narrow_cells, widen_cells
+from dcgrid.grid.coordinates import narrow_cells, widen_cells
 
 
 def cells(rows: int, columns: int) -> torch.Tensor:

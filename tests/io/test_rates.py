@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dcgrid.io.rates import keep_rates, read_rates
+from dcgrid.io.progress import keep_rates, read_rates
 
 
 def test_each_setting_keeps_its_last_run(tmp_path: Path) -> None:

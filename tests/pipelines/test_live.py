@@ -9,8 +9,7 @@ from dcgrid.adapters.attach import attach_adapter, set_routed
 from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.spec import AdapterSpec
-from dcgrid.grid.modes import Routing
-from dcgrid.grid.routing import route_matrix
+from dcgrid.grid.routing import Routing, route_matrix
 from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.models.registry import find_model
 from dcgrid.pipelines.job import ComposeJob, EditJob

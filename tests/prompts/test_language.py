@@ -8,15 +8,13 @@ import pytest
 from dcgrid.errors import PromptError
 from dcgrid.prompts import (
     cell_names,
-    filters,
     grid_problems,
     render_grid,
     render_text,
     text_problems,
 )
 from dcgrid.prompts import template as template_module
-from dcgrid.prompts.lexer import MAX_TEMPLATE
-from dcgrid.prompts.parser import MAX_NESTING
+from dcgrid.prompts.parser import MAX_NESTING, MAX_TEMPLATE
 from dcgrid.prompts.template import MAX_CELLS, MAX_OUTPUT
 
 
@@ -256,9 +254,8 @@ def test_all_problems_are_found_at_once():
     assert text_problems("{a}", ["a"]) == []
 
 
-@pytest.mark.parametrize("module", [filters, template_module])
-def test_doctests(module):
-    result = doctest.testmod(module)
+def test_doctests():
+    result = doctest.testmod(template_module)
     assert result.attempted > 0
     assert result.failed == 0
 

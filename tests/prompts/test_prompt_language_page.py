@@ -9,7 +9,7 @@ import pytest
 from dcgrid import prompts, recipes
 from dcgrid.errors import DcgridError, PromptError
 from dcgrid.prompts import parser
-from dcgrid.prompts.filters import FILTERS
+from dcgrid.prompts.template import FILTERS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "prompt-language.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+) ?(.*?)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -16,7 +16,7 @@ from dcgrid.cli.validation import generate_validation
 from dcgrid.errors import PromptError, RecipeError, WeightsError
 from dcgrid.models.native.model import load_text_encoder
 from dcgrid.models.weights import read_weights, save_weights
-from dcgrid.prompts.tags import check_tags
+from dcgrid.prompts.segments import check_tags
 from dcgrid.recipes import shipped_dir
 from dcgrid.train.data.generated_grids import grid_files, read_grid
 from dcgrid.train.data.variants import FusionPool, VariantPool

@@ -16,7 +16,7 @@ from dcgrid.adapters.foreign import Factors, ForeignLora, check_foreign_fit, rea
 from dcgrid.adapters.reading import LoadReport, mean_update, side_key
 from dcgrid.adapters.spec import AdapterSpec, Stage
 from dcgrid.errors import AdapterError, OutputError
-from dcgrid.grid.modes import Mode
+from dcgrid.grid.routing import Mode
 from dcgrid.models.model import Model
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from dcgrid.adapters.spec import AdapterSpec, Form, Stage, spec_from_json
 from dcgrid.errors import AdapterError, DcgridError
-from dcgrid.grid.modes import Mode
+from dcgrid.grid.routing import Mode
 
 FORMAT = "dcgrid-adapter-1"
 """What the metadata of a file of this program says."""

@@ -1,15 +1,24 @@
 """Where each token stands in the grid: the only place where cells become neighbours.
 
-Letters: K cells, S tokens of the whole grid, F Y X tokens along time, rows, columns.
-
 Tokens are cell-major, "(k f y x)". Two cells side by side, each 2 rows of 3 tokens, one frame:
 
     cell-major        grid order       y,x coordinates, cells abutting
     0 1 2 | 6 7 8     0 1 2  3  4  5   0,0 0,1 0,2 | 0,3 0,4 0,5
     3 4 5 | 9 . .     6 7 8  9 10 11   1,0 1,1 1,2 | 1,3 1,4 1,5
+
+A second grid of tokens may be set off by half a token. A token generates its patch alone, so
+neighbours meet at a seam. Cells with a margin of half a patch around them have their tokens across
+the seams of the plain ones; the mean of both has seams of half the height at twice as many places.
+
+    plain     |  a  |  b  |  c  |
+    offset  |  m  |  n  |  o  |  p  |        the outer half of m and p is a mirror image
+
+Letters: B batch, K cells, C channels, S tokens of the whole grid, F Y X tokens, or latents, along
+time, rows, columns.
 """
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -68,3 +77,35 @@ def grid_positions(layout: GridLayout, shape: TokenShape) -> Tensor:
 def grid_order(layout: GridLayout, shape: TokenShape) -> Tensor:
     """Return order_S, int64: `tokens_S[order_S]` puts cell-major tokens in grid order (f y x)."""
     return grid_positions(layout, shape).argsort()
+
+
+MARGIN = 0.5
+"""Tokens by which an offset cell is wider on each side."""
+
+
+def widen_cells(cells_BKCFYX: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """Put a mirrored margin of half a patch around the rows and columns of every cell.
+
+    Raises:
+        ValueError: A patch is no even number of latents, or a cell is too small for a mirror.
+    """
+    y, x = _margins(patch)
+    if min(cells_BKCFYX.shape[-2] - y, cells_BKCFYX.shape[-1] - x) < 1:
+        raise ValueError(f"cells of {tuple(cells_BKCFYX.shape[-2:])} have no room for a mirror")
+    batch, cells = cells_BKCFYX.shape[:2]
+    padded = F.pad(cells_BKCFYX.flatten(0, 2), (x, x, y, y), "reflect")
+    wide: Tensor = padded.unflatten(0, (batch, cells, cells_BKCFYX.shape[2]))
+    return wide
+
+
+def narrow_cells(cells_BKCFYX: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """Take the margin of `widen_cells` off again."""
+    y, x = _margins(patch)
+    rows, columns = cells_BKCFYX.shape[-2:]
+    return cells_BKCFYX[..., y : rows - y, x : columns - x]
+
+
+def _margins(patch: tuple[int, int, int]) -> tuple[int, int]:
+    if patch[1] % 2 or patch[2] % 2:
+        raise ValueError(f"half a patch of {patch[1]} x {patch[2]} latents is no whole number")
+    return patch[1] // 2, patch[2] // 2

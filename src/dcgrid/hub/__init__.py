@@ -12,14 +12,16 @@ from dcgrid.hub.pins import Pin, read_pin
 from dcgrid.hub.places import cache_dir, config_dir, config_file, go_offline, hub_dir, is_offline
 from dcgrid.hub.push import push_files
 from dcgrid.hub.reference import WeightReference, parse_reference
-from dcgrid.hub.remove import CachedModel, cached_model, remove_model
 from dcgrid.hub.snapshot import (
+    CachedModel,
     ModelDownload,
     bytes_left,
+    cached_model,
     fetch_model,
     locate_model,
     look_up_model,
     model_download,
+    remove_model,
 )
 from dcgrid.hub.table import (
     ADAPTERS,

@@ -1,4 +1,4 @@
-"""Whole base models from the hub: where they are, what they would cost to fetch, fetching them.
+"""Whole base models from the hub: where they are, what fetching them costs, fetching, removing.
 
 Start at `fetch_model`. A name means the commit that its branch stood at when it was first asked
 for (pins.py), until an update is asked for. The hub's own client downloads and keeps the files, so
@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING
 
 from dcgrid.errors import NetworkError, OutputError, WeightsError
-from dcgrid.hub.client import BytesReport, hub_errors
+from dcgrid.hub.client import BytesReport, RemoteFile, hub_errors, list_repo
 from dcgrid.hub.download import (
     fetch_file,
     is_pickled_name,
@@ -24,12 +25,15 @@ from dcgrid.hub.download import (
     remove_from_cache,
     remove_parts,
 )
-from dcgrid.hub.listing import RemoteFile, list_repo
 from dcgrid.hub.pins import Pin, read_pin, repo_dir, size_of, table_pin, write_pin
 from dcgrid.hub.places import hub_dir, hub_dir_variable, is_offline
 from dcgrid.hub.reference import WeightReference
 from dcgrid.hub.table import HubModel, hub_model
 from dcgrid.io.atomic import write_whole
+
+if TYPE_CHECKING:
+    from huggingface_hub import DeleteCacheStrategy
+
 
 _Seen = Callable[[RemoteFile, int], None]
 """Called with a file and how many of its bytes are here."""
@@ -320,3 +324,65 @@ def _require_space(name: str, needed: int) -> None:
             f"{name} needs {needed / 1e9:.1f} GB more in {hub_dir()}, {free / 1e9:.1f} GB are free",
             hint=f"free some space, or set {hub_dir_variable()} to a folder on a larger disk",
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedModel:
+    """What removing a model would free."""
+
+    folder: Path
+    """The repository's folder in the cache."""
+    bytes: int
+    """Size of the files that no other snapshot links to."""
+    strategy: "DeleteCacheStrategy"
+    """What the hub's client would remove."""
+
+
+def cached_model(name: str) -> CachedModel | None:
+    """Return what of a model is in the cache and belongs to it alone; None: nothing.
+
+    Snapshots that another program brought, and what they share with this one, do not count.
+
+    Raises:
+        UsageError: The table has no such model.
+        WeightsError: What is remembered of models is damaged.
+    """
+    from huggingface_hub import scan_cache_dir
+
+    pin = read_pin(hub_model(name))
+    if pin is None or not repo_dir(pin.repo).is_dir():
+        return None
+    cache = scan_cache_dir(hub_dir())
+    repos = (one for one in cache.repos if (one.repo_type, one.repo_id) == ("model", pin.repo))
+    there = {one.commit_hash for repo in repos for one in repo.revisions}
+    if not (mine := there & {pin.commit, *pin.earlier}):
+        return None
+    strategy = cache.delete_revisions(*mine)
+    freed = strategy.expected_freed_size
+    return CachedModel(folder=repo_dir(pin.repo), bytes=freed, strategy=strategy)
+
+
+def remove_model(name: str) -> int:
+    """Take a model out of the cache and forget its commit.
+
+    Returns:
+        Bytes that are free now; 0: it was not there.
+
+    Raises:
+        UsageError: The table has no such model.
+        WeightsError: What is remembered of models is damaged.
+        OutputError: A file cannot be removed.
+    """
+    cached, pin = cached_model(name), read_pin(hub_model(name))
+    if pin is not None:
+        remove_parts(repo_dir(pin.repo) / "blobs", older_than_s=0)
+    if cached is not None:
+        # The client only warns of what it cannot remove.
+        cached.strategy.execute()
+        removed = (*cached.strategy.repos, *cached.strategy.snapshots, *cached.strategy.blobs)
+        left = [path for path in removed if path.exists() or path.is_symlink()]
+        if left:
+            raise OutputError(f"cannot remove {left[0]}", hint="check its permissions")
+    if pin is not None:
+        write_pin(name, None)
+    return cached.bytes if cached is not None else 0

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dcgrid.errors import NetworkError, OutputError, WeightsError
-from dcgrid.hub.client import BytesReport, hub_errors
+from dcgrid.hub.client import BytesReport, hub_errors, list_repo
 from dcgrid.hub.download import (
     check_file,
     client_arguments,
@@ -19,7 +19,6 @@ from dcgrid.hub.download import (
     pickled_error,
     remove_from_cache,
 )
-from dcgrid.hub.listing import list_repo
 from dcgrid.hub.pins import read_adapter_path, write_adapter_path
 from dcgrid.hub.places import hub_dir, is_offline
 from dcgrid.hub.reference import WeightReference, parse_reference

@@ -135,7 +135,7 @@ class TokenPlaces:
     position_S: torch.Tensor
     """Place of each token in grid order (f y x), for windowed attention; int64."""
     margin: float = 0.0
-    """Tokens on each side of a cell that are not of its picture (grid/offset.py)."""
+    """Tokens on each side of a cell that are not of its picture (grid/coordinates.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

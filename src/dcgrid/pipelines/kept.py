@@ -9,7 +9,7 @@ import torch
 
 from dcgrid.adapters.find import find_adapter
 from dcgrid.adapters.spec import Stage
-from dcgrid.grid.modes import Mode
+from dcgrid.grid.routing import Mode
 from dcgrid.io.progress import Progress
 from dcgrid.models.model import Model
 from dcgrid.pipelines.job import GridJob

@@ -24,7 +24,7 @@ from dcgrid.adapters.reading import (
 )
 from dcgrid.adapters.spec import AdapterSpec, Stage
 from dcgrid.errors import AdapterError, UsageError, WeightsError
-from dcgrid.grid.modes import Mode
+from dcgrid.grid.routing import Mode
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone, ModelSpec
 from dcgrid.models.model import Model, Placement

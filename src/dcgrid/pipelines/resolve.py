@@ -16,7 +16,7 @@ from typing import Annotated, TypeVar
 from annotated_types import Ge, Le, MinLen
 
 from dcgrid.errors import UsageError
-from dcgrid.grid.modes import Mode
+from dcgrid.grid.routing import Mode
 from dcgrid.io.progress import counted
 from dcgrid.io.schema import FileName
 from dcgrid.pipelines.job import (

@@ -23,12 +23,16 @@ from dcgrid.flow.noise import draw_noise
 from dcgrid.flow.sampler import SampleSettings, combine_guidance, sample
 from dcgrid.flow.schedule import Schedule
 from dcgrid.flow.self_conditioning import self_conditioned, unconditioned
-from dcgrid.grid.coordinates import grid_positions, token_coordinates
+from dcgrid.grid.coordinates import (
+    MARGIN,
+    grid_positions,
+    narrow_cells,
+    token_coordinates,
+    widen_cells,
+)
 from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.grid.masks import fill_mask, spread_over_frames
-from dcgrid.grid.modes import Routing
-from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
-from dcgrid.grid.visibility import visible_segments
+from dcgrid.grid.routing import Routing, visible_segments
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import (
     Backbone,

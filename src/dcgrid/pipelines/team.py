@@ -21,7 +21,7 @@ from torch import Tensor, distributed
 from dcgrid import hub
 from dcgrid.adapters.spec import Stage
 from dcgrid.errors import DcgridError, UsageError
-from dcgrid.grid.modes import Mode
+from dcgrid.grid.routing import Mode
 from dcgrid.io.progress import NullProgress, Progress
 from dcgrid.models.base import CellText, Memory, TokenPlaces
 from dcgrid.models.model import Model

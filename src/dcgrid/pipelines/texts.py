@@ -30,7 +30,7 @@ from dcgrid.models.tags import TOKENS_NAME, check_width, read_tags
 from dcgrid.pipelines.job import GridJob, parse_lora
 from dcgrid.pipelines.resolve import ResolvedGrid, recipe_notes
 from dcgrid.pipelines.sampling import visible_rows
-from dcgrid.prompts.tags import check_tags, named_tags
+from dcgrid.prompts.segments import check_tags, named_tags
 from dcgrid.recipes import effect_names
 
 _EMPTY = frozenset(

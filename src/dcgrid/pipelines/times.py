@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcgrid import hub
-from dcgrid.io.progress import duration_words
-from dcgrid.io.rates import RATES_NAME, read_rates
-from dcgrid.io.rates import keep_rates as store_rates
+from dcgrid.io.progress import RATES_NAME, duration_words, read_rates
+from dcgrid.io.progress import keep_rates as store_rates
 
 LONG_S = 20.0
 """A run that takes longer is told what half of the clip would take."""

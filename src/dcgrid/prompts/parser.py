@@ -1,15 +1,207 @@
-"""Tokens to a small tree. The grammar is in docs/prompt-language.md; read `parse` first.
+"""A template to tokens and a small tree: the grammar is in docs/prompt-language.md; read `parse`.
 
 A template is text with tags between braces: slots, {if}, and the two cell blocks {each} and {in}.
-Names of slots, filters and cells are checked later (check.py), so that all wrong ones are reported.
+Names of slots, filters and cells are checked later (template.py), so that all wrong ones are
+reported. `Source.error` is the one way in which lexer, parser and renderer complain, so every
+message names file, line and column and shows the line with a caret.
 """
 
-from collections.abc import Iterator
+import difflib
+import enum
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
-from dcgrid.prompts.lexer import Token, TokenKind, tokens
-from dcgrid.prompts.source import Source
+from dcgrid.errors import PromptError
+
+_SHOWN_COLUMNS = 90
+
+
+class Place(Protocol):
+    """Where the first character of a template stands; recipes have such places."""
+
+    @property
+    def file(self) -> str:
+        """Path of the file, as shown to the user."""
+
+    @property
+    def line(self) -> int:
+        """Line in the file, counted from 1."""
+
+    @property
+    def column(self) -> int:
+        """Column in that line, counted from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The text of a template and where it comes from."""
+
+    text: str
+    """The template itself."""
+    file: str = "template"
+    """Name shown in errors."""
+    line: int = 1
+    """Line of the first character in `file`; >= 1."""
+    column: int = 1
+    """Column of the first character in `file`; >= 1."""
+
+    def error(self, start: int, end: int, problem: str, *, hint: str = "") -> PromptError:
+        """Make an error about the characters start..end of the text.
+
+        Args:
+            start: First offending character, an index into `text`; may be len(text).
+            end: One past the last offending character.
+            problem: What is wrong, in a few words.
+            hint: What to try next.
+
+        Returns:
+            The error; its message is "file:line:column: problem", the source line and a caret.
+        """
+        row = self.text.count("\n", 0, start)
+        line_start = self.text.rfind("\n", 0, start) + 1
+        line_end = self.text.find("\n", start)
+        content = self.text[line_start : line_end if line_end >= 0 else len(self.text)]
+        at = start - line_start
+        column = at + (self.column if row == 0 else 1)
+        shown = _caret(content, at, max(1, min(end - start, len(content) - at)))
+        place = f"{self.file}:{self.line + row}:{column}"
+        return PromptError(f"{place}: {problem}\n{shown}", hint=hint)
+
+
+def source_of(template: str, place: Place | None) -> Source:
+    """Return a source for template text that stands at a place, or nowhere in particular."""
+    if place is None:
+        return Source(text=template)
+    return Source(text=template, file=place.file, line=place.line, column=place.column)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'NAME'?" for the known name most like `name`, or "" if none is."""
+    # difflib is quadratic, and nobody means a name of thousands of characters.
+    matches = difflib.get_close_matches(name[:80], sorted(known), n=1, cutoff=0.5)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def unprintable(text: str) -> int | None:
+    """Return the index of the first control character or lone surrogate, or None.
+
+    White space (tab, newline and the like) is fine: rendering makes it single spaces.
+    """
+    for index, character in enumerate(text):
+        if unicodedata.category(character) in ("Cc", "Cs") and not character.isspace():
+            return index
+    return None
+
+
+def _caret(content: str, at: int, width: int) -> str:
+    """Return a source line with a caret line under it, cut to a window around the caret."""
+    first = max(0, at - _SHOWN_COLUMNS // 2)
+    window = content[first : first + _SHOWN_COLUMNS]
+    line = "".join(c if c.isprintable() else " " for c in window)
+    carets = "^" * min(width, max(1, len(line) - (at - first)))
+    return f"    {line}\n    {' ' * (at - first)}{carets}"
+
+
+MAX_TEMPLATE = 20_000
+"""Most characters of a template."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_STRING = re.compile(r'"((?:[^"\\\n]|\\["\\])*)"')
+_TEXT = re.compile(r"(?:[^{}]|\{\{|\}\})+")
+
+
+class TokenKind(enum.Enum):
+    """What a token is."""
+
+    TEXT = "text"
+    OPEN = "{"
+    CLOSE = "}"
+    NAME = "name"
+    STRING = "string"
+    PIPE = "|"
+    END = "end of template"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """One token and the characters it was read from."""
+
+    kind: TokenKind
+    value: str
+    """Text or string with escapes resolved, or the name or sign itself."""
+    start: int
+    end: int
+
+
+def tokens(source: Source) -> Iterator[Token]:
+    """Read the tokens of a template; the last one is END.
+
+    Raises:
+        PromptError: Too long, a control character, a stray brace, an open string, an unknown sign.
+    """
+    text = source.text
+    if len(text) > MAX_TEMPLATE:
+        problem = f"template of {len(text)} characters; at most {MAX_TEMPLATE} are allowed"
+        raise source.error(0, 1, problem)
+    bad = unprintable(text)
+    if bad is not None:
+        raise source.error(bad, bad + 1, f"control character U+{ord(text[bad]):04X}")
+    position = 0
+    while position < len(text):
+        match = _TEXT.match(text, position)
+        if match:
+            value = match[0].replace("{{", "{").replace("}}", "}")
+            yield Token(kind=TokenKind.TEXT, value=value, start=position, end=match.end())
+            position = match.end()
+        elif text[position] == "}":
+            raise source.error(position, position + 1, "'}' closes nothing; write }} for a brace")
+        else:
+            for token in _tag_tokens(source, position):
+                yield token
+                position = token.end
+    yield Token(kind=TokenKind.END, value="", start=len(text), end=len(text))
+
+
+def _tag_tokens(source: Source, opening: int) -> Iterator[Token]:
+    """Read the tokens of one tag, from its opening brace to its closing one."""
+    text = source.text
+    yield Token(kind=TokenKind.OPEN, value="{", start=opening, end=opening + 1)
+    position = opening + 1
+    while position < len(text):
+        character = text[position]
+        if character.isspace():
+            position += 1
+            continue
+        token = _tag_token(source, position)
+        yield token
+        if token.kind is TokenKind.CLOSE:
+            return
+        position = token.end
+    problem = "'{' is never closed; write {{ for a brace"
+    raise source.error(opening, opening + 1, problem)
+
+
+def _tag_token(source: Source, position: int) -> Token:
+    """Read the one token of a tag that starts at a position."""
+    text, character = source.text, source.text[position]
+    if character in "|}":
+        kind = TokenKind.PIPE if character == "|" else TokenKind.CLOSE
+        return Token(kind=kind, value=character, start=position, end=position + 1)
+    name = _NAME.match(text, position)
+    if name:
+        return Token(kind=TokenKind.NAME, value=name[0], start=position, end=name.end())
+    if character != '"':
+        raise source.error(position, position + 1, f"unexpected {character!r} inside braces")
+    string = _STRING.match(text, position)
+    if not string:
+        problem = 'string is not closed on its line; inside it only \\" and \\\\ may follow \\'
+        raise source.error(position, position + 1, problem)
+    value = re.sub(r'\\(["\\])', r"\1", string[1])
+    return Token(kind=TokenKind.STRING, value=value, start=position, end=string.end())
+
 
 MAX_NESTING = 16
 """Most blocks inside one another."""

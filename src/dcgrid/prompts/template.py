@@ -2,21 +2,174 @@
 
 Read `render_grid` first. What an author may write is in docs/prompt-language.md. Values of slots
 and clauses are plain text: braces in them are never read as tags. Nothing here runs code, reads
-files or grows without bound (`MAX_OUTPUT`, lexer.MAX_TEMPLATE, parser.MAX_NESTING, MAX_CELLS).
+files or grows without bound (`MAX_OUTPUT`, `MAX_CELLS`, parser.MAX_TEMPLATE, parser.MAX_NESTING).
+Names in a template are checked against those that exist: all wrong ones are found, not just one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from types import MappingProxyType
 from typing import Protocol
 
 from dcgrid.errors import PromptError
 from dcgrid.io.progress import counted
-from dcgrid.prompts.check import name_problems
-from dcgrid.prompts.filters import FILTERS
-from dcgrid.prompts.parser import CellBlock, If, Name, Node, Slot, Template, Text, parse
+from dcgrid.prompts.parser import (
+    KEYWORDS,
+    CellBlock,
+    If,
+    Name,
+    Node,
+    Place,
+    Slot,
+    Template,
+    Text,
+    nearest,
+    parse,
+    source_of,
+    unprintable,
+)
 from dcgrid.prompts.segments import Prompt, Segment
-from dcgrid.prompts.source import Place, nearest, source_of, unprintable
+
+# Words after which English takes no further article.
+_DETERMINERS = frozenset(
+    (
+        *("a", "an", "the", "this", "that", "these", "those", "my", "your", "his", "her", "its"),
+        *("our", "their", "some", "any", "no", "every", "each", "both", "all", "another", "many"),
+        *("several", "few", "one", "two", "three", "four", "five", "six", "seven", "eight"),
+        *("nine", "ten"),
+    )
+)
+# Spelled with a vowel but spoken with a consonant ("a unicorn"), and the reverse ("an hour").
+_SPOKEN_CONSONANT = (
+    *("eu", "ewe", "one", "once", "ukulele", "unic", "unif", "union", "uniq", "unit", "univ"),
+    *("ura", "use", "usu", "ute"),
+)
+_SPOKEN_VOWEL = ("heir", "honest", "honor", "honour", "hour")
+
+
+def article(text: str) -> str:
+    """Put "a" or "an" in front, unless the text has a determiner, a number or a capital.
+
+    >>> article("cat"), article("old man"), article("the subject"), article("Lincoln")
+    ('a cat', 'an old man', 'the subject', 'Lincoln')
+    """
+    words = text.split()
+    if not words or not words[0][0].isalpha() or words[0][0].isupper():
+        return text
+    first = words[0].lower()
+    if first in _DETERMINERS:
+        return text
+    vowel = first[0] in "aeiou" and not first.startswith(_SPOKEN_CONSONANT)
+    spoken_vowel = vowel or first.startswith(_SPOKEN_VOWEL)
+    return f"{'an' if spoken_vowel else 'a'} {text.lstrip()}"
+
+
+def bare(text: str) -> str:
+    """Strip white space and closing punctuation, so that the template can set its own."""
+    return text.strip().rstrip(".,;:!? \t\n")
+
+
+def capital(text: str) -> str:
+    """Make the first character upper case and leave the rest alone."""
+    stripped = text.lstrip()
+    return stripped[:1].upper() + stripped[1:]
+
+
+def lower(text: str) -> str:
+    """Make the whole text lower case."""
+    return text.lower()
+
+
+def tag(text: str) -> str:
+    """Write a concept tag: in square brackets, blanks as underscores; no text, no tag.
+
+    >>> tag("Cat_identity"), tag("[SparkEffect]"), tag("my dog")
+    ('[Cat_identity]', '[SparkEffect]', '[my_dog]')
+    """
+    name = text.strip()
+    if name.startswith("[") and name.endswith("]"):
+        name = name[1:-1]
+    joined = "_".join(name.split())
+    return f"[{joined}]" if joined else ""
+
+
+FILTERS: Mapping[str, Callable[[str], str]] = MappingProxyType(
+    {"article": article, "bare": bare, "capital": capital, "lower": lower, "tag": tag}
+)
+"""Every filter by its name in templates."""
+
+
+CELL_SLOTS = frozenset({"cell", "clause"})
+"""Slots that exist inside cell blocks only: the cell's name and its clause."""
+GRID_SLOTS = frozenset({"grid"})
+"""Slots that every grid template has: the grid's shape, as in 2x2 with a multiplication sign."""
+
+
+def name_problems(
+    template: Template, *, slots: Collection[str], cells: Sequence[str] | None
+) -> Iterator[PromptError]:
+    """Yield an error for every unknown slot, filter or cell of a template, in reading order.
+
+    Args:
+        template: What to check.
+        slots: Names of the slots that have or may have a value.
+        cells: Names of the grid's cells; None: the template belongs to no grid, so cell blocks
+            and grid slots are wrong in it.
+
+    Yields:
+        Errors that name file, line and column and the nearest known name.
+    """
+    known = set(slots) | (GRID_SLOTS if cells is not None else set())
+    for node in template.nodes:
+        yield from _problems(template, node, known, cells)
+
+
+def _problems(
+    template: Template, node: Node, known: set[str], cells: Sequence[str] | None
+) -> Iterator[PromptError]:
+    """Yield the problems of one node and what is inside it."""
+    match node:
+        case Text():
+            return
+        case Slot():
+            for operand in node.operands:
+                if isinstance(operand, Name):
+                    yield from _slot_problem(template, operand, known)
+            for name in node.filters:
+                if name.value not in FILTERS:
+                    yield _unknown(template, name, "filter", FILTERS)
+        case If():
+            yield from _slot_problem(template, node.name, known)
+            for inner in (*node.then, *node.otherwise):
+                yield from _problems(template, inner, known, cells)
+        case CellBlock():
+            if cells is None:
+                problem = "cell blocks belong to layout templates, not here"
+                yield template.source.error(node.start, node.end, problem)
+            elif node.cell is not None and node.cell.value not in cells:
+                yield _unknown(template, node.cell, "cell", cells)
+            for inner in node.body:
+                yield from _problems(template, inner, known | CELL_SLOTS, cells)
+
+
+def _slot_problem(template: Template, name: Name, known: set[str]) -> Iterator[PromptError]:
+    if name.value in known:
+        return
+    if name.value in CELL_SLOTS:
+        problem = f"slot '{name.value}' exists only inside {{each}} and {{in}}"
+        yield template.source.error(name.start, name.end, problem)
+    else:
+        yield _unknown(template, name, "slot", known)
+
+
+def _unknown(template: Template, name: Name, what: str, known: Collection[str]) -> PromptError:
+    # A tag that is no keyword reads as a slot, so {ned} may well be {end}.
+    candidates = {*known, *KEYWORDS} if what == "slot" else known
+    problem = f"unknown {what} '{name.value[:80]}'{nearest(name.value, candidates)}"
+    hint = f"known {what}s: {', '.join(sorted(known))}" if known else ""
+    return template.source.error(name.start, name.end, problem, hint=hint)
+
 
 MAX_OUTPUT = 20_000
 """Most characters of a rendered prompt."""

@@ -1,11 +1,14 @@
-"""How this installation gets what it lacks."""
+"""How this installation gets what it lacks, and packages that are loaded when they are needed."""
 
 import json
 import shlex
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from dcgrid.errors import UsageError
 
 
 def install_hint(extra: str) -> str:
@@ -29,3 +32,21 @@ def _checkout() -> Path | None:
     except (metadata.PackageNotFoundError, KeyError, ValueError):
         pass
     return next((one for one in folders if (one / "pyproject.toml").is_file()), None)
+
+
+class MissingPackageError(UsageError):
+    """A package of the extra dcgrid[eval] is not installed."""
+
+
+def need(name: str) -> Any:  # noqa: ANN401 - a module without types
+    """Return a package of the extra dcgrid[eval].
+
+    Raises:
+        MissingPackageError: It is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"this score needs {error.name or name}", hint=install_hint("eval")
+        ) from error

@@ -6,7 +6,7 @@ their configs. No weights are read.
 
 from dataclasses import dataclass
 
-from dcgrid.adapters.targets import Targets, adapter_targets
+from dcgrid.adapters.spec import Targets, adapter_targets
 from dcgrid.errors import UsageError
 from dcgrid.grid.layout import LatentGeometry
 from dcgrid.models.native.config import PRESETS, NativeConfig

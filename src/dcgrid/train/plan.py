@@ -17,8 +17,14 @@ from dcgrid import hub
 from dcgrid.adapters.attach import find_targets, linear_shapes
 from dcgrid.errors import RecipeError, WeightsError
 from dcgrid.grid.layout import nearest_multiples
-from dcgrid.io.progress import counted, duration_words, size_words
-from dcgrid.io.rates import RATES_NAME, keep_rates, read_rates
+from dcgrid.io.progress import (
+    RATES_NAME,
+    counted,
+    duration_words,
+    keep_rates,
+    read_rates,
+    size_words,
+)
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import NativeConfig
 from dcgrid.models.native.dit import DiT

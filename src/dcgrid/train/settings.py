@@ -17,7 +17,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
 
 from dcgrid.errors import RecipeError
-from dcgrid.grid.modes import Mode
+from dcgrid.grid.routing import Mode
 from dcgrid.io.schema import Problem, read_toml
 from dcgrid.train.facts import table_names, train_facts
 

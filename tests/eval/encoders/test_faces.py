@@ -5,8 +5,7 @@ import torch
 
 from benchmarks.clips import read_frames
 from dcgrid.errors import WeightsError
-from dcgrid.eval.encoders.faces import ArcFaceReader, SFaceReader
-from dcgrid.eval.encoders.scrfd import ScrfdDetector, decode, suppress
+from dcgrid.eval.encoders.faces import ArcFaceReader, ScrfdDetector, SFaceReader, decode, suppress
 from dcgrid.eval.metrics import identity
 from tests.eval.places import CLIPS, WEIGHTS, lacks, needs_clips, needs_weights
 

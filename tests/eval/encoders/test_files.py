@@ -8,8 +8,7 @@ import pytest
 from dcgrid import hub
 from dcgrid.errors import NetworkError, UsageError, WeightsError
 from dcgrid.eval.encoders.files import find_network
-from dcgrid.eval.extra import need
-from dcgrid.runtime.install import install_hint
+from dcgrid.runtime.install import install_hint, need
 from tests.eval.places import WEIGHTS, needs_weights
 
 

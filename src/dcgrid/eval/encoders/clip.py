@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dcgrid.errors import WeightsError
 from dcgrid.eval.encoders.preprocess import chunks, normalised, square
-from dcgrid.eval.extra import need
+from dcgrid.runtime.install import need
 
 MEAN, SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 VIT_L14 = {"hidden_size": 1024, "num_hidden_layers": 24, "patch_size": 14}

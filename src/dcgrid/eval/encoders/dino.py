@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dcgrid.errors import WeightsError
 from dcgrid.eval.encoders.preprocess import chunks, normalised, square
-from dcgrid.eval.extra import need
+from dcgrid.runtime.install import need
 
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SHORT = 256

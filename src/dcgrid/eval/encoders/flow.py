@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcgrid.eval.extra import need
+from dcgrid.runtime.install import need
 
 LONGEST = 320
 """Pixels of the longer side that flow is measured at, so that it does not depend on the size."""

@@ -16,8 +16,8 @@ from dcgrid.eval.encoders.faces import ArcFaceReader, SFaceReader
 from dcgrid.eval.encoders.files import find_network
 from dcgrid.eval.encoders.flow import FlowReader
 from dcgrid.eval.encoders.lpips import LpipsNetwork
-from dcgrid.eval.extra import MissingPackageError
 from dcgrid.eval.results import MetricColumn
+from dcgrid.runtime.install import MissingPackageError
 
 Made = TypeVar("Made")
 _KEPT_BYTES = 1 << 28

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from dcgrid.eval.extra import need
 from dcgrid.eval.results import Score
+from dcgrid.runtime.install import need
 
 NO_FRAMES = "no frames"
 """Reason of a clip of length 0."""

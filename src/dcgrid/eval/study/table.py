@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dcgrid.errors import StudyError
-from dcgrid.eval.extra import need
 from dcgrid.eval.study.answers import RaterAnswers
 from dcgrid.eval.study.design import CHECKED, QUESTIONS, Check, StudyKey
+from dcgrid.runtime.install import need
 
 RESAMPLES = 2000
 """Draws of raters that an interval is taken from."""

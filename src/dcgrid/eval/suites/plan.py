@@ -12,9 +12,8 @@ from dcgrid.eval.scoring import METRICS, Encoders
 from dcgrid.eval.suites import footage
 from dcgrid.eval.suites.request import CEILING, EvalRequest, Unit, item_names, units_of
 from dcgrid.eval.suites.schema import Suite, check_seeds
-from dcgrid.grid.modes import Mode
-from dcgrid.io.progress import counted, duration_words
-from dcgrid.io.rates import RATES_NAME, read_rates
+from dcgrid.grid.routing import Mode
+from dcgrid.io.progress import RATES_NAME, counted, duration_words, read_rates
 from dcgrid.models.base import ModelSpec
 from dcgrid.models.model import Model
 from dcgrid.models.registry import find_model

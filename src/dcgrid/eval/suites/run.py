@@ -37,8 +37,7 @@ from dcgrid.eval.suites.unit_scoring import Scored, score_unit, scoring_context
 from dcgrid.eval.tables import csv_summary, csv_table, markdown_table, table_rows
 from dcgrid.io.atomic import write_whole
 from dcgrid.io.locks import run_lock
-from dcgrid.io.progress import NullProgress, Progress
-from dcgrid.io.rates import RATES_NAME, keep_rates, read_rates
+from dcgrid.io.progress import RATES_NAME, NullProgress, Progress, keep_rates, read_rates
 from dcgrid.pipelines.baselines import METHODS
 from dcgrid.pipelines.manifest import now, versions
 from dcgrid.runtime.workers import DeadWorker, Work, work_through

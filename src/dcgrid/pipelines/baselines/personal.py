@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from dcgrid.adapters.attach import attach_adapter, detach_adapter
-from dcgrid.adapters.spec import AdapterSpec, Form
-from dcgrid.adapters.targets import adapter_targets
+from dcgrid.adapters.spec import AdapterSpec, Form, adapter_targets
 from dcgrid.errors import DeviceError
 from dcgrid.flow.noise import draw_noise
 from dcgrid.flow.path import flow_loss, noisy, velocity_target
 from dcgrid.flow.sampler import walk
 from dcgrid.flow.schedule import Schedule, TrainingTimes
-from dcgrid.grid.offset import narrow_cells, widen_cells
+from dcgrid.grid.coordinates import narrow_cells, widen_cells
 from dcgrid.models.base import CellText
 from dcgrid.models.native.config import PRESETS
 from dcgrid.models.text_masking import TokenMasking

@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from dcgrid.adapters.attach import learn_part
 from dcgrid.adapters.routed import Part
-from dcgrid.adapters.structured import learn_part
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
 from dcgrid.models.trainable import trainable

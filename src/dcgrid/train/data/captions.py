@@ -10,8 +10,7 @@ import torch
 
 from dcgrid.errors import RecipeError
 from dcgrid.grid.layout import GridLayout
-from dcgrid.grid.modes import Mode, Routing
-from dcgrid.grid.visibility import visible_segments
+from dcgrid.grid.routing import Mode, Routing, visible_segments
 from dcgrid.models.native.text import build_vocabulary
 from dcgrid.prompts.template import render_grid
 from dcgrid.recipes import EffectRecipe, LayoutRecipe, load_effect, load_layout

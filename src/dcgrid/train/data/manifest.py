@@ -31,7 +31,7 @@ from dcgrid.errors import DcgridError, InputVideoError, RecipeError, WeightsErro
 from dcgrid.io.schema import Document, Rule, Text, read_toml, show
 from dcgrid.io.text import read_text
 from dcgrid.models.weights import read_weights
-from dcgrid.prompts.source import nearest
+from dcgrid.prompts.parser import nearest
 from dcgrid.video.clip import ClipRules
 from dcgrid.video.folder import name_some, split_folder
 from dcgrid.video.probe import probe

@@ -19,11 +19,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dcgrid.adapters.attach import attach_adapter
+from dcgrid.adapters.attach import attach_adapter, learn_part
 from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.routed import Part
 from dcgrid.adapters.spec import AdapterSpec
-from dcgrid.adapters.structured import learn_part
 from dcgrid.flow.schedule import TrainingTimes
 from dcgrid.models.tags import TOKENS_NAME, save_tags
 from dcgrid.models.trunk import VideoCodec

@@ -23,10 +23,15 @@ from dcgrid.flow.self_conditioning import (
     self_conditioned,
     unconditioned,
 )
-from dcgrid.grid.coordinates import grid_positions, token_coordinates
+from dcgrid.grid.coordinates import (
+    MARGIN,
+    grid_positions,
+    narrow_cells,
+    token_coordinates,
+    widen_cells,
+)
 from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.grid.masks import flow_times
-from dcgrid.grid.offset import MARGIN, narrow_cells, widen_cells
 from dcgrid.models.base import TokenPlaces
 from dcgrid.models.text_masking import TokenMasking
 from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec

@@ -23,7 +23,7 @@ from dcgrid.flow.noise import draw_noise
 from dcgrid.flow.sampler import SampleSettings
 from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.layout import cell_token_shape
-from dcgrid.grid.modes import Mode
+from dcgrid.grid.routing import Mode
 from dcgrid.io.schema import EACH_ONCE, Text, read_toml
 from dcgrid.models.tags import TOKENS_NAME
 from dcgrid.runtime.device import choose_dtype

@@ -19,8 +19,7 @@ from torch import nn
 from dcgrid.flow.schedule import TrainingTimes
 from dcgrid.grid.layout import GridLayout
 from dcgrid.grid.masks import random_fill_mask, spread_over_frames
-from dcgrid.grid.modes import Routing
-from dcgrid.grid.routing import route_matrix
+from dcgrid.grid.routing import Routing, route_matrix
 from dcgrid.synthetic.world_clips import chance
 from dcgrid.train.data.captions import Captions
 from dcgrid.train.data.generated_grids import (

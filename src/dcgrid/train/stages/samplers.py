@@ -22,10 +22,9 @@ from dcgrid.adapters.files import load_adapter
 from dcgrid.adapters.reading import hash_tensors, read_adapter
 from dcgrid.errors import UsageError, WeightsError
 from dcgrid.grid.layout import GridLayout
-from dcgrid.grid.modes import Routing
-from dcgrid.grid.routing import route_matrix
+from dcgrid.grid.routing import Routing, route_matrix
 from dcgrid.io.locks import run_lock
-from dcgrid.prompts.tags import check_tags
+from dcgrid.prompts.segments import check_tags
 from dcgrid.synthetic.effects import EFFECT_NAMES
 from dcgrid.synthetic.fusion import ELEMENTS
 from dcgrid.synthetic.store import WorldStore
