@@ -11,7 +11,7 @@ from dcgrid.cli.main import main
 from dcgrid.errors import OutputError
 from dcgrid.eval.results import read_results
 from dcgrid.eval.study.design import read_key
-from dcgrid.eval.study.make import StudyWishes, make_study
+from dcgrid.eval.study.make import StudyConfig, make_study
 from dcgrid.eval.study.serve import OpenStudy, keep_answers
 from dcgrid.models.native.model import weights_folder
 from dcgrid.train.checkpoint import STATE_NAME
@@ -149,8 +149,8 @@ def test_eval_keeps_what_is_whole_and_goes_on(
 def test_a_study_that_collects_answers_keeps_those_that_came(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 4 << 20) as disk:
         folder = disk / "study"
-        wishes = StudyWishes(ours=OURS)
-        make_study(make_evaluation(disk / "results"), folder, wishes, on_video=lambda *_: None)
+        config = StudyConfig(ours=OURS)
+        make_study(make_evaluation(disk / "results"), folder, config, on_video=lambda *_: None)
         key = read_key(folder)
         study = OpenStudy(folder=folder, key=key, names=frozenset(), on_answers=lambda _: None)
         sheets = [

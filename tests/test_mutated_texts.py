@@ -17,7 +17,7 @@ from dcgrid.cli.output import printable
 from dcgrid.errors import DcgridError
 from dcgrid.eval.results import read_results
 from dcgrid.eval.study.design import read_key
-from dcgrid.eval.study.make import StudyWishes, make_study
+from dcgrid.eval.study.make import StudyConfig, make_study
 from dcgrid.eval.suites.schema import read_suite
 from dcgrid.pipelines.manifest import read_manifest
 from dcgrid.pipelines.script import read_story
@@ -101,7 +101,7 @@ def sources(
     words = ["edit", str(clip), "-e", "rain", "--model", "tiny", "--num-inference-steps", "1"]
     assert main([*words, "--duration", "0.3", "--quiet"]) == 0
     evaluation = make_evaluation(folder / "evaluation")
-    study = make_study(evaluation, folder / "s", StudyWishes(ours=OURS), on_video=lambda *_: None)
+    study = make_study(evaluation, folder / "s", StudyConfig(ours=OURS), on_video=lambda *_: None)
     recipes = shipped_dir()
     return {
         "effect": ((recipes / "effects" / "rain.toml").read_bytes(), read_effect),

@@ -19,7 +19,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from benchmarks import options as shared
 from dcgrid.eval.study.answers import read_answers
 from dcgrid.eval.study.design import StudyKey
-from dcgrid.eval.study.make import MadeStudy, StudyWishes, make_study
+from dcgrid.eval.study.make import MadeStudy, StudyConfig, make_study
 from dcgrid.eval.study.order import Draw
 from dcgrid.eval.study.showing import table_lines
 from dcgrid.eval.study.table import make_table
@@ -51,8 +51,8 @@ def _run(options: argparse.Namespace) -> None:
             results = work / "results"
             results.mkdir()
             edit_clip(options.clip, results)
-        wishes = StudyWishes(ours=options.ours, contact="Ada Example, ada@example.org")
-        made = make_study(results, work / "study", wishes, on_video=lambda *_: None)
+        config = StudyConfig(ours=options.ours, contact="Ada Example, ada@example.org")
+        made = make_study(results, work / "study", config, on_video=lambda *_: None)
         answers = work / "answers"
         answers.mkdir()
         with hands.browser(answers) as driver:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from dcgrid.eval.ranking import MetricRanker
+    from dcgrid.eval.scoring import MetricRanker
     from dcgrid.pipelines.baselines import Method
     from dcgrid.pipelines.kept import KeptModels
     from dcgrid.pipelines.plan import GenerationPlan
@@ -158,7 +158,7 @@ def _ranker(prepared: Prepared, device: str) -> "MetricRanker | None":
     """
     if not prepared.job.rank or prepared.expected_frames:
         return None
-    from dcgrid.eval.ranking import make_ranker
+    from dcgrid.eval.scoring import make_ranker
 
     folder = os.environ.get("DCGRID_WEIGHTS")
     return make_ranker(prepared.job.rank, device, weights_dir=Path(folder) if folder else None)

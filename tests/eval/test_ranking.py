@@ -8,8 +8,7 @@ import torch
 from dcgrid.cli.main import main
 from dcgrid.errors import UsageError, WeightsError
 from dcgrid.eval.columns import METRICS
-from dcgrid.eval.ranking import make_ranker
-from dcgrid.eval.scoring import Case, Encoders, score_case
+from dcgrid.eval.scoring import Case, Encoders, make_ranker, score_case
 from dcgrid.video.read import decode_all
 from tests.eval.places import CLIPS, WEIGHTS, lacks, needs_clips, needs_weights
 

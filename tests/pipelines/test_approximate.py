@@ -127,10 +127,10 @@ def test_guidance_ends_at_a_flow_time(backbone: Streaming, given_THWC: Tensor) -
 def test_a_shortcut_needs_every_edit_and_stands_in_the_manifest(backbone: Streaming) -> None:
     resolved = grid()
 
-    def agreed(*wishes: tuple[float | None, float | None]) -> Shortcuts:
+    def agreed(*config: tuple[float | None, float | None]) -> Shortcuts:
         edits = (
             replace(resolved.edits[0], guidance_until=until, cache_threshold=threshold)
-            for until, threshold in wishes
+            for until, threshold in config
         )
         return replace(resolved, edits=tuple(edits)).shortcuts
 

@@ -76,8 +76,8 @@ def export_adapter(source: Path, target: Target, out: Path, *, force: bool = Fal
             for key, tensor in plain.items()
         }
         # diffusers looks for each value under the name of the part that it is for.
-        told = {f"{_DIFFUSERS_PREFIX}{key}": value for key, value in config.items()}
-        metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(told, sort_keys=True)}
+        prefixed = {f"{_DIFFUSERS_PREFIX}{key}": value for key, value in config.items()}
+        metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(prefixed, sort_keys=True)}
         files[out] = save(renamed, metadata=metadata)
     else:
         written = _wan_tensors(spec, plain, _original_names(source, spec, plain), target)

@@ -353,22 +353,22 @@ def check_foreign_fit(lora: ForeignLora, shapes: Mapping[str, tuple[int, ...]]) 
     Raises:
         AdapterError: Something has no place in the network, or another shape.
     """
-    wanted: dict[str, tuple[str, tuple[int, ...]]] = {
+    changed: dict[str, tuple[str, tuple[int, ...]]] = {
         f"{name}.weight": (name, (one.up_DR.shape[0], one.down_RD.shape[1]))
         for name, one in lora.layers.items()
     }
     # A file may hold both a product and a whole delta for one weight.
-    places = [*wanted.items(), *((p, (p, tuple(t.shape))) for p, t in lora.deltas.items())]
-    odd = [(place, told, shape) for place, (told, shape) in places if shapes.get(place) != shape]
+    places = [*changed.items(), *((p, (p, tuple(t.shape))) for p, t in lora.deltas.items())]
+    odd = [(place, name, shape) for place, (name, shape) in places if shapes.get(place) != shape]
     if not odd:
         return
-    place, told, shape = odd[0]
+    place, name, shape = odd[0]
     there = shapes.get(place)
     reason = "which this model lacks" if there is None else f"{shape} there and {there} here"
     raise AdapterError(
         f"LoRA {lora.path} does not fit this model{_other_size(lora, shapes)}: "
         f"{len(places) - len(odd)} of {len(places)} parts match, {len(odd)} do not, "
-        f"such as {told[:200]}, {reason}",
+        f"such as {name[:200]}, {reason}",
         hint="fetch the LoRA for this size of the model, or name another model",
     )
 

@@ -238,21 +238,21 @@ def check_fit(
         AdapterError: Something does not fit.
     """
     places = match_targets(list(shapes), spec.targets)
-    wanted: dict[str, tuple[int, int]] = {}
+    expected: dict[str, tuple[int, int]] = {}
     for place in places:
         outputs, inputs = shapes[place]
         for side in INPUT_SIDES[spec.form]:
-            wanted[side_key(place, side)] = (spec.rank, inputs)
-        wanted[side_key(place, OUTPUT_SIDE[spec.form])] = (outputs, spec.rank)
-    odd = sorted(set(tensors) ^ set(wanted))
+            expected[side_key(place, side)] = (spec.rank, inputs)
+        expected[side_key(place, OUTPUT_SIDE[spec.form])] = (outputs, spec.rank)
+    odd = sorted(set(tensors) ^ set(expected))
     if odd:
-        matched = len(set(tensors) & set(wanted))
+        matched = len(set(tensors) & set(expected))
         raise AdapterError(
-            f"adapter {path} does not fit this model: {matched} of {len(wanted)} tensors match, "
+            f"adapter {path} does not fit this model: {matched} of {len(expected)} tensors match, "
             f"{len(odd)} do not, such as {odd[0][:200]}",
             hint="Use the model that it was trained on.",
         )
-    for key, shape in wanted.items():
+    for key, shape in expected.items():
         tensor = tensors[key]
         if tuple(tensor.shape) != shape or tensor.dtype not in _DTYPES:
             raise AdapterError(

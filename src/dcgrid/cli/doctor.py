@@ -20,7 +20,7 @@ def doctor(format_: FormatOption = Format.TEXT, quiet: QuietOption = False) -> N
 
 def _facts() -> dict[str, Any]:
     """Gather everything; nothing is downloaded and no model is loaded."""
-    from dcgrid.video.codecs import codec_support
+    from dcgrid.video.probe import codec_support
 
     return {
         "versions": _versions(),

@@ -60,9 +60,9 @@ def make(
     Raters see two edits of a clip side by side, without names, and answer the four questions of the
     paper's Table 3. Hand out STUDY/page; keep STUDY/key.json to yourself.
     """
-    from dcgrid.eval.study.make import StudyWishes, make_study
+    from dcgrid.eval.study.make import StudyConfig, make_study
 
-    wishes = StudyWishes(
+    config = StudyConfig(
         ours=ours,
         against=tuple(against or ()),
         pairs=pairs,
@@ -74,7 +74,7 @@ def make(
     )
     with Output(format_=format_, quiet=quiet) as output:
         output.start("writing videos")
-        made = make_study(results, out, wishes, force=force, on_video=output.update)
+        made = make_study(results, out, config, force=force, on_video=output.update)
         output.result(_made_lines(made), _made_value(made))
 
 

@@ -40,7 +40,7 @@ _ETAG = r'(W/)?"?[A-Za-z0-9_=+-][A-Za-z0-9._=+-]{0,199}"?'
 _NAMES = {"X-Repo-Commit": r"[0-9a-f]{40}", "X-Linked-ETag": _ETAG, "ETag": _ETAG}
 """Headers that the client names files by, and what they may be."""
 _T = TypeVar("_T")
-_ASKED: ContextVar[WeightReference | None] = ContextVar("asked", default=None)
+_REF: ContextVar[WeightReference | None] = ContextVar("ref", default=None)
 """What this thread asks the hub about; None: the client is used by another part of the process."""
 
 
@@ -60,11 +60,11 @@ def hub_api() -> "HfApi":
 
 
 @contextmanager
-def hub_errors(asked: WeightReference, attempt: str = "download of") -> Iterator[None]:
+def hub_errors(ref: WeightReference, attempt: str = "download of") -> Iterator[None]:
     """Turn whatever the hub's client raises into an error of ours, and check what the hub answers.
 
     Args:
-        asked: What the hub is asked about.
+        ref: What the hub is asked about.
         attempt: What is tried, for errors of the connection.
 
     Raises:
@@ -74,22 +74,22 @@ def hub_errors(asked: WeightReference, attempt: str = "download of") -> Iterator
         OutputError: No space is left, or the cache cannot be written.
     """
     _check_answers()
-    before = _ASKED.set(asked)
+    before = _REF.set(ref)
     try:
         yield
     except DcgridError:
         raise
     except Exception as error:
-        raise in_our_words(asked, error, attempt) from error
+        raise in_our_words(ref, error, attempt) from error
     finally:
-        _ASKED.reset(before)
+        _REF.reset(before)
 
 
-def persist(asked: WeightReference, call: Callable[[], _T], stop: Event | None = None) -> _T:
+def persist(ref: WeightReference, call: Callable[[], _T], stop: Event | None = None) -> _T:
     """Call inside `hub_errors`, up to five times where it may well succeed a little later.
 
     Args:
-        asked: What the call is about.
+        ref: What the call is about.
         call: Asks the hub for something.
         stop: Ends the waiting when set.
 
@@ -97,7 +97,7 @@ def persist(asked: WeightReference, call: Callable[[], _T], stop: Event | None =
         DcgridError: See `hub_errors`.
     """
     stop, pause_s = stop or Event(), _FIRST_WAIT_S
-    with hub_errors(asked):
+    with hub_errors(ref):
         from huggingface_hub.errors import HfHubHTTPError
 
         # The base error of the client's HTTP library, which has changed more than once.
@@ -145,17 +145,17 @@ def _check(response: Any) -> None:  # noqa: ANN401 - the class depends on the cl
     Raises:
         NetworkError: It is refused.
     """
-    asked = _ASKED.get()
-    if asked is None:
+    ref = _REF.get()
+    if ref is None:
         return
     requested_s = _requested_wait_s(response)
     if requested_s is not None and requested_s > _LONGEST_WAIT_S:
-        raise _busy(asked, requested_s)
+        raise _busy(ref, requested_s)
     for name, form in _NAMES.items() if response.request.method == "HEAD" else ():
         value = response.headers.get(name)
         if value is not None and not re.fullmatch(form, value):
             raise NetworkError(
-                f"the hub's answer about {asked} has {value[:60]!r} as {name}",
+                f"the hub's answer about {ref} has {value[:60]!r} as {name}",
                 hint="check HF_ENDPOINT, or try again later",
             )
 
@@ -169,46 +169,50 @@ def _requested_wait_s(response: Any) -> float | None:  # noqa: ANN401 - see `_ch
     return float(found[1]) if found and status in _PASSING else None
 
 
-def in_our_words(asked: WeightReference, error: Exception, attempt: str) -> DcgridError:
+def in_our_words(ref: WeightReference, error: Exception, attempt: str) -> DcgridError:
     """Return what the hub's client raised as an error of ours; see `hub_errors`."""
     from huggingface_hub import errors as hub
 
     # The client raises these around what happened, when nothing is cached that could stand in.
     wrapped = isinstance(error, (hub.LocalEntryNotFoundError, RuntimeError, ValueError))
     if wrapped and isinstance(error.__cause__, Exception):
-        return in_our_words(asked, error.__cause__, attempt)
+        return in_our_words(ref, error.__cause__, attempt)
     if isinstance(error, DcgridError):
         return error
     if isinstance(error, hub.HfHubHTTPError):
-        return _answered(asked, error, attempt)
+        return _answered(ref, error, attempt)
     if isinstance(error, hub.HFValidationError):
         return WeightsError(
-            f"{asked.repo!r} is not a repository name: {first_line(error)}",
+            f"{ref.repo!r} is not a repository name: {first_line(error)}",
             hint="write hf:OWNER/REPO@REVISION/FILE",
         )
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
         hint = f"free some space or set {hub_dir_variable()} to a larger disk"
-        return OutputError(f"no space left in {hub_dir()} for {asked}", hint=hint)
+        return OutputError(f"no space left in {hub_dir()} for {ref}", hint=hint)
     if isinstance(error, OSError) and error.filename is not None and number is not None:
         hint = f"make it writable, or set {hub_dir_variable()} to another folder"
         return OutputError(f"cannot write {error.filename}: {error.strerror}", hint=hint)
     if isinstance(error, (json.JSONDecodeError, hub.FileMetadataError)):
         hint = "check HF_ENDPOINT, and that no login page or proxy stands in between"
-        return NetworkError(f"{attempt} {asked} failed: what answers is not the hub", hint=hint)
+        return NetworkError(f"{attempt} {ref} failed: what answers is not the hub", hint=hint)
     hint = "check the connection and run the same command again"
-    return NetworkError(f"{attempt} {asked} failed: {first_line(error)}", hint=hint)
+    return NetworkError(f"{attempt} {ref} failed: {first_line(error)}", hint=hint)
 
 
-def _answered(asked: WeightReference, error: "HfHubHTTPError", attempt: str) -> DcgridError:
+def _answered(ref: WeightReference, error: "HfHubHTTPError", attempt: str) -> DcgridError:
     """Return the error for an answer of the hub's that is none of the expected ones."""
     from huggingface_hub import errors as hub
 
-    status, repo, page = error.response.status_code, asked.repo, f"huggingface.co/{asked.repo}"
+    status, repo, page = (
+        error.response.status_code,
+        ref.repo,
+        f"huggingface.co/{ref.repo}",
+    )
     login = "run `hf auth login`, or set HF_TOKEN"
     if isinstance(error, hub.GatedRepoError):
         hint = f"accept the licence at {page}, then {login}"
-        return NetworkError(f"{asked} needs an account that may read it", hint=hint)
+        return NetworkError(f"{ref} needs an account that may read it", hint=hint)
     if isinstance(error, hub.DisabledRepoError):
         hint = f"{page} may say why"
         return NetworkError(f"the hub has disabled the repository {repo!r}", hint=hint)
@@ -223,29 +227,30 @@ def _answered(asked: WeightReference, error: "HfHubHTTPError", attempt: str) -> 
         )
     if isinstance(error, hub.RevisionNotFoundError):
         hint = "use main; `dcgrid models pull MODEL --update` takes a model's newest commit"
-        return WeightsError(f"{repo} has no revision {asked.revision!r}", hint=hint)
+        return WeightsError(f"{repo} has no revision {ref.revision!r}", hint=hint)
     if isinstance(error, hub.RemoteEntryNotFoundError):
         return WeightsError(
-            f"{repo}@{asked.revision} has no file {asked.path!r}", hint=f"see the files at {page}"
+            f"{repo}@{ref.revision} has no file {ref.path!r}",
+            hint=f"see the files at {page}",
         )
     if status == 401:
         hint = f"the token is wrong or has expired: {login}"
-        return NetworkError(f"the hub does not accept the token for {asked} (401)", hint=hint)
+        return NetworkError(f"the hub does not accept the token for {ref} (401)", hint=hint)
     if status == 403:
         hint = f"use a token with that right: {login}"
-        return NetworkError(f"the token does not have the right to use {asked} (403)", hint=hint)
+        return NetworkError(f"the token does not have the right to use {ref} (403)", hint=hint)
     if requested_s := _requested_wait_s(error.response):
-        return _busy(asked, requested_s)
+        return _busy(ref, requested_s)
     return NetworkError(
-        f"{attempt} {asked} failed: {first_line(error)}",
+        f"{attempt} {ref} failed: {first_line(error)}",
         hint="check the connection and run the same command again",
     )
 
 
-def _busy(asked: WeightReference, requested_s: float) -> NetworkError:
+def _busy(ref: WeightReference, requested_s: float) -> NetworkError:
     wait = f"{requested_s:.0f} s" if requested_s < 1e6 else "weeks"
     return NetworkError(
-        f"the hub is busy and asks to wait {wait} before {asked} is asked for again",
+        f"the hub is busy and asks to wait {wait} before {ref} is asked for again",
         hint="run the same command later; files that have arrived are kept",
     )
 
@@ -280,7 +285,7 @@ class Listing:
     """All of its files, in the hub's order."""
 
 
-def list_repo(asked: WeightReference) -> Listing:
+def list_repo(ref: WeightReference) -> Listing:
     """Ask the hub what a repository holds at a revision.
 
     Raises:
@@ -289,31 +294,31 @@ def list_repo(asked: WeightReference) -> Listing:
     """
 
     def ask() -> Listing:
-        info = hub_api().model_info(asked.repo, revision=asked.revision, files_metadata=True)
+        info = hub_api().model_info(ref.repo, revision=ref.revision, files_metadata=True)
         said = info.card_data.get("license") if info.card_data is not None else None
-        files = tuple(_remote_file(asked, one) for one in info.siblings or ())
-        commit = _checked(asked, info.sha, r"[0-9a-f]{40}")
+        files = tuple(_remote_file(ref, one) for one in info.siblings or ())
+        commit = _checked(ref, info.sha, r"[0-9a-f]{40}")
         return Listing(commit=commit, license=str(said or ""), files=files)
 
-    return persist(asked, ask)
+    return persist(ref, ask)
 
 
-def _remote_file(asked: WeightReference, sibling: Any) -> RemoteFile:  # noqa: ANN401 - the client's
+def _remote_file(ref: WeightReference, sibling: Any) -> RemoteFile:  # noqa: ANN401 - the client's
     path = str(sibling.rfilename)
     if not is_inside(path):
-        raise NetworkError(f"the hub names a file {path[:100]!r} in {asked}", hint="tell its owner")
+        raise NetworkError(f"the hub names a file {path[:100]!r} in {ref}", hint="tell its owner")
     size, digest, form = sibling.size, sibling.blob_id, r"[0-9a-f]{40}"
     if sibling.lfs is not None:
         size, digest, form = sibling.lfs.size, sibling.lfs.sha256, r"[0-9a-f]{64}"
-    _checked(asked, str(size or 0), r"[0-9]{1,15}")
-    return RemoteFile(path=path, bytes=int(size or 0), digest=_checked(asked, digest, form))
+    _checked(ref, str(size or 0), r"[0-9]{1,15}")
+    return RemoteFile(path=path, bytes=int(size or 0), digest=_checked(ref, digest, form))
 
 
-def _checked(asked: WeightReference, value: str | None, form: str) -> str:
+def _checked(ref: WeightReference, value: str | None, form: str) -> str:
     """Return a hash or a size of the hub's answer if it is one; hashes become names of files."""
     if value is None or not re.fullmatch(form, value):
         raise NetworkError(
-            f"the hub's answer about {asked} has {str(value)[:80]!r} where a hash or size belongs",
+            f"the hub's answer about {ref} has {str(value)[:80]!r} where a hash or size belongs",
             hint="check HF_ENDPOINT, or try again later",
         )
     return value

@@ -25,12 +25,12 @@ Seen = Callable[[int, int | None], None]
 _OLD_S = 3600.0
 
 
-def client_arguments(asked: WeightReference) -> dict[str, Any]:
+def client_arguments(ref: WeightReference) -> dict[str, Any]:
     """Return what the client's functions about one file take."""
     return {
-        "repo_id": asked.repo,
-        "filename": asked.path,
-        "revision": asked.revision,
+        "repo_id": ref.repo,
+        "filename": ref.path,
+        "revision": ref.revision,
         "library_name": LIBRARY,
         "endpoint": endpoint(),
         "cache_dir": hub_dir(),
@@ -38,12 +38,12 @@ def client_arguments(asked: WeightReference) -> dict[str, Any]:
 
 
 def fetch_file(
-    asked: WeightReference, seen: Seen, *, digest: str = "", stop: Event | None = None
+    ref: WeightReference, seen: Seen, *, digest: str = "", stop: Event | None = None
 ) -> Path:
     """Return a file of the cache that has the hub's hash, downloaded if it is not there.
 
     Args:
-        asked: The file.
+        ref: The file.
         seen: See `Seen`.
         digest: The hash; empty: the hub's answer tells it.
         stop: Ends the download when set.
@@ -56,17 +56,17 @@ def fetch_file(
     from huggingface_hub import hf_hub_download
 
     stop = stop or Event()
-    bar = _bar_class(asked, seen, stop)
+    bar = _bar_class(ref, seen, stop)
 
-    with hub_errors(asked):
+    with hub_errors(ref):
         for last in (False, True):
             path = persist(
-                asked,
-                lambda: Path(hf_hub_download(**client_arguments(asked), tqdm_class=bar)),
+                ref,
+                lambda: Path(hf_hub_download(**client_arguments(ref), tqdm_class=bar)),
                 stop,
             )
             try:
-                check_file(path, str(asked), digest or hub_digest(path) or _asked_digest(asked))
+                check_file(path, str(ref), digest or hub_digest(path) or _asked_digest(ref))
             except WeightsError:
                 remove_from_cache(path)
                 # Where nothing was downloaded, another program has left a damaged file.
@@ -77,7 +77,7 @@ def fetch_file(
     raise AssertionError("the second try returns or raises")
 
 
-def _bar_class(asked: WeightReference, seen: Seen, stop: Event) -> Any:  # noqa: ANN401 - a class
+def _bar_class(ref: WeightReference, seen: Seen, stop: Event) -> Any:  # noqa: ANN401 - a class
     """Return a progress bar in the manner of tqdm that shows nothing and passes on its numbers."""
 
     def nothing(*_: object, **__: object) -> None: ...
@@ -99,7 +99,7 @@ def _bar_class(asked: WeightReference, seen: Seen, stop: Event) -> Any:  # noqa:
 
         def update(self, amount: float | None = 1) -> None:
             if stop.is_set():
-                raise NetworkError(f"the download of {asked} was given up")
+                raise NetworkError(f"the download of {ref} was given up")
             self.n += int(amount or 0)
             seen(self.n, self.total)
 
@@ -115,7 +115,7 @@ def hub_digest(path: Path) -> str:
     return name if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", name) else ""
 
 
-def _asked_digest(asked: WeightReference) -> str:
+def _asked_digest(ref: WeightReference) -> str:
     """Return the hash that the hub has of a file whose place in the cache does not tell it.
 
     Raises:
@@ -123,11 +123,11 @@ def _asked_digest(asked: WeightReference) -> str:
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    url = hf_hub_url(asked.repo, asked.path, revision=asked.revision, endpoint=endpoint())
+    url = hf_hub_url(ref.repo, ref.path, revision=ref.revision, endpoint=endpoint())
     digest = get_hf_file_metadata(url, endpoint=endpoint(), library_name=LIBRARY).etag or ""
     if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", digest):
         raise WeightsError(
-            f"the hub names no hash for {asked}, so that it cannot be checked",
+            f"the hub names no hash for {ref}, so that it cannot be checked",
             hint="if HF_ENDPOINT names a mirror, try without it",
         )
     return digest

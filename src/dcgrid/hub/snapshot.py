@@ -186,25 +186,25 @@ def _ask(model: HubModel, held: Pin | None) -> Pin:
         WeightsError: There is no such revision, a file that the table names is lacking or another
             one, or the repository has another layout or pickles alone.
     """
-    asked = WeightReference(source="hub", repo=model.repo, revision=model.revision, path="")
-    listing = list_repo(asked)
+    ref = WeightReference(source="hub", repo=model.repo, revision=model.revision, path="")
+    listing = list_repo(ref)
     files = tuple(file for file in listing.files if model.wants(file.path))
     digests = {file.path: file.digest for file in files}
-    see = f"see the files at huggingface.co/{asked.repo}"
+    see = f"see the files at huggingface.co/{ref.repo}"
     if not (model.is_scorer or ("model_index.json" in digests and any(map(_is_large, files)))):
         pickled = [file.path for file in listing.files if is_pickled_name(file.path)]
         pickle_note = f"; {pickled[0]} is a pickle, which is never loaded" if pickled else ""
         raise WeightsError(
-            f"{asked} holds no model in diffusers' layout with safetensors files{pickle_note}",
+            f"{ref} holds no model in diffusers' layout with safetensors files{pickle_note}",
             hint=see,
         )
     required = model.patterns if model.is_scorer else model.sizes
     if lacking := [path for path in required if path not in digests]:
-        raise WeightsError(f"{asked} lacks {', '.join(lacking)}", hint=see)
+        raise WeightsError(f"{ref} lacks {', '.join(lacking)}", hint=see)
     for path, known in model.sha256.items():
         if digests[path] != known:
             raise WeightsError(
-                f"{path} of {asked} is not the file that {model.name} stands for: its SHA-256 is "
+                f"{path} of {ref} is not the file that {model.name} stands for: its SHA-256 is "
                 f"{digests[path][:12]}, {known[:12]} is known",
                 hint="results of another network would stand under a wrong name; if HF_ENDPOINT "
                 "names a mirror, try without it",
@@ -268,15 +268,15 @@ def _fetch(pin: Pin, files: Iterable[RemoteFile], seen: _Seen, workers: int) -> 
 
 
 def _fetch_file(pin: Pin, file: RemoteFile, seen: _Seen, stop: Event) -> None:
-    asked = WeightReference(source="hub", repo=pin.repo, revision=pin.commit, path=file.path)
-    with hub_errors(asked):
-        path = fetch_file(asked, lambda n, _: seen(file, n), digest=file.digest, stop=stop)
+    ref = WeightReference(source="hub", repo=pin.repo, revision=pin.commit, path=file.path)
+    with hub_errors(ref):
+        path = fetch_file(ref, lambda n, _: seen(file, n), digest=file.digest, stop=stop)
         with path.open("rb") as stream:
             head = stream.read(9)
         if _is_large(file) and not is_safetensors(head, file.bytes):
             remove_from_cache(path)
             raise WeightsError(
-                f"{asked} is no safetensors file: it begins with {head[:8]!r}",
+                f"{ref} is no safetensors file: it begins with {head[:8]!r}",
                 hint="tell the maker of the repository",
             )
     seen(file, file.bytes)

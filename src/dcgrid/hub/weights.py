@@ -143,8 +143,8 @@ def fetch_beside(path: Path, reference: str, name: str, *, offline: bool = False
     if parsed.source != "hub" or not folder.is_relative_to(root):
         return None
     _, _, commit, *folders = folder.relative_to(root).parts
-    asked = replace(parsed, revision=commit, path="/".join((*folders, name)))
-    known = try_to_load_from_cache(asked.repo, asked.path, cache_dir=hub_dir(), revision=commit)
+    named = replace(parsed, revision=commit, path="/".join((*folders, name)))
+    known = try_to_load_from_cache(named.repo, named.path, cache_dir=hub_dir(), revision=commit)
     if known is not None and not isinstance(known, str):
         # The client remembers that a commit lacks a file.
         return None
@@ -152,7 +152,7 @@ def fetch_beside(path: Path, reference: str, name: str, *, offline: bool = False
     if known is None and offline:
         return None
     try:
-        return _fetched(asked, Path(known) if known else None, offline=offline)
+        return _fetched(named, Path(known) if known else None, offline=offline)
     except WeightsError as error:
         if isinstance(error.__cause__, EntryNotFoundError):
             return None
@@ -229,9 +229,9 @@ def _fetched(
             f"{parsed} is not in the cache and the network is off",
             hint="run once without --offline (and without HF_HUB_OFFLINE) to download it",
         )
-    asked = _with_path(parsed)
+    named = _with_path(parsed)
     return fetch_file(
-        asked, lambda done, total: report(asked.path, done, total) if report else None
+        named, lambda done, total: report(named.path, done, total) if report else None
     )
 
 

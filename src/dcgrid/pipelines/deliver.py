@@ -290,10 +290,10 @@ def _write_sheet(
         return
     sources = rows[0].sources
     last = plan.clips[0].num_frames - 1
-    wanted = [min(round(time_s * plan.spec.fps), last) for time_s in rows[0].times_s]
+    numbers = [min(round(time_s * plan.spec.fps), last) for time_s in rows[0].times_s]
     size = tuple(sources[0].shape[:2])
     others = [
-        list(resized(picked(one.pieces(plan.windows), wanted), (size[0], size[1])))
+        list(resized(picked(one.pieces(plan.windows), numbers), (size[0], size[1])))
         for one in footage[1:]
     ]
     write_contact_sheet(path, [sources, *others, *pictures], [*given, *labels])
@@ -321,11 +321,11 @@ def _write_grid(
     write_pieces(path, pieces, model_rate(plan.spec), num_frames=count, sound=footage[0].sound())
 
 
-def picked(pieces: Iterable[Tensor], wanted: Sequence[int]) -> Tensor:
+def picked(pieces: Iterable[Tensor], numbers: Sequence[int]) -> Tensor:
     """Return the frames of these numbers, THWC."""
     frames, first = [], 0
     for piece_THWC in pieces:
-        inside = [n - first for n in wanted if first <= n < first + len(piece_THWC)]
+        inside = [n - first for n in numbers if first <= n < first + len(piece_THWC)]
         frames += [piece_THWC[n] for n in inside]
         first += len(piece_THWC)
     return torch.stack(frames)

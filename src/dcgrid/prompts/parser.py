@@ -395,10 +395,10 @@ class _Parser:
             problem = "{else} belongs to no {if} here"
             raise self._source.error(closer.start, closer.end, problem)
 
-    def _name(self, wanted: str) -> Name:
+    def _name(self, expected: str) -> Name:
         """Read a name that is no keyword."""
         if self._next.kind is not TokenKind.NAME or self._next.value in KEYWORDS:
-            raise self._unexpected(wanted)
+            raise self._unexpected(expected)
         token = self._advance()
         return Name(value=token.value, start=token.start, end=token.end)
 
@@ -408,10 +408,10 @@ class _Parser:
             raise self._unexpected(f"'}}' at the end of {tag}")
         return self._advance()
 
-    def _unexpected(self, wanted: str) -> Exception:
+    def _unexpected(self, expected: str) -> Exception:
         token = self._next
         found = token.value if token.kind is not TokenKind.STRING else "a string"
-        problem = f"expected {wanted}, found {found or 'the end of the template'}"
+        problem = f"expected {expected}, found {found or 'the end of the template'}"
         return self._source.error(token.start, token.end, problem)
 
     def _advance(self) -> Token:

@@ -87,12 +87,12 @@ def replaced_recipes(files: Iterable[Path]) -> list[str]:
         files: Recipe files that are about to be used.
     """
     shipped = shipped_dir()
-    told = {
+    bases = {
         f"Your recipe {file} stands in for the shipped {file.parent.name[:-1]} {file.stem!r}."
         for file in files
         if file.parent.parent != shipped and (shipped / file.parent.name / file.name).is_file()
     }
-    return sorted(told)
+    return sorted(bases)
 
 
 def unknown_recipe(name: str, what: str, known: Collection[str]) -> RecipeError:

@@ -158,7 +158,7 @@ class OnDisk:
     """Tensors whose numbers are in files and in no memory while they are at home.
 
     Args:
-        tensors: Parameters and buffers of the shapes and dtypes wanted; they lose their numbers.
+        tensors: Parameters and buffers of the requested shapes and dtypes; they lose their numbers.
         read: Yields the numbers of each in turn, any dtype; called at every visit.
         staging: What they pass through; None: straight to the device, tensor by tensor.
     """
@@ -298,10 +298,10 @@ class _Slot:
 
     def fetch(self, number: int, host: Host) -> None:
         """Start copying a block into the buffer, unless it is there as it is at home."""
-        wanted = (number, versions(host.tensors))
-        if self._holds == wanted:
+        held = (number, versions(host.tensors))
+        if self._holds == held:
             return
-        self._holds = wanted
+        self._holds = held
         with torch.inference_mode(False), torch.no_grad():
             if self._copies is None:
                 host.copy_to(self._flat)

@@ -246,7 +246,7 @@ class ClipPlan:
             cuts.append(f"{100 * cut_x / wide:.0f}% of the width")
         if cut_y:
             cuts.append(f"{100 * cut_y / tall:.0f}% of the height")
-        return f"{line}, cropped in the centre to {width}x{height} ({' and '.join(cuts)} is cut)."
+        return f"{line}, cropped in the middle to {width}x{height} ({' and '.join(cuts)} is cut)."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Find out what a video file is, from its first frame and the stamps of its packets.
 
-Headers lie about length and rate, so both come from the packets; long files are sampled.
+Headers lie about length and rate, so both come from the packets; long files are sampled. Which
+codecs this build of FFmpeg has stands here, too.
 """
 
 import itertools
@@ -11,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
+import av
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -338,3 +341,23 @@ def _length_warning(stream: VideoStream, stamps: _Stamps) -> tuple[str, ...]:
     if stamps.jumps_s or stamps.strays or declared_s < stamps.span_s + 0.5:
         return ()
     return (f"The file ends early: {stamps.span_s:.2f} s of {declared_s:.2f} s are there.",)
+
+
+_DECODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "gif", "theora")
+_ENCODERS = ("libx264", "libx264rgb", "aac", "png")
+
+
+def codec_support() -> dict[str, dict[str, bool]]:
+    """Return, under "decode" and "encode", whether each codec that matters here is present."""
+    return {
+        "decode": {name: _has(name, "r") for name in _DECODERS},
+        "encode": {name: _has(name, "w") for name in _ENCODERS},
+    }
+
+
+def _has(name: str, mode: Literal["r", "w"]) -> bool:
+    try:
+        av.Codec(name, mode)
+    except ValueError:
+        return False
+    return True

@@ -266,12 +266,12 @@ def _wanted_frames(
     plan: ClipPlan, rules: ClipRules, duration_s: float | None, tally: DecodeTally
 ) -> Iterator[TimedFrame]:
     """Decode the frames that were asked for, even beyond what the source claims to have."""
-    wanted = plan.num_frames
+    count = plan.num_frames
     if not rules.keeps_all:
-        wanted = rules.frames_within(_asked_frames(rules, duration_s))
+        count = rules.frames_within(_asked_frames(rules, duration_s))
     source = decode_frames(plan.info.path, start_s=plan.start_s, tally=tally)
     return sample_frames(
-        source, start_s=plan.start_s, fps=rules.fps, count=wanted, hold=rules.keeps_all
+        source, start_s=plan.start_s, fps=rules.fps, count=count, hold=rules.keeps_all
     )
 
 

@@ -50,7 +50,7 @@ def test_steps_and_ends_by_key(browser: Browser, page: Path) -> None:
 
 def test_scrubbing_seeks_all(browser: Browser, page: Path) -> None:
     open_still(browser, page)
-    # Many wishes at once, as a drag makes them; the last counts.
+    # Many config at once, as a drag makes them; the last counts.
     browser.run(
         "const scrub = document.getElementById('scrub');"
         "for (let frame = 1; frame <= 20; frame += 1) {"

@@ -10,7 +10,7 @@ import torch
 from dcgrid.eval.results import ClipEntry, Item, MethodRow, Results, TaskEntry, write_results
 from dcgrid.eval.study.answers import FORMAT
 from dcgrid.eval.study.design import StudyKey, read_key
-from dcgrid.eval.study.make import StudyWishes, make_study
+from dcgrid.eval.study.make import StudyConfig, make_study
 from dcgrid.eval.study.order import rater_seed, session
 from dcgrid.video.write import write_video
 
@@ -81,8 +81,8 @@ def evaluation(tmp_path_factory) -> Path:
 def shared_study(evaluation, tmp_path_factory) -> Made:
     """Eight pairs and three checks; not to be changed."""
     folder = tmp_path_factory.mktemp("studies") / "study"
-    wishes = StudyWishes(ours=OURS, contact="Ada, room 1")
-    make_study(evaluation, folder, wishes, on_video=lambda *_: None)
+    config = StudyConfig(ours=OURS, contact="Ada, room 1")
+    make_study(evaluation, folder, config, on_video=lambda *_: None)
     return Made(folder=folder, key=read_key(folder))
 
 

@@ -12,7 +12,7 @@ import torch
 from dcgrid.errors import InputVideoError, OutputError, StudyError, UsageError
 from dcgrid.eval.results import read_results, write_results
 from dcgrid.eval.study.design import read_key
-from dcgrid.eval.study.make import StudyWishes, make_study, render_page
+from dcgrid.eval.study.make import StudyConfig, make_study, render_page
 from dcgrid.eval.study.media import damage
 from dcgrid.video.probe import probe
 from dcgrid.video.read import decode_all
@@ -23,8 +23,8 @@ def quiet(*_):
     pass
 
 
-def made(evaluation, out, **wishes):
-    return make_study(evaluation, out, StudyWishes(**{"ours": OURS, **wishes}), on_video=quiet)
+def made(evaluation, out, **config):
+    return make_study(evaluation, out, StudyConfig(**{"ours": OURS, **config}), on_video=quiet)
 
 
 def frames(path):
@@ -178,7 +178,7 @@ def test_pairs_that_differ_in_length_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wishes", "word"),
+    ("config", "word"),
     [
         ({"ours": "nobody"}, "nobody"),
         ({"against": ("nobody",)}, "nobody"),
@@ -189,9 +189,9 @@ def test_pairs_that_differ_in_length_are_counted(tmp_path):
         ({"title": " "}, "--title"),
     ],
 )
-def test_impossible_wishes_are_refused(evaluation, tmp_path, wishes, word):
+def test_impossible_wishes_are_refused(evaluation, tmp_path, config, word):
     with pytest.raises(UsageError, match=word):
-        made(evaluation, tmp_path / "study", **wishes)
+        made(evaluation, tmp_path / "study", **config)
     assert not list(tmp_path.iterdir())
 
 
@@ -209,17 +209,17 @@ def test_only_a_study_without_answers_is_replaced(evaluation, tmp_path):
     made(evaluation, out, checks=0)  # an empty folder is no loss
     with pytest.raises(OutputError, match="exists already"):
         made(evaluation, out)
-    make_study(evaluation, out, StudyWishes(ours=OURS), force=True, on_video=quiet)
+    make_study(evaluation, out, StudyConfig(ours=OURS), force=True, on_video=quiet)
     assert len(read_key(out).checks) == 3
     (out / "answers").mkdir()
     (out / "answers" / "ada.json").write_text("{}")
     with pytest.raises(OutputError, match="holds answers"):
-        make_study(evaluation, out, StudyWishes(ours=OURS), force=True, on_video=quiet)
+        make_study(evaluation, out, StudyConfig(ours=OURS), force=True, on_video=quiet)
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match="is no study"):
-        make_study(evaluation, mine, StudyWishes(ours=OURS), force=True, on_video=quiet)
+        make_study(evaluation, mine, StudyConfig(ours=OURS), force=True, on_video=quiet)
     with pytest.raises(OutputError, match="does not exist"):
         made(evaluation, tmp_path / "no" / "where")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "study"]

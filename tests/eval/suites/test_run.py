@@ -20,9 +20,8 @@ from dcgrid.eval.suites.clips import find_clips
 from dcgrid.eval.suites.footage import effect_truth, given_frames
 from dcgrid.eval.suites.handed import parse_handed
 from dcgrid.eval.suites.plan import plan_eval
-from dcgrid.eval.suites.request import EvalRequest, group_tasks
 from dcgrid.eval.suites.run import run_job
-from dcgrid.eval.suites.schema import Task, load_suite
+from dcgrid.eval.suites.schema import EvalRequest, Task, group_tasks, load_suite
 from dcgrid.io.locks import run_lock
 from dcgrid.io.progress import NullProgress
 from dcgrid.models.registry import find_model

@@ -111,7 +111,7 @@ class Encoders:
 
         Args:
             what: What is made, e.g. "dino".
-            frames_THWC: Frames, uint8; told apart by their content.
+            frames_THWC: Frames, uint8; identified by their content.
             make: Makes it of the frames.
         """
         digest = hashlib.blake2b(str(tuple(frames_THWC.shape)).encode(), digest_size=16)

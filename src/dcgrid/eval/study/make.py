@@ -35,13 +35,13 @@ PAIRS = 24
 CHECKS = 3
 """Attention checks where none are asked for."""
 SECONDS_PER_PAIR = 40
-"""What a rater is told to reckon with."""
+"""How long a rater takes for a pair, as the page says."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StudyWishes:
+class StudyConfig:
     """What a study is to be like."""
 
     ours: str
@@ -90,14 +90,14 @@ class MadeStudy:
 
 
 def make_study(
-    results: Path, out: Path, wishes: StudyWishes, *, force: bool = False, on_video: Progress
+    results: Path, out: Path, config: StudyConfig, *, force: bool = False, on_video: Progress
 ) -> MadeStudy:
     """Make a study; it appears whole or not at all.
 
     Args:
         results: results.json of an evaluation, or its folder.
         out: The folder to make.
-        wishes: What the study is to be like.
+        config: What the study is to be like.
         force: Replace a study that has no answers yet.
         on_video: Called after each video with how many are written, and of how many.
 
@@ -110,19 +110,19 @@ def make_study(
     path = results / RESULTS_NAME if results.is_dir() else results
     found = read_results(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    against = methods_against(found, wishes.ours, wishes.against)
-    blind = Blind(f"{digest}:{wishes.seed}")
-    pairing = make_pairs(found, wishes.ours, against, wishes.checks, blind)
-    if not wishes.outside:
+    against = methods_against(found, config.ours, config.against)
+    blind = Blind(f"{digest}:{config.seed}")
+    pairing = make_pairs(found, config.ours, against, config.checks, blind)
+    if not config.outside:
         _refuse_outside(path.parent, {*pairing.sources.values(), *pairing.damaged.values()})
-    key = _key(found, pairing, wishes, against, digest)
+    key = _key(found, pairing, config, against, digest)
     _check_place(out, force=force)
     with whole_folder(out) as part:
         media = part / PAGE_DIR / MEDIA_DIR
         media.mkdir(parents=True)
         shapes = _write_media(media, path.parent, pairing, blind, on_video)
-        key = replace(key, id=_study_id(key, wishes, media))
-        page = render_page(page_data(key, wishes.contact))
+        key = replace(key, id=_study_id(key, config, media))
+        page = render_page(page_data(key, config.contact))
         (part / PAGE_DIR / "index.html").write_text(page, encoding="utf-8")
         write_key(part / KEY_NAME, key)
     unlike = sum(len({shapes[file] for file in pair.files}) > 1 for pair in key.pairs)
@@ -130,17 +130,17 @@ def make_study(
 
 
 def _key(
-    results: Results, pairing: Pairing, wishes: StudyWishes, against: tuple[str, ...], digest: str
+    results: Results, pairing: Pairing, config: StudyConfig, against: tuple[str, ...], digest: str
 ) -> StudyKey:
     labels = {method.key: method.label for method in results.methods}
     return StudyKey(
         id="",
-        title=wishes.title,
-        ours=wishes.ours,
+        title=config.title,
+        ours=config.ours,
         against=against,
-        labels={name: labels[name] for name in (wishes.ours, *against)},
-        seed=wishes.seed,
-        per_rater=min(wishes.pairs, len(pairing.pairs)),
+        labels={name: labels[name] for name in (config.ours, *against)},
+        seed=config.seed,
+        per_rater=min(config.pairs, len(pairing.pairs)),
         results_sha256=digest,
         pairs=pairing.pairs,
         checks=pairing.checks,
@@ -171,12 +171,12 @@ def _write_media(
     """
     from dcgrid.eval.study.media import damage, read_shown, write_shown
 
-    wanted: dict[str, list[str]] = {}
+    names_of: dict[str, list[str]] = {}
     for name, source in (pairing.sources | pairing.damaged).items():
-        wanted.setdefault(source, []).append(name)
+        names_of.setdefault(source, []).append(name)
     shapes: dict[str, tuple[int, ...]] = {}
     total = len(pairing.sources) + len(pairing.damaged)
-    for source, names in wanted.items():
+    for source, names in names_of.items():
         clip = read_shown(folder / source)
         first: Path | None = None
         for name in names:
@@ -193,9 +193,9 @@ def _write_media(
     return shapes
 
 
-def _study_id(key: StudyKey, wishes: StudyWishes, media: Path) -> str:
+def _study_id(key: StudyKey, config: StudyConfig, media: Path) -> str:
     """Return a hash over all that raters see."""
-    digest = hashlib.sha256(repr(page_data(key, wishes.contact)).encode())
+    digest = hashlib.sha256(repr(page_data(key, config.contact)).encode())
     for path in sorted(media.iterdir()):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

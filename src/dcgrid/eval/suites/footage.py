@@ -15,8 +15,7 @@ from torch import Tensor
 
 from dcgrid.errors import InputVideoError, UsageError
 from dcgrid.eval.suites.clips import EvalClip
-from dcgrid.eval.suites.request import FUSION_NAMES, EvalRequest
-from dcgrid.eval.suites.schema import Task
+from dcgrid.eval.suites.schema import FUSION_NAMES, EvalRequest, Task
 from dcgrid.models.base import ModelSpec
 from dcgrid.pipelines.clips import one_pass_rules
 from dcgrid.recipes import load_effect

@@ -10,8 +10,15 @@ from dcgrid.errors import InputVideoError, OutputError, UsageError
 from dcgrid.eval.results import MetricColumn
 from dcgrid.eval.scoring import METRICS, Encoders
 from dcgrid.eval.suites import footage
-from dcgrid.eval.suites.request import CEILING, EvalRequest, Unit, item_names, units_of
-from dcgrid.eval.suites.schema import Suite, check_seeds
+from dcgrid.eval.suites.schema import (
+    CEILING,
+    EvalRequest,
+    Suite,
+    Unit,
+    check_seeds,
+    item_names,
+    units_of,
+)
 from dcgrid.grid.routing import Mode
 from dcgrid.io.progress import RATES_NAME, counted, duration_words, read_rates
 from dcgrid.models.base import ModelSpec

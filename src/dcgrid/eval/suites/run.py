@@ -25,7 +25,7 @@ from dcgrid.eval.results import (
 from dcgrid.eval.scoring import Encoders
 from dcgrid.eval.suites.clips import DEFAULT_SUBJECT
 from dcgrid.eval.suites.plan import SCORING, EvalPlan
-from dcgrid.eval.suites.request import (
+from dcgrid.eval.suites.schema import (
     CEILING,
     EvalRequest,
     Unit,

@@ -4,7 +4,9 @@
     phases of more frames   the sequence: whole clips          train B2, tokens of motions
 
 What is not trained in a phase gets no gradient, so the optimiser leaves it alone, weight decay and
-all.
+all. Between the concepts stand videos that the bare base makes, which keep it what it is; their
+texts are those of the concepts without their unique tokens, so that what a token means stays in it
+and the words around it keep theirs.
 
 Letters: B batch, K cells (1), C channels, M moving channels of noise, F Y X latent
 frames/rows/columns, N pictures of a set.
@@ -21,11 +23,15 @@ from torch import nn
 
 from dcgrid.adapters.attach import attach_adapter, learn_part
 from dcgrid.adapters.files import save_adapter
+from dcgrid.adapters.reading import hash_tensors
 from dcgrid.adapters.routed import Part
 from dcgrid.adapters.spec import AdapterSpec
-from dcgrid.flow.schedule import TrainingTimes
+from dcgrid.flow.noise import draw_noise
+from dcgrid.flow.sampler import SampleSettings
+from dcgrid.flow.schedule import Schedule, TrainingTimes
 from dcgrid.models.tags import TOKENS_NAME, save_tags
 from dcgrid.models.trunk import VideoCodec
+from dcgrid.runtime.device import training_dtype
 from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import WorldClips, chance, pick
 from dcgrid.train.checkpoint import TrainState
@@ -42,7 +48,7 @@ from dcgrid.train.data.material import (
     encode_concepts,
     world_sources,
 )
-from dcgrid.train.evaluation import EVAL_SEED
+from dcgrid.train.evaluation import EVAL_SEED, at_rest
 from dcgrid.train.job import Reporter, TrainJob, facts_of
 from dcgrid.train.loop import train
 from dcgrid.train.networks import Base, load_autoencoder, load_base, unknown_notes
@@ -50,11 +56,12 @@ from dcgrid.train.settings import ConceptLoss, Phase, TrainRecipe
 from dcgrid.train.stages.flow_matching import (
     SINGLE,
     Batch,
+    CellSampling,
     FlowStage,
     Networks,
     check_self_conditioning,
+    generate_cells,
 )
-from dcgrid.train.stages.priors import make_priors
 from dcgrid.video.clip import ClipRules
 
 
@@ -346,3 +353,84 @@ def _longest(job: TrainJob) -> int:
 
 def _sizes(job: TrainJob) -> tuple[Size, ...]:
     return tuple(dict.fromkeys(size for phase in job.recipe.phases for size in phase.sizes))
+
+
+PRIOR_STEPS = 16
+"""Sampling steps of such a video."""
+
+
+def make_priors(
+    networks: Networks,
+    concepts: Sequence[Concept],
+    examples: Mapping[Phase, Sequence[Example]],
+    recipe: TrainRecipe,
+    cache: TensorCache,
+) -> dict[Phase, list[Example]]:
+    """Let the bare base make a video for each concept and phase, in the size of the concept's own.
+
+    Args:
+        networks: The transformer without any adapter, and the text encoder without tags.
+        concepts: The words.
+        examples: What the concepts look like in each phase, in the order of `concepts`.
+        recipe: Its seed, noise scale, time shift and precision; no share of priors makes none.
+        cache: Keeps them.
+
+    Raises:
+        OutputError: The cache cannot be written.
+    """
+    knobs = recipe.loss_as(ConceptLoss)
+    if not knobs.prior_share:
+        return {phase: [] for phase in examples}
+    dit, text = networks
+    named = {f"text.{name}": tensor for name, tensor in text.state_dict().items()}
+    base = hash_tensors({**dit.state_dict(), **named})
+    made: dict[Phase, list[Example]] = {}
+    for phase, shown in examples.items():
+        made[phase] = []
+        for number, (concept, example) in enumerate(zip(concepts, shown, strict=True)):
+            prompt = concept.plain_prompt(moving=phase.frames > 1)
+            latents_CFYX = example.latents_NCFYX[0]
+            facts = {
+                "kind": "prior",
+                "prompt": prompt,
+                "shape": list(latents_CFYX.shape),
+                "seed": recipe.seed + number,
+                "steps": PRIOR_STEPS,
+                "shift": knobs.time_shift,
+                "noise_scale": knobs.noise_scale,
+                "precision": recipe.precision,
+                "base": base,
+                **({"self_conditioning": True} if recipe.self_conditioned else {}),
+            }
+
+            def make(
+                prompt: str = prompt, like: torch.Tensor = latents_CFYX, number: int = number
+            ) -> dict[str, torch.Tensor]:
+                return {"latents": _sampled(networks, prompt, like, recipe, number)}
+
+            kept_NCFYX = cache.get(facts, make)["latents"].to(latents_CFYX.device)
+            made[phase].append(Example(text=prompt, latents_NCFYX=kept_NCFYX))
+    return made
+
+
+def _sampled(
+    networks: Networks, prompt: str, like_CFYX: torch.Tensor, recipe: TrainRecipe, number: int
+) -> torch.Tensor:
+    """Sample one video of a shape without guidance, NCFYX with N = 1."""
+    knobs, device = recipe.loss_as(ConceptLoss), like_CFYX.device
+    noise_BKCFYX = draw_noise(
+        (1, 1, *like_CFYX.shape),
+        recipe.seed + number,
+        device=device,
+        motion=networks[0].config.noise_motion,
+    )
+    how = CellSampling(
+        settings=SampleSettings(
+            schedule=Schedule(num_inference_steps=PRIOR_STEPS, shift=knobs.time_shift),
+            noise_scale=knobs.noise_scale,
+        ),
+        dtype=training_dtype(recipe.precision, device),
+        self_conditioning=recipe.self_conditioned,
+    )
+    with at_rest(*networks):
+        return generate_cells(networks, [[prompt]], noise_BKCFYX, how, SINGLE)[0]
