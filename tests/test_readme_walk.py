@@ -7,6 +7,7 @@ become two steps, and what needs a model hub has to say so, with the exit code f
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,8 @@ CHANGED = {
 NOT_WALKED = ("make test", "dcgrid train --fetch-world")
 NEEDS_HUB = ("dcgrid models pull", "--model wan2.2-5b --offload")
 NEEDS_MEMORY = "--model wan2.2-5b --dry-run"
-MOST_S = 600.0
+MOST_CPU_S = 1800.0
+"""Of all commands together; a clock on the wall says more about the machine."""
 
 
 def commands_of_readme() -> list[str]:
@@ -87,16 +89,22 @@ def answer(study: Path, answers: Path) -> None:
     (answers / "ada.json").write_text(json.dumps(sheet))
 
 
+def children_s() -> float:
+    """Return the CPU seconds of all processes that have ended below this one."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.slow
 def test_a_fresh_clone_walked_by_readme_alone(
     clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "dcgrid"
     environment = prepare(folder, clip)
-    began_s, told, active = time.monotonic(), [], False
+    began_s, report, active = children_s(), list[str](), False
     for line in commands_of_readme():
         if line.startswith(NOT_WALKED) or ("train --stage" in line and not WORLD.is_dir()):
-            told.append(f"not walked: {line}")
+            report.append(f"not walked: {line}")
             continue
         if line.startswith("dcgrid eval study table"):
             answer(folder / "study", folder / "answers")
@@ -115,9 +123,9 @@ def test_a_fresh_clone_walked_by_readme_alone(
             check=False,
         )
         seconds = time.monotonic() - started_s
-        told.append(f"{seconds:6.1f} s, exit code {done.returncode}: {line}{more}")
+        report.append(f"{seconds:6.1f} s, exit code {done.returncode}: {line}{more}")
         with capsys.disabled():
-            sys.stdout.write(f"\n{told[-1]}")
+            sys.stdout.write(f"\n{report[-1]}")
             sys.stdout.flush()
         assert "Traceback" not in done.stderr, (line, done.stderr)
         if any(part in line for part in NEEDS_HUB):
@@ -128,8 +136,8 @@ def test_a_fresh_clone_walked_by_readme_alone(
         else:
             assert done.returncode == 0, (line, done.stdout[-2000:], done.stderr[-2000:])
     with capsys.disabled():
-        sys.stdout.write("\n" + "\n".join(one for one in told if one.startswith("not walked")))
+        sys.stdout.write("\n" + "\n".join(one for one in report if one.startswith("not walked")))
     assert (folder / "demo" / "bigbuckbunny.night.mp4").is_file()
     assert (folder / "input.rain.mp4").is_file()
     assert (folder / "results" / "report.html").is_file()
-    assert time.monotonic() - began_s < MOST_S
+    assert children_s() - began_s < MOST_CPU_S
