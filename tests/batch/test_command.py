@@ -93,3 +93,46 @@ def test_bad_words(
     monkeypatch.setattr(sys, "stdin", io.StringIO("input,effects,model\ninput.mp4,rain,tiny\n"))
     assert main(words) == code
     assert part in capsys.readouterr().err
+
+
+def test_rows_take_the_settings_of_their_command(
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A row is `dcgrid edit` with its options: row > --set > variable > config.toml."""
+    config = tmp_path / "config.toml"
+    config.write_text(
+        'model = "tiny"\n[edit]\nduration = 0.4\nseed = 5\neffect = ["rain"]\nupsample = "none"\n'
+        'rank = "motion,flicker"\nforce = true\nout = "elsewhere"\n[compose]\nseed = 9\n'
+    )
+    monkeypatch.setenv("DCGRID_CONFIG", str(config))
+    monkeypatch.setenv("DCGRID_EDIT_NUM_INFERENCE_STEPS", "1")
+    monkeypatch.setenv("DCGRID_EDIT_CONTACT_SHEET", "no")
+    jobs = clip.parent / "jobs.jsonl"
+    rows = [{"input": clip.name}, {"input": clip.name, "seed": 7, "effects": ["fog"]}]
+    jobs.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    out = tmp_path / "out"
+    words = ["batch", str(jobs), "--set", "duration=0.3", "--on", "here", "--out", str(out)]
+    assert main([*words, "--format", "json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    made = [
+        json.loads((out / "items" / one["id"] / "manifest.json").read_text())
+        for one in done["rows"]
+    ]
+    asked = [one["job"] for one in made]
+    assert [one["seed"] for one in asked] == [5, 7]
+    assert [one["effects"] for one in asked] == [["rain"], ["fog"]]
+    for job in asked:
+        assert (job["model"], job["duration_s"], job["upsample"]) == ("tiny", 0.3, "none")
+        assert (job["num_inference_steps"], job["contact_sheet"]) == (1, False)
+        assert job["rank"] == ["motion", "flicker"]
+        assert job["origins"]["num-inference-steps"] == "DCGRID_EDIT_NUM_INFERENCE_STEPS"
+        assert job["origins"]["model"] == f"{config}:1"
+        assert "duration" not in job["origins"]
+    assert ("seed" in asked[0]["origins"], "seed" in asked[1]["origins"]) == (True, False)
+    assert not (clip.parent / "elsewhere").exists()
+    config.write_text("[edit]\nseed = -1\n")
+    assert main([*words[:-1], str(tmp_path / "other")]) == 2
+    assert f"{config}:2" in capsys.readouterr().err

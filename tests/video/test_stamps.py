@@ -26,12 +26,16 @@ KEEP = ClipRules(
     fps=12, stride=4, max_frames=33, longest=1_000_001, cell_sizes=((48, 80),), keeps_all=True
 )
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-g", "24", "-pix_fmt", "yuv420p", "-c:a", "aac")
+OGG = (
+    *("-c:v", "libtheora", "-pix_fmt", "yuv420p", "-c:a", "libvorbis"),
+    *("-fflags", "+bitexact", "-serial_offset", "1"),  # the same streams in each part
+)
 MPEG = ("-c:v", "mpeg2video", "-q:v", "3", "-c:a", "mp2")
 
 
 def film(path: Path, *options: str, seconds: float = 2, tone: int = 440) -> Path:
     """Moving shapes at 24 fps, with a tone."""
-    codecs = MPEG if path.suffix == ".mpg" else H264
+    codecs = {".mpg": MPEG, ".ogv": OGG}.get(path.suffix, H264)
     oracle.run(
         "ffmpeg", "-v", "error", "-y",
         "-f", "lavfi", "-i", f"testsrc2=s=80x48:r=24:d={seconds}",
@@ -106,6 +110,21 @@ def test_joined_recordings_go_on(tmp_path: Path, later_first: bool, ending: str)
     # Picture and sound change together: to within a packet of sound and the pause at the joint.
     assert pitch(out, 1.65) == tones[0]
     assert pitch(out, 2.1) == tones[1]
+
+
+def test_joined_ogg_stays_in_step(tmp_path: Path) -> None:
+    """Ogg stores a second of each stream in turn: sound of before comes after the jump."""
+    parts = [film(tmp_path / f"{tone}.ogv", tone=tone) for tone in (440, 1760)]
+    path = tmp_path / "joined.ogv"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    # Theora stores a picture that is the one before as an empty packet.
+    assert len(list(decode_frames(parts[0]))) == decoded_by_ffmpeg(parts[0]) > 40
+    assert len(list(decode_frames(path))) == 2 * decoded_by_ffmpeg(parts[0])
+    plan = plan_clip(probe(path), KEEP)
+    assert plan.duration_s == pytest.approx(4, abs=0.2)
+    assert len([line for line in plan.lines() if "time stamps jump at 2.0" in line]) == 1
+    out = written(path, tmp_path / "out.mp4")
+    assert [pitch(out, at_s) for at_s in (1.0, 1.65, 2.4, 3.0)] == [440, 440, 1760, 1760]
 
 
 def test_after_a_jump_reading_from_the_middle_finds_the_same_frames(tmp_path: Path) -> None:

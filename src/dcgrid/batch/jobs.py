@@ -12,11 +12,11 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from dcgrid.errors import BatchError, DcgridError
 from dcgrid.io.progress import counted
@@ -34,6 +34,8 @@ _ALIASES = {"effect": "effects", "lora": "loras", "scene": "scenes", "from": "so
 _PATHS = ("input", "first", "second", "source")
 _OWN = ("command", "name")
 """Columns that are no options."""
+_NOT_SET = ("out", "force", "device")
+"""Options of single runs that rows do not take from settings; workers have a --device."""
 _SPLITS = re.compile(r"[|;,]")
 _TEXTS = ("prompts", "scenes")
 """Lists of free text, which may hold commas: they are split at | alone."""
@@ -52,13 +54,28 @@ class Row:
     """What is asked."""
 
 
-def read_jobs(source: Path | str, defaults: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
+@dataclass(frozen=True, slots=True)
+class SetValue:
+    """The value of an option that the user's settings give, and where it stands."""
+
+    value: Any
+    origin: str
+
+
+UserSettings: TypeAlias = Mapping[str, Mapping[str, SetValue]]
+"""What is set for each command, by the option's long name."""
+
+
+def read_jobs(
+    source: Path | str, defaults: Mapping[str, Any], settings: UserSettings | None = None
+) -> tuple[list[Row], list[str]]:
     """Read all rows.
 
     Args:
         source: A .csv, .tsv, .jsonl, .toml file or a folder of clips; a string is the text of
             standard input: CSV, or JSONL if it begins with a brace.
         defaults: Options of rows that do not name them.
+        settings: What holds where neither a row nor `defaults` names an option.
 
     Returns:
         The rows, and all that is wrong, a message each with its file and line.
@@ -67,12 +84,13 @@ def read_jobs(source: Path | str, defaults: Mapping[str, Any]) -> tuple[list[Row
         BatchError: The file cannot be read at all, or holds no row.
     """
     problems: list[str] = []
+    by_command = {name: _row_settings(name, given) for name, given in (settings or {}).items()}
     written = list(_written(source, defaults, problems))
     folder = source.parent if isinstance(source, Path) else Path()
     rows = []
     for place, values in written:
         try:
-            rows.append(_row(place, values, defaults, folder))
+            rows.append(_row(place, values, defaults, by_command, folder))
         except DcgridError as error:
             problems += error.message.split("\n")
     names: dict[str, str] = {}
@@ -242,7 +260,28 @@ def _command(values: Mapping[str, Any]) -> str:
     return "compose" if "first" in values else "story" if "scenes" in values else "edit"
 
 
-def _row(place: str, written: dict[str, Any], defaults: Mapping[str, Any], folder: Path) -> Row:
+def _row_settings(command: str, given: Mapping[str, SetValue]) -> dict[str, tuple[str, SetValue]]:
+    """Return what is set for a command, by column, with the option's name; no inputs, no device."""
+    kinds, found = _hints(command), {}
+    for name, setting in given.items():
+        column = _column(name)
+        column = "prompts" if (command, column) == ("compose", "prompt") else column
+        if column not in kinds or column in (*_PATHS, *_NOT_SET):
+            continue
+        value = setting.value
+        if isinstance(value, str):
+            value = _typed(column, value, kinds[column])
+        found[column] = name, replace(setting, value=value)
+    return found
+
+
+def _row(
+    place: str,
+    written: dict[str, Any],
+    defaults: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, tuple[str, SetValue]]],
+    folder: Path,
+) -> Row:
     """Return a checked row.
 
     Raises:
@@ -252,6 +291,10 @@ def _row(place: str, written: dict[str, Any], defaults: Mapping[str, Any], folde
     command, problems = _command(values), list[str]()
     known = _hints(command)
     values = {**{name: one for name, one in defaults.items() if name in known}, **values}
+    left = {
+        column: one for column, one in settings.get(command, {}).items() if column not in values
+    }
+    values |= {column: one.value for column, (_, one) in left.items()}
     if values.get("command", command) not in REQUESTS:
         shown = show(values["command"])
         problems.append(f"{place}: key 'command' must be one of {', '.join(REQUESTS)}, not {shown}")
@@ -272,6 +315,7 @@ def _row(place: str, written: dict[str, Any], defaults: Mapping[str, Any], folde
         values["effects"] = [values["effects"]]
     try:
         job = JOBS[command](values, place, BatchError)
+        job = replace(job, origins={name: one.origin for name, one in left.values()})
     except BatchError as error:
         problems += error.message.split("\n")
     if problems:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dcgrid.batch.run import BatchDone
     from dcgrid.batch.store import Store
     from dcgrid.batch.worker import WorkerTask
+    from dcgrid.cli.settings import Settings
 
 
 class On(StrEnum):
@@ -108,6 +109,7 @@ _Address = Annotated[
 
 
 def batch(
+    context: typer.Context,
     jobs: _Jobs,
     out: _Out,
     effect: _Effects = None,
@@ -140,7 +142,7 @@ def batch(
         if offline:
             hub.go_offline()
         check_place(out)
-        rows, problems = _rows(jobs, defaults)
+        rows, problems = _rows(jobs, defaults, context.obj)
         output.start("checking rows", len(rows))
         checked, plans, estimate = check_rows(rows, problems, Path(out), output.update)
         if dry_run:
@@ -177,13 +179,21 @@ class _ShownRowsError(BatchError, ShownAsJsonError):
     """Failed rows, which the JSON has named already."""
 
 
-def _rows(jobs: str, defaults: dict[str, Any]) -> tuple[list[Any], list[str]]:
-    from dcgrid.batch.jobs import read_jobs
+def _rows(jobs: str, defaults: dict[str, Any], settings: "Settings") -> tuple[list[Any], list[str]]:
+    """Read the rows; what they leave out is as config.toml and variables have it for a command."""
+    from dcgrid.batch.jobs import SetValue, read_jobs
 
+    given = {
+        command: {
+            name: SetValue(one.value, one.origin)
+            for name, one in settings.of_command((command,)).items()
+        }
+        for command in ("edit", "compose", "story")
+    }
     if jobs != "-":
-        return read_jobs(Path(jobs), defaults)
+        return read_jobs(Path(jobs), defaults, given)
     try:
-        return read_jobs(sys.stdin.read(), defaults)
+        return read_jobs(sys.stdin.read(), defaults, given)
     except UnicodeDecodeError as error:
         raise BatchError(f"standard input is not UTF-8 text: {error}") from error
 

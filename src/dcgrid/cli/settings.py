@@ -237,6 +237,18 @@ class Settings:
         if self.problem is not None:
             raise self.problem
 
+    def of_command(self, words: Words) -> dict[str, Setting]:
+        """Return what is set for the options of another command, as its command line would have it.
+
+        Raises:
+            UsageError: The file, or a value, is wrong.
+        """
+        own = self.options.of(words)
+        found = settings_of(self.options, words, read_config(self.options))
+        return {
+            name: Setting(_given(own[name], one.value), one.origin) for name, one in found.items()
+        }
+
     def as_defaults(self) -> dict[str, Any]:
         """Return the values as Typer's `default_map` of the whole tree."""
         own = self.options.of(self.words)

@@ -86,7 +86,10 @@ def make_decoder(stream: VideoStream) -> VideoCodecContext:
         return decoder
     if not stream.codec_context.is_open:
         stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = _THREADS
+        # Theora carries its headers among the pictures; joined files need them read, which FFmpeg
+        # can't with several threads.
+        is_theora = stream.codec_context.name == "theora"
+        stream.codec_context.thread_count = 1 if is_theora else _THREADS
     return stream.codec_context
 
 
@@ -175,7 +178,9 @@ def _coded_frames(
         except DECODE_ERRORS:
             tally.damaged += 1
             return
-        if packet.stream.index != stream.index:
+        # An empty packet with a time repeats the picture before it; only one without is the end.
+        is_repeat = not packet.size and packet.dts is not None
+        if packet.stream.index != stream.index or is_repeat:
             continue
         try:
             frames = decoder.decode(packet if packet.size else None)

@@ -196,7 +196,11 @@ def _packets(
 
 def _undamaged(container: InputContainer, stream: AudioStream, path: Path) -> Iterator[SoundPacket]:
     """Yield packets of the sound with time stamps; damage ends it there."""
-    packets = mended_packets(container, media_streams(container, path))
+    try:
+        streams = media_streams(container, path)
+    except InputVideoError:  # nothing but sound can be read here
+        streams = [stream]
+    packets = mended_packets(container, streams)
     while True:
         try:
             packet = next(packets, None)

@@ -47,8 +47,9 @@ def mended_packets(
     """
     closes, jumps_s = may_jump(container), [] if jumps_s is None else jumps_s
     ticks_s = {stream.index: float(stream.time_base or 0) for stream in streams}
-    # In seconds: by what stamps are moved, when the next packet of each stream is due, the last.
-    offset_s, due_s, last_s = 0.0, dict[int, float](), None
+    # In seconds: by what stamps are moved, and were before the last jump; when the next packet of
+    # each stream is due; the last.
+    offset_s, earlier_s, due_s, last_s = 0.0, 0.0, dict[int, float](), None
     for packet in container.demux(list(streams)):
         # Not `stream_index`, which is 0 in the empty packets at the end.
         index, tick_s = packet.stream.index, ticks_s[packet.stream.index]
@@ -60,8 +61,13 @@ def mended_packets(
             _move(packet, offset_s, tick_s)
             reference_s = last_s if expected_s is None else expected_s
             step_s = 0.0 if reference_s is None else packet.dts * tick_s - reference_s
-            if abs(step_s) > JUMP_S or (expected_s is not None and step_s < -_BACK_S):
-                offset_s -= step_s
+            if expected_s is not None and abs(step_s + earlier_s - offset_s) < min(
+                abs(step_s), _BACK_S
+            ):
+                # From before the other stream's jump: Ogg stores a second of each in turn.
+                _move(packet, earlier_s - offset_s, tick_s)
+            elif abs(step_s) > JUMP_S or (expected_s is not None and step_s < -_BACK_S):
+                earlier_s, offset_s = offset_s, offset_s - step_s
                 _move(packet, -step_s, tick_s)
                 jumps_s.append(packet.dts * tick_s)
             if packet.pts is not None and (packet.pts - packet.dts) * tick_s > JUMP_S:
