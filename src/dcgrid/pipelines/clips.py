@@ -16,8 +16,6 @@ from dcgrid.pipelines.script import StoryJob
 from dcgrid.pipelines.windows import Join, Window, plan_windows
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dcgrid.grid.layout import LatentGeometry
     from dcgrid.models.base import ModelSpec
     from dcgrid.video.clip import ClipPlan, ClipRules, Picture
@@ -106,8 +104,6 @@ class FrameCounter:
         return frames
 
 
-DARK, DARK_SHARE = 60, 0.5
-"""A clip is an element on dark ground if this part of its first frame is darker than so, of 255."""
 LONGEST_FRAMES = 1_000_001
 """Most frames of a whole clip, generated in windows; a day at 12 frames a second."""
 
@@ -271,29 +267,3 @@ def check_fade(job: GridJob, frames: int, spec: "ModelSpec") -> None:
             f"a fade of {job.fade_s} s is longer than half of a scene ({seconds:.2f} s)",
             hint=f"use --fade {seconds / 4:.2f}",
         )
-
-
-def backdrop_notes(job: GridJob, spec: "ModelSpec", clips: Sequence["ClipPlan"]) -> tuple[str, ...]:
-    """Return what to expect of a second clip that is more than an element on dark ground.
-
-    Small models learned to compose with such elements alone; one frame of the clip is decoded.
-    """
-    from dcgrid.video.read import read_clip
-
-    if len(clips) < 2 or spec.generates_from_text:
-        return ()
-    rules = replace(clip_rules(spec), default_frames=1, longest=None, keeps_all=False)
-    clip, _ = read_clip(job.inputs[1], rules, start_s=clips[1].start_s)
-    dark = dark_share(clip.frames_THWC)
-    if dark >= DARK_SHARE:
-        return ()
-    return (
-        f"B: {job.inputs[1].name} is dark in {100 * dark:.0f}% of its picture only; {spec.name} "
-        "learned elements on dark ground (fire, sparks, smoke), and of a whole scene it takes the "
-        "light and the colours of everything in it.",
-    )
-
-
-def dark_share(frames_THWC: "Tensor") -> float:
-    """Return which part of uint8 frames is dark; see `DARK`."""
-    return float((frames_THWC.float().mean(-1) < DARK).float().mean())

@@ -16,6 +16,7 @@ from dcgrid.io.progress import Progress
 from dcgrid.models.base import ModelSpec
 from dcgrid.pipelines.clips import check_fade, clip_rules, windows_of
 from dcgrid.pipelines.plan import GenerationPlan
+from dcgrid.pipelines.scene_light import LOOKED_AT, SceneLight, scene_light
 from dcgrid.pipelines.windows import Window
 from dcgrid.video.clip import ClipPlan, ClipRules, Picture, SoundSource
 from dcgrid.video.frames import CellFrames, source_frames
@@ -53,6 +54,8 @@ class Footage:
     """Reads them."""
     sha256: str = ""
     """Hash of the file."""
+    light: SceneLight | None = None
+    """What of a scene is used that is composed with; None: all."""
     decoded: "DecodedClip | None" = None
     """Its frames as the model's autoencoder gives them back, like those that it generates."""
 
@@ -68,8 +71,14 @@ class Footage:
         at_T = torch.tensor([turned(number, self.plan.num_frames) for number in wanted])
         first, last = int(at_T.min()), int(at_T.max())
         if self.whole_THWC is not None:
-            return self.whole_THWC[at_T]
-        return self.stream.stretch(first, last + 1 - first)[at_T - first]
+            read_THWC = self.whole_THWC[at_T]
+        else:
+            read_THWC = self.stream.stretch(first, last + 1 - first)[at_T - first]
+        return read_THWC if self.light is None else self.light.of(read_THWC)
+
+    def first_frames(self, count: int) -> torch.Tensor:
+        """Return the first frames at the size of a cell, THWC, uint8; at most all."""
+        return self.stream.stretch(0, count) if self.whole_THWC is None else self.whole_THWC[:count]
 
     def pieces(self, windows: Sequence[Window]) -> Iterator[torch.Tensor]:
         """Yield all frames in order, those of a window at a time."""
@@ -115,6 +124,11 @@ def read_footage(
         return plan, ()
     asked = tuple(zip(plan.job.starts_s, plan.asked_s, strict=True))
     footage = read_clips(plan.spec, plan.clips, asked, progress, plan.prepared.inputs_sha256)
+    if len(footage) > 1 and not plan.spec.generates_from_text:
+        count = min(LOOKED_AT, footage[1].plan.num_frames)
+        concept = plan.job.slots.get("effect", "")
+        light = scene_light(footage[1].first_frames(count), concept)
+        footage = footage[0], replace(footage[1], light=light), *footage[2:]
     clips = tuple(one.plan for one in footage)
     check_fade(plan.job, clips[0].num_frames, plan.spec)
     return replace(plan, clips=clips, windows=windows_of(plan.spec, clips[0].num_frames)), footage

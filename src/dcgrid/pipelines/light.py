@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from dcgrid.pipelines.clips import DARK_SHARE, dark_share
 from dcgrid.pipelines.footage import Footage, turned
+from dcgrid.pipelines.scene_light import is_dark
 from dcgrid.pipelines.upsampling import Enlarge, Upsampler
 from dcgrid.pipelines.windows import Window
 from dcgrid.video.clip import ClipPlan
@@ -71,7 +71,7 @@ class SecondLight:
             ),
         )
         assert footage.decoded is not None
-        self._decoded = footage.decoded
+        self._decoded, self._light = footage.decoded, footage.light
         self._first, self._read_THWC = 0, torch.empty(0)
 
     def at(self, place: float) -> Tensor:
@@ -89,7 +89,10 @@ class SecondLight:
             self._read_THWC = self._stream.stretch(self._first, count)
         rows, cols = self._picture
         large = (slice(self.factor * one.start, self.factor * one.stop) for one in (rows, cols))
-        light_CHW = _unit(self._read_THWC[number - self._first][*large])
+        frame_1HWC = self._read_THWC[number - self._first, None]
+        if self._light is not None:
+            frame_1HWC = self._light.of(frame_1HWC)
+        light_CHW = _unit(frame_1HWC[0][*large])
         first = int(place)
         near_THWC = self._decoded[first : first + 2][:, rows, cols]
         held_CHW = torch.lerp(_unit(near_THWC[0]), _unit(near_THWC[-1]), place - first)
@@ -101,7 +104,7 @@ class SecondLight:
 
 
 def gives_light(footage: Footage, window: Window) -> bool:
-    """Return True if a clip is an element on dark ground and larger than its cell.
+    """Return True if a clip shows light on dark ground, as it is used, and is larger than its cell.
 
     What other clips have beside their cell is not light.
 
@@ -109,7 +112,7 @@ def gives_light(footage: Footage, window: Window) -> bool:
         footage: The clip.
         window: A stretch of it, to see what it is.
     """
-    return dark_share(footage.frames(window)) >= DARK_SHARE and _factor(footage.plan) > 1
+    return is_dark(footage.frames(window)) and _factor(footage.plan) > 1
 
 
 def with_light(upsampler: Upsampler, footage: Footage, picture: tuple[slice, slice]) -> Upsampler:

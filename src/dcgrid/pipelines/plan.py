@@ -16,7 +16,6 @@ from dcgrid.errors import NetworkError
 from dcgrid.io.progress import counted
 from dcgrid.pipelines.clips import (
     REEL_STAGE,
-    backdrop_notes,
     check_fade,
     check_from_text,
     check_pitch,
@@ -322,10 +321,19 @@ def plan_run(prepared: Prepared) -> GenerationPlan:
         concepts=concepts,
         remark=_remark(job, model, grids, adapters),
         adapter_notes=_adapter_notes(job, model, grids, adapters),
-        text_notes=(*text_notes, *backdrop_notes(job, spec, clips)),
+        text_notes=(*text_notes, *_scene_notes(job, spec, clips)),
     )
     # The first adapter is that of grids with a given cell.
     return _with_names(plan, adapters[0 if any(grid.given for grid in grids) else 1 :])
+
+
+def _scene_notes(job: GridJob, spec: "ModelSpec", clips: Sequence["ClipPlan"]) -> tuple[str, ...]:
+    """Return what is used of a second clip; an edit has none, and does not wait for torch."""
+    if len(clips) < 2:
+        return ()
+    from dcgrid.pipelines.scene_light import scene_notes
+
+    return scene_notes(job, spec, clips)
 
 
 def _with_names(plan: GenerationPlan, adapters: Sequence[str]) -> GenerationPlan:
