@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from benchmarks import options as shared
 from benchmarks.clips import BenchClip, find_clips, read_bench_clip
 from benchmarks.figures import compare
@@ -26,7 +24,7 @@ from dcgrid.eval.suites.schema import Task
 from dcgrid.models.base import Backbone
 from dcgrid.pipelines.job import ComposeJob
 from dcgrid.pipelines.resolve import resolve_fusions
-from dcgrid.pipelines.sampling import FillSettings, fill_grid, grid_request
+from dcgrid.pipelines.sampling import fill_grid, grid_request
 from dcgrid.synthetic.fusion import ELEMENTS
 
 
@@ -65,7 +63,6 @@ def score_fusions(
     clip: BenchClip,
     element: str,
     seed: int,
-    device: torch.device,
     layout: str = "composition-2x2",
 ) -> list[FusionScore]:
     """Compose a clip with an element, as `dcgrid compose` does, and score both fusions.
@@ -75,7 +72,6 @@ def score_fusions(
         clip: Clip A.
         element: Key of `ELEMENTS`; drawn with `seed`.
         seed: Of the element and of the sampler's noise.
-        device: Where the model is.
         layout: Where inputs and fusions stand; one with a single fusion has the first.
     """
     # The truth is rendered from the pixels that the model got.
@@ -83,20 +79,19 @@ def score_fusions(
     element_THWC = element_frames(task, clip.frames_THWC, backbone.spec.fps, seed)
     words = element_words(task)
     job = ComposeJob(first=clip.path, second=Path(), seed=seed, layout=layout, **words)
-    request = grid_request(resolve_fusions(job), backbone.spec, [clip.frames_THWC, element_THWC])
-    settings = FillSettings(seed=seed, device=device)
-    filled = fill_grid(backbone, request, settings, Silent())
     inputs = (clip.frames_THWC, element_THWC)
+    request = grid_request(resolve_fusions(job), backbone.spec, inputs, seed=seed)
+    filled = fill_grid(backbone, request, Silent())
     truths = fusion_truths(*inputs)
     scores = []
     # A layout with a single fusion has the first.
-    for one, (name, truth_THWC) in zip(filled, truths.items(), strict=False):
+    for made_THWC, (name, truth_THWC) in zip(filled.values(), truths.items(), strict=False):
         scores.append(
             FusionScore(
                 clip=clip.path.name,
                 element=element,
                 fusion=name,
-                fused_db=compare(one.frames_THWC, truth_THWC).psnr,
+                fused_db=compare(made_THWC, truth_THWC).psnr,
                 pasted_db=max(compare(source, truth_THWC).psnr for source in inputs),
             )
         )
@@ -122,15 +117,12 @@ def _run(options: argparse.Namespace) -> None:
     paths = find_clips(options.clips, options.clips_dir, allow_seen=False)
     choice = shared.model_choice(options)
     backbone = load_choice(choice, mode="composition")
-    device, _ = choice.place()
     scores = []
     for number, path in enumerate(paths):
         clip = read_bench_clip(path, backbone.spec, options.duration)
         for turn in range(min(per_clip, len(options.elements))):
             element = options.elements[(number * per_clip + turn) % len(options.elements)]
-            scores += score_fusions(
-                backbone, clip, element, options.seed + number, device, options.layout
-            )
+            scores += score_fusions(backbone, clip, element, options.seed + number, options.layout)
         print(f"{number + 1}/{len(paths)} {path.name}", file=sys.stderr)
     print(report(scores))
 

@@ -17,7 +17,7 @@ from dcgrid.models.base import Backbone, ModelSpec
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.ranking import rank_tries
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve_edits
-from dcgrid.pipelines.sampling import FillSettings, fill_grid, grid_request
+from dcgrid.pipelines.sampling import fill_grid, grid_request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,6 @@ def edit_clip(
     given_THWC: Tensor,
     effects: Sequence[str],
     settings: EditSettings,
-    device: torch.device,
     progress: Progress,
 ) -> dict[str, MadeEdit]:
     """Edit a clip, a grid for every three effects; where a grid tries one twice, the best is taken.
@@ -58,7 +57,6 @@ def edit_clip(
         given_THWC: The clip, uint8, at the model's size.
         effects: Names of effects.
         settings: Seed and sampler.
-        device: Where the model is.
         progress: Told of stages and steps.
 
     Returns:
@@ -74,13 +72,8 @@ def edit_clip(
             guidance_scale=settings.guidance_scale,
         )
         grid = resolve_edits(job)
-        fill = FillSettings(seed=settings.seed, device=device)
-        cells = {
-            one.cell: one.frames_THWC
-            for one in fill_grid(
-                backbone, grid_request(grid, backbone.spec, [given_THWC]), fill, progress
-            )
-        }
+        request = grid_request(grid, backbone.spec, [given_THWC], seed=settings.seed)
+        cells = fill_grid(backbone, request, progress)
         for edit, tries in zip(grid.edits, grid.tries, strict=True):
             tries_NTHWC = torch.stack([cells[cell] for cell in tries])
             best, _ = rank_tries(given_THWC, tries_NTHWC)[0]

@@ -22,7 +22,7 @@ from benchmarks import options as shared
 from benchmarks.models import load_choice
 from dcgrid.grid.layout import GridLayout
 from dcgrid.models.base import CellText, Memory
-from dcgrid.models.native.backbone import NativeBackbone
+from dcgrid.models.trunk import NetworkBackbone
 from dcgrid.pipelines.sampling import token_places
 
 GIVEN = (1, 2, 3)
@@ -53,10 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return shared.run_command(lambda: _run(options))
 
 
-def sample_once(backbone: NativeBackbone, sampling: Sampling, *, first: bool, kept: bool) -> None:
+def sample_once(backbone: NetworkBackbone, sampling: Sampling, *, first: bool, kept: bool) -> None:
     """Make all calls of a sampling; with `kept` they share a memory."""
     backbone.use_given(clean=True, first=first)
-    places = token_places(backbone.spec, LAYOUT, tuple(sampling.cells_BKCFYX.shape[3:]))
+    places = token_places(
+        LAYOUT, sampling.cells_BKCFYX.shape[3:], backbone.spec.patch, backbone.spec.cell_pitch
+    )
     memory = Memory() if kept else None
     frames = sampling.cells_BKCFYX.shape[3]
     for step in range(sampling.steps):
@@ -92,7 +94,7 @@ def _run(options: argparse.Namespace) -> None:
             print(_line(backbone, sampling, branches))
 
 
-def _line(backbone: NativeBackbone, sampling: Sampling, branches: int) -> str:
+def _line(backbone: NetworkBackbone, sampling: Sampling, branches: int) -> str:
     """Measure the three ways in turn, so that other work on the machine slows them alike."""
     ways: dict[str, Callable[[], None]] = {
         "full": lambda: sample_once(backbone, sampling, first=False, kept=False),
@@ -115,7 +117,7 @@ def _line(backbone: NativeBackbone, sampling: Sampling, branches: int) -> str:
     )
 
 
-def _texts(backbone: NativeBackbone) -> tuple[CellText, ...]:
+def _texts(backbone: NetworkBackbone) -> tuple[CellText, ...]:
     """Return two texts of a usual length, of random numbers."""
     width = backbone.parts.dit.config.text_width
     generator = torch.Generator().manual_seed(1)
@@ -136,7 +138,7 @@ def _operations(way: Callable[[], None]) -> int:
     return counter.get_total_flops()
 
 
-def _seconds(way: Callable[[], None], backbone: NativeBackbone) -> float:
+def _seconds(way: Callable[[], None], backbone: NetworkBackbone) -> float:
     started = time.perf_counter()
     way()
     if backbone.device.type == "cuda":

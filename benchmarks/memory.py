@@ -112,7 +112,9 @@ def _peaks(backbone: WanBackbone, job: MemoryJob, device: torch.device) -> dict[
         assert isinstance(latents, torch.Tensor)
         cells = latents[:, None].repeat(1, job.cells, 1, 1, 1, 1)
         noise = torch.zeros_like(cells)
-        places = token_places(spec, GridLayout(rows=1, cols=job.cells), tuple(cells.shape[3:]))
+        places = token_places(
+            GridLayout(rows=1, cols=job.cells), cells.shape[3:], spec.patch, spec.cell_pitch
+        )
         time_BKF = torch.full((1, job.cells, cells.shape[3]), 0.5, device=device)
 
         def sample() -> None:

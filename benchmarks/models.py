@@ -16,7 +16,6 @@ from dcgrid.adapters.reading import hash_tensors
 from dcgrid.errors import UsageError
 from dcgrid.grid.routing import Mode
 from dcgrid.models.native.autoencoder import Autoencoder
-from dcgrid.models.native.backbone import NativeBackbone, NativeParts
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.model import (
     ADAPTER_NAMES,
@@ -27,6 +26,7 @@ from dcgrid.models.native.model import (
 )
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
 from dcgrid.models.registry import find_model
+from dcgrid.models.trunk import NetworkBackbone, NetworkParts
 from dcgrid.models.weights import load_weights
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.loading import adapter_reference, load_model, use_adapter
@@ -73,7 +73,7 @@ def load_choice(
     adapter: str | None = None,
     parts: Sequence[str] = PART_NAMES,
     mode: Mode = "consistent",
-) -> NativeBackbone:
+) -> NetworkBackbone:
     """Load a model with its adapter merged into it.
 
     Args:
@@ -110,7 +110,7 @@ def has_adapter(choice: ModelChoice) -> bool:
     return adapter_reference(job, choice.found(), "consistent") != "none"
 
 
-def load_codec(choice: ModelChoice) -> NativeBackbone:
+def load_codec(choice: ModelChoice) -> NetworkBackbone:
     """Load a model for `encode` and `decode` alone; only its autoencoder must be there.
 
     Raises:
@@ -122,7 +122,7 @@ def load_codec(choice: ModelChoice) -> NativeBackbone:
     return load_parts(choice, ("autoencoder",))
 
 
-def load_parts(choice: ModelChoice, names: Sequence[str]) -> NativeBackbone:
+def load_parts(choice: ModelChoice, names: Sequence[str]) -> NetworkBackbone:
     """Load some parts of a model from their weight files; the others have fresh weights.
 
     Raises:
@@ -133,7 +133,7 @@ def load_parts(choice: ModelChoice, names: Sequence[str]) -> NativeBackbone:
     config, files = found.config, found.files
     if config.text is None:
         raise UsageError(f"model {choice.model!r} has no weights to measure")
-    parts = NativeParts(
+    parts = NetworkParts(
         autoencoder=Autoencoder(config.autoencoder),
         dit=DiT(config.dit),
         text=TextEncoder(config.text, WordTokenizer(())),
@@ -145,10 +145,10 @@ def load_parts(choice: ModelChoice, names: Sequence[str]) -> NativeBackbone:
     device, dtype = choice.place()
     for module in parts.modules():
         module.to(device)
-    return NativeBackbone(found.spec, parts, dtype)
+    return NetworkBackbone(found.spec, parts, dtype)
 
 
-def codec_pass(backbone: NativeBackbone, frames_THWC: Tensor) -> Tensor:
+def codec_pass(backbone: NetworkBackbone, frames_THWC: Tensor) -> Tensor:
     """Return what the codec leaves of a clip: encoded, decoded, as uint8 again."""
     video_BCTHW = to_model_range(frames_THWC).to(backbone.device)
     return to_frames(backbone.decode(backbone.encode(video_BCTHW)))

@@ -35,7 +35,7 @@ from dcgrid.eval.encoders.faces import ArcFaceReader
 from dcgrid.io.progress import NullProgress
 from dcgrid.models.base import ModelSpec
 from dcgrid.models.edit_frames import Coefficients
-from dcgrid.models.native.backbone import NativeBackbone
+from dcgrid.models.trunk import NetworkBackbone
 from dcgrid.models.upsampler import WEIGHTS, GuidedUpsampler, load_upsampler
 from dcgrid.pipelines.clips import one_pass_rules
 from dcgrid.pipelines.sampling import to_frames, to_model_range
@@ -181,7 +181,7 @@ class _Bench:
             "bicubic": plain.clamp(-1, 1) / 2 + 0.5,
         }
 
-    def effects(self, backbone: NativeBackbone) -> str:
+    def effects(self, backbone: NetworkBackbone) -> str:
         """Score the model's own edits, and truths at the cell's size, against the truth."""
         rows = []
         faces = _reader(self.options.faces)
@@ -198,7 +198,6 @@ class _Bench:
                 given_THWC,
                 self.effect_names,
                 shared.edit_settings(self.options),
-                torch.device("cpu"),
                 NullProgress(),
             )
             found = _Faces(faces, clip.source_TCHW[::EVERY])

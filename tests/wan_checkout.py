@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.small_wan import small_tokenizer
-from dcgrid.flow.sampler import SampleSettings, sample, with_guidance
+from dcgrid.flow.sampler import SampleSettings, combine_guidance, sample
 from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
@@ -104,13 +104,18 @@ def our_frames(backbone: Any, *, steps: int, guidance: float) -> Tensor:
         position_S=grid_positions(layout, shape),
     )
 
-    def under(words: str) -> Any:
-        text = backbone.parts.segments.encode_rows([[words]], cells=1)
-        return lambda cells, time: backbone.velocity(cells, time, text, places)
+    texts = [
+        backbone.parts.segments.encode_rows([[words]], cells=1)
+        for words in ("a dog in rain", "fog")
+    ]
+
+    def velocity(cells: Tensor, time: Tensor) -> Tensor:
+        found = [backbone.velocity(cells, time, text, places) for text in texts]
+        return combine_guidance(found[0], found[1], guidance, fill_K)
 
     fill_K = torch.ones(1, dtype=torch.bool)
     latents = sample(
-        with_guidance(under("a dog in rain"), under("fog"), guidance, fill_K),
+        velocity,
         torch.zeros(1, 1, 4, 2, 4, 6),
         start_noise()[:, None],
         fill_K,

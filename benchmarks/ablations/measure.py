@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.ablations.data import HeldOutClip, HeldOutScene, mean_figures, region_db
-from benchmarks.ablations.moved import score_moves
+from benchmarks.ablations.moved import score_moves, with_steps
 from benchmarks.ablations.training import MODEL, Networks, shown_rows
 from benchmarks.ablations.variants import FEW, MANY, Variant
 from benchmarks.edits import cell_drift
@@ -29,24 +29,24 @@ from dcgrid.eval.suites.footage import to_pixels, to_unit
 from dcgrid.flow.path import noisy
 from dcgrid.grid.routing import Routing, route_matrix
 from dcgrid.models.base import CellText, cell_texts
-from dcgrid.models.native.backbone import NativeBackbone, NativeParts
 from dcgrid.models.native.rows import encode_rows
 from dcgrid.models.registry import find_model
+from dcgrid.models.trunk import NetworkBackbone, NetworkParts
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.resolve import resolve_edits
 from dcgrid.pipelines.sampling import (
-    FillSettings,
     fill_grid,
     grid_request,
     to_frames,
     to_model_range,
+    token_places,
 )
 from dcgrid.prompts.segments import Prompt
 from dcgrid.runtime.device import choose_dtype
 from dcgrid.synthetic.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
 from dcgrid.train.data.captions import Captions, world_captions
 from dcgrid.train.data.variants import VariantSet
-from dcgrid.train.stages.flow_matching import GRID, token_places
+from dcgrid.train.stages.flow_matching import GRID
 
 EFFECTS = (("night", "golden-hour", "noir"), ("rain", "snow", "smoke"))
 """Edits that are measured, a grid of three each: light, then weather with chance in it."""
@@ -66,10 +66,10 @@ class Inputs:
     """Of noise."""
 
 
-class Reader(NativeBackbone):
+class Reader(NetworkBackbone):
     """A backbone that encodes text as a variant has it."""
 
-    def __init__(self, backbone: NativeBackbone, variant: Variant) -> None:
+    def __init__(self, backbone: NetworkBackbone, variant: Variant) -> None:
         super().__init__(backbone.spec, backbone.parts, backbone.dtype)
         self._variant = variant
 
@@ -94,15 +94,15 @@ def measure(variant: Variant, networks: Networks, inputs: Inputs) -> dict[str, f
     return mean_figures([score(variant, networks, clip, inputs.seed) for clip in inputs.clips])
 
 
-def backbone_of(networks: Networks, variant: Variant) -> NativeBackbone:
+def backbone_of(networks: Networks, variant: Variant) -> NetworkBackbone:
     """Return the networks behind the protocol, one grid of tokens."""
     spec = replace(find_model(MODEL).spec, offset_tokens=False, noise_scale=variant.inference_noise)
-    parts = NativeParts(
+    parts = NetworkParts(
         autoencoder=networks.autoencoder,
         dit=networks.dit,
         text=networks.text,
     )
-    backbone = NativeBackbone(spec, parts, choose_dtype("auto", CPU))
+    backbone = NetworkBackbone(spec, parts, choose_dtype("auto", CPU))
     backbone.use_given(clean=variant.given == "clean", first=variant.given_first)
     return backbone
 
@@ -115,22 +115,19 @@ def _score_edits(
     rows: list[dict[str, float]] = []
     for effects in EFFECTS:
         grid = resolve_edits(EditJob(input=Path(), effects=effects, seed=seed, guidance_scale=1.0))
-        request = grid_request(grid, backbone.spec, [clip.frames_THWC])
         for steps in (FEW, MANY):
             if steps == FEW and variant.given == "replace":
                 continue  # at t = 1 the given cell would be noise alone
-            filled = fill_grid(
-                backbone,
-                replace(request, num_inference_steps=steps, noise_scale=None),
-                FillSettings(seed=seed, device=CPU),
-                Silent(),
+            request = grid_request(
+                with_steps(grid, steps), backbone.spec, [clip.frames_THWC], seed=seed
             )
-            for one, effect in zip(filled, effects, strict=True):
-                drift = cell_drift(backbone.spec, clip.frames_THWC, grid, seed, one.cell)
+            filled = fill_grid(backbone, request, Silent())
+            for (cell, made_THWC), effect in zip(filled.items(), effects, strict=True):
+                drift = cell_drift(backbone.spec, clip.frames_THWC, grid, seed, cell)
                 if drift is None:
                     raise ValueError("this benchmark needs the moving noise of mini")
                 truth = render_truth(clip.frames_THWC, effect, backbone.spec.fps, drift)
-                figures = region_db(one.frames_THWC, truth, clip.alpha_THW)
+                figures = region_db(made_THWC, truth, clip.alpha_THW)
                 rows.append({f"{name} {steps}": value for name, value in figures.items()})
     return mean_figures(rows)
 
@@ -183,7 +180,9 @@ def _cleaned(
     )
     rows = shown_rows(captions.grid_rows(variants, (0, 1, 2, 3), generator), variant)
     spoken = encode_rows(networks.text, rows, GRID.count)
-    places = token_places(clean_BKCFYX, GRID, networks.dit)
+    places = token_places(
+        GRID, clean_BKCFYX.shape[3:], backbone.spec.patch, backbone.spec.cell_pitch
+    )
     route = route_matrix(GRID, Routing(mode="composition")) if variant.routed else None
     noise_BKCFYX = torch.randn(clean_BKCFYX.shape, generator=generator)
     scores = []

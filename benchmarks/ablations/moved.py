@@ -25,7 +25,6 @@ from dcgrid.eval.suites.footage import to_pixels
 from dcgrid.models.base import Backbone
 from dcgrid.pipelines.resolve import Edit, ResolvedGrid, place, slug
 from dcgrid.pipelines.sampling import (
-    FillSettings,
     fill_grid,
     grid_request,
     to_frames,
@@ -76,6 +75,12 @@ def _view(scene: SubjectScene, words: str = "") -> View:
     return to_pixels(clip_CTHW), alpha_1THW[0]
 
 
+def with_steps(grid: ResolvedGrid, steps: int) -> ResolvedGrid:
+    """Return a grid in so many steps, at the noise scale of the model."""
+    edits = (replace(one, num_inference_steps=steps, noise_scale=None) for one in grid.edits)
+    return replace(grid, edits=tuple(edits))
+
+
 def _score(
     variant: Variant,
     backbone: Backbone,
@@ -87,7 +92,6 @@ def _score(
     given, truths = views
     # What a copy in place would copy: the last of the given cells has the ground and pose.
     before_THWC, before_THW = given[-1]
-    request = grid_request(grid, backbone.spec, [clip_THWC for clip_THWC, _ in given])
     rows = []
     for steps in (FEW, MANY):
         if variant.stand_in == "copy":
@@ -95,10 +99,9 @@ def _score(
         elif variant.stand_in == "truth":
             found = [_through_codec(backbone, clip_THWC) for clip_THWC, _ in truths]
         else:
-            settings = FillSettings(seed=seed, device=torch.device("cpu"))
-            asked = replace(request, num_inference_steps=steps, noise_scale=None)
-            filled = fill_grid(backbone, asked, settings, Silent())
-            found = [one.frames_THWC for one in filled[: len(truths)]]
+            clips = [clip_THWC for clip_THWC, _ in given]
+            asked = grid_request(with_steps(grid, steps), backbone.spec, clips, seed=seed)
+            found = list(fill_grid(backbone, asked, Silent()).values())[: len(truths)]
         for clip_THWC, (truth_THWC, now_THW) in zip(found, truths, strict=True):
             figures = moved_figures(clip_THWC, truth_THWC, before_THW, now_THW)
             rows.append({f"{name} {steps}": value for name, value in figures.items()})

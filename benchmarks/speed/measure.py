@@ -24,11 +24,10 @@ from benchmarks.models import ModelChoice
 from benchmarks.progress import StageTimes
 from dcgrid.errors import DcgridError
 from dcgrid.grid.layout import GridLayout
-from dcgrid.models.native.backbone import NativeBackbone
+from dcgrid.models.trunk import NetworkBackbone
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.resolve import resolve_edits
 from dcgrid.pipelines.sampling import (
-    FillSettings,
     fill_grid,
     grid_request,
     to_model_range,
@@ -97,17 +96,16 @@ def time_processes(clip: Path, choice: ModelChoice, duration_s: float) -> Proces
     )
 
 
-def time_fill(backbone: NativeBackbone, clip: BenchClip) -> dict[str, float]:
+def time_fill(backbone: NetworkBackbone, clip: BenchClip) -> dict[str, float]:
     """Return the seconds of the stages inside of `fill`, in this process."""
     times = StageTimes()
     grid = resolve_edits(EditJob(input=clip.path, effects=EFFECTS))
-    settings = FillSettings(seed=0, device=backbone.device)
-    fill_grid(backbone, grid_request(grid, backbone.spec, [clip.frames_THWC]), settings, times)
+    fill_grid(backbone, grid_request(grid, backbone.spec, [clip.frames_THWC]), times)
     times.stop()
     return times.seconds
 
 
-def time_network(backbone: NativeBackbone, clip: BenchClip) -> NetworkSpeed:
+def time_network(backbone: NetworkBackbone, clip: BenchClip) -> NetworkSpeed:
     """Time the forward on the clip's grid and a matrix product in turn, in one process.
 
     Other work on the machine slows both alike, so their ratio says more than seconds.
@@ -119,7 +117,9 @@ def time_network(backbone: NativeBackbone, clip: BenchClip) -> NetworkSpeed:
     grid = resolve_edits(EditJob(input=clip.path, effects=EFFECTS))
     visible_KS = [[s.cell in (None, k) for s in grid.prompt.segments] for k in range(layout.count)]
     text = backbone.encode_text([grid.prompt], [visible_KS])
-    places = token_places(backbone.spec, layout, tuple(cell_BCFYX.shape[2:]))
+    places = token_places(
+        layout, cell_BCFYX.shape[2:], backbone.spec.patch, backbone.spec.cell_pitch
+    )
 
     def forward() -> object:
         return backbone.velocity(cells_BKCFYX, time_BKF, text, places)
@@ -137,7 +137,7 @@ def time_network(backbone: NativeBackbone, clip: BenchClip) -> NetworkSpeed:
     )
 
 
-def _product(backbone: NativeBackbone) -> tuple[Callable[[], object], int]:
+def _product(backbone: NetworkBackbone) -> tuple[Callable[[], object], int]:
     """Return a linear layer to time, repeated so that it lasts, and its operations."""
     rows, inputs, outputs = _PRODUCT
     repeats = 4
@@ -151,7 +151,7 @@ def _product(backbone: NativeBackbone) -> tuple[Callable[[], object], int]:
     return multiply, 2 * rows * inputs * outputs * repeats
 
 
-def _seconds(work: Callable[[], object], backbone: NativeBackbone) -> float:
+def _seconds(work: Callable[[], object], backbone: NetworkBackbone) -> float:
     started = time.perf_counter()
     with torch.inference_mode():
         work()

@@ -26,7 +26,7 @@ from benchmarks.edits import EditSettings, MadeEdit, edit_clip
 from benchmarks.figures import Figures, compare, mean_figures
 from benchmarks.models import codec_pass
 from dcgrid.io.progress import Progress
-from dcgrid.models.native.backbone import NativeBackbone
+from dcgrid.models.trunk import NetworkBackbone
 from dcgrid.synthetic.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
 
 EDIT, BARE, CEILING, UNEDITED = "edit", "no adapter", "ceiling", "unedited"
@@ -109,7 +109,7 @@ def own_truth(clip: BenchClip, effect: str, edit: MadeEdit, fps: float) -> Tenso
 
 
 def measure_clip(
-    models: Mapping[str, NativeBackbone],
+    models: Mapping[str, NetworkBackbone],
     clip: BenchClip,
     effects: Sequence[str],
     settings: EditSettings,
@@ -135,7 +135,6 @@ def measure_clip(
                 given_THWC,
                 effects,
                 replace(settings, seed=settings.seed + turn),
-                backbone.device,
                 progress,
             )
             for turn in range(seeds)
@@ -164,7 +163,7 @@ def measure_clip(
 
 
 def measure_codec(
-    codec: NativeBackbone, clip: BenchClip, effects: Sequence[str]
+    codec: NetworkBackbone, clip: BenchClip, effects: Sequence[str]
 ) -> dict[str, Figures]:
     """Return what the codec leaves of a clip ("" names the clip as it is) and of effects on it."""
     truths = {"": clip.frames_THWC}

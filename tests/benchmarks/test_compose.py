@@ -11,7 +11,6 @@ from benchmarks.seams import score_seams
 from dcgrid.models.registry import find_model
 from dcgrid.pipelines.plan import plan_run
 from dcgrid.pipelines.prepared import prepare_run
-from dcgrid.pipelines.sampling import FilledCell
 from dcgrid.synthetic.fusion import fuse_around, fuse_lit
 from tests.pipelines.runs import job, moving_square
 
@@ -25,19 +24,17 @@ def scene() -> torch.Tensor:
 def test_a_perfect_fusion_has_no_error_and_the_inputs_have_theirs(tmp_path, monkeypatch):
     seen = {}
 
-    def perfect(backbone, request, settings, progress):
+    def perfect(backbone, request, progress):
         sources = [request.given[cell].permute(3, 0, 1, 2).float() / 255 for cell in (0, 1)]
         seen["given"] = sources
         made = [fuse(*sources) for fuse in (fuse_around, fuse_lit)]
         frames = [(one * 255).round().byte().permute(1, 2, 3, 0) for one in made]
-        return [
-            FilledCell(cell=cell, frames_THWC=one) for cell, one in zip((2, 3), frames, strict=True)
-        ]
+        return dict(zip((2, 3), frames, strict=True))
 
     monkeypatch.setattr("benchmarks.compose.fill_grid", perfect)
     clip = BenchClip(path=tmp_path / "a.mp4", frames_THWC=scene())
     backbone = find_model("tiny").load()
-    around, lit = score_fusions(backbone, clip, "sparks", 3, CPU)
+    around, lit = score_fusions(backbone, clip, "sparks", 3)
     assert around.fused_db == lit.fused_db == 100.0
     truth = fuse_lit(*seen["given"]) * 255
     errors = [((one * 255 - truth.round()) ** 2).mean() for one in seen["given"]]
@@ -47,7 +44,7 @@ def test_a_perfect_fusion_has_no_error_and_the_inputs_have_theirs(tmp_path, monk
 
 def test_tiny_is_scored_by_the_real_sampler(tmp_path):
     clip = BenchClip(path=tmp_path / "a.mp4", frames_THWC=scene())
-    scores = score_fusions(find_model("tiny").load(), clip, "fire", 0, CPU)
+    scores = score_fusions(find_model("tiny").load(), clip, "fire", 0)
     assert [score.fusion for score in scores] == ["around", "lit"]
     assert all(0 < score.fused_db < 40 for score in scores)
 

@@ -16,7 +16,7 @@ from dcgrid.pipelines.sampling import token_places
 def test_operations_of_a_forward_are_those_that_torch_counts(wan_folder):
     backbone = find_model(str(wan_folder)).load()
     cells_BKCFYX = torch.randn(1, 4, 4, 2, 4, 6)
-    places = token_places(backbone.spec, GridLayout(rows=2, cols=2), (2, 4, 6))
+    places = token_places(GridLayout(rows=2, cols=2), (2, 4, 6), backbone.spec.patch, None)
     text = CellText(
         tokens_BKLE=torch.randn(1, 4, TEXT_LENGTH, 32),
         valid_BKL=torch.ones(1, 4, TEXT_LENGTH, dtype=torch.bool),

@@ -21,8 +21,8 @@ from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main as dcgrid_main
 from dcgrid.eval.suites.schema import group_tasks
-from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.models.registry import find_model
+from dcgrid.models.trunk import NetworkBackbone
 from dcgrid.models.weights import save_weights
 from dcgrid.pipelines import sampling as fill_module
 from dcgrid.synthetic.effects import DETERMINISTIC, EFFECT_NAMES, render_effect
@@ -166,7 +166,7 @@ def test_drift_of_a_cell_is_the_noise_that_it_starts_from(monkeypatch: pytest.Mo
     backbone, drawn = find_model("tiny").load(), []
     motion = ((2, 0.0), (-1, 1.0))
     spec = replace(backbone.spec, noise_motion=motion)
-    monkeypatch.setattr(NativeBackbone, "spec", property(lambda _: spec))
+    monkeypatch.setattr(NetworkBackbone, "spec", property(lambda _: spec))
     original = fill_module.sample
 
     def sample(velocity, cells, noise, *rest):

@@ -11,7 +11,6 @@ from dcgrid.flow.sampler import (
     SampleSettings,
     combine_guidance,
     sample,
-    with_guidance,
 )
 from dcgrid.flow.schedule import Schedule
 
@@ -159,20 +158,6 @@ def test_guidance() -> None:
     assert torch.equal(out[:, 0], conditional[:, 0])
     expected = unconditional + 4.5 * (conditional - unconditional)
     torch.testing.assert_close(out[:, 1:], expected[:, 1:])
-
-
-def test_scale_one_asks_one_branch() -> None:
-    def forbidden(cells: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        raise AssertionError("the unconditional branch was asked")
-
-    def conditional(cells: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        return 2 * cells
-
-    args = (torch.ones(SHAPE), torch.zeros(2, 4, 2))
-    assert with_guidance(conditional, forbidden, 1.0, FILL)(*args).eq(2).all()
-    guided = with_guidance(conditional, lambda x, _: x, 3.0, FILL)(*args)
-    assert guided[:, 0].eq(2).all()
-    assert guided[:, 1:].eq(4).all()
 
 
 def test_noise_is_reproducible() -> None:

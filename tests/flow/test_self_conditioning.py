@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dcgrid.flow.path import noisy, velocity_target
-from dcgrid.flow.self_conditioning import clean_estimate, self_conditioned, unconditioned
+from dcgrid.flow.self_conditioning import LastEstimate, clean_estimate
 
 SHAPE = (1, 2, 3, 2, 4, 4)
 
@@ -23,33 +23,16 @@ def test_a_true_velocity_points_to_the_data_and_what_is_given_has_zeros() -> Non
 
 
 def test_a_call_reads_what_the_call_before_made_of_its_own_state() -> None:
-    read: list[Tensor | None] = []
-
-    def velocity(cells: Tensor, time_BKF: Tensor, estimate: Tensor | None) -> Tensor:
-        read.append(estimate)
-        return 2 * cells
-
-    fed = self_conditioned(velocity)
+    last, read = LastEstimate(), list[Tensor | None]()
     states = [seeded(number) for number in range(4)]
     times = (0.9, 0.6, 0.6, 0.95)
     for state, time in zip(states, times, strict=True):
-        fed(state, torch.full((1, 2, 2), time))
+        time_BKF = torch.full((1, 2, 2), time)
+        read.append(last.before(time_BKF))
+        last.keep(state, 2 * state, time_BKF)
     assert read[0] is None
     for number in (1, 2):
         before, time = states[number - 1], times[number - 1]
         assert torch.allclose(read[number], before - time * 2 * before)  # type: ignore[arg-type]
     # Time rose: another sampling, of which nothing is known.
     assert read[3] is None
-
-
-def test_without_self_conditioning_no_call_reads_anything() -> None:
-    read: list[Tensor | None] = []
-
-    def velocity(cells: Tensor, time_BKF: Tensor, estimate: Tensor | None) -> Tensor:
-        read.append(estimate)
-        return cells
-
-    plain = unconditioned(velocity)
-    for time in (0.9, 0.6):
-        plain(seeded(0), torch.full((1, 2, 2), time))
-    assert read == [None, None]

@@ -15,7 +15,7 @@ from dcgrid.models.registry import find_model
 from dcgrid.pipelines.job import ComposeJob, EditJob
 from dcgrid.pipelines.loading import load_model
 from dcgrid.pipelines.resolve import resolve_edits, resolve_fusions
-from dcgrid.pipelines.sampling import FillSettings, fill_grid, grid_request
+from dcgrid.pipelines.sampling import fill_grid, grid_request
 from dcgrid.synthetic.effects import render_effect
 from dcgrid.synthetic.fusion import draw_element, fuse_around, fuse_lit
 
@@ -59,8 +59,8 @@ def edited(adapter: str, clip_THWC: Tensor, effect: str = "night") -> Tensor:
     ).backbone
     grid = resolve_edits(job)
     request = grid_request(grid, backbone.spec, [clip_THWC])
-    cells = fill_grid(backbone, request, FillSettings(seed=0, device=CPU), Silent())
-    return cells[0].frames_THWC
+    cells = fill_grid(backbone, request, Silent())
+    return cells[1]
 
 
 def test_all_parts_are_there_as_safetensors_within_40_million_bytes() -> None:
@@ -116,11 +116,11 @@ def test_a_fusion_is_nearer_to_the_truth_than_either_clip() -> None:
         job, find_model(job.model), "composition", CPU, torch.float32, Silent()
     ).backbone
     request = grid_request(resolve_fusions(job), backbone.spec, [scene_THWC, fire_THWC])
-    fusions = fill_grid(backbone, request, FillSettings(seed=0, device=CPU), Silent())
-    for one, fuse in zip(fusions, (fuse_around, fuse_lit), strict=True):
+    fusions = fill_grid(backbone, request, Silent())
+    for clip_THWC, fuse in zip(fusions.values(), (fuse_around, fuse_lit), strict=True):
         truth_CTHW = fuse(pixels_CTHW, fire_THWC.permute(3, 0, 1, 2).float() / 255)
         pasted = max(psnr(scene_THWC, truth_CTHW), psnr(fire_THWC, truth_CTHW))
-        assert psnr(one.frames_THWC, truth_CTHW) > pasted + 3
+        assert psnr(clip_THWC, truth_CTHW) > pasted + 3
 
 
 def test_an_adapter_of_another_mode_is_refused() -> None:

@@ -14,9 +14,9 @@ from torch import nn
 
 from dcgrid.errors import OutputError, UsageError, WeightsError
 from dcgrid.hub import file_sha256
-from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.models.native.model import package_models
 from dcgrid.models.registry import find_model
+from dcgrid.models.trunk import NetworkBackbone
 from dcgrid.models.weights import load_weights, read_weights, save_weights
 
 MUTATIONS = 300
@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def save_tiny(folder: Path) -> NativeBackbone:
+def save_tiny(folder: Path) -> NetworkBackbone:
     """Write the four parts of `tiny`, laid out as a model's weights folder is."""
     backbone = find_model("tiny").load()
     for part in ("autoencoder", "text", "dit"):

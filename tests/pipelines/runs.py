@@ -13,7 +13,7 @@ from dcgrid.pipelines.job import EditJob, GridJob
 from dcgrid.pipelines.plan import plan_run
 from dcgrid.pipelines.prepared import Prepared, prepare_run
 from dcgrid.pipelines.run import RunResult, run_plan
-from dcgrid.pipelines.sampling import FilledCell, GridRequest
+from dcgrid.pipelines.sampling import GridRequest
 from dcgrid.pipelines.script import StoryJob, scene_of
 
 
@@ -77,15 +77,15 @@ tell = run
 
 def spy_on_grids(
     monkeypatch: pytest.MonkeyPatch,
-) -> tuple[list[GridRequest], list[list[FilledCell]]]:
+) -> tuple[list[GridRequest], list[dict[int, torch.Tensor]]]:
     """Collect what is asked of the model and what it generates."""
     requests: list[GridRequest] = []
-    made: list[list[FilledCell]] = []
+    made: list[dict[int, torch.Tensor]] = []
     real = generate.fill_grid
 
-    def spy(backbone, request, settings, progress):  # type: ignore[no-untyped-def]
+    def spy(backbone, request, progress):  # type: ignore[no-untyped-def]
         requests.append(request)
-        made.append(real(backbone, request, settings, progress))
+        made.append(real(backbone, request, progress))
         return made[-1]
 
     monkeypatch.setattr(generate, "fill_grid", spy)

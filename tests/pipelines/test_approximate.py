@@ -14,9 +14,9 @@ from dcgrid.models.wan.backbone import WanBackbone, load_wan
 from dcgrid.models.wan.checkpoint import read_checkout
 from dcgrid.pipelines.manifest import sampler_facts
 from dcgrid.pipelines.resolve import Shortcuts
-from dcgrid.pipelines.sampling import FillSettings, GridRequest, fill_grid, grid_request
+from dcgrid.pipelines.sampling import GridRequest, fill_grid, grid_request
 from dcgrid.pipelines.windows import Window
-from tests.pipelines.test_fill import CPU, Quiet, given_THWC, grid
+from tests.pipelines.test_fill import Quiet, given_THWC, grid
 
 pytest.importorskip("diffusers", reason="needs the extra dcgrid[wan]")
 
@@ -58,23 +58,17 @@ def backbone(wan_folder: Path) -> Streaming:
 
 
 def request(backbone: WanBackbone, given: Tensor, **shortcuts: float) -> GridRequest:
-    asked = grid_request(
-        grid(num_inference_steps=STEPS, guidance_scale=3.0), backbone.spec, [given]
-    )
-    return replace(asked, shortcuts=Shortcuts(**shortcuts))
+    edits = grid(num_inference_steps=STEPS, guidance_scale=3.0)
+    edits = replace(edits, edits=tuple(replace(one, **shortcuts) for one in edits.edits))
+    return grid_request(edits, backbone.spec, [given], seed=1)
 
 
 def fill(backbone: Streaming, given: Tensor, **shortcuts: float) -> tuple[Tensor, int]:
     """Return the generated pixels and how many blocks were asked for."""
     ring: Any = backbone.parts.ring
     ring.count = 0
-    filled = fill_grid(
-        backbone,
-        request(backbone, given, **shortcuts),
-        FillSettings(seed=1, device=CPU),
-        Quiet(),
-    )
-    return torch.stack([one.frames_THWC for one in filled]).float(), ring.count
+    filled = fill_grid(backbone, request(backbone, given, **shortcuts), Quiet())
+    return torch.stack(list(filled.values())).float(), ring.count
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -141,8 +135,7 @@ def test_a_shortcut_needs_every_edit_and_stands_in_the_manifest(backbone: Stream
     windows = [Window(index=0, first=0, count=5, head=0, blend=0, shown=5)]
     facts = sampler_facts(backbone.spec, resolved, windows)
     assert (facts["guidance_until"], facts["cache_threshold"]) == (0.4, 0.08)
-    asked = grid_request(resolved, backbone.spec, [torch.zeros(5, 32, 48, 3, dtype=torch.uint8)])
-    assert asked.shortcuts == Shortcuts(guidance_until=0.4, cache_threshold=0.08)
+    assert resolved.shortcuts == Shortcuts(guidance_until=0.4, cache_threshold=0.08)
 
 
 def test_a_model_that_leaves_out_no_blocks_says_so(given_THWC: Tensor) -> None:
@@ -154,10 +147,5 @@ def test_a_model_that_leaves_out_no_blocks_says_so(given_THWC: Tensor) -> None:
 
     told: list[str] = []
     recorder: Any = Recorder()
-    fill_grid(
-        recorder,
-        request(recorder, given_THWC, cache_threshold=0.1),
-        FillSettings(seed=1, device=CPU),
-        Loud(),
-    )
+    fill_grid(recorder, request(recorder, given_THWC, cache_threshold=0.1), Loud())
     assert told == ["model tiny leaves out no blocks; cache_threshold changes nothing"]

@@ -25,8 +25,6 @@ from dcgrid.pipelines.run import run_plan
 from dcgrid.video.read import decode_all
 from dcgrid.video.write import write_video
 
-NOTHING = Generated((), (), None)
-
 
 def tried(number: int, **values: float | None) -> Try:
     lower = {"flicker"}
@@ -37,7 +35,7 @@ def tried(number: int, **values: float | None) -> Try:
         for key, value in values.items()
     }
     score = TryScore(structure=0, flicker=0)
-    return Try(seed=number, generated=NOTHING, cell=1, score=score, measures=measures)
+    return Try(generated=Generated((), (), None, number), cell=1, score=score, measures=measures)
 
 
 def test_the_mean_rank_decides_and_wide_values_do_not_outvote():

@@ -14,7 +14,7 @@ from dcgrid.pipelines.plan import plan_run
 from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 from dcgrid.pipelines.resolve import resolve_fusions
-from dcgrid.pipelines.sampling import GridRequest, to_model_range
+from dcgrid.pipelines.sampling import GridRequest, to_model_range, visible_rows
 from tests.pipelines.runs import decoded, moving_square, run
 
 
@@ -72,18 +72,18 @@ def test_sources_reach_the_model_as_they_are_and_stay(
     seen: list[GridRequest] = []
     real = generate.fill_grid
 
-    def spy(backbone, request, settings, progress):  # type: ignore[no-untyped-def]
+    def spy(backbone, request, progress):  # type: ignore[no-untyped-def]
         seen.append(request)
-        return real(backbone, request, settings, progress)
+        return real(backbone, request, progress)
 
     monkeypatch.setattr(generate, "fill_grid", spy)
     result = run(compose_job(pair, save_grid=True))
     (request,) = seen
-    assert request.routing.mode == "composition"
+    assert request.grid.mode == "composition"
     assert sorted(request.given) == [0, 1]
     # The cells of a source read their own clause and the global one; a fusion reads all.
-    rows = request.visible_rows(replace(plan_run(prepare_run(compose_job(pair, force=True))).spec,
-                                        own_clause_only=False))  # fmt: skip
+    spec = plan_run(prepare_run(compose_job(pair, force=True))).spec
+    rows = visible_rows(request.grid, replace(spec, own_clause_only=False))
     assert [sum(row) for row in rows] == [2, 2, 5, 5]
     assert to_model_range(request.given[1]).abs().max() <= 1
     grid_THWC = decoded(result.files[-2])

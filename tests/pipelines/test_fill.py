@@ -10,20 +10,13 @@ import torch
 from torch import Tensor
 
 from dcgrid.flow.noise import draw_noise
-from dcgrid.models.base import CellText, Memory, TokenPlaces
-from dcgrid.models.native.backbone import NativeBackbone
+from dcgrid.models.base import Backbone, CellText, Memory, TokenPlaces
 from dcgrid.models.native.presets import TINY_SPEC
 from dcgrid.models.registry import find_model
+from dcgrid.models.trunk import NetworkBackbone
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve_edits
-from dcgrid.pipelines.sampling import (
-    Continuation,
-    FillSettings,
-    fill_grid,
-    grid_request,
-    to_frames,
-    to_model_range,
-)
+from dcgrid.pipelines.sampling import fill_grid, grid_request, to_frames, to_model_range
 from dcgrid.prompts import Prompt
 
 CPU = torch.device("cpu")
@@ -41,6 +34,9 @@ class Quiet:
 
 class Recorder:
     """Latents are 8x8 averages; the velocity points at (clip + push of the text) from anywhere."""
+
+    device = CPU
+    velocities = Backbone.velocities
 
     def __init__(self, own_clause_only: bool = True, negative_text: bool = True) -> None:
         self.spec = replace(
@@ -122,15 +118,12 @@ def test_pixels_survive_the_way_to_the_model_and_back(given_THWC: Tensor) -> Non
 def test_filled_cells_come_out_where_the_velocity_points(given_THWC: Tensor) -> None:
     backbone = Recorder()
     filled = fill_grid(
-        backbone,
-        grid_request(grid(guidance_scale=1.0), TINY_SPEC, [given_THWC]),
-        FillSettings(seed=1, device=CPU),
-        Quiet(),
+        backbone, grid_request(grid(guidance_scale=1.0), TINY_SPEC, [given_THWC], seed=1), Quiet()
     )
-    assert [one.cell for one in filled] == [1, 2, 3]
-    for one in filled:
+    assert list(filled) == [1, 2, 3]
+    for clip_THWC in filled.values():
         brighter = given_THWC.float() + 0.3 * 127.5
-        assert (one.frames_THWC.float() - brighter).abs().max() <= 1
+        assert (clip_THWC.float() - brighter).abs().max() <= 1
     # Only generated cells are decoded, and without guidance nothing is asked twice.
     assert len(backbone.decoded) == 3
     assert len(backbone.velocity_calls) == 4
@@ -140,15 +133,10 @@ def test_two_grids_of_tokens_are_averaged(given_THWC: Tensor) -> None:
     """Where the model says the same of a place on both grids, nothing changes."""
     plain, both = Recorder(), Recorder()
     both.spec = replace(both.spec, offset_tokens=True)
-    settings = FillSettings(seed=1, device=CPU)
-    once = fill_grid(
-        plain, grid_request(grid(guidance_scale=1.0), TINY_SPEC, [given_THWC]), settings, Quiet()
-    )
-    twice = fill_grid(
-        both, grid_request(grid(guidance_scale=1.0), TINY_SPEC, [given_THWC]), settings, Quiet()
-    )
-    for one, two in zip(once, twice, strict=True):
-        assert (one.frames_THWC.float() - two.frames_THWC.float()).abs().max() <= 1
+    request = grid_request(grid(guidance_scale=1.0), TINY_SPEC, [given_THWC], seed=1)
+    once, twice = (fill_grid(one, request, Quiet()) for one in (plain, both))  # type: ignore[arg-type]
+    for cell, clip_THWC in once.items():
+        assert (clip_THWC.float() - twice[cell].float()).abs().max() <= 1
     sizes = [tuple(cells.shape[-2:]) for cells, _ in both.velocity_calls]
     assert sizes == [(4, 6), (6, 8)] * 4
     assert both.places is not None
@@ -163,22 +151,17 @@ def test_an_offset_grid_counts_half(given_THWC: Tensor) -> None:
     backbone = Louder()
     backbone.spec = replace(backbone.spec, offset_tokens=True)
     one_step = grid(guidance_scale=1.0, num_inference_steps=1)
-    fill_grid(
-        backbone,
-        grid_request(one_step, TINY_SPEC, [given_THWC]),
-        FillSettings(seed=1, device=CPU),
-        Quiet(),
-    )
+    fill_grid(backbone, grid_request(one_step, TINY_SPEC, [given_THWC], seed=1), Quiet())
     noise = draw_noise((1, 4, 4, 2, 4, 6), 1)
     torch.testing.assert_close(backbone.decoded[0], noise[:, 1] - 2.0)
 
 
 def test_two_given_cells_stay_and_two_are_generated(given_THWC: Tensor) -> None:
     backbone = Recorder()
-    request = grid_request(grid(guidance_scale=1.0), TINY_SPEC, [given_THWC])
+    request = grid_request(grid(guidance_scale=1.0), TINY_SPEC, [given_THWC], seed=1)
     request = replace(request, given={1: 255 - given_THWC, 0: given_THWC})
-    filled = fill_grid(backbone, request, FillSettings(seed=1, device=CPU), Quiet())
-    assert [one.cell for one in filled] == [2, 3]
+    filled = fill_grid(backbone, request, Quiet())
+    assert list(filled) == [2, 3]
     for cells_BKCFYX, time_BKF in backbone.velocity_calls:
         for cell, clip_THWC in request.given.items():
             clean = backbone.encode(to_model_range(clip_THWC))
@@ -188,12 +171,7 @@ def test_two_given_cells_stay_and_two_are_generated(given_THWC: Tensor) -> None:
 
 def test_the_given_cell_is_always_shown_clean_at_time_0(given_THWC: Tensor) -> None:
     backbone = Recorder()
-    fill_grid(
-        backbone,
-        grid_request(grid(), TINY_SPEC, [given_THWC]),
-        FillSettings(seed=1, device=CPU),
-        Quiet(),
-    )
+    fill_grid(backbone, grid_request(grid(), TINY_SPEC, [given_THWC], seed=1), Quiet())
     clean = backbone.encode(to_model_range(given_THWC))
     for cells_BKCFYX, time_BKF in backbone.velocity_calls:
         assert torch.equal(cells_BKCFYX[:, 0], clean)
@@ -212,18 +190,13 @@ def test_each_edit_is_guided_by_its_own_scale(given_THWC: Tensor) -> None:
         ),
     )
     backbone = Recorder()
-    filled = fill_grid(
-        backbone,
-        grid_request(edits, TINY_SPEC, [given_THWC]),
-        FillSettings(seed=1, device=CPU),
-        Quiet(),
-    )
+    filled = fill_grid(backbone, grid_request(edits, TINY_SPEC, [given_THWC], seed=1), Quiet())
     # v = v_u + g (v_c - v_u) moves the target from -0.2 by g times the way to the text's push.
     pushes = {0: -0.2 + 3.0 * (0.3 + 0.2), 1: -0.2 + 1.0 * (0.1 + 0.2)}
-    for one in filled:
-        push = pushes[edits.edit_of_cell[one.cell] or 0]
+    for cell, clip_THWC in filled.items():
+        push = pushes[edits.edit_of_cell[cell] or 0]
         wanted = (given_THWC.float() + push * 127.5).clamp(0, 255)
-        assert (one.frames_THWC.float() - wanted).abs().max() <= 1
+        assert (clip_THWC.float() - wanted).abs().max() <= 1
     assert len(backbone.velocity_calls) == 8
 
 
@@ -232,12 +205,7 @@ def test_a_narrow_model_reads_its_own_clause_only(given_THWC: Tensor) -> None:
     clauses = [edit.clause for edit in edits.edits]
     for narrow in (True, False):
         backbone = Recorder(own_clause_only=narrow)
-        fill_grid(
-            backbone,
-            grid_request(edits, TINY_SPEC, [given_THWC]),
-            FillSettings(seed=0, device=CPU),
-            Quiet(),
-        )
+        fill_grid(backbone, grid_request(edits, TINY_SPEC, [given_THWC], seed=0), Quiet())
         for cell, text in enumerate(backbone.read[0]):
             assert "grid illustrates" in text
             seen = [index for index, clause in enumerate(clauses) if clause in text]
@@ -248,33 +216,18 @@ def test_a_narrow_model_reads_its_own_clause_only(given_THWC: Tensor) -> None:
 def test_each_cell_is_steered_away_from_its_own_edits_negative(given_THWC: Tensor) -> None:
     edits = grid(effects=("rain",), prompt="made of glass", guidance_scale=2.0)
     backbone = Recorder()
-    fill_grid(
-        backbone,
-        grid_request(edits, TINY_SPEC, [given_THWC]),
-        FillSettings(seed=0, device=CPU),
-        Quiet(),
-    )
+    fill_grid(backbone, grid_request(edits, TINY_SPEC, [given_THWC], seed=0), Quiet())
     negative = edits.edits[0].negative
     assert negative
     assert backbone.read[1] == ["", negative, "", negative]
     unlearned = Recorder(negative_text=False)
-    fill_grid(
-        unlearned,
-        grid_request(edits, TINY_SPEC, [given_THWC]),
-        FillSettings(seed=0, device=CPU),
-        Quiet(),
-    )
+    fill_grid(unlearned, grid_request(edits, TINY_SPEC, [given_THWC], seed=0), Quiet())
     assert unlearned.read[1] == ["", "", "", ""]
 
 
 def test_tokens_stand_where_their_cells_stand(given_THWC: Tensor) -> None:
     backbone = Recorder()
-    fill_grid(
-        backbone,
-        grid_request(grid(), TINY_SPEC, [given_THWC]),
-        FillSettings(seed=0, device=CPU),
-        Quiet(),
-    )
+    fill_grid(backbone, grid_request(grid(), TINY_SPEC, [given_THWC], seed=0), Quiet())
     assert backbone.places is not None
     # Two latent frames of 4x6 latents make 2x2x3 tokens a cell; cells abut in this model.
     starts = backbone.places.coordinates_S3[::12].tolist()
@@ -286,12 +239,7 @@ def test_noise_follows_the_seed_alone(given_THWC: Tensor) -> None:
     first: dict[int, Tensor] = {}
     for seed in (5, 5, 6):
         backbone = Recorder()
-        fill_grid(
-            backbone,
-            grid_request(grid(), TINY_SPEC, [given_THWC]),
-            FillSettings(seed=seed, device=CPU),
-            Quiet(),
-        )
+        fill_grid(backbone, grid_request(grid(), TINY_SPEC, [given_THWC], seed=seed), Quiet())
         start = backbone.velocity_calls[0][0][:, 1:]
         assert torch.equal(first.setdefault(seed, start), start)
         assert start.std() == pytest.approx(TINY_SPEC.noise_scale, rel=0.15)
@@ -302,19 +250,19 @@ def test_a_later_window_begins_with_the_frames_it_is_given(given_THWC: Tensor) -
     backbone = Recorder()
     long_THWC = given_THWC[:1].repeat(9, 1, 1, 1)
     heads = {cell: (long_THWC[:5] // (cell + 1)) for cell in (1, 2, 3)}
-    where = Continuation(first=4, total=12, heads=heads)
-    request = grid_request(grid(guidance_scale=1.0), TINY_SPEC, [long_THWC], where)
-    filled = fill_grid(backbone, request, FillSettings(seed=1, device=CPU), Quiet())
+    request = grid_request(
+        grid(guidance_scale=1.0), TINY_SPEC, [long_THWC], seed=1, span=(4, 12), heads=heads
+    )
+    filled = fill_grid(backbone, request, Quiet())
     for cells_BKCFYX, time_BKF in backbone.velocity_calls:
         assert (time_BKF[:, 1:, :2] == 0).all()
         assert (time_BKF[:, 1:, 2] > 0).all()
         for cell, head_THWC in heads.items():
             clean = backbone.encode(to_model_range(head_THWC))
             assert torch.equal(cells_BKCFYX[:, cell, :, :2], clean)
-    for one in filled:
-        apart = one.frames_THWC[:5].float() - heads[one.cell].float()
-        assert apart.abs().max() <= 1
-        assert one.frames_THWC.shape == long_THWC.shape
+    for cell, clip_THWC in filled.items():
+        assert (clip_THWC[:5].float() - heads[cell].float()).abs().max() <= 1
+        assert clip_THWC.shape == long_THWC.shape
     noise = draw_noise((1, 4, 4, 3, 4, 6), 1, span=(4, 12))
     assert torch.equal(backbone.velocity_calls[0][0][:, 1:, :, 2], noise[:, 1:, :, 2])
 
@@ -322,20 +270,21 @@ def test_a_later_window_begins_with_the_frames_it_is_given(given_THWC: Tensor) -
 def test_a_grid_without_any_clip_is_generated_whole() -> None:
     backbone = Recorder()
     edits = replace(grid(guidance_scale=1.0), given=(), edit_of_cell=(0, 0, 0, 0))
-    request = grid_request(edits, TINY_SPEC, [])
     with pytest.raises(ValueError, match="needs its size"):
-        fill_grid(backbone, request, FillSettings(seed=1, device=CPU), Quiet())
-    request = replace(request, size_THW=(9, 32, 48))
-    filled = fill_grid(backbone, request, FillSettings(seed=1, device=CPU), Quiet())
-    assert [one.cell for one in filled] == [0, 1, 2, 3]
-    assert filled[0].frames_THWC.shape == (9, 32, 48, 3)
+        grid_request(edits, TINY_SPEC, [])
+    request = grid_request(edits, TINY_SPEC, [], seed=1, size_THW=(9, 32, 48))
+    filled = fill_grid(backbone, request, Quiet())
+    assert list(filled) == [0, 1, 2, 3]
+    assert filled[0].shape == (9, 32, 48, 3)
     assert all((time_BKF > 0).all() for _, time_BKF in backbone.velocity_calls)
 
 
 class Forgetful:
     """A backbone that is never given a memory, and counts the tokens that the other one saves."""
 
-    def __init__(self, backbone: NativeBackbone) -> None:
+    velocities = Backbone.velocities
+
+    def __init__(self, backbone: NetworkBackbone) -> None:
         self._backbone = backbone
 
     def __getattr__(self, name: str) -> object:
@@ -356,15 +305,15 @@ def test_what_is_kept_from_step_to_step_changes_no_pixel(
     calls: list[int] = []
     mlp = backbone.parts.dit.blocks[0].mlp_in  # type: ignore[union-attr]
     mlp.register_forward_hook(lambda _, inputs, __: calls.append(inputs[0].shape[1]))
-    request = grid_request(grid(guidance_scale=2.0, num_inference_steps=3), TINY_SPEC, [given_THWC])
-    request = replace(request, noise_scale=1.0)
+    edits = grid(guidance_scale=2.0, num_inference_steps=3)
+    edits = replace(edits, edits=tuple(replace(one, noise_scale=1.0) for one in edits.edits))
+    request = grid_request(edits, TINY_SPEC, [given_THWC], seed=1)
     kept, plain = (
-        fill_grid(one, request, FillSettings(seed=1, device=CPU), Quiet())  # type: ignore[arg-type]
+        fill_grid(one, request, Quiet())  # type: ignore[arg-type]
         for one in (backbone, Forgetful(backbone))
     )
-    for one, other in zip(kept, plain, strict=True):
-        difference = (one.frames_THWC.int() - other.frames_THWC.int()).abs().max()
-        assert difference <= 1  # sums in another order
+    for cell, clip_THWC in kept.items():
+        assert (clip_THWC.int() - plain[cell].int()).abs().max() <= 1  # sums in another order
     # Three steps, two branches, two grids of tokens; all of each grid is computed once.
     ours, all_of_it = calls[:12], calls[12:]
     assert [o == a for o, a in zip(ours, all_of_it, strict=True)].count(True) == (
@@ -394,7 +343,7 @@ def test_given_cells_read_one_text_in_both_branches_where_they_are_read_first(
         request = grid_request(
             grid(guidance_scale=2.0, num_inference_steps=1), TINY_SPEC, [given_THWC]
         )
-        fill_grid(backbone, request, FillSettings(seed=1, device=CPU), Quiet())
+        fill_grid(backbone, request, Quiet())
         heard[first] = backbone.heard
     conditional, away = heard[True]
     assert away[0] == conditional[0] != heard[False][1][0]

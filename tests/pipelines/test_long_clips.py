@@ -16,7 +16,6 @@ from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.plan import plan_run
 from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
-from dcgrid.pipelines.sampling import FilledCell
 from dcgrid.pipelines.windows import Join, Window, plan_windows
 from tests.pipelines.runs import (
     Silence,
@@ -153,9 +152,7 @@ def test_two_processes_do_not_work_on_one_run(
 def test_a_damaged_part_is_refused_and_named(tmp_path: Path) -> None:
     windows = plan_windows(13, 9, Join(head=5, blend=0), 4)
     generated = Generated(windows, [1], tmp_path)
-    filled = [
-        FilledCell(cell=1, frames_THWC=torch.full((9, 32, 48, 3), 9, dtype=torch.uint8)),
-    ]
+    filled = {1: torch.full((9, 32, 48, 3), 9, dtype=torch.uint8)}
     for window in windows:
         assert not generated.has(window)
         generated.put(window, filled)
@@ -182,10 +179,10 @@ def test_what_both_windows_generate_is_mixed_step_by_step(tmp_path: Path) -> Non
     assert len(windows) == 2
     generated = Generated(windows, [1], tmp_path)
 
-    def filled(window: Window, level: int) -> list[FilledCell]:
+    def filled(window: Window, level: int) -> dict[int, torch.Tensor]:
         frames = torch.full((window.count, 16, 16, 3), level, dtype=torch.uint8)
         frames[:, 0, 0, 0] = torch.arange(window.first, window.first + window.count)
-        return [FilledCell(cell=1, frames_THWC=frames)]
+        return {1: frames}
 
     for window, level in zip(windows, (100, 200), strict=True):
         generated.put(window, filled(window, level))

@@ -16,7 +16,6 @@ from dcgrid.pipelines.script import StoryJob, read_story
 from dcgrid.pipelines.upsampling import ResultClip
 from dcgrid.pipelines.windows import Join, plan_windows
 from tests.pipelines.runs import (
-    FilledCell,
     Silence,
     decoded,
     interrupt_grid,
@@ -79,14 +78,14 @@ def test_from_text_alone_all_cells_are_carried_from_window_to_window(
     first, second = requests[:3], requests[3:]
     assert len(second) == 3
     assert [sorted(request.given) for request in requests] == [[]] * 3 + [[0]] * 3
-    assert [sorted(request.continuation.heads) for request in first] == [[]] + [[0, 1, 2, 3]] * 2
-    assert [request.continuation.first for request in first] == [0, 1, 2]
+    assert [sorted(request.heads) for request in first] == [[]] + [[0, 1, 2, 3]] * 2
+    assert [request.span[0] for request in first] == [0, 1, 2]
     for before, request in zip(made, first[1:], strict=False):
-        for one in before:
-            assert torch.equal(request.continuation.heads[one.cell], one.frames_THWC[-5:])
+        for cell, clip_THWC in before.items():
+            assert torch.equal(request.heads[cell], clip_THWC[-5:])
     # The second grid goes on from the whole last scene of the first: the frames of its windows
     # that count, at the size of a cell.
-    last = [made[0][3].frames_THWC, *(window[3].frames_THWC[5:] for window in made[1:3])]
+    last = [made[0][3], *(window[3][5:] for window in made[1:3])]
     last_THWC = torch.cat(last)
     for number, request in enumerate(second):
         assert torch.equal(request.given[0], last_THWC[4 * number :][:9])
@@ -120,7 +119,7 @@ def test_no_more_than_a_window_is_generated_or_read_at_once(
     scenes = ("rain", "fog")
     tell(any_story(tmp_path, *scenes, source=long_clip, duration_s=LONG_S, fade_s=0.25))
     assert max(len(request.given[0]) for request in requests) == 9
-    assert max(len(one.frames_THWC) for window in made for one in window) == 9
+    assert max(len(clip_THWC) for window in made for clip_THWC in window.values()) == 9
     assert max(taken) <= 9
 
 
@@ -193,7 +192,7 @@ def test_any_stretch_of_a_generated_clip_is_that_of_the_whole(
         return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
 
     for window in windows:
-        generated.put(window, [FilledCell(cell=1, frames_THWC=noise(window.index, 16))])
+        generated.put(window, {1: noise(window.index, 16)})
     clip = GeneratedClip(generated, 1)
     whole_THWC = torch.cat(list(clip.pieces()))
     assert len(whole_THWC) == len(clip) == 41

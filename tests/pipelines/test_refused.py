@@ -39,7 +39,8 @@ def test_sizes_are_refused_exactly_where_cells_would_overlap(
             fits = True
             for more in (0, MINI_SPEC.patch[1]):  # the plain grid and the offset one
                 try:
-                    token_places(MINI_SPEC, shape, (2, sides[0] + more, sides[1] + more))
+                    size = (2, sides[0] + more, sides[1] + more)
+                    token_places(shape, size, MINI_SPEC.patch, MINI_SPEC.cell_pitch)
                 except LayoutError:
                     fits = False
             try:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from dcgrid.flow.self_conditioning import clean_estimate
+from dcgrid.models.base import Backbone
 from dcgrid.models.native import model as native_model
-from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.models.native.config import TINY
 from dcgrid.models.native.presets import TINY_SPEC
+from dcgrid.models.trunk import NetworkBackbone
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.resolve import Shortcuts, resolve_edits
-from dcgrid.pipelines.sampling import FilledCell, FillSettings, GridRequest, fill_grid, grid_request
+from dcgrid.pipelines.resolve import resolve_edits
+from dcgrid.pipelines.sampling import GridRequest, fill_grid, grid_request
 from tests.pipelines.runs import Silence
 
 CPU = torch.device("cpu")
@@ -25,9 +26,9 @@ Call = tuple[Tensor, Tensor, Any, Tensor | None, Tensor]
 """Cells, times, text, estimate, velocity."""
 
 
-def backbone_of(*, feeds_back: bool = True, **facts: Any) -> NativeBackbone:
+def backbone_of(*, feeds_back: bool = True, **facts: Any) -> NetworkBackbone:
     spec = replace(TINY_SPEC, self_conditioning=feeds_back, **facts)
-    backbone = NativeBackbone(spec, native_model._random_parts(CONFIG), torch.float32)
+    backbone = NetworkBackbone(spec, native_model._random_parts(CONFIG), torch.float32)
     backbone.use_given(clean=True, first=spec.given_first)
     return backbone
 
@@ -38,14 +39,16 @@ def request_of(steps: int, guidance: float = 1.0, **values: Any) -> GridRequest:
     job = EditJob(
         input=Path("x"), effects=("rain",), num_inference_steps=steps, guidance_scale=guidance
     )
-    return replace(grid_request(resolve_edits(job), TINY_SPEC, [given]), **values)
+    grid = resolve_edits(job)
+    grid = replace(grid, edits=tuple(replace(one, **values) for one in grid.edits))
+    return grid_request(grid, TINY_SPEC, [given], seed=1)
 
 
-def fill(backbone: Any, request: GridRequest) -> list[FilledCell]:
-    return fill_grid(backbone, request, FillSettings(seed=1, device=CPU), Silence())
+def fill(backbone: Any, request: GridRequest) -> dict[int, Tensor]:
+    return fill_grid(backbone, request, Silence())
 
 
-def watch(backbone: NativeBackbone, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
+def watch(backbone: NetworkBackbone, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     calls: list[Call] = []
     real = backbone.velocity
 
@@ -60,9 +63,9 @@ def watch(backbone: NativeBackbone, monkeypatch: pytest.MonkeyPatch) -> list[Cal
     return calls
 
 
-def farthest(one: list[FilledCell], other: list[FilledCell]) -> int:
-    pairs = zip(one, other, strict=True)
-    return max(int((a.frames_THWC.int() - b.frames_THWC.int()).abs().max()) for a, b in pairs)
+def farthest(one: dict[int, Tensor], other: dict[int, Tensor]) -> int:
+    assert one.keys() == other.keys()
+    return max(int((one[cell].int() - other[cell].int()).abs().max()) for cell in one)
 
 
 def test_each_text_reads_its_own_last_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +73,7 @@ def test_each_text_reads_its_own_last_estimate(monkeypatch: pytest.MonkeyPatch) 
     backbone = backbone_of()
     calls = watch(backbone, monkeypatch)
     # Times 1, 0.86, 0.6 at the shift of tiny: both texts, both, one.
-    fill(backbone, request_of(3, 3.0, shortcuts=Shortcuts(guidance_until=0.7)))
+    fill(backbone, request_of(3, 3.0, guidance_until=0.7))
     texts = [calls[0][2], calls[1][2]]
     assert [0 if call[2] is texts[0] else 1 for call in calls] == [0, 1, 0, 1, 0]
     for index in (0, 1):
@@ -97,7 +100,9 @@ def test_every_sampling_begins_without_an_estimate() -> None:
 class Forgetful:
     """A backbone that is never given a memory."""
 
-    def __init__(self, backbone: NativeBackbone) -> None:
+    velocities = Backbone.velocities
+
+    def __init__(self, backbone: NetworkBackbone) -> None:
         self._backbone = backbone
 
     def __getattr__(self, name: str) -> object:

@@ -88,7 +88,7 @@ def test_from_text_alone_later_grids_go_on_from_the_last_scene(
     job = story_job(tmp_path, *["rain", "night", "fog", "noir", "snow"], duration_s=0.5)
     result = tell(job)
     assert [sorted(request.given) for request in requests] == [[], [0]]
-    assert torch.equal(requests[1].given[0], made[0][3].frames_THWC)
+    assert torch.equal(requests[1].given[0], made[0][3])
     assert len(decoded(result.files[0])) == 5
     # Nothing was given to the first grid, so there is nothing to score its scenes by.
     scores = [one.structure is None for one in result.manifest.outputs]

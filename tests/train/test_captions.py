@@ -11,7 +11,7 @@ from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.models.native.text import WordTokenizer
 from dcgrid.pipelines.job import ComposeJob, EditJob
 from dcgrid.pipelines.resolve import resolve
-from dcgrid.pipelines.sampling import grid_request
+from dcgrid.pipelines.sampling import grid_request, visible_rows
 from dcgrid.recipes import effect_names, load_effect, load_layout
 from dcgrid.synthetic.effects import EFFECT_NAMES
 from dcgrid.synthetic.world_clips import MOTIONS
@@ -135,7 +135,7 @@ def test_training_reads_what_inference_reads(job, own_clause_only):
     spec = replace(MINI_SPEC, own_clause_only=own_clause_only)
     clip = torch.zeros(5, 32, 32, 3, dtype=torch.uint8)
     request = grid_request(grid, spec, [clip] * len(grid.given))
-    shown = cell_texts([request.prompt], [request.visible_rows(spec)])
+    shown = cell_texts([request.grid.prompt], [visible_rows(request.grid, spec)])
     clauses = [None if i is None else grid.edits[i].clause or None for i in grid.edit_of_cell]
     rows = cell_rows(load_layout(job.layout), clauses, {}, own_clause_only=own_clause_only)
     assert rows == shown

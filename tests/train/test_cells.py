@@ -12,7 +12,6 @@ from benchmarks.small_world import write_small_cells, write_small_recipe, write_
 from dcgrid.adapters.files import write_adapter
 from dcgrid.adapters.reading import hash_tensors, read_adapter
 from dcgrid.cli.main import main
-from dcgrid.cli.validation import generate_validation
 from dcgrid.errors import PromptError, RecipeError, WeightsError
 from dcgrid.models.native.model import load_text_encoder
 from dcgrid.models.weights import read_weights, save_weights
@@ -30,7 +29,7 @@ from dcgrid.train.stages.generate import (
 )
 from dcgrid.train.stages.grids import GridStage
 from dcgrid.train.stages.samplers import CellSampler, run_sampling, share_noise
-from dcgrid.train.validation import Validation
+from dcgrid.train.validation import Validation, generate_as_edit
 
 QUIET = Reporter(say=lambda line: None, progress=lambda progress: None)
 
@@ -121,11 +120,12 @@ def test_a_cell_is_generated_as_if_the_others_were_not_there(job_of):
     noise_KCFYX = share_noise(draw_grid_noise(job, 1)[0], "consistent", 0)
     for cell in range(4):
         alone_BKCFYX = generate_cells(
-            (generate_fn.dit, generate_fn.text),
+            generate_fn.backbone,
             [[grid.facts["cell_texts"][cell]]],
             noise_KCFYX[None, None, cell],
-            generate_fn.numbers.sampling(job.device),
             SINGLE,
+            generate_fn.numbers.num_inference_steps,
+            generate_fn.numbers.guidance_scale,
         )
         assert torch.allclose(alone_BKCFYX[0, 0], grid.cells_KCFYX[cell], atol=1e-4)
     assert any(
@@ -242,7 +242,7 @@ def test_grid_trains_on_made_grids_alone(job_of, out, tmp_path, monkeypatch, nam
         real_write(validation, stem, generated)
 
     monkeypatch.setattr(Validation, "_write", write)
-    reporter = Reporter(say=said.append, progress=lambda report: None, generate=generate_validation)
+    reporter = Reporter(say=said.append, progress=lambda report: None, generate=generate_as_edit)
     job = TrainJob(
         recipe=load_train_recipe(path, "tiny"), model="tiny", out=out, store=tmp_path / "nowhere"
     )
@@ -392,9 +392,9 @@ def test_sampled_concepts_are_combinations_that_were_never_learned(
 ):
     run_tiny("grid", out)
     job = sample_job(out, tmp_path, tiny_store, grids=12, concept_share=1.0, dc_strength=0.5)
-    from dcgrid.train.stages.samplers import GridSampler
+    from dcgrid.train.stages.samplers import WholeGridSampler
 
-    generate_fn = sampler_of(GridSampler, job)
+    generate_fn = sampler_of(WholeGridSampler, job)
     learned = [tags_in(prompt) for prompt in read_adapter(out / "dc.safetensors")[0].prompts]
     pairs = [tags_in(generate_fn.facts(number)["texts"][0][0]) for number in range(1, 13)]
     assert any(pair not in learned for pair in pairs)

@@ -12,7 +12,6 @@ from dcgrid.adapters.fold import fold_adapter
 from dcgrid.adapters.reading import read_adapter
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main
-from dcgrid.cli.validation import generate_validation
 from dcgrid.errors import RecipeError, UsageError
 from dcgrid.grid.layout import GridLayout
 from dcgrid.models.base import CellText
@@ -29,6 +28,7 @@ from dcgrid.train.run import run_stage
 from dcgrid.train.settings import LOSSES, load_train_recipe
 from dcgrid.train.stages.generate import GenerateJob, load_generate_recipe
 from dcgrid.train.stages.samplers import run_sampling
+from dcgrid.train.validation import generate_as_edit
 
 WanTransformer3DModel = pytest.importorskip("diffusers").WanTransformer3DModel
 
@@ -59,7 +59,7 @@ def stage_of(tmp_path, wan_folder, tiny_store):
 
 def reporter(lines: list[str] | None = None) -> Reporter:
     said = [] if lines is None else lines
-    return Reporter(say=said.append, progress=lambda report: None, generate=generate_validation)
+    return Reporter(say=said.append, progress=lambda report: None, generate=generate_as_edit)
 
 
 @pytest.mark.parametrize("name", ["fill", "fill-composition", "grid", "grid-composition"])
@@ -239,7 +239,7 @@ def kept_bytes(frames: int) -> float:
         valid_BKL=torch.ones(1, 4, 512, dtype=torch.bool),
     )
     time_BKF = torch.full((1, 4, frames), 0.5)
-    places = token_places(spec, GridLayout(rows=2, cols=2), size)
+    places = token_places(GridLayout(rows=2, cols=2), size, spec.patch, None)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         dit(torch.randn(1, 4, 16, *size), time_BKF, text, places)
     return sum(found.values()) / 2

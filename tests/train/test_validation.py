@@ -10,16 +10,15 @@ import torch
 
 from dcgrid.adapters.attach import routed_layers
 from dcgrid.adapters.files import read_adapter, write_adapter
-from dcgrid.cli import validation as validation_command
 from dcgrid.cli.main import main
-from dcgrid.cli.validation import generate_validation
 from dcgrid.errors import OutputError
 from dcgrid.flow.noise import draw_noise
 from dcgrid.models.native.model import load_text_encoder
 from dcgrid.models.native.presets import MINI_SPEC
+from dcgrid.models.registry import find_model
 from dcgrid.models.tags import save_tags
+from dcgrid.models.trunk import NetworkBackbone
 from dcgrid.models.weights import read_weights
-from dcgrid.pipelines.live import LiveBackbone
 from dcgrid.synthetic import world_clips
 from dcgrid.synthetic.effects import render_effect
 from dcgrid.synthetic.store import WorldStore
@@ -28,7 +27,7 @@ from dcgrid.train import validation as module
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.job import TrainJob
 from dcgrid.train.stages.grids import GridStage
-from dcgrid.train.validation import LiveNetworks, Validation, as_they_were
+from dcgrid.train.validation import LiveNetworks, Validation, as_they_were, generate_as_edit
 
 ON = "eval_every = 0\ntensorboard = false\nvalidate_every = 2\n"
 OFF = "eval_every = 0\ntensorboard = false\n"
@@ -51,7 +50,7 @@ def networks_of(based):
     cpu = torch.device("cpu")
     base = load_base("tiny", based, cpu)
     return LiveNetworks(
-        model="tiny",
+        spec=find_model("tiny").spec,
         dit=base.dit,
         text=base.text,
         autoencoder=load_autoencoder("tiny", based, cpu),
@@ -87,7 +86,7 @@ def rude_generate_fn(networks, grid):
     raise RuntimeError("no generate")
 
 
-@pytest.mark.parametrize("generate_fn", [generate_validation, rude_generate_fn])
+@pytest.mark.parametrize("generate_fn", [generate_as_edit, rude_generate_fn])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_with_them_is_the_run_without_bit_for_bit(
     run_tiny, based, tmp_path, stage, generate_fn
@@ -118,7 +117,7 @@ def test_a_run_with_them_is_the_run_without_bit_for_bit(
 def test_cells_are_sampled_as_the_file_that_comes_out_says(run_tiny, based, monkeypatch):
     """And without Multi-DC, which samplers leave away; after it, training has it again."""
     seen, strengths = [], []
-    real = LiveBackbone.use_sampling
+    real = NetworkBackbone.use_sampling
 
     def spy(backbone, **numbers):
         scales = [layer.scaling["dc"] for _, layer in routed_layers(backbone.network)]
@@ -139,11 +138,11 @@ def test_cells_are_sampled_as_the_file_that_comes_out_says(run_tiny, based, monk
     text = load_text_encoder("tiny", based / "text.safetensors")
     text.add_tags(["a"])
     save_tags(based / "dc-tokens.safetensors", text, {})
-    monkeypatch.setattr(LiveBackbone, "use_sampling", spy)
+    monkeypatch.setattr(NetworkBackbone, "use_sampling", spy)
     monkeypatch.setattr(GridStage, "loss", loss)
     keys = "[inference]\nnoise_scale = 1.8\ntime_shift = 1.5\n"
     knobs = {"noise_scale": 1.9, "dc_strength": 0.5}
-    run_tiny("fill", based, log=ON, generate=generate_validation, keys=keys, loss=knobs)
+    run_tiny("fill", based, log=ON, generate=generate_as_edit, keys=keys, loss=knobs)
     assert [numbers for numbers, _ in seen] == 4 * [
         {"noise_scale": 1.8, "time_shift": 1.5, "self_conditioning": False}
     ]
@@ -153,7 +152,7 @@ def test_cells_are_sampled_as_the_file_that_comes_out_says(run_tiny, based, monk
 
 def test_resumed_after_a_validation_is_the_same(run_tiny, based, tmp_path, monkeypatch):
     whole, parts = folders(based, tmp_path)
-    run_tiny("fill", whole, steps=5, log=ON, generate=generate_validation)
+    run_tiny("fill", whole, steps=5, log=ON, generate=generate_as_edit)
     real, calls = GridStage.loss, []
 
     def dying(self, phase, generator):
@@ -165,17 +164,17 @@ def test_resumed_after_a_validation_is_the_same(run_tiny, based, tmp_path, monke
     monkeypatch.setattr(GridStage, "loss", dying)
     monkeypatch.setattr(TrainJob, "loop", property(_saving_loop))
     with pytest.raises(KeyboardInterrupt):
-        run_tiny("fill", parts, steps=5, log=ON, generate=generate_validation)
+        run_tiny("fill", parts, steps=5, log=ON, generate=generate_as_edit)
     monkeypatch.undo()
     second = parts / "fill" / "validation" / "000002.png"
     before = second.read_bytes()
-    run_tiny("fill", parts, steps=5, log=ON, generate=generate_validation, resume=True)
+    run_tiny("fill", parts, steps=5, log=ON, generate=generate_as_edit, resume=True)
     assert same(state_of(whole, "fill"), state_of(parts, "fill"))
     assert second.read_bytes() == before
     last = "fill/validation/000005.png"
     assert (whole / last).read_bytes() == (parts / last).read_bytes()
     # A new run shows nothing of the one before it.
-    run_tiny("fill", parts, steps=2, log=ON, generate=generate_validation)
+    run_tiny("fill", parts, steps=2, log=ON, generate=generate_as_edit)
     assert not (parts / last).exists()
 
 
@@ -257,7 +256,7 @@ def test_the_truth_is_made_of_the_noise_that_is_generated_from(networks_of, tiny
             name, clip_CTHW, generator=generator, drift_MFYX=drift_MFYX, matte_THW=matte_THW
         )
 
-    networks = replace(networks_of, model="mini")
+    networks = replace(networks_of, spec=MINI_SPEC)
     validation = Validation(tiny_store, recipe, networks, world, rude_generate_fn, print)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(world_clips, "render_effect", spy)
@@ -286,7 +285,7 @@ def test_a_picture_that_cannot_be_written_is_told(run_tiny, based, monkeypatch, 
 
     monkeypatch.setattr(module, "write_contact_sheet", failing)
     path, reports = run_tiny(
-        "fill", based, steps=2, log=ON, generate=generate_validation, say=said.append
+        "fill", based, steps=2, log=ON, generate=generate_as_edit, say=said.append
     )
     assert path.is_file()
     assert reports[-1].step == 2
@@ -297,7 +296,7 @@ def test_a_file_in_the_way_of_the_folder(run_tiny, based):
     said = []
     (based / "fill").mkdir()
     (based / "fill" / "validation").write_text("mine")
-    run_tiny("fill", based, steps=2, log=ON, generate=generate_validation, say=said.append)
+    run_tiny("fill", based, steps=2, log=ON, generate=generate_as_edit, say=said.append)
     assert [line for line in said if "no validation video of step 2" in line]
     assert (based / "fill" / "validation").read_text() == "mine"
 
@@ -359,10 +358,10 @@ def test_given_cells_are_treated_as_in_training(run_tiny, based, monkeypatch, ke
 
     def watch(backbone, job, given, size_THW):
         spec = backbone.spec
-        seen.append((spec.per_cell_time, spec.given_first, backbone._dit.given_first))
+        seen.append((spec.per_cell_time, spec.given_first, backbone.parts.dit.given_first))
         return generated(backbone, job, given, size_THW)
 
-    generated = validation_command.generate_cells
-    monkeypatch.setattr(validation_command, "generate_cells", watch)
-    run_tiny("fill", based, steps=2, log=ON, generate=generate_validation, keys=keys)
+    generated = module.generate_job
+    monkeypatch.setattr(module, "generate_job", watch)
+    run_tiny("fill", based, steps=2, log=ON, generate=generate_as_edit, keys=keys)
     assert set(seen) == {(clean, first, first)}

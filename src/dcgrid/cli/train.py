@@ -391,10 +391,10 @@ class _Shown:
 
     def reporter(self) -> "Reporter":
         """Return what `run_stage` reports to."""
-        from dcgrid.cli.validation import generate_validation
         from dcgrid.train.job import Reporter
+        from dcgrid.train.validation import generate_as_edit
 
-        return Reporter(say=self._output.note, progress=self._show, generate=generate_validation)
+        return Reporter(say=self._output.note, progress=self._show, generate=generate_as_edit)
 
     def summary(self) -> dict[str, Any]:
         """Return the last figures and the whole time as JSON values."""

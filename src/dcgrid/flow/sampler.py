@@ -67,24 +67,6 @@ def combine_guidance(
     return velocity_BKCFYX
 
 
-def with_guidance(
-    conditional: VelocityFn, unconditional: VelocityFn, guidance_scale: float, fill_K: Tensor
-) -> VelocityFn:
-    """Return the guided velocity; at scale 1 the unconditional branch is never called."""
-    if guidance_scale == 1:
-        return conditional
-
-    def guided(cells_BKCFYX: Tensor, time_BKF: Tensor) -> Tensor:
-        return combine_guidance(
-            conditional(cells_BKCFYX, time_BKF),
-            unconditional(cells_BKCFYX, time_BKF),
-            guidance_scale,
-            fill_K,
-        )
-
-    return guided
-
-
 @torch.no_grad()
 def sample(
     velocity: VelocityFn,

@@ -12,16 +12,10 @@ Letters: B batch, K cells, C channels, F Y X latent frames/rows/columns.
 Paper: sec. 8, Table 5. Differs: docs/decisions/0023.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from dcgrid.flow.path import data_from_velocity, spread_time
-from dcgrid.flow.sampler import VelocityFn
-
-EstimatedVelocityFn = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""Maps cells_BKCFYX, time_BKF and an estimate of the clean cells, or None, to velocity_BKCFYX."""
 
 
 def clean_estimate(noisy_BKCFYX: Tensor, velocity_BKCFYX: Tensor, time_BKF: Tensor) -> Tensor:
@@ -30,24 +24,23 @@ def clean_estimate(noisy_BKCFYX: Tensor, velocity_BKCFYX: Tensor, time_BKF: Tens
     return torch.where(spread_time(time_BKF) > 0, estimate_BKCFYX, 0.0)
 
 
-def self_conditioned(velocity: EstimatedVelocityFn) -> VelocityFn:
-    """Return a velocity that reads its own last estimate; of one text, for one sampling at a time.
+class LastEstimate:
+    """The last estimate under one text, for one sampling at a time."""
 
-    A time above that of the call before begins another sampling, whose first estimate is none.
-    """
-    last: tuple[float, Tensor] | None = None
+    def __init__(self) -> None:
+        self._last: tuple[float, Tensor] | None = None
 
-    def conditioned(cells_BKCFYX: Tensor, time_BKF: Tensor) -> Tensor:
-        nonlocal last
-        time = float(time_BKF.max())
-        estimate = None if last is None or time > last[0] else last[1]
-        found_BKCFYX = velocity(cells_BKCFYX, time_BKF, estimate)
-        last = time, clean_estimate(cells_BKCFYX, found_BKCFYX.to(cells_BKCFYX.dtype), time_BKF)
-        return found_BKCFYX
+    def before(self, time_BKF: Tensor) -> Tensor | None:
+        """Return the estimate that a call reads, BKCFYX.
 
-    return conditioned
+        A time above that of the call before begins another sampling, whose first estimate is none.
+        """
+        if self._last is None or float(time_BKF.max()) > self._last[0]:
+            return None
+        return self._last[1]
 
-
-def unconditioned(velocity: EstimatedVelocityFn) -> VelocityFn:
-    """Return a velocity that reads no estimate."""
-    return lambda cells_BKCFYX, time_BKF: velocity(cells_BKCFYX, time_BKF, None)
+    def keep(self, noisy_BKCFYX: Tensor, velocity_BKCFYX: Tensor, time_BKF: Tensor) -> None:
+        """Keep the estimate of a call for the next one."""
+        velocity_BKCFYX = velocity_BKCFYX.to(noisy_BKCFYX.dtype)
+        estimate_BKCFYX = clean_estimate(noisy_BKCFYX, velocity_BKCFYX, time_BKF)
+        self._last = float(time_BKF.max()), estimate_BKCFYX

@@ -8,10 +8,11 @@ Read `ModelSpec` (facts) and then `Backbone` (four verbs). registry.py finds a m
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from dcgrid.prompts.segments import Prompt
 
@@ -86,6 +87,8 @@ class ModelSpec:
     """For grids in which a clip is given."""
     from_text: SamplerDefaults
     """For grids in which none is."""
+    leaves_out_blocks: bool = False
+    """True: it heeds a memory's `cache_threshold`."""
     license: str
     """SPDX name of the weights' licence."""
     repo: str = ""
@@ -102,6 +105,23 @@ class CellText:
     """Token embeddings; float."""
     valid_BKL: torch.Tensor
     """True where a token is real, False where it is padding. At least one per cell."""
+
+    def to(self, device: torch.device) -> "CellText":
+        """Return the text on a device."""
+        return CellText(
+            tokens_BKLE=self.tokens_BKLE.to(device), valid_BKL=self.valid_BKL.to(device)
+        )
+
+
+def text_batch(texts: Sequence[CellText]) -> CellText:
+    """Return texts as one batch, grid after grid, each padded to the longest."""
+    longest = max(text.valid_BKL.shape[-1] for text in texts)
+    tokens, valid = [], []
+    for text in texts:
+        missing = longest - text.valid_BKL.shape[-1]
+        tokens.append(functional.pad(text.tokens_BKLE, (0, 0, 0, missing)))
+        valid.append(functional.pad(text.valid_BKL, (0, missing)))
+    return CellText(tokens_BKLE=torch.cat(tokens), valid_BKL=torch.cat(valid))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +156,14 @@ class TokenPlaces:
     """Place of each token in grid order (f y x), for windowed attention; int64."""
     margin: float = 0.0
     """Tokens on each side of a cell that are not of its picture (grid/coordinates.py)."""
+
+    def to(self, device: torch.device) -> "TokenPlaces":
+        """Return the places on a device."""
+        return TokenPlaces(
+            coordinates_S3=self.coordinates_S3.to(device),
+            position_S=self.position_S.to(device),
+            margin=self.margin,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,21 +261,6 @@ class Backbone(Protocol):
         `cache_threshold` lets it.
         """
 
-
-def streams_weights(backbone: Backbone) -> bool:
-    """Return True for a backbone whose weights travel to the device for every call."""
-    return bool(getattr(backbone, "streams", False))
-
-
-def leaves_out_blocks(backbone: Backbone) -> bool:
-    """Return True for a backbone that heeds a memory's `cache_threshold`."""
-    return bool(getattr(backbone, "leaves_out_blocks", False))
-
-
-@runtime_checkable
-class SeveralTexts(Protocol):
-    """A backbone that finds velocities under several texts at once, on several processes."""
-
     def velocities(
         self,
         cells_BKCFYX: torch.Tensor,
@@ -255,5 +268,22 @@ class SeveralTexts(Protocol):
         texts: Sequence[CellText],
         places: TokenPlaces,
         memory: Memory | None = None,
+        estimates: Sequence[torch.Tensor | None] = (),
     ) -> list[torch.Tensor]:
-        """Predict what `Backbone.velocity` does, under one text or two."""
+        """Predict what `velocity` does under each of some texts; here in one call after another.
+
+        Args:
+            cells_BKCFYX: As in `velocity`, the same under all texts.
+            time_BKF: Likewise.
+            texts: One text, or the two of guidance.
+            places: As in `velocity`.
+            memory: Likewise.
+            estimates: An estimate for each text; none: there is none of any.
+        """
+        pairs = zip(texts, estimates or [None] * len(texts), strict=True)
+        return [
+            self.velocity(
+                cells_BKCFYX, time_BKF, text, places, memory=memory, estimate_BKCFYX=estimate
+            )
+            for text, estimate in pairs
+        ]

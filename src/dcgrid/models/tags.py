@@ -70,16 +70,8 @@ def check_width(path: Path, tags: TagTable, width: int) -> None:
         )
 
 
-def put_tags(encoder: TextReader, tags: TagTable) -> None:
-    """Give a text encoder tags, in place of any that it knew; they are not trained further."""
-    with torch.no_grad():
-        for tag_E, row_E in zip(encoder.add_tags(tags.names), tags.embeddings_GE, strict=True):
-            tag_E.copy_(row_E)
-            tag_E.requires_grad_(False)
-
-
 def load_tags(path: Path, encoder: TextReader) -> tuple[str, ...]:
-    """Give a text encoder the tags of a file; see `put_tags`.
+    """Give a text encoder the tags of a file; see `TextReader.put_tags`.
 
     Returns:
         Their names, without brackets.
@@ -89,5 +81,5 @@ def load_tags(path: Path, encoder: TextReader) -> tuple[str, ...]:
     """
     tags = read_tags(path)
     check_width(path, tags, encoder.tag_width)
-    put_tags(encoder, tags)
+    encoder.put_tags(tags)
     return tags.names

@@ -9,8 +9,7 @@ import torch
 
 from dcgrid.errors import UsageError
 from dcgrid.models.base import Backbone
-from dcgrid.models.native.backbone import NativeBackbone
-from dcgrid.models.trunk import GridTransformer, TextReader
+from dcgrid.models.trunk import GridTransformer, NetworkBackbone, TextReader
 from dcgrid.models.wan.backbone import WanBackbone
 from dcgrid.models.wan.trunk import WanText, WanTransformer
 
@@ -34,9 +33,9 @@ def trainable(backbone: Backbone) -> Trainable:
         UsageError: Its weights are rounded, are not all on the device, or several processes
             compute it.
     """
-    if isinstance(backbone, NativeBackbone) and isinstance(backbone.parts.text, TextReader):
-        parts, text = backbone.parts, backbone.parts.text
-        return Trainable(dit=parts.dit, text=text, dtype=backbone.dtype)
+    if isinstance(backbone, NetworkBackbone):
+        parts = backbone.parts
+        return Trainable(dit=parts.dit, text=parts.text, dtype=backbone.dtype)
     if not isinstance(backbone, WanBackbone):
         raise UsageError(
             f"{backbone.spec.name} is computed by several processes, which cannot learn a clip",

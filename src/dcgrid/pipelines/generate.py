@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,18 +23,8 @@ from dcgrid.errors import InputVideoError
 from dcgrid.io.locks import run_lock
 from dcgrid.io.progress import PrefixProgress, Progress
 from dcgrid.models.base import Backbone
-from dcgrid.pipelines.loading import LoadedModel
-from dcgrid.pipelines.resolve import ResolvedGrid
-from dcgrid.pipelines.sampling import (
-    Continuation,
-    FilledCell,
-    FillSettings,
-    GenerateFn,
-    fill_grid,
-    grid_request,
-    to_frames,
-    to_model_range,
-)
+from dcgrid.pipelines.plan import GenerationPlan
+from dcgrid.pipelines.sampling import GenerateFn, codec_pass, fill_grid, grid_request
 from dcgrid.pipelines.times import DECODE_STAGE, window_label
 from dcgrid.pipelines.windows import Window
 from dcgrid.video.parts import read_part, write_part
@@ -51,58 +40,47 @@ class GivenClip(Protocol):
         """Return the frames of a window, THWC, uint8."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GridTask:
-    """One grid that is to be generated."""
-
-    grid: ResolvedGrid
-    """Cells, text and sampler values."""
-    given: tuple[GivenClip, ...]
-    """The given clips, in the order of `grid.given`."""
-    windows: tuple[Window, ...]
-    """What is generated in one go."""
-    cell_size: tuple[int, int]
-    """Height and width of a cell in pixels."""
-    seed: int
-    """Seed of the noise."""
-    model: LoadedModel
-    """What generates it."""
-    number: int = 0
-    """Which grid of several it is, for progress."""
-    grids: int = 1
-    """How many there are."""
-    generate_fn: GenerateFn | None = None
-    """How it is generated; None: with `fill_grid`."""
-
-
-def generate_grid(task: GridTask, generated: "Generated", progress: Progress) -> None:
+def generate_grid(
+    plan: GenerationPlan,
+    number: int,
+    generated: "Generated",
+    given: Sequence[GivenClip],
+    backbone: Backbone,
+    progress: Progress,
+    generate_fn: GenerateFn | None = None,
+) -> None:
     """Generate the windows of a grid that are not there yet.
+
+    Args:
+        plan: What is run.
+        number: Which of its grids it is, from 0.
+        generated: Gets what is generated; it has the seed.
+        given: The clips given to the grid, in the order of its given cells.
+        backbone: The model.
+        progress: Gets stages and steps.
+        generate_fn: How a window is generated; None: with `fill_grid`.
 
     Raises:
         InputVideoError: A given clip ends or breaks before its plan does.
         OutputError: The disk is full.
     """
-    backbone, count = task.model.backbone, len(task.windows)
-    settings = FillSettings(seed=task.seed, device=backbone.device)
-    generate_fn = task.generate_fn or fill_grid
-    stride = backbone.spec.stride_T
-    total = (task.windows[-1].first + task.windows[-1].count - 1) // stride + 1
-    for window in task.windows:
+    windows, stride = plan.windows, backbone.spec.stride_T
+    total = (windows[-1].first + windows[-1].count - 1) // stride + 1
+    for window in windows:
         if generated.has(window):
             continue
-        where = None
-        if count > 1:
-            first = window.first // stride
-            where = Continuation(first=first, total=total, heads=generated.heads(window))
-        label = window_label(window.index, count, task.number, task.grids)
-        shown = PrefixProgress(progress, label) if label else progress
-        request = replace(
-            grid_request(
-                task.grid, backbone.spec, [one.frames(window) for one in task.given], where
-            ),
-            size_THW=(window.count, *task.cell_size),
+        label = window_label(window.index, len(windows), number, len(plan.grids))
+        request = grid_request(
+            plan.grids[number],
+            backbone.spec,
+            [one.frames(window) for one in given],
+            seed=generated.seed,
+            size_THW=(window.count, *plan.cell_size),
+            span=(window.first // stride, total) if len(windows) > 1 else None,
+            heads=generated.heads(window),
         )
-        generated.put(window, generate_fn(backbone, request, settings, shown))
+        shown = PrefixProgress(progress, label) if label else progress
+        generated.put(window, (generate_fn or fill_grid)(backbone, request, shown))
 
 
 def decode_given(
@@ -120,22 +98,21 @@ def decode_given(
     progress.start(DECODE_STAGE, len(decoded.windows))
     for done, window in enumerate(decoded.windows, start=1):
         if not decoded.has(window):
-            video_BCTHW = to_model_range(clip.frames(window)).to(backbone.device)
-            frames_THWC = to_frames(backbone.decode(backbone.encode(video_BCTHW)))
-            decoded.put(window, [FilledCell(cell=decoded.cells[0], frames_THWC=frames_THWC)])
+            decoded.put(window, {decoded.cells[0]: codec_pass(backbone, clip.frames(window))})
         progress.update(done)
 
 
 class Generated:
-    """The generated cells of all windows of a grid."""
+    """The generated cells of all windows of a grid, from one seed."""
 
     def __init__(
-        self, windows: Sequence[Window], cells: Sequence[int], folder: Path | None
+        self, windows: Sequence[Window], cells: Sequence[int], folder: Path | None, seed: int = 0
     ) -> None:
         self.windows = tuple(windows)
         self.cells = tuple(cells)
+        self.seed = seed
         self._folder = folder
-        self._kept: dict[tuple[int, int], FilledCell] = {}
+        self._kept: dict[tuple[int, int], torch.Tensor] = {}
 
     def has(self, window: Window) -> bool:
         """Return True if the window is generated already."""
@@ -154,19 +131,19 @@ class Generated:
             dropped += bool(damaged)
         return dropped
 
-    def put(self, window: Window, filled: Sequence[FilledCell]) -> None:
-        """Keep what was generated of a window.
+    def put(self, window: Window, clips: Mapping[int, torch.Tensor]) -> None:
+        """Keep what was generated of a window: clips THWC by cell.
 
         Raises:
             OutputError: The disk is full.
         """
         if self._folder is not None:
             self._folder.mkdir(exist_ok=True)
-        for one in filled:
+        for cell, clip_THWC in clips.items():
             if self._folder is None:
-                self._kept[window.index, one.cell] = one
-                continue
-            write_part(self._part(window.index, one.cell), one.frames_THWC, overwrite=True)
+                self._kept[window.index, cell] = clip_THWC
+            else:
+                write_part(self._part(window.index, cell), clip_THWC, overwrite=True)
 
     def heads(self, window: Window) -> Mapping[int, torch.Tensor]:
         """Return what each cell of a window goes on from, THWC; nothing for the first."""
@@ -201,7 +178,7 @@ class Generated:
 
     def _frames(self, window: Window, cell: int) -> torch.Tensor:
         if self._folder is None:
-            return self._kept[window.index, cell].frames_THWC
+            return self._kept[window.index, cell]
         return read_part(self._part(window.index, cell))
 
     def _paths(self, window: Window) -> list[Path]:

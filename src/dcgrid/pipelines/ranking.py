@@ -86,34 +86,32 @@ class Ranker(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A grid generated from one seed."""
-
-    seed: int
-    """The seed."""
-    generated: Generated
-    """Its cells."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Try:
     """One generated cell that shows an edit."""
 
-    seed: int
-    """Seed of its noise."""
     generated: Generated
     """The grid that it is a cell of."""
     cell: int
     """The cell."""
     score: TryScore | None
-    """The cheap scores; None: no clip is given."""
+    """How well it kept the clip; None: none is given."""
     measures: Mapping[str, Measure] = field(default_factory=dict)
     """What a ranker found; empty: there was none."""
 
+    @property
+    def seed(self) -> int:
+        """Seed of its noise."""
+        return self.generated.seed
+
+    @property
+    def clip(self) -> GeneratedClip:
+        """Its frames."""
+        return GeneratedClip(self.generated, self.cell)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Take:
-    """One video that will be written."""
+class Take(Try):
+    """A try that will be written."""
 
     path: Path
     """Where it goes."""
@@ -121,21 +119,6 @@ class Take:
     """Name of the edit that it shows."""
     text: str
     """Words of that edit; may be empty."""
-    cell: int
-    """The cell that it was generated in."""
-    seed: int
-    """Seed of the noise that it was generated from."""
-    generated: Generated
-    """The grid that it is a cell of."""
-    measures: Mapping[str, Measure] = field(default_factory=dict)
-    """What it was ranked by; empty: by `score`."""
-    score: TryScore | None
-    """How well it kept the clip; None: there was none."""
-
-    @property
-    def clip(self) -> GeneratedClip:
-        """Its frames."""
-        return GeneratedClip(self.generated, self.cell)
 
     def record(self, written: Path, frames_sha256: str) -> OutputRecord:
         """Return what the manifest says of it, once it is written.
@@ -166,7 +149,7 @@ def choose_takes(
     plan: GenerationPlan,
     number: int,
     given: Sequence[GivenClip],
-    candidates: Sequence[Candidate],
+    candidates: Sequence[Generated],
     ranker: Ranker | None,
     progress: Progress,
 ) -> list[Take]:
@@ -178,17 +161,17 @@ def choose_takes(
         plan: What is run.
         number: The grid, from 0.
         given: The clips given to it; without one nothing is scored, and the first tries are taken.
-        candidates: What was generated of it.
+        candidates: What was generated of it, a seed each.
         ranker: Measures tries; None: the cheap scores rank them.
         progress: Gets stages, steps and remarks.
     """
     grid, prepared, takes = plan.grids[number], plan.prepared, list[Take]()
     before = sum(len(one.edits) for one in plan.grids[:number])
     picture = plan.clips[0].picture if plan.clips else (slice(None), slice(None))
-    scores = [score_cells(given[0], one.generated, picture) if given else {} for one in candidates]
+    scores = [score_cells(given[0], one, picture) if given else {} for one in candidates]
     for index, (edit, cells) in enumerate(zip(grid.edits, grid.tries, strict=True)):
         tries = [
-            Try(seed=one.seed, generated=one.generated, cell=cell, score=found.get(cell))
+            Try(generated=one, cell=cell, score=found.get(cell))
             for one, found in zip(candidates, scores, strict=True)
             for cell in cells
         ]
@@ -207,7 +190,6 @@ def choose_takes(
                     edit=edit.name,
                     text=edit.clause,
                     cell=one.cell,
-                    seed=one.seed,
                     generated=one.generated,
                     measures=one.measures,
                     score=one.score,

@@ -32,7 +32,6 @@ from dcgrid.pipelines.generate import (
     Generated,
     GeneratedClip,
     GivenClip,
-    GridTask,
     decode_given,
     generate_grid,
     tell_what_is_there,
@@ -61,7 +60,7 @@ from dcgrid.pipelines.manifest import (
 from dcgrid.pipelines.memory import next_setting_if_full
 from dcgrid.pipelines.outputs import claimed
 from dcgrid.pipelines.plan import GenerationPlan
-from dcgrid.pipelines.ranking import Candidate, Ranker, Take, choose_takes, expected_hash
+from dcgrid.pipelines.ranking import Ranker, Take, choose_takes, expected_hash
 from dcgrid.pipelines.sampling import GenerateFn
 from dcgrid.pipelines.script import StoryJob
 from dcgrid.pipelines.team import Team
@@ -293,31 +292,21 @@ def _generate(run: _Run, folder: Path | None) -> list[Take]:
     plan, progress, takes = run.plan, run.progress, list[Take]()
     grids = [
         [
-            Candidate(seed=seed, generated=Generated(plan.windows, grid.generated_cells, place))
+            Generated(plan.windows, grid.generated_cells, place, seed)
             for turn, seed in enumerate(_seeds(plan, number))
             for place in [folder and folder / f"{number:03d}.{turn:03d}"]
         ]
         for number, grid in enumerate(plan.grids)
     ]
-    tell_what_is_there([one.generated for grid in grids for one in grid], progress)
+    tell_what_is_there([one for grid in grids for one in grid], progress)
     given: tuple[GivenClip, ...] = run.footage
     for number, (grid, candidates) in enumerate(zip(plan.grids, grids, strict=True)):
         for turn, one in enumerate(candidates, start=1):
             if len(candidates) > 1:
                 progress.note(f"Candidate {turn} of {len(candidates)}, seed {one.seed}.")
-            task = GridTask(
-                grid=grid,
-                given=given,
-                windows=plan.windows,
-                cell_size=plan.cell_size,
-                seed=one.seed,
-                model=run.models[bool(grid.given)],
-                number=number,
-                grids=len(grids),
-                generate_fn=run.generate_fn,
-            )
+            backbone = run.models[bool(grid.given)].backbone
             with run.watch.stage("fill"):
-                generate_grid(task, one.generated, progress)
+                generate_grid(plan, number, one, given, backbone, progress, run.generate_fn)
         with run.watch.stage("choose"):
             takes += choose_takes(plan, number, given, candidates, run.ranker, progress)
         if not run.footage:

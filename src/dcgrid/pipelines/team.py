@@ -23,7 +23,7 @@ from dcgrid.adapters.spec import Stage
 from dcgrid.errors import DcgridError, UsageError
 from dcgrid.grid.routing import Mode
 from dcgrid.io.progress import NullProgress, Progress
-from dcgrid.models.base import CellText, Memory, TokenPlaces
+from dcgrid.models.base import CellText, Memory, ModelSpec, TokenPlaces
 from dcgrid.models.model import Model
 from dcgrid.models.registry import find_model
 from dcgrid.pipelines.job import GridJob
@@ -230,11 +230,16 @@ class LedBackbone:
     def __init__(self, member: _Member, number: int) -> None:
         self._member, self._number = member, number
         self._own = member.models[number]
-        self.spec, self.network, self.device = self._own.spec, self._own.network, self._own.device
+        self.network, self.device = self._own.network, self._own.device
         self.encode, self.decode = self._own.encode, self._own.decode
         self.encode_text = self._own.encode_text
         self.folds = self._own.folds
         self.use_tags = self._own.use_tags
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Facts about the model; together no process leaves out blocks."""
+        return replace(self._own.spec, leaves_out_blocks=False)
 
     @property
     def attention(self) -> str:
@@ -250,7 +255,6 @@ class LedBackbone:
         """Treat given cells as the adapter was trained with, in every process."""
         self._member.processes.tell(_UseGiven(model=self._number, clean=clean, first=first))
         self._own.use_given(clean=clean, first=first)
-        self.spec = self._own.spec
 
     def use_sampling(
         self, *, noise_scale: float, time_shift: float, self_conditioning: bool
@@ -259,7 +263,6 @@ class LedBackbone:
         self._own.use_sampling(
             noise_scale=noise_scale, time_shift=time_shift, self_conditioning=self_conditioning
         )
-        self.spec = self._own.spec
 
     def velocity(
         self,
@@ -287,8 +290,10 @@ class LedBackbone:
         texts: Sequence[CellText],
         places: TokenPlaces,
         memory: Memory | None = None,
+        estimates: Sequence[Tensor | None] = (),
     ) -> list[Tensor]:
-        """Predict dx/dt of every cell under one text or two."""
+        """Predict dx/dt of every cell under one text or two; there are no estimates."""
+        del estimates
         member = self._member
         begins = memory is None or memory is not member.memory
         if begins:
@@ -298,8 +303,8 @@ class LedBackbone:
         numbers = [next(n for n, one in enumerate(member.texts) if one is text) for text in texts]
         order = _Predict(
             model=self._number,
-            places=_places_on(places, torch.device("cpu")) if begins else None,
-            fresh=tuple(_text_on(text, torch.device("cpu")) for text in fresh),
+            places=places.to(torch.device("cpu")) if begins else None,
+            fresh=tuple(text.to(torch.device("cpu")) for text in fresh),
             texts=tuple(numbers),
             shape=tuple(cells_BKCFYX.shape),
             dtype=cells_BKCFYX.dtype,
@@ -410,22 +415,10 @@ def _follow_orders(member: _Member, own: torch.device) -> None:
 
 def _take_part(member: _Member, order: _Predict, device: torch.device) -> None:
     if order.places is not None:
-        member.begin(_places_on(order.places, device), Memory())
-    member.texts.extend(_text_on(text, device) for text in order.fresh)
+        member.begin(order.places.to(device), Memory())
+    member.texts.extend(text.to(device) for text in order.fresh)
     batch, cells, _, frames, *_ = order.shape
     cells_BKCFYX = torch.empty(order.shape, dtype=order.dtype, device=device)
     time_BKF = torch.empty(batch, cells, frames, device=device)
     member.processes.send_first([cells_BKCFYX, time_BKF])
     member.compute(order, cells_BKCFYX, time_BKF)
-
-
-def _places_on(places: TokenPlaces, device: torch.device) -> TokenPlaces:
-    return replace(
-        places,
-        coordinates_S3=places.coordinates_S3.to(device),
-        position_S=places.position_S.to(device),
-    )
-
-
-def _text_on(text: CellText, device: torch.device) -> CellText:
-    return CellText(tokens_BKLE=text.tokens_BKLE.to(device), valid_BKL=text.valid_BKL.to(device))

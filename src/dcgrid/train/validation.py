@@ -3,8 +3,8 @@
     <run>/validation/000500.png     frames of every cell, beside the truth where there is one
     <run>/validation/000500.mp4     the grids one below the other, on their right the truth
 
-What generates is handed in: only the pipelines know how `edit` and `compose` sample, and training
-must not know a way of its own. Nothing here draws from the run's chance. Read `Validation`.
+Grids are generated as `edit` and `compose` generate them. Nothing here draws from the run's chance.
+Read `Validation`.
 
 Letters: K cells, C channels, M moving channels of noise, T H W pixel frames/height/width, F Y X
 latent frames/rows/columns; THWC is a clip as uint8.
@@ -12,7 +12,7 @@ latent frames/rows/columns; THWC is a clip as uint8.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,9 +21,19 @@ import torch
 
 from dcgrid.adapters.attach import set_strength
 from dcgrid.errors import DcgridError
-from dcgrid.flow.noise import draw_noise
-from dcgrid.models.registry import training_spec
-from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
+from dcgrid.io.progress import NullProgress
+from dcgrid.models.base import ModelSpec
+from dcgrid.models.trunk import (
+    GridTransformer,
+    NetworkBackbone,
+    NetworkParts,
+    TextReader,
+    VideoCodec,
+)
+from dcgrid.pipelines.job import ComposeJob, EditJob
+from dcgrid.pipelines.resolve import resolve
+from dcgrid.pipelines.sampling import fill_grid, grid_noise, grid_request, latent_size
+from dcgrid.runtime.device import choose_dtype
 from dcgrid.runtime.processes import ALONE, Processes
 from dcgrid.synthetic.effects import EFFECT_NAMES
 from dcgrid.synthetic.fusion import ELEMENTS, draw_element, fuse_around, fuse_lit
@@ -32,7 +42,6 @@ from dcgrid.train.data.generated_grids import SampledGrid, SampledGrids
 from dcgrid.train.evaluation import at_rest
 from dcgrid.train.settings import TrainRecipe
 from dcgrid.train.stages.flow_matching import GRID, generate_cells
-from dcgrid.train.stages.generate import SamplerNumbers, grid_noise
 from dcgrid.video.pixels import pixels_of_unit
 from dcgrid.video.sheet import tile_grid, write_contact_sheet
 from dcgrid.video.write import write_video
@@ -57,8 +66,8 @@ _SHOWN_FRAMES = 4
 class LiveNetworks:
     """The networks of a run that goes on, adapters and all."""
 
-    model: str
-    """Name of the model."""
+    spec: ModelSpec
+    """Facts about the model."""
     dit: GridTransformer
     """Transformer."""
     text: TextReader
@@ -79,6 +88,22 @@ class LiveNetworks:
     """Name of the Multi-DC LoRA that acts in training; empty: none does."""
     dc_strength: float = 0.0
     """Its strength in training; samplers leave it away."""
+
+    def backbone(self, spec: ModelSpec) -> NetworkBackbone:
+        """Return the networks as a backbone, with the numbers that the run's file will name.
+
+        They are laid to rest and frozen; see `as_they_were`.
+        """
+        parts = NetworkParts(dit=self.dit, text=self.text, autoencoder=self.autoencoder)
+        dtype = choose_dtype("auto", next(self.dit.parameters()).device)
+        found = NetworkBackbone(spec, parts, dtype, self.route_KA)
+        found.use_given(clean=self.given_clean, first=self.dit.given_first)
+        found.use_sampling(
+            noise_scale=self.noise_scale,
+            time_shift=self.time_shift,
+            self_conditioning=self.self_conditioning,
+        )
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +146,56 @@ GenerateFn = Callable[[LiveNetworks, ValidationGrid], Sequence[torch.Tensor]]
 """Generates a grid as `edit` or `compose` would; returns its cells, THWC, given ones as they are.
 
 It may set modes and gradients of the networks as it likes: they are put back."""
+
+
+def generate_as_edit(networks: LiveNetworks, grid: ValidationGrid) -> list[torch.Tensor]:
+    """Generate a validation grid on the path of `edit` and `compose`; see `GenerateFn`."""
+    shared: dict[str, Any] = {
+        "seed": grid.seed,
+        "subject": grid.subject,
+        "motion": grid.motion,
+        **({} if grid.given else FROM_TEXT),
+    }
+    job: EditJob | ComposeJob
+    if grid.effects:
+        job = EditJob(input=Path(), effects=grid.effects, **shared)
+    else:
+        shared |= {"concept": grid.concept, "concept_motion": grid.concept_motion}
+        job = ComposeJob(first=Path(), second=Path(), **shared)
+    return generate_job(networks.backbone(networks.spec), job, grid.given, grid.size_THW)
+
+
+def generate_job(
+    backbone: NetworkBackbone,
+    job: EditJob | ComposeJob,
+    given: Sequence[torch.Tensor],
+    size_THW: tuple[int, int, int],
+) -> list[torch.Tensor]:
+    """Generate the grid that a job asks for, its clips already in memory.
+
+    Args:
+        backbone: The model.
+        job: Says what the cells show, with which sampler values and seed; its files are not read.
+        given: Clips THWC, uint8, in the order of the layout's given cells; empty: the model
+            generates these cells, too.
+        size_THW: Frames, height and width of a cell.
+
+    Returns:
+        All cells in order, THWC, uint8, on the CPU.
+
+    Raises:
+        RecipeError: An effect or the layout is unknown or wrong.
+        UsageError: The job is for no grid that can be generated.
+        LayoutError: Cells of this size cannot be laid out.
+    """
+    grid = resolve(job)
+    request = grid_request(grid, backbone.spec, given, seed=job.seed, size_THW=size_THW)
+    generated = fill_grid(backbone, request, NullProgress())
+    # Clones: what was made in inference mode may not be changed outside.
+    return [
+        request.given[cell] if cell in request.given else generated[cell].clone()
+        for cell in range(request.layout.count)
+    ]
 
 
 class Validation:
@@ -216,19 +291,12 @@ class Validation:
         """Generate all cells of a grid from its texts, as stage `sample` does."""
         networks = self._networks
         device = next(networks.dit.parameters()).device
-        numbers = SamplerNumbers(
-            noise_scale=networks.noise_scale,
-            time_shift=networks.time_shift,
-            self_conditioning=networks.self_conditioning,
-            **FROM_TEXT,
-        )
-        noise_BKCFYX = grid_noise(networks.model, grid.size_THW, grid.seed, device)
-        route_KA = None if networks.route_KA is None else networks.route_KA.to(device)
-        pair = networks.dit, networks.text
-        how = numbers.sampling(device)
-        made_BKCFYX = generate_cells(
-            pair, list(grid.rows), noise_BKCFYX, how, GRID, route_KA=route_KA
-        )
+        spec = networks.spec
+        size_FYX = latent_size(spec, grid.size_THW)
+        noise_BKCFYX = grid_noise(spec, GRID.count, size_FYX, grid.seed).to(device)
+        backbone = networks.backbone(replace(spec, offset_tokens=False))
+        steps, scale = FROM_TEXT["num_inference_steps"], FROM_TEXT["guidance_scale"]
+        made_BKCFYX = generate_cells(backbone, list(grid.rows), noise_BKCFYX, GRID, steps, scale)
         return self._decoded(made_BKCFYX[0])
 
     @torch.no_grad()
@@ -276,16 +344,11 @@ class Validation:
 
         Rain then falls in the truth where it should fall in the generated cell.
         """
-        spec = training_spec(self._networks.model)
-        frames, height, width = _size(clip_CTHW)
+        spec = self._networks.spec
         if not spec.noise_motion:
             return self._world.draw_drift(clip_CTHW, 1, generator)[0]
-        size_FYX = (
-            (frames - 1) // spec.stride_T + 1, height // spec.stride_HW, width // spec.stride_HW
-        )  # fmt: skip
-        noise_BKCFYX = draw_noise(
-            (1, _CELLS, spec.latent_channels, *size_FYX), seed, motion=spec.noise_motion
-        )
+        size_FYX = latent_size(spec, _size(clip_CTHW))
+        noise_BKCFYX = grid_noise(spec, _CELLS, size_FYX, seed)
         return noise_BKCFYX[0, cell, -len(spec.noise_motion) :].to(clip_CTHW.device)
 
     def _composition(
@@ -332,7 +395,7 @@ class Validation:
             frames_per_clip=shown_frames,
             overwrite=True,
         )
-        fps = training_spec(self._networks.model).fps
+        fps = self._networks.spec.fps
         write_video(stem.with_suffix(".mp4"), torch.cat(films, dim=1), fps, overwrite=True)
 
 

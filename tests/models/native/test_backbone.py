@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from dcgrid.flow.noise import draw_noise
-from dcgrid.flow.sampler import SampleSettings, sample, with_guidance
+from dcgrid.flow.sampler import SampleSettings, combine_guidance, sample
 from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.coordinates import grid_positions, token_coordinates
 from dcgrid.grid.layout import GridLayout, TokenShape
 from dcgrid.models.base import Backbone, TokenPlaces
-from dcgrid.models.native.backbone import NativeBackbone
 from dcgrid.models.registry import find_model
+from dcgrid.models.trunk import NetworkBackbone
 from dcgrid.prompts.segments import Prompt, Segment
 
 THREAD_TOLERANCE = 1e-4
@@ -23,7 +23,7 @@ GLOBAL, CLAUSES = "the subject in motion.", ("original clip", "rain", "night", "
 
 
 @pytest.fixture(scope="module")
-def backbone() -> NativeBackbone:
+def backbone() -> NetworkBackbone:
     return find_model("tiny").load()
 
 
@@ -63,18 +63,17 @@ def fill(backbone: Backbone, seed: int, guidance_scale: float = 3.0) -> tuple[Te
     text = backbone.encode_text([grid_prompt()], [own_clause()])
     empty = backbone.encode_text([Prompt(text="", segments=())], [[[], [], [], []]])
     fill_K = torch.tensor([False, True, True, True])
-    velocity = with_guidance(
-        lambda cells, time: backbone.velocity(cells, time, text, places),
-        lambda cells, time: backbone.velocity(cells, time, empty, places),
-        guidance_scale,
-        fill_K,
-    )
+
+    def velocity(cells: Tensor, time: Tensor) -> Tensor:
+        found = [backbone.velocity(cells, time, one, places) for one in (text, empty)]
+        return combine_guidance(found[0], found[1], guidance_scale, fill_K)
+
     settings = SampleSettings(schedule=Schedule(num_inference_steps=4, shift=2.0))
     noise = draw_noise(tuple(cells.shape), seed)
     return cells, sample(velocity, cells, noise, fill_K, settings)
 
 
-def test_a_cell_s_latents_do_not_depend_on_its_neighbours(backbone: NativeBackbone) -> None:
+def test_a_cell_s_latents_do_not_depend_on_its_neighbours(backbone: NetworkBackbone) -> None:
     video = clips()
     together = backbone.encode(video)
     for cell in range(4):
@@ -85,7 +84,7 @@ def test_a_cell_s_latents_do_not_depend_on_its_neighbours(backbone: NativeBackbo
     assert not torch.equal(backbone.encode(others)[0], together[0])
 
 
-def test_a_cell_is_decoded_alone(backbone: NativeBackbone) -> None:
+def test_a_cell_is_decoded_alone(backbone: NetworkBackbone) -> None:
     latents = backbone.encode(clips())
     together = backbone.decode(latents)
     assert together.shape == (4, 3, 5, 32, 48)
@@ -94,27 +93,27 @@ def test_a_cell_is_decoded_alone(backbone: NativeBackbone) -> None:
         assert torch.equal(alone[0], together[cell])
 
 
-def test_given_cells_come_out_bit_identical(backbone: NativeBackbone) -> None:
+def test_given_cells_come_out_bit_identical(backbone: NetworkBackbone) -> None:
     before, after = fill(backbone, seed=1)
     assert torch.equal(after[:, 0], before[:, 0])
     assert not torch.isclose(after[:, 1:], before[:, 1:]).all()
     assert after.isfinite().all()
 
 
-def test_the_filled_cells_see_the_given_one_and_their_text(backbone: NativeBackbone) -> None:
+def test_the_filled_cells_see_the_given_one_and_their_text(backbone: NetworkBackbone) -> None:
     _, after = fill(backbone, seed=1)
     _, unguided = fill(backbone, seed=1, guidance_scale=1.0)
     assert (after[:, 1:] - unguided[:, 1:]).abs().max() > 1e-4
 
 
-def test_same_seed_same_pixels(backbone: NativeBackbone) -> None:
+def test_same_seed_same_pixels(backbone: NetworkBackbone) -> None:
     first, again, other = (backbone.decode(fill(backbone, seed)[1][0]) for seed in (7, 7, 8))
     assert torch.equal(first, again)
     assert (first[1:] - other[1:]).abs().max() > 0.01
 
 
 @pytest.mark.usefixtures("threads")
-def test_same_pixels_at_one_and_two_threads(backbone: NativeBackbone) -> None:
+def test_same_pixels_at_one_and_two_threads(backbone: NetworkBackbone) -> None:
     pixels = []
     for count in (1, 2):
         torch.set_num_threads(count)
@@ -132,7 +131,7 @@ def test_loading_twice_gives_the_same_weights_and_leaves_chance_alone() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_each_cell_reads_the_segments_visible_to_it(backbone: NativeBackbone) -> None:
+def test_each_cell_reads_the_segments_visible_to_it(backbone: NetworkBackbone) -> None:
     prompt, visible = grid_prompt(), own_clause()
     visible[3] = [False] * 5
     text = backbone.encode_text([prompt], [visible])

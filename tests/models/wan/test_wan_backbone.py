@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dcgrid.errors import PromptError, WeightsError
 from dcgrid.models.base import TagTable
-from dcgrid.models.tags import put_tags
 from dcgrid.models.text_masking import TokenMasking, kept_tokens
 from dcgrid.models.wan.backbone import WanBackbone, load_wan
 from dcgrid.models.wan.checkpoint import is_checkout, read_checkout
@@ -275,7 +274,7 @@ def test_tags_are_read_as_training_reads_them(wan_folder: Path, offload: Offload
     reader = load_trunk(facts, device=torch.device("cpu"), dtype=torch.float32)[1]
     row_E = torch.randn(1, reader.tag_width, generator=torch.Generator().manual_seed(0))
     tags = TagTable(names=("Rex",), embeddings_GE=row_E)
-    put_tags(reader, tags)
+    reader.put_tags(tags)
     backbone.use_tags(tags)
     found = backbone.encode_text([prompt], [[[True]]]).tokens_BKLE
     expected = reader.read_rows([[text]], cells=1).tokens_BKLE

@@ -11,9 +11,7 @@ from dcgrid.models.base import Backbone
 from dcgrid.pipelines.baselines.cells import Clip, open_clip
 from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.resolve import resolve
-from dcgrid.pipelines.sampling import FillSettings, GridRequest, grid_request
-
-CPU = torch.device("cpu")
+from dcgrid.pipelines.sampling import GridRequest, grid_request
 
 
 def square(frames: int = 5, height: int = 32, width: int = 48) -> Tensor:
@@ -30,17 +28,14 @@ def request(
     backbone: Backbone,
     effects: Sequence[str] = ("rain", "night"),
     clip_THWC: Tensor | None = None,
+    seed: int = 0,
     **job: object,
 ) -> GridRequest:
     values = {"num_inference_steps": 4, "guidance_scale": 2.0, **job}
     asked = EditJob(input=Path("clip.mp4"), effects=tuple(effects), **values)  # type: ignore[arg-type]
     shown = square() if clip_THWC is None else clip_THWC
-    return grid_request(resolve(asked), backbone.spec, [shown])
-
-
-def settings(seed: int = 0) -> FillSettings:
-    return FillSettings(seed=seed, device=CPU)
+    return grid_request(resolve(asked), backbone.spec, [shown], seed=seed)
 
 
 def opened(backbone: Backbone, **job: object) -> Clip:
-    return open_clip(backbone, request(backbone, **job), settings(), NullProgress())  # type: ignore[arg-type]
+    return open_clip(backbone, request(backbone, **job), NullProgress())  # type: ignore[arg-type]

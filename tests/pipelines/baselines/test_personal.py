@@ -25,7 +25,7 @@ from dcgrid.pipelines.baselines.personal import (
     still_frames,
 )
 from dcgrid.pipelines.baselines.set_and_sequence import Course
-from tests.pipelines.baselines.cases import opened, request, settings
+from tests.pipelines.baselines.cases import opened, request
 
 LEARNING = LearnSettings(steps=3, learning_rate=4e-3, rank=4, noise_share=0.3)
 METHODS = (dreambooth, dreammix, set_and_sequence)
@@ -70,9 +70,9 @@ def test_the_base_is_the_same_bit_for_bit_afterwards(method):
     backbone = find_model("tiny").load()
     asked = request(backbone)
     before, modules = weights(backbone), dict(backbone.network.named_modules())
-    edit = sdedit.generate(backbone, asked, settings(), NullProgress())
+    edit = sdedit.generate(backbone, asked, NullProgress())
     chance = torch.get_rng_state()
-    made = method.generate(backbone, asked, settings(), NullProgress())
+    made = method.generate(backbone, asked, NullProgress())
     assert torch.equal(torch.get_rng_state(), chance)
     assert_same(weights(backbone), before)
     after = dict(backbone.network.named_modules())
@@ -83,10 +83,10 @@ def test_the_base_is_the_same_bit_for_bit_afterwards(method):
         module.training for part in backbone.parts.modules() for module in part.modules()
     )
     # Another edit of the same process sees no trace of it, and it did generate something else.
-    again = sdedit.generate(backbone, asked, settings(), NullProgress())
-    for first, second, other in zip(edit, again, made, strict=True):
-        assert torch.equal(first.frames_THWC, second.frames_THWC)
-        assert not torch.equal(first.frames_THWC, other.frames_THWC)
+    again = sdedit.generate(backbone, asked, NullProgress())
+    for cell, clip_THWC in edit.items():
+        assert torch.equal(clip_THWC, again[cell])
+        assert not torch.equal(clip_THWC, made[cell])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -102,21 +102,20 @@ def test_an_error_on_the_way_leaves_the_base_as_it_was(method):
     backbone = find_model("tiny").load()
     before = weights(backbone)
     with pytest.raises(KeyboardInterrupt):
-        method.generate(backbone, request(backbone), settings(), Breaks())
+        method.generate(backbone, request(backbone), Breaks())
     assert_same(weights(backbone), before)
     assert not any(module.training for module in backbone.network.modules())
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_same_seed_same_pixels(method):
-    asked = request(find_model("tiny").load())
-    made = [
-        method.generate(find_model("tiny").load(), asked, settings(seed), NullProgress())
-        for seed in (3, 3, 4)
-    ]
-    for first, again, other in zip(*made, strict=True):
-        assert torch.equal(first.frames_THWC, again.frames_THWC)
-        assert not torch.equal(first.frames_THWC, other.frames_THWC)
+    asked = [request(find_model("tiny").load(), seed=seed) for seed in (3, 3, 4)]
+    first, again, other = (
+        method.generate(find_model("tiny").load(), one, NullProgress()) for one in asked
+    )
+    for cell, clip_THWC in first.items():
+        assert torch.equal(clip_THWC, again[cell])
+        assert not torch.equal(clip_THWC, other[cell])
 
 
 def mean_loss(student: Student, text: str) -> float:
@@ -245,7 +244,7 @@ def test_a_wan_checkout_learns_too_and_is_left_as_it_was(wan_folder, method):
     backbone = find_model(str(wan_folder)).load()
     before = {n: t.clone() for n, t in backbone.network.state_dict().items()}
     asked = request(backbone, num_inference_steps=2)
-    made = method.generate(backbone, asked, settings(), NullProgress())
+    made = method.generate(backbone, asked, NullProgress())
     assert [one.cell for one in made] == [1, 2, 3]
     assert_same(dict(backbone.network.state_dict()), before)
 
@@ -255,5 +254,5 @@ def test_a_checkout_whose_weights_are_away_is_refused(wan_folder):
 
     backbone = find_model(str(wan_folder)).load(placement=Placement(offload="block"))
     with pytest.raises(UsageError, match="cannot be learnt") as told:
-        dreambooth.generate(backbone, request(backbone), settings(), NullProgress())
+        dreambooth.generate(backbone, request(backbone), NullProgress())
     assert "--offload none" in told.value.hint

@@ -15,7 +15,7 @@ from dcgrid.pipelines.baselines.cells import clip_text, finish, open_clip
 from dcgrid.pipelines.baselines.flowedit import FlowEditSettings, FlowPath, flow_edit
 from dcgrid.pipelines.baselines.sdedit import edited, noised_and_back, times_below
 from dcgrid.pipelines.sampling import to_frames, to_model_range
-from tests.pipelines.baselines.cases import opened, request, settings, square
+from tests.pipelines.baselines.cases import opened, request, square
 
 SHAPE = (1, 1, 3, 2, 4, 5)
 
@@ -121,11 +121,9 @@ def test_sdedit_without_strength_is_the_codec_and_with_all_of_it_plain_sampling(
     backbone = find_model("tiny").load()
     clip = opened(backbone)
     still = finish(clip, edited(clip, 0.0, NullProgress(), clip.edit_slope), NullProgress())
-    wanted = codec.generate(backbone, request(backbone), settings(), NullProgress())
-    assert [one.cell for one in still] == [1, 2, 3]
-    for one, other in zip(still, wanted, strict=True):
-        assert torch.equal(one.frames_THWC, other.frames_THWC)
-        assert torch.equal(one.frames_THWC, other.frames_THWC)
+    wanted = codec.generate(backbone, request(backbone), NullProgress())
+    assert list(still) == [1, 2, 3]
+    assert all(torch.equal(clip_THWC, wanted[cell]) for cell, clip_THWC in still.items())
 
     for cell, found in edited(clip, 1.0, NullProgress(), clip.edit_slope):
         slope = clip.edit_slope(cell)
@@ -144,7 +142,9 @@ def test_sdedit_without_strength_is_the_codec_and_with_all_of_it_plain_sampling(
 def test_flowedit_under_equal_texts_and_scales_gives_the_clip_back_exactly():
     clip = opened(find_model("tiny").load())
     slopes = clip.slope(clip.text, 3.0), clip.slope(clip.text, 3.0)
-    path = FlowPath.of(clip.times(), FlowEditSettings(start_share=1.0, averages=2))
+    path = FlowPath.of(
+        clip.settings.schedule.times(), FlowEditSettings(start_share=1.0, averages=2)
+    )
     found = flow_edit(slopes, clip.latents_BKCFYX, lambda turn: clip.noise(1, turn), path)
     assert torch.equal(found, clip.latents_BKCFYX)
 
@@ -174,45 +174,41 @@ def _with_moving_noise():
 @pytest.mark.parametrize("method", [sdedit, flowedit])
 def test_same_seed_same_pixels_and_cells_have_noise_of_their_own(method):
     backbone = find_model("tiny").load()
-    asked = request(backbone, effects=("rain",))
-    made = [method.generate(backbone, asked, settings(seed), NullProgress()) for seed in (0, 0, 1)]
-    for first, again, other in zip(*made, strict=True):
-        assert torch.equal(first.frames_THWC, again.frames_THWC)
-        assert not torch.equal(first.frames_THWC, other.frames_THWC)
-    assert not torch.equal(made[0][0].frames_THWC, made[0][1].frames_THWC)
+    asked = [request(backbone, effects=("rain",), seed=seed) for seed in (0, 0, 1)]
+    first, again, other = (method.generate(backbone, one, NullProgress()) for one in asked)
+    for cell, clip_THWC in first.items():
+        assert torch.equal(clip_THWC, again[cell])
+        assert not torch.equal(clip_THWC, other[cell])
+    assert not torch.equal(first[1], first[2])
 
 
 def test_references_are_the_clip_and_its_codec():
     backbone, clip_THWC = find_model("tiny").load(), square()
     asked = request(backbone, clip_THWC=clip_THWC)
-    same = unedited.generate(backbone, asked, settings(), NullProgress())
-    assert [one.cell for one in same] == [1, 2, 3]
+    same = unedited.generate(backbone, asked, NullProgress())
+    assert list(same) == [1, 2, 3]
     video_BCTHW = to_model_range(clip_THWC)
-    assert all(torch.equal(one.frames_THWC, clip_THWC) for one in same)
-    coded = codec.generate(backbone, asked, settings(), NullProgress())
-    assert torch.equal(
-        coded[1].frames_THWC, to_frames(backbone.decode(backbone.encode(video_BCTHW)))
-    )
+    assert all(torch.equal(one_THWC, clip_THWC) for one_THWC in same.values())
+    coded = codec.generate(backbone, asked, NullProgress())
+    assert torch.equal(coded[1], to_frames(backbone.decode(backbone.encode(video_BCTHW))))
 
 
 def test_captions_are_those_of_clips_that_stand_alone():
     asked = request(find_model("tiny").load(), subject="a cat", motion="jump")
-    assert clip_text(asked.prompt, 0) == "A cat jump"
-    assert clip_text(asked.prompt, 1) == (
+    assert clip_text(asked.grid.prompt, 0) == "A cat jump"
+    assert clip_text(asked.grid.prompt, 1) == (
         "A cat jump in heavy rain, wet streaks falling across the whole scene"
     )
-    assert clip_text(asked.prompt, 3) == clip_text(asked.prompt, 1)
+    assert clip_text(asked.grid.prompt, 3) == clip_text(asked.grid.prompt, 1)
 
 
 def test_a_window_of_a_long_clip_is_refused():
     from dataclasses import replace
 
     from dcgrid.errors import UsageError
-    from dcgrid.pipelines.sampling import Continuation
 
     backbone = find_model("tiny").load()
-    where = Continuation(first=0, total=9, heads={})
-    long = replace(request(backbone), continuation=where)
+    long = replace(request(backbone), span=(0, 9))
     with pytest.raises(UsageError, match="in one go") as told:
-        open_clip(backbone, long, settings(), NullProgress())
+        open_clip(backbone, long, NullProgress())
     assert "--duration" in told.value.hint

@@ -28,7 +28,6 @@ from dcgrid.models.model import Model
 from dcgrid.models.registry import find_model
 from dcgrid.pipelines import baselines
 from dcgrid.pipelines.baselines import method_of
-from dcgrid.pipelines.baselines.codec import codec_pass
 from dcgrid.pipelines.job import ComposeJob, EditJob, GridJob
 from dcgrid.pipelines.loading import LoadedModel, adapter_file, enter_given, load_model
 from dcgrid.pipelines.memory import grid_size, plan_memory
@@ -37,7 +36,7 @@ from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.ranking import rank_tries
 from dcgrid.pipelines.resolve import ResolvedGrid, resolve
 from dcgrid.pipelines.run import run_plan
-from dcgrid.pipelines.sampling import FilledCell, FillSettings, grid_request, settle_grid
+from dcgrid.pipelines.sampling import codec_pass, grid_request, settle_grid
 from dcgrid.pipelines.script import Scene, StoryJob
 from dcgrid.runtime import device as runtime
 from dcgrid.video.parts import read_part, write_part
@@ -176,13 +175,12 @@ def _fill(
     enter_given(model.backbone, grid)
     if unit.method == CEILING:
         return _ceilings(context, unit, model.backbone, given), 0.0
-    settings = FillSettings(seed=unit.seed, device=model.backbone.device)
-    asked = grid_request(grid, model.backbone.spec, given)
+    asked = grid_request(grid, model.backbone.spec, given, seed=unit.seed)
     generate_fn = method_of(unit.method).generate_fn()
     started = time.perf_counter()
-    filled = generate_fn(model.backbone, asked, settings, progress)
+    cells = generate_fn(model.backbone, asked, progress)
     seconds = time.perf_counter() - started
-    return _best_tries(context, unit, grid, given[0], filled), seconds
+    return _best_tries(context, unit, grid, given[0], cells), seconds
 
 
 def _ceilings(
@@ -194,10 +192,7 @@ def _ceilings(
     else:
         fps = context.spec.fps
         truths = {t.key: footage.effect_truth(t, given[0], fps) for t in unit.tasks}
-    return {
-        name: codec_pass(backbone, truth_THWC, backbone.device)
-        for name, truth_THWC in truths.items()
-    }
+    return {name: codec_pass(backbone, truth_THWC) for name, truth_THWC in truths.items()}
 
 
 def _best_tries(
@@ -205,15 +200,14 @@ def _best_tries(
     unit: Unit,
     grid: ResolvedGrid,
     given_THWC: Tensor,
-    filled: list[FilledCell],
+    cells: Mapping[int, Tensor],
 ) -> dict[str, Tensor]:
     """Return for each item what `dcgrid edit` would deliver: the best of its tries."""
-    cells = {one.cell: one for one in filled}
     made = {}
     for name, tries in zip(item_names(context.request.suite, unit), grid.tries, strict=True):
-        tries_NTHWC = torch.stack([cells[cell].frames_THWC for cell in tries])
+        tries_NTHWC = torch.stack([cells[cell] for cell in tries])
         ranked = rank_tries(given_THWC, tries_NTHWC)
-        made[name] = cells[tries[ranked[0][0]]].frames_THWC
+        made[name] = cells[tries[ranked[0][0]]]
     return made
 
 

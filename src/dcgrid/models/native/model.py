@@ -13,12 +13,12 @@ from dcgrid import hub
 from dcgrid.errors import UsageError, WeightsError
 from dcgrid.models.model import Count, Model, Placement, TextCounter
 from dcgrid.models.native.autoencoder import Autoencoder
-from dcgrid.models.native.backbone import NativeBackbone, NativeParts
 from dcgrid.models.native.config import NativeConfig
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.folder import is_native_folder, read_native_folder
 from dcgrid.models.native.presets import NATIVE
 from dcgrid.models.native.text import TextEncoder, WordTokenizer
+from dcgrid.models.trunk import NetworkBackbone, NetworkParts
 from dcgrid.models.weights import load_weights, read_weights
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class NativeModel(Model):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         placement: Placement | None = None,
-    ) -> NativeBackbone:
+    ) -> NetworkBackbone:
         """Load the model; see `Model.load`. It is always whole on its device."""
         del placement
         feeds_back = self.config.dit.self_conditioning
@@ -128,13 +128,13 @@ class NativeModel(Model):
             parts, feeds_back = self._load_parts(self.folder)
         for module in parts.modules():
             module.to(device)
-        return NativeBackbone(replace(self.spec, self_conditioning=feeds_back), parts, dtype)
+        return NetworkBackbone(replace(self.spec, self_conditioning=feeds_back), parts, dtype)
 
-    def _load_parts(self, folder: Path) -> tuple[NativeParts, bool]:
+    def _load_parts(self, folder: Path) -> tuple[NetworkParts, bool]:
         """Return the networks; True: the transformer was trained to read its last estimate."""
         config = self.config
         files = {part: folder / f"{part}.safetensors" for part in PART_NAMES}
-        parts = NativeParts(
+        parts = NetworkParts(
             autoencoder=Autoencoder(config.autoencoder),
             dit=DiT(config.dit),
             text=(
@@ -198,14 +198,14 @@ def weights_folder(preset: str) -> Path:
     return Path(__file__).parents[1] / "weights" / preset
 
 
-def _random_parts(config: NativeConfig) -> NativeParts:
+def _random_parts(config: NativeConfig) -> NetworkParts:
     """Build networks with seeded random weights; the global random state is not touched."""
     if config.text is None:
         raise WeightsError("this preset has no text encoder of its own")
     words = ("the", "subject", "motion", "in", "rain", "night", "smoke", "clip", "original")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        parts = NativeParts(
+        parts = NetworkParts(
             autoencoder=Autoencoder(config.autoencoder),
             dit=DiT(config.dit),
             text=TextEncoder(config.text, WordTokenizer(words)),

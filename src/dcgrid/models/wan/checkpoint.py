@@ -142,6 +142,7 @@ def spec_of(
         generates_from_text=True,
         filling=_SAMPLER,
         from_text=_SAMPLER,
+        leaves_out_blocks=True,
         license=_LICENSE,
     )
 

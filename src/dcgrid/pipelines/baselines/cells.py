@@ -8,29 +8,23 @@ clip as uint8.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dcgrid.errors import UsageError
-from dcgrid.flow.noise import draw_noise
-from dcgrid.flow.sampler import SlopeFn, combine_guidance
-from dcgrid.flow.schedule import Schedule
+from dcgrid.flow.sampler import SampleSettings, SlopeFn
 from dcgrid.grid.layout import GridLayout
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone, CellText
-from dcgrid.pipelines.resolve import Shortcuts
 from dcgrid.pipelines.sampling import (
-    FilledCell,
-    FillSettings,
     GridRequest,
-    TokenGrid,
-    VelocityFn,
+    GridSampler,
     decode_cells,
-    steered,
-    to_model_range,
-    token_grids,
+    encode_clip,
+    grid_noise,
+    sample_settings,
 )
 from dcgrid.prompts import Prompt, Segment
 
@@ -58,53 +52,47 @@ def clip_text(prompt: Prompt, cell: int) -> str:
 class Clip:
     """The given clip of a request, encoded, and the model that edits it."""
 
-    backbone: Backbone
     request: GridRequest
-    settings: FillSettings
+    sampler: GridSampler
+    """Of the clip alone, a grid of one cell."""
     latents_BKCFYX: Tensor
     """Its latents, float32."""
     text: str
     """Its caption."""
-    grids: list[TokenGrid]
-    """Where its tokens stand."""
     read: ReadText
     """Encodes a caption."""
 
     @property
-    def noise_scale(self) -> float:
-        """Scale s of the noise: x_t = (1-t) x0 + t s e."""
-        asked = self.request.noise_scale
-        return self.backbone.spec.noise_scale if asked is None else asked
+    def backbone(self) -> Backbone:
+        """The model."""
+        return self.sampler.backbone
+
+    @property
+    def settings(self) -> SampleSettings:
+        """Times to visit, and the scale s of the noise: x_t = (1-t) x0 + t s e."""
+        grid = self.request.grid
+        return sample_settings(self.backbone.spec, grid.num_inference_steps, grid.noise_scale)
 
     @property
     def cells(self) -> list[int]:
         """The cells that are to be generated."""
-        return [c for c in range(self.request.layout.count) if c not in self.request.given]
-
-    def times(self) -> tuple[float, ...]:
-        """Return the falling times of the request's schedule, 1 to 0."""
-        steps, shift = self.request.num_inference_steps, self.backbone.spec.time_shift
-        return Schedule(num_inference_steps=steps, shift=shift).times()
+        return self.request.cells
 
     def noise(self, cell: int, turn: int = 0) -> Tensor:
-        """Return the noise of a cell, standard normal, as `fill_grid` draws it for that cell.
+        """Return the noise of a cell at the model's scale, as `fill_grid` draws it for that cell.
 
         Args:
             cell: The cell; each has noise of its own.
             turn: Another number gives other noise.
         """
-        shape = (1, self.request.layout.count, *self.latents_BKCFYX.shape[2:])
-        noise_BKCFYX = draw_noise(
-            shape,
-            (self.settings.seed + 0x9E3779B97F4A7C15 * turn) % 2**63,
-            device=self.settings.device,
-            motion=self.backbone.spec.noise_motion,
+        noise_BKCFYX = grid_noise(
+            self.backbone.spec,
+            self.request.layout.count,
+            self.sampler.size_FYX,
+            (self.request.seed + 0x9E3779B97F4A7C15 * turn) % 2**63,
         )
-        return noise_BKCFYX[:, cell : cell + 1]
-
-    def velocity(self, text: str) -> VelocityFn:
-        """Return the model's velocity under a caption, without guidance."""
-        return steered(self.backbone, self.read(text), self.grids)
+        own_BKCFYX = noise_BKCFYX[:, cell : cell + 1].to(self.backbone.device)
+        return self.settings.noise_scale * own_BKCFYX
 
     def slope(self, text: str, scale: float, away: str = "") -> SlopeFn:
         """Return the guided velocity under a caption as a function of state and time.
@@ -115,58 +103,44 @@ class Clip:
             away: What guidance steers away from; models that know no negative text (see
                 `ModelSpec.negative_text`) steer away from no text at all.
         """
-        toward = self.velocity(text)
-        other = self.velocity(away if self.backbone.spec.negative_text else "")
-        everywhere_K = torch.ones(1, dtype=torch.bool)
+        away = away if self.backbone.spec.negative_text else ""
+        velocity = self.sampler.velocity(self.read(text), self.read(away), {0: scale})
 
         def slope(state_BKCFYX: Tensor, time: float) -> Tensor:
-            frames = state_BKCFYX.shape[3]
-            time_BKF = torch.full((1, 1, frames), time, device=state_BKCFYX.device)
-            found = toward(state_BKCFYX, time_BKF)
-            if scale == 1:
-                return found
-            return combine_guidance(found, other(state_BKCFYX, time_BKF), scale, everywhere_K)
+            shape = (1, 1, state_BKCFYX.shape[3])
+            return velocity(state_BKCFYX, torch.full(shape, time, device=state_BKCFYX.device))
 
         return slope
 
     def edit_slope(self, cell: int, text: str | None = None) -> SlopeFn:
         """Return the guided velocity of a cell's edit, under its own caption if none is named."""
-        wanted = clip_text(self.request.prompt, cell) if text is None else text
-        return self.slope(wanted, self.request.guidance_scale[cell], self._negative(cell))
-
-    def _negative(self, cell: int) -> str:
-        prompt = self.request.negative_prompt
-        pairs = zip(prompt.segments, self.request.negative_cells, strict=True)
-        return " ".join(prompt.segment_text(one) for one, cells in pairs if cell in cells)
+        grid = self.request.grid
+        text = clip_text(grid.prompt, cell) if text is None else text
+        away = grid.edits[grid.edit_of_cell[cell] or 0].negative
+        return self.slope(text, self.request.guidance_scale[cell], away)
 
 
-def open_clip(
-    backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
-) -> Clip:
+def open_clip(backbone: Backbone, request: GridRequest, progress: Progress) -> Clip:
     """Encode the given clip of a request.
 
     Raises:
         UsageError: The clip is generated in several windows, or is not one clip.
     """
     given = given_clip(request)
-    if request.continuation is not None:
+    if request.span is not None:
         raise UsageError(
             "this method edits a clip in one go and cannot continue it from window to window",
             hint="use a shorter --duration",
         )
     progress.start("encoding the clip", 1)
-    latents_BCFYX = backbone.encode(to_model_range(request.given[given]).to(settings.device))
+    latents_BCFYX = encode_clip(backbone, request.given[given])
     progress.update(1)
-    # What may be left out of a sampling was chosen for grids.
-    single = replace(request, layout=SINGLE, shortcuts=Shortcuts())
-    size_FYX = tuple(latents_BCFYX.shape[2:])
     return Clip(
-        backbone=backbone,
         request=request,
-        settings=settings,
-        latents_BKCFYX=latents_BCFYX[:, None].float(),
-        text=clip_text(request.prompt, given),
-        grids=token_grids(backbone, single, size_FYX, settings.device),
+        # What may be left out of a sampling was chosen for grids, so here nothing is.
+        sampler=GridSampler(backbone, SINGLE, latents_BCFYX.shape[2:]),
+        latents_BKCFYX=latents_BCFYX[:, None],
+        text=clip_text(request.grid.prompt, given),
         read=lambda text: read_caption(backbone, text),
     )
 
@@ -192,9 +166,11 @@ def read_caption(backbone: Backbone, text: str) -> CellText:
     return backbone.encode_text([prompt], [[[True] * len(segments)]])
 
 
-def finish(clip: Clip, cells: Iterator[tuple[int, Tensor]], progress: Progress) -> list[FilledCell]:
+def finish(
+    clip: Clip, cells: Iterator[tuple[int, Tensor]], progress: Progress
+) -> dict[int, Tensor]:
     """Decode the edited latents of cells, one after the other."""
-    edited = [(cell, latents_BKCFYX[:, 0]) for cell, latents_BKCFYX in cells]
+    edited = {cell: latents_BKCFYX[:, 0] for cell, latents_BKCFYX in cells}
     return decode_cells(clip.backbone, edited, progress)
 
 

@@ -33,7 +33,7 @@ from dcgrid.pipelines.baselines.personal import (
     learn,
     prior_clips,
 )
-from dcgrid.pipelines.sampling import FilledCell, FillSettings, GridRequest
+from dcgrid.pipelines.sampling import GridRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +67,7 @@ prior: the base makes no subject from words alone (`ModelSpec.generates_from_tex
 clips would only teach haze."""
 
 
-def generate(
-    backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
-) -> list[FilledCell]:
+def generate(backbone: Backbone, request: GridRequest, progress: Progress) -> dict[int, Tensor]:
     """Learn the clip, then generate every cell from noise; see `fill_grid`.
 
     Raises:
@@ -79,7 +77,7 @@ def generate(
     """
     chosen = MINI if backbone.spec.family == "native" else SETTINGS
     networks = trainable(backbone)
-    clip = open_clip(backbone, request, settings, progress)
+    clip = open_clip(backbone, request, progress)
     student = Student(clip=clip, networks=networks)
     draw = examples(clip, chosen, progress)
     with adapter_on(student, chosen.learning) as parameters:
@@ -117,8 +115,8 @@ def generated(clip: Clip, before: str, progress: Progress) -> Iterator[tuple[int
         before: What stands before the caption of every edit.
         progress: Told of steps.
     """
-    times = clip.times()
+    times = clip.settings.schedule.times()
     steps = Steps(progress, "sampling", len(clip.cells) * (len(times) - 1))
     for cell in clip.cells:
-        slope = clip.edit_slope(cell, before + clip_text(clip.request.prompt, cell))
-        yield cell, walk(slope, clip.noise_scale * clip.noise(cell), times, on_step=steps)
+        slope = clip.edit_slope(cell, before + clip_text(clip.request.grid.prompt, cell))
+        yield cell, walk(slope, clip.noise(cell), times, on_step=steps)

@@ -16,6 +16,7 @@ Letters: B batch, K cells, C channels, F Y X latent frames/rows/columns (K = 1 h
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from dcgrid.flow.sampler import SlopeFn
 from dcgrid.io.progress import Progress
@@ -34,7 +35,7 @@ from dcgrid.pipelines.baselines.personal import (
     still_frames,
 )
 from dcgrid.pipelines.baselines.sdedit import edited
-from dcgrid.pipelines.sampling import FilledCell, FillSettings, GridRequest
+from dcgrid.pipelines.sampling import GridRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +60,7 @@ MINI = DreamMixSettings(learning=LearnSettings(steps=150, learning_rate=4e-3, ra
 """For the program's own models; the rate as in dreambooth.py."""
 
 
-def generate(
-    backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
-) -> list[FilledCell]:
+def generate(backbone: Backbone, request: GridRequest, progress: Progress) -> dict[int, Tensor]:
     """Learn the clip, then edit it once for every cell; see `fill_grid`.
 
     Raises:
@@ -71,12 +70,12 @@ def generate(
     """
     chosen = MINI if backbone.spec.family == "native" else SETTINGS
     networks = trainable(backbone)
-    clip = open_clip(backbone, request, settings, progress)
+    clip = open_clip(backbone, request, progress)
     student = Student(clip=clip, networks=networks)
     draw = examples(clip, chosen)
 
     def slope_of(cell: int) -> SlopeFn:
-        return clip.edit_slope(cell, f"{chosen.word} {clip_text(request.prompt, cell)}")
+        return clip.edit_slope(cell, f"{chosen.word} {clip_text(request.grid.prompt, cell)}")
 
     with adapter_on(student, chosen.learning) as parameters:
         on_step = Steps(progress, "training on the clip", chosen.learning.steps)

@@ -21,7 +21,7 @@ from dcgrid.flow.sampler import OnStep, SlopeFn, walk
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
 from dcgrid.pipelines.baselines.cells import Clip, Steps, finish, open_clip
-from dcgrid.pipelines.sampling import FilledCell, FillSettings, GridRequest
+from dcgrid.pipelines.sampling import GridRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,20 +68,18 @@ class FlowPath:
 
 
 @torch.inference_mode()
-def generate(
-    backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
-) -> list[FilledCell]:
+def generate(backbone: Backbone, request: GridRequest, progress: Progress) -> dict[int, Tensor]:
     """Edit the clip once for every cell; see `fill_grid`.
 
     Raises:
         UsageError: There is not one given clip, or it is longer than a window.
     """
-    clip = open_clip(backbone, request, settings, progress)
+    clip = open_clip(backbone, request, progress)
     return finish(clip, _edited(clip, progress), progress)
 
 
 def _edited(clip: Clip, progress: Progress) -> Iterator[tuple[int, Tensor]]:
-    path = FlowPath.of(clip.times(), SETTINGS)
+    path = FlowPath.of(clip.settings.schedule.times(), SETTINGS)
     length = len(path.times) + len(path.end_times) - 2
     steps = Steps(progress, "sampling", len(clip.cells) * length)
     for cell in clip.cells:
@@ -102,7 +100,7 @@ def _noises(clip: Clip, cell: int) -> Callable[[int], Tensor]:
 
     def noise(turn: int) -> Tensor:
         drawn = clip.noise(cell, turn)
-        return clip.noise_scale * torch.cat([drawn[:, :, :still], first[:, :, still:]], dim=2)
+        return torch.cat([drawn[:, :, :still], first[:, :, still:]], dim=2)
 
     return noise
 

@@ -10,7 +10,7 @@ Letters: B batch, K cells (1 here), C channels, F Y X latent frames/rows/columns
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,16 +21,15 @@ from dcgrid.errors import DeviceError
 from dcgrid.flow.noise import draw_noise
 from dcgrid.flow.path import flow_loss, noisy, velocity_target
 from dcgrid.flow.sampler import walk
-from dcgrid.flow.schedule import Schedule, TrainingTimes
+from dcgrid.flow.schedule import TrainingTimes
 from dcgrid.grid.coordinates import narrow_cells, widen_cells
-from dcgrid.models.base import CellText
+from dcgrid.models.base import CellText, TokenPlaces
 from dcgrid.models.native.config import PRESETS
 from dcgrid.models.text_masking import TokenMasking
 from dcgrid.models.trainable import Trainable
 from dcgrid.models.trunk import TextReader
 from dcgrid.pipelines.baselines.cells import SINGLE, Clip, Steps
-from dcgrid.pipelines.resolve import Shortcuts
-from dcgrid.pipelines.sampling import TokenGrid, to_model_range, token_grids
+from dcgrid.pipelines.sampling import GridSampler, encode_clip, sample_settings
 from dcgrid.runtime.device import autocast
 
 ADAPTER = "clip"
@@ -78,11 +77,6 @@ class Student:
     clip: Clip
     networks: Trainable
 
-    def places(self, size_FYX: tuple[int, ...]) -> list[TokenGrid]:
-        """Return where tokens of clips of a size stand: each way that the model is asked in."""
-        request = replace(self.clip.request, layout=SINGLE, shortcuts=Shortcuts())
-        return token_grids(self.clip.backbone, request, size_FYX, self.clip.settings.device)
-
     def loss(
         self, example: Example, generator: torch.Generator, noise_share: float = 0.0
     ) -> Tensor:
@@ -94,26 +88,27 @@ class Student:
         at_noise_B = torch.rand(len(data), generator=generator) < noise_share
         times_B = times_B.masked_fill(at_noise_B, 1.0).to(data.device)
         time_BKF = times_B[:, None, None].expand(-1, 1, data.shape[3]).contiguous()
-        grids = self.places(tuple(data.shape[3:]))
-        grid = grids[int(torch.randint(len(grids), (), generator=generator))]
-        scale = self.clip.noise_scale
+        # Clips and single frames, each way that the model is asked in.
+        choices = GridSampler(self.clip.backbone, SINGLE, data.shape[3:]).places
+        places = choices[int(torch.randint(len(choices), (), generator=generator))]
+        scale = self.clip.settings.noise_scale
         share = example.text_masking
         masking = TokenMasking(share=share, generator=generator) if share else None
         noised = noisy(data, noise, time_BKF, scale)
         with autocast(data.device, self.networks.dtype):
             text = self.networks.text.read_rows([[example.text]] * len(data), 1, masking)
-        velocity = self._velocity(noised, time_BKF, text, grid)
+        velocity = self._velocity(noised, time_BKF, text, places)
         everywhere = torch.ones_like(time_BKF, dtype=torch.bool)
         return flow_loss(velocity, velocity_target(data, noise, scale), everywhere)
 
     def _velocity(
-        self, noised_BKCFYX: Tensor, time_BKF: Tensor, text: CellText, grid: TokenGrid
+        self, noised_BKCFYX: Tensor, time_BKF: Tensor, text: CellText, places: TokenPlaces
     ) -> Tensor:
         networks, patch = self.networks, self.clip.backbone.spec.patch
-        offset = grid.places.margin > 0
+        offset = places.margin > 0
         shown = widen_cells(noised_BKCFYX, patch) if offset else noised_BKCFYX
         with autocast(noised_BKCFYX.device, networks.dtype):
-            found: Tensor = networks.dit(shown, time_BKF, text, grid.places).float()
+            found: Tensor = networks.dit(shown, time_BKF, text, places).float()
         return narrow_cells(found, patch) if offset else found
 
 
@@ -137,7 +132,7 @@ def adapter_on(
         targets=targets.all,
         layout="1x1",
     )
-    parameters = attach_adapter(network, spec, seed=student.clip.settings.seed)
+    parameters = attach_adapter(network, spec, seed=student.clip.request.seed)
     try:
         yield parameters
     finally:
@@ -190,14 +185,14 @@ def learn(
         weight_decay=settings.weight_decay,
     )
     learning = [parameter for group, _ in groups for parameter in group]
-    generator = torch.Generator().manual_seed(student.clip.settings.seed)
+    generator = torch.Generator().manual_seed(student.clip.request.seed)
     losses: list[float] = []
     student.networks.dit.train()
-    device = student.clip.settings.device
+    device = student.clip.backbone.device
     # Dropout draws from torch's own chance, which is left as it was.
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.enable_grad():
-        torch.manual_seed(student.clip.settings.seed)
+        torch.manual_seed(student.clip.request.seed)
         for step in range(settings.steps):
             optimizer.zero_grad(set_to_none=True)
             loss = student.loss(draw(generator), generator, settings.noise_share)
@@ -218,10 +213,7 @@ def learn(
 def still_frames(clip: Clip) -> Tensor:
     """Return the frames of the clip as pictures, each encoded alone: NKCFYX with F = 1."""
     (clip_THWC,) = clip.request.given.values()
-    pictures = [
-        clip.backbone.encode(to_model_range(frame_THWC[None]).to(clip.settings.device)).float()
-        for frame_THWC in clip_THWC
-    ]
+    pictures = [encode_clip(clip.backbone, frame_THWC[None]) for frame_THWC in clip_THWC]
     return torch.cat(pictures)[:, None]
 
 
@@ -239,13 +231,10 @@ def prior_clips(clip: Clip, text: str, steps: int, count: int) -> list[Tensor]:
         steps: Sampling steps.
         count: How many clips.
     """
-    shift, scale = clip.backbone.spec.time_shift, clip.backbone.spec.from_text.guidance_scale
-    times = Schedule(num_inference_steps=steps, shift=shift).times()
-    slope = clip.slope(text, scale)
-    return [
-        walk(slope, clip.noise_scale * clip.noise(0, turn=-1 - number), times)
-        for number in range(count)
-    ]
+    spec = clip.backbone.spec
+    times = sample_settings(spec, steps).schedule.times()
+    slope = clip.slope(text, spec.from_text.guidance_scale)
+    return [walk(slope, clip.noise(0, turn=-1 - number), times) for number in range(count)]
 
 
 def chance(share: float, generator: torch.Generator) -> bool:

@@ -21,7 +21,7 @@ from dcgrid.flow.sampler import OnStep, SlopeFn, walk
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
 from dcgrid.pipelines.baselines.cells import Clip, Steps, finish, open_clip
-from dcgrid.pipelines.sampling import FilledCell, FillSettings, GridRequest
+from dcgrid.pipelines.sampling import GridRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +37,13 @@ SETTINGS = SDEditSettings()
 
 
 @torch.inference_mode()
-def generate(
-    backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
-) -> list[FilledCell]:
+def generate(backbone: Backbone, request: GridRequest, progress: Progress) -> dict[int, Tensor]:
     """Edit the clip once for every cell; see `fill_grid`.
 
     Raises:
         UsageError: There is not one given clip, or it is longer than a window.
     """
-    clip = open_clip(backbone, request, settings, progress)
+    clip = open_clip(backbone, request, progress)
     return finish(clip, edited(clip, SETTINGS.strength, progress, clip.edit_slope), progress)
 
 
@@ -63,11 +61,13 @@ def edited(
         progress: Told of steps.
         slope_of: The guided velocity of a cell's edit.
     """
-    times = times_below(clip.times(), strength)
+    times = times_below(clip.settings.schedule.times(), strength)
     steps = Steps(progress, "sampling", len(clip.cells) * (len(times) - 1))
     for cell in clip.cells:
-        noise = clip.noise_scale * clip.noise(cell)
-        yield cell, noised_and_back(slope_of(cell), clip.latents_BKCFYX, noise, times, steps)
+        noised = noised_and_back(
+            slope_of(cell), clip.latents_BKCFYX, clip.noise(cell), times, steps
+        )
+        yield cell, noised
 
 
 def times_below(times: Sequence[float], strength: float) -> tuple[float, ...]:

@@ -40,7 +40,7 @@ from dcgrid.pipelines.baselines.personal import (
     still_frames,
     tags_on,
 )
-from dcgrid.pipelines.sampling import FilledCell, FillSettings, GridRequest
+from dcgrid.pipelines.sampling import GridRequest
 
 LOOK, MOTION = "v", "u"
 """The two tags, as the paper names them."""
@@ -96,9 +96,7 @@ MINI = SetAndSequenceSettings(
 (recipes/train/dc.toml); rate and times as in dreambooth.py."""
 
 
-def generate(
-    backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
-) -> list[FilledCell]:
+def generate(backbone: Backbone, request: GridRequest, progress: Progress) -> dict[int, Tensor]:
     """Learn the clip in two stages, then generate every cell from noise; see `fill_grid`.
 
     Raises:
@@ -108,7 +106,7 @@ def generate(
     """
     chosen = MINI if backbone.spec.family == "native" else SETTINGS
     networks = trainable(backbone)
-    clip = open_clip(backbone, request, settings, progress)
+    clip = open_clip(backbone, request, progress)
     student = Student(clip=clip, networks=networks)
     course = Course.of(student, chosen, progress)
     with (

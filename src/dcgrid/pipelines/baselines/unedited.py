@@ -3,19 +3,14 @@
 No method and no source.
 """
 
+from torch import Tensor
+
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone
-from dcgrid.pipelines.sampling import FilledCell, FillSettings, GridRequest
+from dcgrid.pipelines.sampling import GridRequest
 
 
-def generate(
-    backbone: Backbone, request: GridRequest, settings: FillSettings, progress: Progress
-) -> list[FilledCell]:
+def generate(backbone: Backbone, request: GridRequest, progress: Progress) -> dict[int, Tensor]:
     """Return the given clip, of two the first, for every cell to generate; see `fill_grid`."""
-    clip_THWC = request.given[min(request.given)]
-    del backbone, settings, progress
-    return [
-        FilledCell(cell=cell, frames_THWC=clip_THWC)
-        for cell in range(request.layout.count)
-        if cell not in request.given
-    ]
+    del backbone, progress
+    return dict.fromkeys(request.cells, request.given[min(request.given)])

@@ -14,6 +14,7 @@ from dcgrid.adapters.reading import check_use, read_sha256
 from dcgrid.adapters.spec import AdapterSpec, Stage
 from dcgrid.io.progress import counted
 from dcgrid.models.native.dit import DiT
+from dcgrid.models.registry import training_spec
 from dcgrid.models.tags import TOKENS_NAME
 from dcgrid.models.wan.trunk import WanTransformer
 from dcgrid.synthetic.store import WorldStore
@@ -166,7 +167,7 @@ def train_grids(
     validation = None
     if reporter.generate is not None and job.recipe.log.validate_every:
         networks = LiveNetworks(
-            model=job.model,
+            spec=training_spec(job.model),
             dit=stage.dit,
             text=stage.text,
             autoencoder=stage.pool.autoencoder,

@@ -15,7 +15,7 @@ Paper: sec. 3.1 (Set-and-Sequence)
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,11 +27,10 @@ from dcgrid.adapters.reading import hash_tensors
 from dcgrid.adapters.routed import Part
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.flow.noise import draw_noise
-from dcgrid.flow.sampler import SampleSettings
-from dcgrid.flow.schedule import Schedule, TrainingTimes
+from dcgrid.flow.schedule import TrainingTimes
+from dcgrid.models.registry import training_spec
 from dcgrid.models.tags import TOKENS_NAME, save_tags
-from dcgrid.models.trunk import VideoCodec
-from dcgrid.runtime.device import training_dtype
+from dcgrid.models.trunk import NetworkBackbone, NetworkParts, VideoCodec
 from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import WorldClips, chance, pick
 from dcgrid.train.checkpoint import TrainState
@@ -56,7 +55,6 @@ from dcgrid.train.settings import ConceptLoss, Phase, TrainRecipe
 from dcgrid.train.stages.flow_matching import (
     SINGLE,
     Batch,
-    CellSampling,
     FlowStage,
     Networks,
     check_self_conditioning,
@@ -283,9 +281,9 @@ def run_concepts(job: TrainJob, reporter: Reporter) -> Path:
     cache = TensorCache(job.out / "cache")
     encoding = Encoding(autoencoder=autoencoder, cache=cache, fps=job.facts.fps)
     examples = encode_concepts(sources, job.recipe.phases, encoding)
-    pair = base.dit, base.text
     # Before there are adapter and tokens: these are videos of the bare base.
-    priors = make_priors(pair, concepts, examples, job.recipe, cache)
+    bare = _bare_backbone(job, base)
+    priors = make_priors(bare, concepts, examples, job.recipe, cache)
     reporter.say(cache.tally.line())
     if job.cache_only:
         return cache.folder
@@ -297,7 +295,7 @@ def run_concepts(job: TrainJob, reporter: Reporter) -> Path:
     attach_adapter(base.dit.network, spec, seed=job.recipe.seed)
     base.dit.to(job.device).train()
     data = ConceptData(examples=examples, priors=priors, tags=tags)
-    stage = ConceptStage(pair, spec.name, data, autoencoder, job.recipe)
+    stage = ConceptStage((base.dit, base.text), spec.name, data, autoencoder, job.recipe)
     state = train(stage, job.recipe, job.loop, reporter.progress, reporter.say)
     return _write(job, base, spec, state, {RECORD: write_record(concepts)})
 
@@ -355,12 +353,25 @@ def _sizes(job: TrainJob) -> tuple[Size, ...]:
     return tuple(dict.fromkeys(size for phase in job.recipe.phases for size in phase.sizes))
 
 
+def _bare_backbone(job: TrainJob, base: Base) -> NetworkBackbone:
+    """Return the base as it samples with the recipe's numbers, on the plain tokens."""
+    spec, knobs = training_spec(job.model), job.recipe.loss_as(ConceptLoss)
+    parts = NetworkParts(dit=base.dit, text=base.text)
+    bare = NetworkBackbone(replace(spec, offset_tokens=False), parts, job.dtype)
+    bare.use_sampling(
+        noise_scale=knobs.noise_scale,
+        time_shift=knobs.time_shift,
+        self_conditioning=job.recipe.self_conditioned,
+    )
+    return bare
+
+
 PRIOR_STEPS = 16
 """Sampling steps of such a video."""
 
 
 def make_priors(
-    networks: Networks,
+    backbone: NetworkBackbone,
     concepts: Sequence[Concept],
     examples: Mapping[Phase, Sequence[Example]],
     recipe: TrainRecipe,
@@ -369,7 +380,7 @@ def make_priors(
     """Let the bare base make a video for each concept and phase, in the size of the concept's own.
 
     Args:
-        networks: The transformer without any adapter, and the text encoder without tags.
+        backbone: The transformer without any adapter, and the text encoder without tags.
         concepts: The words.
         examples: What the concepts look like in each phase, in the order of `concepts`.
         recipe: Its seed, noise scale, time shift and precision; no share of priors makes none.
@@ -381,9 +392,9 @@ def make_priors(
     knobs = recipe.loss_as(ConceptLoss)
     if not knobs.prior_share:
         return {phase: [] for phase in examples}
-    dit, text = networks
-    named = {f"text.{name}": tensor for name, tensor in text.state_dict().items()}
-    base = hash_tensors({**dit.state_dict(), **named})
+    parts = backbone.parts
+    named = {f"text.{name}": tensor for name, tensor in parts.text.state_dict().items()}
+    base = hash_tensors({**parts.dit.state_dict(), **named})
     made: dict[Phase, list[Example]] = {}
     for phase, shown in examples.items():
         made[phase] = []
@@ -406,7 +417,7 @@ def make_priors(
             def make(
                 prompt: str = prompt, like: torch.Tensor = latents_CFYX, number: int = number
             ) -> dict[str, torch.Tensor]:
-                return {"latents": _sampled(networks, prompt, like, recipe, number)}
+                return {"latents": _sampled(backbone, prompt, like, recipe, number)}
 
             kept_NCFYX = cache.get(facts, make)["latents"].to(latents_CFYX.device)
             made[phase].append(Example(text=prompt, latents_NCFYX=kept_NCFYX))
@@ -414,23 +425,18 @@ def make_priors(
 
 
 def _sampled(
-    networks: Networks, prompt: str, like_CFYX: torch.Tensor, recipe: TrainRecipe, number: int
+    backbone: NetworkBackbone,
+    prompt: str,
+    like_CFYX: torch.Tensor,
+    recipe: TrainRecipe,
+    number: int,
 ) -> torch.Tensor:
     """Sample one video of a shape without guidance, NCFYX with N = 1."""
-    knobs, device = recipe.loss_as(ConceptLoss), like_CFYX.device
     noise_BKCFYX = draw_noise(
         (1, 1, *like_CFYX.shape),
         recipe.seed + number,
-        device=device,
-        motion=networks[0].config.noise_motion,
+        device=like_CFYX.device,
+        motion=backbone.parts.dit.config.noise_motion,
     )
-    how = CellSampling(
-        settings=SampleSettings(
-            schedule=Schedule(num_inference_steps=PRIOR_STEPS, shift=knobs.time_shift),
-            noise_scale=knobs.noise_scale,
-        ),
-        dtype=training_dtype(recipe.precision, device),
-        self_conditioning=recipe.self_conditioned,
-    )
-    with at_rest(*networks):
-        return generate_cells(networks, [[prompt]], noise_BKCFYX, how, SINGLE)[0]
+    with at_rest(*backbone.parts.modules()):
+        return generate_cells(backbone, [[prompt]], noise_BKCFYX, SINGLE, PRIOR_STEPS)[0]

@@ -14,17 +14,15 @@ from torch import Tensor
 
 from dcgrid.adapters.files import load_adapter
 from dcgrid.flow.noise import draw_moving
-from dcgrid.flow.sampler import SampleSettings
-from dcgrid.flow.schedule import Schedule
 from dcgrid.models.registry import training_spec
-from dcgrid.models.trunk import VideoCodec
-from dcgrid.runtime.device import autocast
+from dcgrid.models.trunk import NetworkBackbone, NetworkParts, VideoCodec
+from dcgrid.pipelines.loading import use_adapter
 from dcgrid.synthetic.world_clips import WorldClip
 from dcgrid.train.data.captions import Captions
 from dcgrid.train.data.variants import VariantSet
 from dcgrid.train.job import TrainJob
 from dcgrid.train.networks import load_base
-from dcgrid.train.stages.flow_matching import GRID, CellSampling, generate_cells
+from dcgrid.train.stages.flow_matching import GRID, generate_cells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,24 +54,11 @@ class EditMaker:
             base=job.facts.name,
             base_hash=base.hash,
         )
-        self.dit, self.text = base.dit, base.text
-        self.dit.given_first = report.spec.given_first or job.facts.given_first
-        self.dit.to(job.device).eval().requires_grad_(False)
-        self.autoencoder, self.captions = autoencoder, captions
-        self.spec = training_spec(job.model)
-        self.how = CellSampling(
-            settings=SampleSettings(
-                schedule=Schedule(
-                    num_inference_steps=self.spec.filling.num_inference_steps,
-                    shift=report.spec.inference_time_shift or self.spec.time_shift,
-                ),
-                noise_scale=report.spec.sampled_noise_scale,
-                given=report.spec.given,
-            ),
-            dtype=job.dtype,
-            self_conditioning=report.spec.self_conditioning,
-            offset_tokens=self.spec.offset_tokens,
-        )
+        base.dit.to(job.device)
+        parts = NetworkParts(dit=base.dit, text=base.text, autoencoder=autoencoder)
+        self.backbone = NetworkBackbone(training_spec(job.model), parts, job.dtype)
+        use_adapter(self.backbone, report.spec)
+        self.captions = captions
 
     @torch.no_grad()
     def edit(
@@ -84,27 +69,26 @@ class EditMaker:
         generator: torch.Generator,
     ) -> MadeEdits:
         """Edit a clip in [0, 1], a cell for each effect; there must be as many as free cells."""
-        with autocast(given_CTHW.device, self.how.dtype):
-            given_BCFYX = self.autoencoder.encode(given_CTHW[None] * 2 - 1).float()
+        backbone = self.backbone
+        given_BCFYX = backbone.encode(given_CTHW[None] * 2 - 1)
         shape = (1, GRID.count, *given_BCFYX.shape[1:])
         noise_BKCFYX = torch.randn(shape, generator=generator)
-        motion = self.dit.config.noise_motion
+        motion = backbone.spec.noise_motion
         if motion:
             for cell_CFYX in noise_BKCFYX[0]:
                 moving_MFYX = draw_moving(cell_CFYX.shape[1:], motion, generator)
                 cell_CFYX[-len(motion) :] = moving_MFYX
         filled_BKCFYX = generate_cells(
-            (self.dit, self.text),
+            backbone,
             self._rows(effects, drawn, generator),
             noise_BKCFYX.to(given_CTHW.device),
-            self.how,
             GRID,
+            backbone.spec.filling.num_inference_steps,
             given_BCFYX=given_BCFYX,
         )
-        with autocast(given_CTHW.device, self.how.dtype):
-            clips = [self.autoencoder.decode(cell[None]) for cell in filled_BKCFYX[0, 1:]]
-            clips.append(self.autoencoder.decode(given_BCFYX))
-        decoded_NCTHW = (torch.cat(clips).float() / 2 + 0.5).clamp(0, 1)
+        # What was given is decoded, too.
+        latents_NCFYX = torch.cat([filled_BKCFYX[0, 1:], given_BCFYX])
+        decoded_NCTHW = (backbone.decode(latents_NCFYX) / 2 + 0.5).clamp(0, 1)
         return MadeEdits(
             clips_NCTHW=decoded_NCTHW[:-1],
             given_CTHW=decoded_NCTHW[-1],

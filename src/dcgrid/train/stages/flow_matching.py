@@ -6,7 +6,7 @@ A adapters.
 Paper: sec. 3.1 (flow matching), sec. 8, Table 5 (self-conditioning: 0.9; none in Grid-Fill)
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -16,25 +16,13 @@ from torch import Tensor
 from dcgrid.errors import RecipeError
 from dcgrid.flow.noise import draw_moving
 from dcgrid.flow.path import flow_loss, noisy, velocity_target
-from dcgrid.flow.sampler import SampleSettings, VelocityFn, sample, with_guidance
-from dcgrid.flow.self_conditioning import (
-    EstimatedVelocityFn,
-    clean_estimate,
-    self_conditioned,
-    unconditioned,
-)
-from dcgrid.grid.coordinates import (
-    MARGIN,
-    grid_positions,
-    narrow_cells,
-    token_coordinates,
-    widen_cells,
-)
-from dcgrid.grid.layout import GridLayout, TokenShape
+from dcgrid.flow.self_conditioning import clean_estimate
+from dcgrid.grid.coordinates import MARGIN, narrow_cells, widen_cells
+from dcgrid.grid.layout import GridLayout
 from dcgrid.grid.masks import flow_times
-from dcgrid.models.base import TokenPlaces
 from dcgrid.models.text_masking import TokenMasking
-from dcgrid.models.trunk import GridTransformer, TextReader, VideoCodec
+from dcgrid.models.trunk import GridTransformer, NetworkBackbone, TextReader, VideoCodec
+from dcgrid.pipelines.sampling import GridSampler, token_places
 from dcgrid.runtime.device import autocast, training_dtype
 from dcgrid.synthetic.world_clips import chance
 from dcgrid.train.evaluation import EVAL_TIMES, at_rest
@@ -44,6 +32,8 @@ from dcgrid.train.settings import FlowLoss, TrainRecipe
 SINGLE, GRID = GridLayout(rows=1, cols=1), GridLayout(rows=2, cols=2)
 Networks = tuple[GridTransformer, TextReader]
 """Transformer with its adapters, and text encoder."""
+EstimatedVelocityFn = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Maps cells_BKCFYX, time_BKF and an estimate of the clean cells, or None, to velocity_BKCFYX."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +149,14 @@ class FlowStage:
         noised = noisy(batch.cells_BKCFYX, noise, time_BKF, loss.noise_scale)
         patch = self.dit.config.patch
         shown = widen_cells(noised, patch) if offset else noised
-        places = token_places(shown, batch.layout, self.dit, MARGIN if offset else 0.0)
+        config, pitch = self.dit.config, self.dit.config.cell_pitch
+        places = token_places(
+            batch.layout,
+            shown.shape[3:],
+            config.patch,
+            None if pitch is None else (pitch, pitch),
+            margin=MARGIN if offset else 0.0,
+        ).to(device)
         # Masking, then the estimate: in this order a seed has drawn them since the first runs.
         masking = None
         if generator is not None and loss.text_masking:  # at 0 nothing is drawn for it
@@ -183,21 +180,6 @@ class FlowStage:
                 in_pieces=any(map(in_pieces, self.dit.parameters())),
             )
             return velocity(noised, time_BKF, estimate)
-
-
-def token_places(
-    cells_BKCFYX: Tensor, layout: GridLayout, dit: GridTransformer, margin: float = 0.0
-) -> TokenPlaces:
-    """Return where the tokens of these cells stand, margin and all."""
-    patch, pitch = dit.config.patch, dit.config.cell_pitch
-    pitch_YX = None if pitch is None else (pitch, pitch)
-    frames, rows, columns = cells_BKCFYX.shape[3:]
-    shape = TokenShape(frames=frames // patch[0], rows=rows // patch[1], cols=columns // patch[2])
-    return TokenPlaces(
-        coordinates_S3=token_coordinates(layout, shape, pitch_YX).to(cells_BKCFYX.device),
-        position_S=grid_positions(layout, shape).to(cells_BKCFYX.device),
-        margin=margin,
-    )
 
 
 def check_self_conditioning(recipe: TrainRecipe, *, network: bool) -> None:
@@ -248,75 +230,40 @@ def drawn_estimate(
     return estimate if drawn else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellSampling:
-    """How cells are generated."""
-
-    settings: SampleSettings
-    """Schedule, noise scale, and how given cells enter."""
-    dtype: torch.dtype
-    """Of matrix products."""
-    guidance_scale: float = 1.0
-    """Guidance against the empty text; 1: none."""
-    self_conditioning: bool = False
-    """True: the network reads its last estimate of the clean latents."""
-    offset_tokens: bool = False
-    """True: the velocity is the mean over two grids of tokens."""
-
-
 @torch.no_grad()
 def generate_cells(
-    networks: Networks,
+    backbone: NetworkBackbone,
     rows: list[list[str]],
     noise_BKCFYX: Tensor,
-    how: CellSampling,
     layout: GridLayout,
-    *,
-    route_KA: Tensor | None = None,
+    num_inference_steps: int,
+    guidance_scale: float = 1.0,
     given_BCFYX: Tensor | None = None,
 ) -> Tensor:
     """Generate the cells of grids from texts and noise.
 
     Args:
-        networks: At rest.
+        backbone: The networks, at rest; its facts say noise scale, time shift and tokens.
         rows: Texts that each cell reads, B * K lists.
         noise_BKCFYX: Where sampling starts.
-        how: Steps, guidance, noise scale and time shift.
         layout: How the K cells of a grid lie.
-        route_KA: Which adapter acts on which cell, where any is routed.
+        num_inference_steps: Steps of the sampler.
+        guidance_scale: Guidance against the empty text; 1: none.
         given_BCFYX: Latents of the first cell; None: every cell is generated.
 
     Returns:
         Normalised latents, float32, BKCFYX.
     """
-    dit, encoder = networks
-    device, patch = noise_BKCFYX.device, dit.config.patch
-
-    def reading(rows: list[list[str]]) -> VelocityFn:
-        with autocast(device, how.dtype):
-            text = encoder.read_rows(rows, layout.count)
-
-        def velocity(cells: Tensor, time_BKF: Tensor, estimate: Tensor | None) -> Tensor:
-            found = []
-            for offset in (False, True) if how.offset_tokens else (False,):
-                shown, read = cells, estimate
-                if offset:
-                    shown = widen_cells(shown, patch)
-                    read = None if read is None else widen_cells(read, patch)
-                places = token_places(shown, layout, dit, MARGIN if offset else 0.0)
-                with autocast(device, how.dtype):
-                    one = dit(shown, time_BKF, text, places, route_KA, read).float()
-                found.append(narrow_cells(one, patch) if offset else one)
-            return torch.stack(found).mean(0)
-
-        return self_conditioned(velocity) if how.self_conditioning else unconditioned(velocity)
-
-    fill_K = torch.ones(layout.count, dtype=torch.bool)
+    sampler = GridSampler(backbone, layout, noise_BKCFYX.shape[3:])
+    fill_KF = torch.ones(layout.count, noise_BKCFYX.shape[3], dtype=torch.bool)
     cells_BKCFYX = torch.zeros_like(noise_BKCFYX)
     if given_BCFYX is not None:
-        fill_K[0], cells_BKCFYX[:, 0] = False, given_BCFYX
-    velocity = reading(rows)
-    if how.guidance_scale != 1:
-        empty = reading([[""]] * len(rows))
-        velocity = with_guidance(velocity, empty, how.guidance_scale, fill_K)
-    return sample(velocity, cells_BKCFYX, noise_BKCFYX, fill_K, how.settings)
+        fill_KF[0], cells_BKCFYX[:, 0] = False, given_BCFYX
+    with autocast(backbone.device, backbone.dtype):
+        text = backbone.parts.text.read_rows(rows, layout.count)
+        empty = None
+        if guidance_scale != 1:
+            empty = backbone.parts.text.read_rows([[""]] * len(rows), layout.count)
+    generated = [cell for cell in range(layout.count) if fill_KF[cell].any()]
+    velocity = sampler.velocity(text, empty, dict.fromkeys(generated, guidance_scale))
+    return sampler.sample(velocity, cells_BKCFYX, noise_BKCFYX, fill_KF, num_inference_steps)

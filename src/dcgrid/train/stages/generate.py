@@ -9,7 +9,7 @@ adapters.
 Paper: sec. 2 and 3.2 (data of the Grid LoRA, Sampling Grids), sec. 5.1 (data of Grid-Fill)
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,19 +19,20 @@ from annotated_types import Ge, Le
 from dcgrid.adapters.reading import check_use, read_spec
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.errors import AdapterError, LayoutError, RecipeError
-from dcgrid.flow.noise import draw_noise
-from dcgrid.flow.sampler import SampleSettings
-from dcgrid.flow.schedule import Schedule
 from dcgrid.grid.layout import cell_token_shape
 from dcgrid.grid.routing import Mode
 from dcgrid.io.schema import EACH_ONCE, Text, read_toml
+from dcgrid.models.base import ModelSpec
+from dcgrid.models.registry import training_spec
 from dcgrid.models.tags import TOKENS_NAME
+from dcgrid.models.trunk import NetworkBackbone, NetworkParts
+from dcgrid.pipelines.sampling import grid_noise, latent_size
 from dcgrid.runtime.device import choose_dtype
 from dcgrid.train.data.generated_grids import grids_folder
 from dcgrid.train.facts import TrainFacts, table_names, train_facts
 from dcgrid.train.job import DC_NAME
 from dcgrid.train.settings import Sizes
-from dcgrid.train.stages.flow_matching import GRID, CellSampling
+from dcgrid.train.stages.flow_matching import GRID
 
 _PARTS = (("autoencoder", "autoencoder"), ("base", "text"), ("base", "dit"))
 """Stage and part of the weight files that are read."""
@@ -203,19 +204,22 @@ class SamplerNumbers:
     notes: tuple[str, ...] = ()
     """Where the recipe overrides an adapter or adapters disagree, a sentence each."""
 
-    def sampling(self, device: torch.device) -> CellSampling:
-        """Return how cells are generated on a device."""
-        return CellSampling(
-            settings=SampleSettings(
-                schedule=Schedule(
-                    num_inference_steps=self.num_inference_steps, shift=self.time_shift
-                ),
-                noise_scale=self.noise_scale,
-            ),
-            dtype=choose_dtype("auto", device),
-            guidance_scale=self.guidance_scale,
+    def backbone(
+        self,
+        spec: ModelSpec,
+        parts: NetworkParts,
+        device: torch.device,
+        route_KA: torch.Tensor | None = None,
+    ) -> NetworkBackbone:
+        """Return networks as a backbone that samples with these numbers, on the plain tokens."""
+        dtype = choose_dtype("auto", device)
+        found = NetworkBackbone(replace(spec, offset_tokens=False), parts, dtype, route_KA)
+        found.use_sampling(
+            noise_scale=self.noise_scale,
+            time_shift=self.time_shift,
             self_conditioning=self.self_conditioning,
         )
+        return found
 
 
 def sampler_numbers(job: GenerateJob) -> SamplerNumbers:
@@ -302,23 +306,6 @@ def generate_facts(job: GenerateJob, number: int, numbers: SamplerNumbers) -> di
 
 def draw_grid_noise(job: GenerateJob, number: int) -> torch.Tensor:
     """Draw the noise of a grid, BKCFYX with B = 1."""
-    recipe = job.recipe
-    size_THW = (recipe.frames, *recipe.size_of(number))
-    return grid_noise(job.model, size_THW, recipe.seed_of(number), job.device)
-
-
-def grid_noise(
-    model: str, size_THW: tuple[int, int, int], seed: int, device: torch.device
-) -> torch.Tensor:
-    """Draw the noise of a grid whose cells have a size in pixels, BKCFYX with B = 1."""
-    facts, (frames, height, width) = train_facts(model), size_THW
-    stride_T, stride_HW = facts.geometry.stride_T, facts.geometry.stride_HW
-    shape = (
-        1,
-        GRID.count,
-        facts.latent_channels,
-        (frames - 1) // stride_T + 1,
-        height // stride_HW,
-        width // stride_HW,
-    )
-    return draw_noise(shape, seed, device=device, motion=facts.noise_motion)
+    recipe, spec = job.recipe, training_spec(job.model)
+    size_FYX = latent_size(spec, (recipe.frames, *recipe.size_of(number)))
+    return grid_noise(spec, GRID.count, size_FYX, recipe.seed_of(number)).to(job.device)

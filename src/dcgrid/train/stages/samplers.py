@@ -24,6 +24,8 @@ from dcgrid.errors import UsageError, WeightsError
 from dcgrid.grid.layout import GridLayout
 from dcgrid.grid.routing import Routing, route_matrix
 from dcgrid.io.locks import run_lock
+from dcgrid.models.registry import training_spec
+from dcgrid.models.trunk import NetworkParts
 from dcgrid.prompts.segments import check_tags
 from dcgrid.synthetic.effects import EFFECT_NAMES
 from dcgrid.synthetic.fusion import ELEMENTS
@@ -93,7 +95,7 @@ def run_sampling(
         if isinstance(recipe, CellRecipe):
             sampler: _Sampler = CellSampler(job, recipe)
         else:
-            sampler = GridSampler(job, recipe)
+            sampler = WholeGridSampler(job, recipe)
         for line in sampler.notes():
             say(line)
         dropped = grid_files(job.folder / DROPPED)
@@ -202,12 +204,13 @@ class _Sampler:
             )
             names.append(report.spec.name)
             hashes.append(hash_tensors(read_adapter(path)[1]))
-        self.route_KA: torch.Tensor | None = None
+        route_KA: torch.Tensor | None = None
         if len(job.adapters) > 1:
             set_routed(self.dit.network, names[: len(job.adapters)])
-            self.route_KA = route_matrix(GRID, Routing(mode="composition")).to(job.device)
-        for network in (self.text, self.dit):
-            network.to(job.device).eval().requires_grad_(False)
+            route_KA = route_matrix(GRID, Routing(mode="composition"))
+        parts = NetworkParts(dit=self.dit.to(job.device), text=self.text.to(job.device))
+        spec = training_spec(job.model)
+        self.backbone = self.numbers.backbone(spec, parts, job.device, route_KA)
 
     def notes(self) -> tuple[str, ...]:
         """Return what a person should know of the texts, before anything is generated."""
@@ -243,9 +246,8 @@ class _Sampler:
     def _generated(
         self, rows: list[list[str]], noise_BKCFYX: torch.Tensor, layout: GridLayout
     ) -> torch.Tensor:
-        how = self.numbers.sampling(self.job.device)
-        networks = self.dit, self.text
-        return generate_cells(networks, rows, noise_BKCFYX, how, layout, route_KA=self.route_KA)
+        steps, scale = self.numbers.num_inference_steps, self.numbers.guidance_scale
+        return generate_cells(self.backbone, rows, noise_BKCFYX, layout, steps, scale)
 
 
 class CellSampler(_Sampler):
@@ -298,7 +300,7 @@ class CellSampler(_Sampler):
         return self._generated(rows, noise_KCFYX[:, None], SINGLE)[:, 0]
 
 
-class GridSampler(_Sampler):
+class WholeGridSampler(_Sampler):
     """Generates whole grids with the Grid LoRA on the base, no cell given."""
 
     def __init__(self, job: GenerateJob, recipe: SampleRecipe) -> None:

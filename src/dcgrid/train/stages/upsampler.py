@@ -297,7 +297,7 @@ class UpsamplerStage:
         order = torch.multinomial(often, len(often), generator=generator).tolist()
         names = [EFFECT_NAMES[one] for one in order[:EDITS]]
         if self.maker is not None and chance(generator) < self.knobs.edit_share:
-            if not self.maker.spec.noise_motion:  # nothing says where drops should be
+            if not self.maker.backbone.spec.noise_motion:  # nothing says where drops should be
                 names = [one for one in (EFFECT_NAMES[i] for i in order) if one in DETERMINISTIC]
                 names = names[:EDITS]
             made = self.maker.edit(_averaged(source_CTHW), names, drawn, generator)

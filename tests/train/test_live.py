@@ -12,14 +12,16 @@ from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.grid.routing import Routing, route_matrix
 from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.models.registry import find_model
+from dcgrid.models.trunk import NetworkBackbone
 from dcgrid.pipelines.job import ComposeJob, EditJob
-from dcgrid.pipelines.live import LiveBackbone, generate_cells
 from dcgrid.pipelines.resolve import resolve
-from dcgrid.pipelines.sampling import FillSettings, fill_grid, grid_request
+from dcgrid.pipelines.sampling import fill_grid, grid_request
 from dcgrid.runtime.device import choose_dtype
 from dcgrid.train.stages.flow_matching import GRID
+from dcgrid.train.validation import generate_job
 
 SIZE = (5, 32, 48)
+AUTO = choose_dtype("auto", torch.device("cpu"))
 EDIT = EditJob(input=Path("a"), model="tiny", effects=("rain", "fog"), seed=3)
 FUSE = ComposeJob(first=Path("a"), second=Path("b"), model="tiny", seed=3)
 
@@ -51,18 +53,18 @@ def learnt(dit, spec):
 
 
 def live(route_KA=None, prepare=lambda dit: None):
-    parts = find_model("tiny").load().parts
+    model = find_model("tiny")
+    parts = model.load().parts
     prepare(parts.dit)
-    return LiveBackbone("tiny", parts.dit, parts.text, parts.autoencoder, route_KA)
+    return NetworkBackbone(model.spec, parts, AUTO, route_KA)
 
 
 @pytest.mark.parametrize(("job", "given"), [(EDIT, 1), (FUSE, 2)])
 def test_cells_are_those_of_the_command_before_its_upsampler(job, given):
-    backbone = find_model("tiny").load(dtype=choose_dtype("auto", torch.device("cpu")))
-    request = grid_request(resolve(job), MINI_SPEC, clips(given))
-    settings = FillSettings(seed=job.seed, device=torch.device("cpu"))
-    wanted = {one.cell: one.frames_THWC for one in fill_grid(backbone, request, settings, Silent())}
-    cells = generate_cells(live(), job, clips(given), SIZE)
+    backbone = find_model("tiny").load(dtype=AUTO)
+    request = grid_request(resolve(job), MINI_SPEC, clips(given), seed=job.seed)
+    wanted = fill_grid(backbone, request, Silent())
+    cells = generate_job(live(), job, clips(given), SIZE)
     assert len(cells) == 4
     for cell, clip in enumerate(cells):
         expected = wanted[cell] if cell in wanted else clips(given)[cell]
@@ -73,12 +75,12 @@ def test_an_attached_adapter_generates_what_the_folded_one_does(tmp_path):
     """What a run sees on its way is what `edit` shows with the file that comes out."""
     spec = spec_of("fill")
     backbone = live(prepare=lambda dit: learnt(dit, spec))
-    attached = generate_cells(backbone, EDIT, clips(1), SIZE)
+    attached = generate_job(backbone, EDIT, clips(1), SIZE)
     save_adapter(backbone.network, spec, tmp_path / "fill.safetensors")
     folded = live(prepare=lambda dit: fold_adapter(dit, tmp_path / "fill.safetensors"))
-    bare = generate_cells(live(), EDIT, clips(1), SIZE)
+    bare = generate_job(live(), EDIT, clips(1), SIZE)
     for one, two, without in list(
-        zip(attached, generate_cells(folded, EDIT, clips(1), SIZE), bare, strict=True)
+        zip(attached, generate_job(folded, EDIT, clips(1), SIZE), bare, strict=True)
     )[1:]:
         away = (one.float() - two.float()).abs().mean()
         assert away < 2
@@ -87,7 +89,7 @@ def test_an_attached_adapter_generates_what_the_folded_one_does(tmp_path):
 
 @pytest.mark.parametrize("job", [EDIT, FUSE])
 def test_without_a_clip_all_cells_are_generated(job):
-    one = generate_cells(live(), job, (), SIZE)
+    one = generate_job(live(), job, (), SIZE)
     assert [tuple(cell.shape) for cell in one] == [(*SIZE, 3)] * 4
     assert all(cell.float().std() > 0 for cell in one)
 
@@ -101,10 +103,10 @@ def test_routes_of_the_run_reach_the_transformer():
         set_routed(dit, ["a", "b"])
 
     route_KA = route_matrix(GRID, Routing(mode="composition"))
-    routed = generate_cells(live(route_KA, prepare), FUSE, (), SIZE)
-    nowhere = generate_cells(live(torch.zeros_like(route_KA), prepare), FUSE, (), SIZE)
-    bare = generate_cells(live(), FUSE, (), SIZE)
+    routed = generate_job(live(route_KA, prepare), FUSE, (), SIZE)
+    nowhere = generate_job(live(torch.zeros_like(route_KA), prepare), FUSE, (), SIZE)
+    bare = generate_job(live(), FUSE, (), SIZE)
     assert all(torch.equal(one, two) for one, two in zip(nowhere, bare, strict=True))
     assert not all(torch.equal(one, two) for one, two in zip(routed, bare, strict=True))
     with pytest.raises(ValueError, match="routed"):
-        generate_cells(live(None, prepare), FUSE, (), SIZE)
+        generate_job(live(None, prepare), FUSE, (), SIZE)
