@@ -31,7 +31,7 @@ TOOLS := ffmpeg:ffmpeg ffprobe:ffmpeg chromium:chromium chromedriver:chromium-dr
 APT := $(shell test "$$(id -u)" = 0 && command -v apt-get)
 REQUIRE = $(if $(APT),--require-tools)
 
-.PHONY: setup demo test pytest test-slow tools docs truths bench lint format clean
+.PHONY: setup demo test pytest test-slow tools docs pictures truths bench lint format clean
 
 setup: $(STAMP)
 
@@ -74,17 +74,21 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The pages under docs/ that commands write; with the real clips at hand also the pictures.
+# The pages that commands write, and the site of all pages: strictly, a broken link ends it.
+# mkdocs-material speaks about its successor at every start.
+SITE ?= site
+
 docs: $(STAMP)
 	$(BIN)/python -m dcgrid.cli.reference > docs/cli.md.part && mv docs/cli.md.part docs/cli.md
-ifneq ($(wildcard $(CLIPS)),)
-	$(BIN)/python -m scripts.sheets effects
-	$(BIN)/python -m scripts.sheets clips
-	$(BIN)/python -m scripts.sheets films
-else
-	$(BIN)/python -m scripts.sheets table
-	@echo "No clips at $(CLIPS): the pictures under docs/pictures stay as they are."
-endif
+	$(BIN)/python -m scripts.sheets pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --site-dir $(abspath $(SITE))
+	@echo "Open $(SITE)/index.html, or with search: $(BIN)/python -m http.server --bind 127.0.0.1 -d $(SITE)"
+
+# The pictures under docs/pictures, of the real clips; tens of minutes.
+pictures: $(STAMP)
+	$(BIN)/python -m scripts.sheets effects --clips-dir $(CLIPS)
+	$(BIN)/python -m scripts.sheets clips --clips-dir $(CLIPS)
+	$(BIN)/python -m scripts.sheets films --clips-dir $(CLIPS)
 
 # What every effect should look like, beside the clips as they are: pictures to look at, not kept.
 truths: $(STAMP)
@@ -132,4 +136,4 @@ weights: world
 	done
 
 clean:
-	rm -rf $(VENV) $(DEMO_OUT)
+	rm -rf $(VENV) $(DEMO_OUT) $(SITE)

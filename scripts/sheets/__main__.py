@@ -1,29 +1,28 @@
-"""`python -m scripts.sheets clips|effects|films|table`: pictures and pages of docs/."""
+"""`python -m scripts.sheets clips|effects|films|pages`: pictures and pages of docs/."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import options as shared
 from benchmarks.clips import CLIPS_DIR, find_clips
-from dcgrid.errors import UsageError
 from dcgrid.pipelines.job import EditJob
-from dcgrid.recipes import effect_names, list_effects
-from scripts.sheets.credits import SHEET_CLIPS, Credit, credit_of, credits_page
-from scripts.sheets.effects_page import PREVIEWS, effects_page
+from scripts.sheets.credits import SHEET_CLIPS, credits_page
 from scripts.sheets.films import PAIRS, TALES, films_page, write_fusions, write_tale
-from scripts.sheets.make import SHEET_EFFECTS, write_page, write_previews, write_sheet
+from scripts.sheets.gallery import PREVIEWS, credit, gallery_pages, read_exhibits
+from scripts.sheets.make import SHEET_EFFECTS, write_effect, write_page, write_sheet
 
 DOCS = Path(__file__).parents[2] / "docs"
-PREVIEW_CLIP = "asl_book.mkv"
-"""The clip of the previews: one person, clear of the background, with light on her hair."""
+README_EFFECTS = ("rain", "smoke", "sparks")
+"""What README's first picture shows, of bigbuckbunny.mp4 from the second second on."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     options = _parser().parse_args(arguments)
-    commands = {"clips": _clips, "effects": _effects, "films": _films, "table": _table}
+    commands = {"clips": _clips, "effects": _effects, "films": _films, "pages": _pages}
     return shared.run_command(lambda: commands[options.command](options))
 
 
@@ -35,45 +34,54 @@ def _parser() -> argparse.ArgumentParser:
     clips = commands.add_parser("clips", help="contact sheets of real clips, with their credits")
     clips.add_argument("clips", nargs="*", help="names of clips that have a credit (all of them)")
     clips.add_argument("--effects", nargs="+", default=list(SHEET_EFFECTS))
-    effects = commands.add_parser("effects", help="a preview of every effect, and effects.md")
-    effects.add_argument("--effects", nargs="+", help="names of effects (all)")
+    effects = commands.add_parser("effects", help="a moving picture of every effect, and pages")
+    effects.add_argument(
+        "--effects", nargs="+", help="names of effects (all, and README's picture)"
+    )
     films = commands.add_parser("films", help="compositions and stories, and films.md")
     films.add_argument("--seed", type=int, default=0, help="seed of the noise (0)")
     films.add_argument("--clips-dir", type=Path, default=CLIPS_DIR, help="where the clips are")
-    table = commands.add_parser("table", help="effects.md alone, without a model")
-    for command in (clips, effects):
+    pages = commands.add_parser("pages", help="effects.md and effects/ alone, without a model")
+    for command, seconds in ((clips, 2.0), (effects, 1.5)):
         command.add_argument("--clips-dir", type=Path, default=CLIPS_DIR, help="where clips are")
-        command.add_argument("--duration", type=float, default=2.0, help="seconds of a clip (2)")
+        command.add_argument(
+            "--duration", type=float, default=seconds, help=f"seconds of a clip ({seconds:g})"
+        )
         command.add_argument("--model", default="mini", help="name of the model (mini)")
         command.add_argument("--seed", type=int, default=0, help="seed of the noise (0)")
-    for command in (effects, table):
-        command.add_argument("--clip", default=PREVIEW_CLIP, help="the clip of the previews")
-    for command in (clips, effects, films, table):
+    for command in (clips, effects, films, pages):
         command.add_argument("--docs", type=Path, default=DOCS, help="folder of the pages")
     return parser
 
 
 def _clips(options: argparse.Namespace) -> None:
-    names = options.clips or [credit.clip for credit in SHEET_CLIPS]
-    chosen = [_credit(Path(name).name) for name in names]
+    names = options.clips or [one.clip for one in SHEET_CLIPS]
+    chosen = [credit(Path(name).name) for name in names]
     effects = shared.choose_effects(options.effects)
     paths = find_clips(names, options.clips_dir, allow_seen=False)
     folder = options.docs / "pictures"
-    for credit, path in zip(chosen, paths, strict=True):
-        picture = folder / "clips" / credit.picture
+    for owner, path in zip(chosen, paths, strict=True):
+        picture = folder / "clips" / owner.picture
         write_sheet(picture, _job(path, options), effects)
         print(picture)
-    write_page(folder / "CREDITS.md", credits_page(effects, _credit(PREVIEW_CLIP)))
+    write_page(folder / "CREDITS.md", credits_page(effects))
 
 
 def _effects(options: argparse.Namespace) -> None:
-    preview = _credit(Path(options.clip).name)
+    exhibits = read_exhibits()
     # All shipped recipes, and not only those that training can render.
-    effects = options.effects or effect_names()
-    path = find_clips([options.clip], options.clips_dir, allow_seen=False)[0]
-    for written in write_previews(options.docs / PREVIEWS, _job(path, options), effects):
-        print(written)
-    write_page(options.docs / "effects.md", effects_page(list_effects(), options.docs, preview))
+    for name in options.effects or exhibits:
+        exhibit = exhibits[name]
+        path = find_clips([exhibit.credit.clip], options.clips_dir, allow_seen=False)[0]
+        # The pictures have fewer frames a second than the clips.
+        job = replace(_job(path, options), effects=(name,), start_s=exhibit.start_s, fps="model")
+        write_effect(options.docs / PREVIEWS / f"{name}.webp", job)
+        print(options.docs / PREVIEWS / f"{name}.webp")
+    if not options.effects:
+        path = find_clips(["bigbuckbunny.mp4"], options.clips_dir, allow_seen=False)[0]
+        job = replace(_job(path, options), effects=README_EFFECTS, start_s=2.0)
+        write_effect(options.docs / "pictures" / "edit.webp", job, width=480)
+    _pages(options)
 
 
 def _job(path: Path, options: argparse.Namespace) -> EditJob:
@@ -88,7 +96,7 @@ def _films(options: argparse.Namespace) -> None:
         pictures.append((picture, f"`dcgrid compose {pair.first} {pair.second}`"))
         print(picture, file=sys.stderr)
     for tale in TALES:
-        picture = f"pictures/stories/{_credit(tale.clip).picture}"
+        picture = f"pictures/stories/{credit(tale.clip).picture}"
         write_tale(options.docs / picture, tale, options.clips_dir, options.seed)
         scenes = " ".join(f"--scene {name}" for name in tale.scenes)
         pictures.append((picture, f"`dcgrid story --from {tale.clip} {scenes}`"))
@@ -97,24 +105,9 @@ def _films(options: argparse.Namespace) -> None:
     write_page(options.docs / "films.md", page)
 
 
-def _table(options: argparse.Namespace) -> None:
-    preview = _credit(Path(options.clip).name)
-    write_page(options.docs / "effects.md", effects_page(list_effects(), options.docs, preview))
-
-
-def _credit(clip: str) -> Credit:
-    """Return the credit of a clip.
-
-    Raises:
-        UsageError: It has none, so pictures of it may not be passed on.
-    """
-    credit = credit_of(clip)
-    if credit is None:
-        raise UsageError(
-            f"{clip} is not among the clips whose licence lets pictures of it be passed on",
-            hint="see scripts/sheets/credits.py",
-        )
-    return credit
+def _pages(options: argparse.Namespace) -> None:
+    for path, text in gallery_pages().items():
+        write_page(options.docs / path, text)
 
 
 if __name__ == "__main__":

@@ -97,12 +97,11 @@ def credit_of(clip: str) -> Credit | None:
     return next((credit for credit in SHEET_CLIPS if credit.clip == clip), None)
 
 
-def credits_page(effects: Sequence[str], preview: Credit) -> str:
+def credits_page(effects: Sequence[str]) -> str:
     """Return the page that shows the contact sheets and says whom they are owed to.
 
     Args:
         effects: What the sheets show below the original.
-        preview: The clip that the previews of effects/ are made from.
     """
     rows = "\n".join(
         f"| [{one.picture}](clips/{one.picture}) | {one.clip}: {one.shows} | {one.author} "
@@ -126,7 +125,8 @@ name. The pictures are under the licence of the clip they show.
 |---|---|---|---|---|
 {rows}
 
-The previews in [effects/](effects/) show {preview.clip} ({preview.author}, {preview.license}).
+The moving pictures of effects show parts of the same clips; the page of [each](../effects.md) names
+its own.
 
 {sheets}
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from benchmarks.clips import read_frames
@@ -22,11 +22,14 @@ from dcgrid.pipelines.job import EditJob
 from dcgrid.pipelines.plan import plan_run
 from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.run import run_plan
+from dcgrid.video.read import decode_all
 from dcgrid.video.sheet import contact_sheet
 
 SHEET_EFFECTS = ("rain", "night", "snow", "purple-smoke")
 """Edits of a contact sheet, below the original."""
-SHEET_FRAMES, PREVIEW_FRAMES = 3, 2
+SHEET_FRAMES = 3
+MOVING_FPS, MOVING_QUALITY = 12, 62
+"""Of pictures that play: frames a second, quality of WebP."""
 LARGEST = 640
 """Longest side of a frame on a sheet, in pixels."""
 QUALITY = 80
@@ -50,26 +53,65 @@ def write_sheet(path: Path, job: EditJob, effects: Sequence[str]) -> None:
     write_small(path, [source_THWC, *edits.values()], ["original", *edits], SHEET_FRAMES)
 
 
-def write_previews(folder: Path, job: EditJob, effects: Sequence[str]) -> list[Path]:
-    """Edit a clip with every effect and write one picture each: the original, then the edit.
+def write_effect(path: Path, job: EditJob, width: int = 320) -> None:
+    """Edit a clip and write a moving picture: the clip and its edits side by side.
 
     Args:
-        folder: Where `<effect>.webp` go; it is made.
-        job: As for `write_sheet`.
-        effects: Names of effects.
-
-    Returns:
-        The files.
+        path: The WebP file; its folder is made.
+        job: What to edit and how.
+        width: Of each clip in it, in pixels.
 
     Raises:
         DcgridError: As `dcgrid edit`.
     """
-    paths = []
-    source_THWC, edits = edit(job, effects)
-    for name, edit_THWC in edits.items():
-        paths.append(folder / f"{name}.webp")
-        write_small(paths[-1], [source_THWC, edit_THWC], ["original", name], PREVIEW_FRAMES)
-    return paths
+    labels = ["your clip", *job.effects]
+    with tempfile.TemporaryDirectory() as folder:
+        made = replace(job, out=Path(folder), contact_sheet=False)
+        files = run_plan(plan_run(prepare_run(made)), Silent()).files[: len(job.effects)]
+        clips = [moments(job.input, job.start_s or 0.0), *map(moments, files)]
+    count = min(map(len, clips))
+    write_moving(path, [clip[:count] for clip in clips], labels, width)
+
+
+def moments(path: Path, start_s: float = 0.0) -> list[Image.Image]:
+    """Return the frames of a video that are on display at each twelfth of a second."""
+    found: list[Image.Image] = []
+    first_s = None
+    for time_s, frame_HWC in decode_all(path):
+        if time_s < start_s - 1e-3:
+            continue
+        first_s = time_s if first_s is None else first_s
+        if time_s - first_s + 1e-3 >= len(found) / MOVING_FPS:
+            found.append(Image.fromarray(frame_HWC.numpy()))
+    return found
+
+
+def write_moving(
+    path: Path, clips: Sequence[Sequence[Image.Image]], labels: Sequence[str], width: int
+) -> None:
+    """Write clips of one length as one WebP file that plays, two in a row.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    _make_folder(path.parent)
+    wide, high = clips[0][0].size
+    size = (width, max(1, round(width * high / wide)))
+    font = ImageFont.load_default(16)
+    frames = []
+    for pictures in zip(*clips, strict=True):
+        frame = Image.new("RGB", (2 * size[0], -(-len(clips) // 2) * size[1]))
+        for place, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+            small = picture.resize(size, Image.Resampling.LANCZOS)
+            pen = ImageDraw.Draw(small)
+            pen.text((8, 5), label, "white", font, stroke_width=2, stroke_fill="black")
+            frame.paste(small, ((place % 2) * size[0], (place // 2) * size[1]))
+        frames.append(frame)
+    with whole_file(path, overwrite=True) as part:
+        frames[0].save(
+            part, "webp", save_all=True, append_images=frames[1:],
+            duration=round(1000 / MOVING_FPS), loop=0, quality=MOVING_QUALITY, method=6,
+        )  # fmt: skip
 
 
 def edit(job: EditJob, effects: Sequence[str]) -> tuple[Tensor, Mapping[str, Tensor]]:
