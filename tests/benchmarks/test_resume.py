@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import dcgrid
-from benchmarks.resume.compare import compare_runs
+from benchmarks.resume import compare_runs
 
 ROOT = Path(__file__).parents[2]
 

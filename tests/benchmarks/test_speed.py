@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import speed as bench
 from benchmarks.clips import read_bench_clip
 from benchmarks.models import ModelChoice, load_choice
 from benchmarks.progress import StageTimes
-from benchmarks.speed import measure
-from benchmarks.speed.__main__ import main
+from benchmarks.speed import main
 from dcgrid.errors import DcgridError
 
 TINY = ["--model", "tiny", "--dtype", "fp32", "--device", "cpu"]
@@ -33,9 +33,9 @@ def test_stages_and_start_up_add_up_to_the_process(clip: Path, capsys: pytest.Ca
 
 def test_operations_are_those_of_the_network(clip: Path, monkeypatch: pytest.MonkeyPatch):
     """Counted by hand: 5 frames of 32x48 are 2 x 2 x 3 tokens a cell, four cells."""
-    monkeypatch.setattr(measure, "REPEATS", 1)
+    monkeypatch.setattr(bench, "REPEATS", 1)
     backbone = load_choice(ModelChoice(model="tiny", dtype="fp32", device="cpu"))
-    speed = measure.time_network(backbone, read_bench_clip(clip, backbone.spec, 0.42))
+    speed = bench.time_network(backbone, read_bench_clip(clip, backbone.spec, 0.42))
     assert speed.tokens == 4 * 2 * 2 * 3
     dit = backbone.parts.dit.config
     per_block = 2 * speed.tokens * (4 + 8) * dit.width**2 + 4 * speed.tokens**2 * dit.width
@@ -56,4 +56,4 @@ def test_an_edit_that_fails_is_told(tmp_path: Path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     with pytest.raises(DcgridError, match="ended with 3"):
-        measure.time_processes(broken, ModelChoice(model="tiny"), 1.0)
+        bench.time_processes(broken, ModelChoice(model="tiny"), 1.0)

@@ -14,8 +14,7 @@ from benchmarks import clips as bench_clips
 from benchmarks.edits import EditSettings, edit_clip
 from benchmarks.figures import MOST_DB, compare
 from benchmarks.progress import Silent
-from benchmarks.truth.__main__ import main
-from benchmarks.truth.measure import order_effects, render_truth
+from benchmarks.truth import main, order_effects, render_truth
 from dcgrid.adapters.attach import attach_adapter
 from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.spec import AdapterSpec

@@ -1,32 +1,108 @@
-"""Training runs in processes of their own, and the parent that kills them.
+"""`python -m benchmarks.resume`: kill a training at random moments, is it the same bit for bit?
 
-Runs are forked, not started: importing torch takes longer than what is trained here. That is safe
-as long as the parent computes nothing itself, so that it has no threads.
+Training runs are forked, not started: importing torch takes longer than what is trained here. That
+is safe as long as the parent, which kills them, computes nothing itself, so that it has no threads.
 """
 
+import argparse
 import importlib
+import json
 import mmap
 import os
 import random
 import shutil
 import signal
+import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
+from benchmarks import options as shared
 from benchmarks.small_world import write_small_recipe, write_small_world
 from dcgrid.errors import DcgridError, UsageError
 from dcgrid.train import loop
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.job import Reporter, TrainJob
+from dcgrid.train.log import LOG_NAME
 from dcgrid.train.run import run_stage
 from dcgrid.train.settings import load_train_recipe
+
+KINDS = {
+    "weights": ("model.",),
+    "averaged weights": ("ema.",),
+    "optimiser": ("optim.",),
+    "random states": ("rng",),
+    "data position": ("data.",),
+}
+"""Parts of a checkpoint by the beginnings of their names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Same:
+    """One thing compared."""
+
+    what: str
+    count: int
+    """Tensors, lines or files compared."""
+    different: int
+    """How many of them differ or are in one run only."""
+
+
+def compare_runs(one: Path, other: Path, stage: str) -> list[Same]:
+    """Compare checkpoints, logs and weight files of two output folders."""
+    first, second = (_tensors(folder / stage / STATE_NAME) for folder in (one, other))
+    results = []
+    for what, starts in KINDS.items():
+        names = sorted(n for n in first.keys() | second.keys() if n.startswith(starts))
+        odd = sum(not _equal(first.get(name), second.get(name)) for name in names)
+        if names:
+            results.append(Same(what=what, count=len(names), different=odd))
+    lines = [_log(folder / stage / LOG_NAME) for folder in (one, other)]
+    odd = sum(a != b for a, b in zip(*lines, strict=False)) + abs(len(lines[0]) - len(lines[1]))
+    results.append(Same(what="lines of the log", count=len(lines[0]), different=odd))
+    files = sorted({path.name for folder in (one, other) for path in folder.glob("*.safetensors")})
+    odd = sum(not _same_file(one / name, other / name) for name in files)
+    results.append(Same(what="weight files", count=len(files), different=odd))
+    return results
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    with safe_open(path, "pt") as file:
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}
+
+
+def _equal(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    return one is not None and other is not None and torch.equal(one, other)
+
+
+def _log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log without what the clock says."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{name: v for name, v in line.items() if name != "s_per_step"} for line in lines]
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    """Compare what two files hold; safetensors writes its table of facts in any order."""
+    if not (one.is_file() and other.is_file()):
+        return False
+    first, second = _tensors(one), _tensors(other)
+    same = all(_equal(first.get(name), second.get(name)) for name in first.keys() | second.keys())
+    return same and _facts(one) == _facts(other)
+
+
+def _facts(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
+
 
 PLACES = ("while starting", "in a step", "in an eval loss", "in a checkpoint", "in between")
 """Where a kill can fall."""
@@ -185,3 +261,57 @@ def _fork(task: Callable[[], None]) -> int:
 
 
 _SILENT = Reporter(say=lambda line: None, progress=lambda progress: None)
+
+
+class NotTheSame(DcgridError):  # noqa: N818 - what was found, not a fault of the program's use
+    """A killed and resumed run is not the one that was not killed (exit code 1)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    options = _parser().parse_args(arguments)
+    return shared.run_command(lambda: _resume(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.resume",
+        description="Train a small run in one go, and the same one with kill -9 at random "
+        "moments, each time resumed; compare the two bit for bit. A checkpoint is written after "
+        "every step, so that kills fall into them.",
+    )
+    parser.add_argument("--kills", type=int, default=30, help="how many kills (30)")
+    parser.add_argument("--model", default="tiny", help="native model (tiny)")
+    parser.add_argument("--stage", default="fill", choices=list(EARLIER), help="stage (fill)")
+    parser.add_argument("--steps", type=int, default=60, help="steps of the run (60)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (0)")
+    return parser
+
+
+def _resume(options: argparse.Namespace) -> None:
+    trial = Trial(
+        model=options.model,
+        stage=options.stage,
+        steps=shared.positive(options.steps, "--steps"),
+        kills=shared.positive(options.kills, "--kills"),
+        seed=options.seed,
+    )
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="dcgrid-resume-") as folder:
+        print(f"stage {trial.stage} of {trial.model}, {trial.steps} steps", flush=True)
+        outcome = run_trial(trial, Path(folder), lambda line: print(line, flush=True))
+        results = compare_runs(outcome.whole, outcome.killed, trial.stage)
+    fell = ", ".join(f"{outcome.kills[p]} {p}" for p in PLACES if outcome.kills[p])
+    print(f"killed and resumed {outcome.kills.total()} times: {fell or 'never'}")
+    for same in results:
+        verdict = f"{same.different} DIFFER" if same.different else "bit-identical"
+        print(f"{same.what:<18} {same.count:>4}  {verdict}")
+    print(f"{time.monotonic() - started:.0f} s")
+    if any(same.different for same in results):
+        raise NotTheSame("the resumed run is not the one in one go")
+    if outcome.kills.total() < trial.kills:
+        print(f"note: the run was over before all {trial.kills} kills", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

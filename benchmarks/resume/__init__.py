@@ -1,1 +1,0 @@
-"""Proof that a killed and resumed training ends as one that was never stopped."""
