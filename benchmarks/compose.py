@@ -20,7 +20,7 @@ from benchmarks.figures import compare
 from benchmarks.models import load_choice
 from benchmarks.progress import Silent
 from dcgrid.eval.suites.footage import element_frames, element_words, fusion_truths
-from dcgrid.eval.suites.schema import Task
+from dcgrid.eval.suites.suite import Task
 from dcgrid.models.base import Backbone
 from dcgrid.pipelines.job import ComposeJob
 from dcgrid.pipelines.resolve import resolve_fusions

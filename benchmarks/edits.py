@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dcgrid.eval.suites.schema import group_tasks
+from dcgrid.eval.suites.suite import group_tasks
 from dcgrid.flow.noise import draw_noise
 from dcgrid.io.progress import Progress
 from dcgrid.models.base import Backbone, ModelSpec

@@ -32,7 +32,7 @@ from dcgrid.train import loop
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.job import Reporter, TrainJob
 from dcgrid.train.log import LOG_NAME
-from dcgrid.train.run import run_stage
+from dcgrid.train.run_stage import run_stage
 from dcgrid.train.settings import load_train_recipe
 
 KINDS = {

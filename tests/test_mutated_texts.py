@@ -18,12 +18,12 @@ from dcgrid.errors import DcgridError
 from dcgrid.eval.results import read_results
 from dcgrid.eval.study.design import read_key
 from dcgrid.eval.study.make import StudyConfig, make_study
-from dcgrid.eval.suites.schema import read_suite
+from dcgrid.eval.suites.suite import read_suite
 from dcgrid.pipelines.manifest import read_manifest
 from dcgrid.pipelines.script import read_story
 from dcgrid.recipes import shipped_dir
-from dcgrid.recipes.schema import read_effect, read_layout
-from dcgrid.train.data.manifest import read_concepts
+from dcgrid.recipes.load import read_effect, read_layout
+from dcgrid.train.data.concept_manifest import read_concepts
 from dcgrid.train.settings import load_train_recipe
 from dcgrid.train.stages.generate import load_generate_recipe
 from dcgrid.video.clip import ClipRules

@@ -21,8 +21,8 @@ from dcgrid.eval.study.answers import read_answers
 from dcgrid.eval.study.design import StudyKey
 from dcgrid.eval.study.make import MadeStudy, StudyConfig, make_study
 from dcgrid.eval.study.order import Draw
+from dcgrid.eval.study.preferences import make_table
 from dcgrid.eval.study.showing import table_lines
-from dcgrid.eval.study.table import make_table
 from scripts.study_page import browser as hands
 from scripts.study_page.evaluation import OURS, edit_clip
 

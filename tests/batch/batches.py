@@ -9,7 +9,7 @@ from typing import Any
 from dcgrid.batch.engines import Engine, HereEngine
 from dcgrid.batch.jobs import read_jobs
 from dcgrid.batch.plan import BatchPlan, check_rows, make_plan
-from dcgrid.batch.run import BatchDone, run_batch
+from dcgrid.batch.run_batch import BatchDone, run_batch
 from dcgrid.batch.store import Store, open_store
 from dcgrid.batch.worker import WorkerTask
 from tests.pipelines.runs import Silence

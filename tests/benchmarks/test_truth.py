@@ -19,7 +19,7 @@ from dcgrid.adapters.attach import attach_adapter
 from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main as dcgrid_main
-from dcgrid.eval.suites.schema import group_tasks
+from dcgrid.eval.suites.suite import group_tasks
 from dcgrid.models.registry import find_model
 from dcgrid.models.trunk import NetworkBackbone
 from dcgrid.models.weights import save_weights

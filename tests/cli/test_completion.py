@@ -10,7 +10,7 @@ import pytest
 
 from dcgrid import hub, recipes
 from dcgrid.eval.columns import METRICS
-from dcgrid.eval.suites.schema import suite_names
+from dcgrid.eval.suites.suite import suite_names
 from tests.cli.test_main import environment
 
 

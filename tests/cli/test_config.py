@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from dcgrid.cli.app import command_tree
+from dcgrid.cli.defaults import Options, Settings, Words, variable
 from dcgrid.cli.main import main
-from dcgrid.cli.settings import Options, Settings, Words, variable
 
 TREE = command_tree()
 OPTIONS = Options(tree=TREE)

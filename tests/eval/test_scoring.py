@@ -10,7 +10,7 @@ import torch
 from dcgrid import hub
 from dcgrid.errors import WeightsError
 from dcgrid.eval.columns import METRICS
-from dcgrid.eval.encoders import registry
+from dcgrid.eval.encoders import encoders as encoders_module
 from dcgrid.eval.encoders.dino import DinoEncoder
 from dcgrid.eval.scoring import Case, Encoders, fit, score_case
 from dcgrid.runtime import install
@@ -181,7 +181,7 @@ def test_a_source_is_encoded_once_for_all_of_its_results():
 
 
 def test_old_embeddings_are_dropped(monkeypatch):
-    monkeypatch.setattr(registry, "_KEPT_BYTES", 100)
+    monkeypatch.setattr(encoders_module, "_KEPT_BYTES", 100)
     encoders, seen = Encoders(), []
 
     def make(given):
@@ -220,7 +220,7 @@ def test_a_failure_is_told_once_and_for_all(monkeypatch):
         tries.append(name)
         raise WeightsError("gone", hint="do something")
 
-    monkeypatch.setattr(registry, "find_network", find)
+    monkeypatch.setattr(encoders_module, "find_network", find)
     encoders = Encoders()
     assert encoders.unavailable("clip") == encoders.unavailable("clip") == "gone (do something)"
     assert tries == ["clip-vit-l14"]
@@ -263,7 +263,7 @@ def test_stand_ins_never_bear_the_real_name(tmp_path, monkeypatch):
     assert "another network than ViT-S/16" in column.unavailable
     assert score_case(case(), ["tc"], encoders)["tc"].value is None
     # The same column with a network of the right size, under the real way's label.
-    monkeypatch.setattr(registry.dino, "VIT_S16", (width, 1, 16))
+    monkeypatch.setattr(encoders_module.dino, "VIT_S16", (width, 1, 16))
     encoders = Encoders(tmp_path)
     (column,) = encoders.columns(["tc"])
     assert column.encoder.startswith("DINO (dino-vits16 ")

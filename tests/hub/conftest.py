@@ -8,14 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from dcgrid.hub import table
+from dcgrid.hub import known_models
 from tests.hub.server import Hub, running_hub, safetensors_bytes
 
 ROOT = Path(__file__).parents[2]
 UNPINNED = (
     f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-    "from dcgrid.hub import table; from tests.hub.conftest import unpinned\n"
-    "table.MODELS = unpinned()\n"
+    "from dcgrid.hub import known_models; from tests.hub.conftest import unpinned\n"
+    "known_models.MODELS = unpinned()\n"
 )
 """First lines of a script that is to find the small models, too."""
 
@@ -26,9 +26,9 @@ NETWORK_SWITCHES = (
 )
 
 
-def unpinned() -> dict[str, table.HubModel]:
+def unpinned() -> dict[str, known_models.HubModel]:
     """Return the table of models as if nothing were known of their commits and files."""
-    rows = table.MODELS.values()
+    rows = known_models.MODELS.values()
     return {row.name: replace(row, revision="main", sizes={}, sha256={}) for row in rows}
 
 
@@ -48,7 +48,7 @@ def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     # machine must not leave it.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(table, "MODELS", unpinned())
+    monkeypatch.setattr(known_models, "MODELS", unpinned())
     with running_hub() as state:
         monkeypatch.setenv("HF_ENDPOINT", state.endpoint)
         yield state

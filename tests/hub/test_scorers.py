@@ -9,7 +9,7 @@ import pytest
 from dcgrid import hub
 from dcgrid.cli.main import main
 from dcgrid.errors import WeightsError
-from dcgrid.hub import table
+from dcgrid.hub import known_models
 from tests.hub.server import Hub, safetensors_bytes
 
 NAME = "dino-vits16"
@@ -32,7 +32,7 @@ def test_a_network_arrives_and_is_found_again(fake_hub: Hub) -> None:
     path = hub.fetch_model(NAME)
     assert [one.name for one in path.iterdir()] == ["model.safetensors"]
     assert hub.locate_model(NAME) == path
-    from dcgrid.eval.encoders.files import find_network
+    from dcgrid.eval.encoders.encoders import find_network
 
     found = find_network(NAME, None, offline=True)
     digest = hashlib.sha256(files["model.safetensors"]).hexdigest()
@@ -55,7 +55,7 @@ def test_a_file_that_is_not_the_known_one_is_refused(
     right, wrong = hashlib.sha256(content).hexdigest(), "0" * 64
     for known in (wrong, right):
         row = replace(hub.SCORERS[NAME], sha256={"model.safetensors": known})
-        monkeypatch.setattr(table, "SCORERS", MappingProxyType({NAME: row}))
+        monkeypatch.setattr(known_models, "SCORERS", MappingProxyType({NAME: row}))
         if known == wrong:
             with pytest.raises(WeightsError, match="is not the file that dino-vits16 stands for"):
                 hub.fetch_model(NAME)

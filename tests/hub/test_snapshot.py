@@ -17,7 +17,7 @@ import pytest
 
 from dcgrid import hub
 from dcgrid.errors import DcgridError, NetworkError, OutputError, UsageError, WeightsError
-from dcgrid.hub import client, table
+from dcgrid.hub import client, known_models
 from tests.hub.conftest import UNPINNED, patch_sleep
 from tests.hub.server import SECRET, Fault, Hub, git_blob, safetensors_bytes
 
@@ -684,8 +684,8 @@ def test_a_model_that_another_program_fetched_is_found(
         p: hashlib.sha256(c).hexdigest() for p, c in files.items() if "safetensors" in p[-11:]
     }
     sizes = {path: len(content) for path, content in files.items()}
-    row = replace(table.hub_model(NAME), revision=commit, sizes=sizes, sha256=digests)
-    monkeypatch.setattr(table, "MODELS", {NAME: row})
+    row = replace(known_models.hub_model(NAME), revision=commit, sizes=sizes, sha256=digests)
+    monkeypatch.setattr(known_models, "MODELS", {NAME: row})
     where = {"cache_dir": hub.hub_dir(), "endpoint": fake_hub.endpoint}
     folder = huggingface_hub.snapshot_download(REPO, **where)
     asked = len(fake_hub.requests)
@@ -696,7 +696,7 @@ def test_a_model_that_another_program_fetched_is_found(
     # It is not ours to remove.
     assert hub.remove_model(NAME) == 0
     wrong = {**digests, SHARD: "0" * 64}
-    monkeypatch.setattr(table, "MODELS", {NAME: replace(row, sha256=wrong)})
+    monkeypatch.setattr(known_models, "MODELS", {NAME: replace(row, sha256=wrong)})
     assert hub.locate_model(NAME) is None
 
 
@@ -734,8 +734,10 @@ def test_a_model_of_the_table_is_its_commit_and_its_files(
     commit = fake_hub.add(REPO, model_files)
     sizes = {path: len(content) for path, content in wanted(model_files).items()}
     digest = hashlib.sha256(model_files[SHARD]).hexdigest()
-    row = replace(table.hub_model(NAME), revision=commit, sizes=sizes, sha256={SHARD: digest})
-    monkeypatch.setattr(table, "MODELS", {NAME: row})
+    row = replace(
+        known_models.hub_model(NAME), revision=commit, sizes=sizes, sha256={SHARD: digest}
+    )
+    monkeypatch.setattr(known_models, "MODELS", {NAME: row})
     plan = hub.model_download(NAME)
     assert (plan.bytes_left, plan.bytes_all, plan.files) == (*[sum(sizes.values())] * 2, len(sizes))
     assert fake_hub.requests == [], "what the table knows is not asked"
@@ -750,8 +752,8 @@ def test_another_file_than_the_known_one_is_refused(
 ) -> None:
     fake_hub.add(REPO, model_files)
     known = {"sizes": {"vae/gone.json": 1}} if lacks else {"sha256": {SHARD: "0" * 64}}
-    row = replace(table.hub_model(NAME), **known)
-    monkeypatch.setattr(table, "MODELS", {NAME: row})
+    row = replace(known_models.hub_model(NAME), **known)
+    monkeypatch.setattr(known_models, "MODELS", {NAME: row})
     wrong = r"lacks vae/gone\.json" if lacks else "is not the file that"
     with pytest.raises(WeightsError, match=wrong):
         hub.fetch_model(NAME)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcgrid.eval.metrics.faces import face_kept, identity
+from dcgrid.eval.metrics.identity import face_kept, identity
 from dcgrid.synthetic.effects import EFFECT_NAMES, render_effect
 from dcgrid.video.clip import ClipRules
 from dcgrid.video.read import read_clip

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.small_world import write_small_recipe
 from dcgrid.train.job import Reporter, TrainJob
-from dcgrid.train.run import run_stage
+from dcgrid.train.run_stage import run_stage
 from dcgrid.train.settings import load_train_recipe
 
 

@@ -19,7 +19,7 @@ from dcgrid.prompts.segments import check_tags
 from dcgrid.recipes import shipped_dir
 from dcgrid.train.data.generated_grids import grid_files, read_grid
 from dcgrid.train.data.variants import FusionPool, VariantPool
-from dcgrid.train.run import Reporter, TrainJob, run_stage
+from dcgrid.train.run_stage import Reporter, TrainJob, run_stage
 from dcgrid.train.settings import load_train_recipe
 from dcgrid.train.stages.flow_matching import SINGLE, generate_cells
 from dcgrid.train.stages.generate import (

@@ -21,7 +21,7 @@ from dcgrid.train.job import Reporter, TrainJob
 from dcgrid.train.loop import LoopOptions
 from dcgrid.train.plan import plan_stage
 from dcgrid.train.resume import read_step
-from dcgrid.train.run import run_stage
+from dcgrid.train.run_stage import run_stage
 from dcgrid.train.settings import LogSettings, load_train_recipe
 from dcgrid.train.stages import concepts
 from dcgrid.train.stages.concepts import ConceptStage

@@ -24,7 +24,7 @@ from dcgrid.recipes import shipped_dir
 from dcgrid.train.facts import train_facts
 from dcgrid.train.job import Reporter, TrainJob
 from dcgrid.train.plan import plan_stage
-from dcgrid.train.run import run_stage
+from dcgrid.train.run_stage import run_stage
 from dcgrid.train.settings import TrainRecipe, load_train_recipe
 from dcgrid.train.stages.generate import GenerateJob, load_generate_recipe
 from dcgrid.train.stages.samplers import run_sampling

@@ -31,10 +31,10 @@ from dcgrid.io.progress import counted
 if TYPE_CHECKING:
     from dcgrid.batch.engines import Engine
     from dcgrid.batch.plan import BatchPlan, Estimate
-    from dcgrid.batch.run import BatchDone
+    from dcgrid.batch.run_batch import BatchDone
     from dcgrid.batch.store import Store
     from dcgrid.batch.worker import WorkerTask
-    from dcgrid.cli.settings import Settings
+    from dcgrid.cli.defaults import Settings
 
 
 class On(StrEnum):
@@ -134,7 +134,7 @@ def batch(
     stopped, the same command goes on; several may work in one folder.
     """
     from dcgrid.batch.plan import check_rows, make_plan
-    from dcgrid.batch.run import failures_error, run_batch
+    from dcgrid.batch.run_batch import failures_error, run_batch
     from dcgrid.batch.store import check_place, open_store
 
     defaults = _defaults(set_ or [], effect or [], offline=offline)

@@ -40,7 +40,7 @@ def _layouts() -> Iterable[str]:
 
 
 def _suites() -> Iterable[str]:
-    from dcgrid.eval.suites.schema import suite_names
+    from dcgrid.eval.suites.suite import suite_names
 
     return suite_names(_recipe_dir())
 
@@ -80,7 +80,7 @@ def _adapters() -> Iterable[str]:
 
 def _config_keys() -> Iterable[str]:
     from dcgrid.cli.app import command_tree
-    from dcgrid.cli.settings import Options
+    from dcgrid.cli.defaults import Options
 
     return Options(command_tree()).keys()
 

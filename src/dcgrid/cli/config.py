@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from dcgrid import hub
-from dcgrid.cli import complete, settings
+from dcgrid.cli import complete, defaults
+from dcgrid.cli.defaults import Options, Words
 from dcgrid.cli.help import App
 from dcgrid.cli.options import FormatOption
 from dcgrid.cli.output import Format, Output
-from dcgrid.cli.settings import Options, Words
 from dcgrid.errors import UsageError
 from dcgrid.io.atomic import write_whole
 from dcgrid.io.locks import run_lock
@@ -58,7 +58,7 @@ def show_config(
         known = [" ".join(words) for words in options.levels()]
         raise UsageError(f"there is no command {' '.join(under)!r}{near(' '.join(under), known)}")
     with Output(format_=format_) as output:
-        document = settings.read_config(options)
+        document = defaults.read_config(options)
         rows = _rows(options, under, document)
         is_all = everything or bool(under) or format_ is Format.JSON
         shown = rows if is_all else [one for one in rows if one["from"] != _BUILT_IN]
@@ -97,7 +97,7 @@ def set_value(
     option = options.under(words)[name][0][1]
     if len(value) > 1 and not option.multiple:
         raise UsageError(f"--{name} takes one value, not {len(value)}", hint="quote the value")
-    parsed = [settings.parse_text(option, one) for one in value]
+    parsed = [defaults.parse_text(option, one) for one in value]
     flat = [one for part in parsed for one in (part if isinstance(part, list) else [part])]
     new = flat if option.multiple and len(flat) > 1 else flat[0] if flat else []
     if problem := options.problem(words, name, new):
@@ -137,7 +137,7 @@ def _rows(options: Options, under: Words, document: Document) -> list[dict[str, 
     for words, known in sorted(options.commands.items()):
         if words[: len(under)] != under:
             continue
-        found = settings.settings_of(options, words, document)
+        found = defaults.settings_of(options, words, document)
         for name, option in known.items():
             setting = found.get(name)
             value = option.default if setting is None else setting.value
@@ -171,7 +171,7 @@ def _editable(options: Options) -> Document:
     path = hub.config_file()
     if not path.exists():
         return Document(file=str(path), values={}, error=UsageError)
-    return settings.read_config(options, check=False)
+    return defaults.read_config(options, check=False)
 
 
 def _path_in(document: Document, path: KeyPath) -> KeyPath | None:

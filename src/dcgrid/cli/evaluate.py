@@ -29,7 +29,7 @@ from dcgrid.cli.output import Format, Output
 
 if TYPE_CHECKING:
     from dcgrid.eval.results import Results
-    from dcgrid.eval.suites.schema import EvalRequest
+    from dcgrid.eval.suites.suite import EvalRequest
 
 INCOMPLETE = 3
 """Exit code where some results are not there."""
@@ -333,9 +333,9 @@ def _request(
     fields: dict[str, Any],
 ) -> "EvalRequest":
     """Return what is asked, the suite with the options of the command line in it."""
-    from dcgrid.eval.suites.clips import find_clips, unused_files
+    from dcgrid.eval.suites.eval_clips import find_clips, unused_files
     from dcgrid.eval.suites.handed import parse_handed
-    from dcgrid.eval.suites.schema import EvalRequest, load_suite
+    from dcgrid.eval.suites.suite import EvalRequest, load_suite
 
     suite = load_suite(suite_name, hub.config_dir() / "recipes")
     chosen: dict[str, Any] = {name: tuple(value) for name, value in instead.items() if value}

@@ -63,7 +63,7 @@ def _run(arguments: Sequence[str], interrupts: Interrupts) -> int:
     try:
         try:
             from dcgrid.cli.app import command_tree
-            from dcgrid.cli.settings import Settings
+            from dcgrid.cli.defaults import Settings
 
             tree = command_tree()
             settings = Settings.read(tree, arguments)

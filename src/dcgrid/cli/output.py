@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from dcgrid.cli.progress import LogLines, TerminalBar, Tracker
+from dcgrid.cli.progress_bar import LogLines, TerminalBar, Tracker
 
 _INNER_BREAK = re.compile(r"\n(?= {4})")
 

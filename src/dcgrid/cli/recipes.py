@@ -20,7 +20,7 @@ from dcgrid.cli.errors import ShownAsJsonError, error_json
 from dcgrid.cli.help import App
 from dcgrid.cli.output import Format, printable, write_json
 from dcgrid.errors import DcgridError, RecipeError, UsageError
-from dcgrid.eval.suites.schema import read_suite
+from dcgrid.eval.suites.suite import read_suite
 from dcgrid.hub import config_dir
 from dcgrid.io.progress import counted
 from dcgrid.io.schema import read_toml

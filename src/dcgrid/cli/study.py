@@ -127,8 +127,8 @@ def table(
     """
     from dcgrid.eval.study.answers import read_answers
     from dcgrid.eval.study.design import read_key
+    from dcgrid.eval.study.preferences import make_table
     from dcgrid.eval.study.showing import table_lines, table_value, write_table
-    from dcgrid.eval.study.table import make_table
 
     with Output(format_=format_, quiet=quiet) as output:
         output.busy("reading answers")

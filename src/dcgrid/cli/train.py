@@ -351,7 +351,7 @@ def _run_job(
 
     from dcgrid.train.checkpoint import STATE_NAME
     from dcgrid.train.plan import keep_rate, plan_stage
-    from dcgrid.train.run import run_stage
+    from dcgrid.train.run_stage import run_stage
 
     if threads is not None:
         torch.set_num_threads(threads)

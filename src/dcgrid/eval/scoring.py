@@ -17,11 +17,11 @@ from torch import Tensor
 from dcgrid.errors import UsageError, WeightsError
 from dcgrid.eval import metrics
 from dcgrid.eval.columns import METRICS, Metric, Slot
+from dcgrid.eval.encoders.encoders import Encoders
 from dcgrid.eval.encoders.flow import SMALLEST as SMALLEST_FLOW
 from dcgrid.eval.encoders.flow import flow_size
 from dcgrid.eval.encoders.lpips import SMALLEST as SMALLEST_LPIPS
 from dcgrid.eval.encoders.preprocess import chunks, resize
-from dcgrid.eval.encoders.registry import Encoders
 from dcgrid.eval.results import Score
 from dcgrid.pipelines.ranking import Measure
 

@@ -8,10 +8,19 @@ imported inside the functions that need it, because nothing embedded ever does.
 """
 
 from dcgrid.hub.client import BytesReport
+from dcgrid.hub.known_models import (
+    ADAPTERS,
+    MODELS,
+    SCORERS,
+    HubAdapter,
+    HubModel,
+    default_adapter,
+    hub_model,
+    model_name,
+)
 from dcgrid.hub.pins import Pin, read_pin
 from dcgrid.hub.places import cache_dir, config_dir, config_file, go_offline, hub_dir, is_offline
 from dcgrid.hub.push import push_files
-from dcgrid.hub.reference import WeightReference, parse_reference
 from dcgrid.hub.snapshot import (
     CachedModel,
     ModelDownload,
@@ -23,23 +32,14 @@ from dcgrid.hub.snapshot import (
     model_download,
     remove_model,
 )
-from dcgrid.hub.table import (
-    ADAPTERS,
-    MODELS,
-    SCORERS,
-    HubAdapter,
-    HubModel,
-    default_adapter,
-    hub_model,
-    model_name,
-)
-from dcgrid.hub.weights import (
+from dcgrid.hub.weight_files import (
     download_bytes,
     fetch_beside,
     fetch_weights,
     file_sha256,
     locate_weights,
 )
+from dcgrid.hub.weight_reference import WeightReference, parse_reference
 
 __all__ = [
     "ADAPTERS",

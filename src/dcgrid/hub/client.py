@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dcgrid.errors import DcgridError, NetworkError, OutputError, WeightsError
 from dcgrid.hub.places import hub_dir, hub_dir_variable
-from dcgrid.hub.reference import WeightReference, is_inside
+from dcgrid.hub.weight_reference import WeightReference, is_inside
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

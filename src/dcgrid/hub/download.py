@@ -16,9 +16,9 @@ from typing import Any, Self
 
 from dcgrid.errors import NetworkError, WeightsError
 from dcgrid.hub.client import LIBRARY, endpoint, hub_errors, persist
+from dcgrid.hub.known_models import PICKLED_SUFFIXES
 from dcgrid.hub.places import hub_dir
-from dcgrid.hub.reference import WeightReference
-from dcgrid.hub.table import PICKLED_SUFFIXES
+from dcgrid.hub.weight_reference import WeightReference
 
 Seen = Callable[[int, int | None], None]
 """Called with bytes so far and in all while a file arrives."""

@@ -16,8 +16,8 @@ from typing import Any
 from dcgrid.errors import OutputError, WeightsError
 from dcgrid.hub.client import RemoteFile
 from dcgrid.hub.download import hub_digest
+from dcgrid.hub.known_models import HubModel
 from dcgrid.hub.places import cache_dir, hub_dir
-from dcgrid.hub.table import HubModel
 from dcgrid.io.atomic import write_whole
 
 _NAME = "pins.json"

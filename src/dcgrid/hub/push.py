@@ -6,7 +6,7 @@ from pathlib import Path
 from dcgrid.errors import NetworkError
 from dcgrid.hub.client import hub_api, hub_errors
 from dcgrid.hub.places import is_offline
-from dcgrid.hub.reference import WeightReference
+from dcgrid.hub.weight_reference import WeightReference
 
 _CARD = "README.md"
 

@@ -25,10 +25,10 @@ from dcgrid.hub.download import (
     remove_from_cache,
     remove_parts,
 )
+from dcgrid.hub.known_models import HubModel, hub_model
 from dcgrid.hub.pins import Pin, read_pin, repo_dir, size_of, table_pin, write_pin
 from dcgrid.hub.places import hub_dir, hub_dir_variable, is_offline
-from dcgrid.hub.reference import WeightReference
-from dcgrid.hub.table import HubModel, hub_model
+from dcgrid.hub.weight_reference import WeightReference
 from dcgrid.io.atomic import write_whole
 
 if TYPE_CHECKING:

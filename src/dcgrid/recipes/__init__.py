@@ -1,30 +1,28 @@
 """Recipes: what effects and layouts are, read strictly from TOML. Loads no torch.
 
-Read schema.py first; find.py looks recipes up, io/schema.py checks them. The recipe files
+load.py looks recipes up and reads them, io/schema.py checks them. The recipe files
 themselves are in recipes/ at the top of the repository.
 """
 
-from dcgrid.recipes.find import (
-    effect_names,
-    layout_names,
-    list_effects,
-    list_layouts,
-    load_effect,
-    load_layout,
-    replaced_recipes,
-    shipped_dir,
-    unknown_recipe,
-)
-from dcgrid.recipes.schema import (
+from dcgrid.recipes.load import (
     EFFECT_SLOTS,
     EffectRecipe,
     GivenAs,
     LayoutRecipe,
     SamplerValues,
     Side,
+    effect_names,
+    layout_names,
+    list_effects,
+    list_layouts,
+    load_effect,
+    load_layout,
     read_effect,
     read_layout,
     read_recipe,
+    replaced_recipes,
+    shipped_dir,
+    unknown_recipe,
 )
 
 __all__ = [

@@ -1,1 +1,1 @@
-"""Training: the stages, their data and their checkpoints. Start at run.py, then loop.py."""
+"""Training: the stages, their data and their checkpoints. Start at run_stage.py, then loop.py."""

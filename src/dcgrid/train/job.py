@@ -1,6 +1,6 @@
 """What a training run is to do, how it reports, and what its weight files say of it.
 
-run.py carries a job out; dc.py, grid_sampler.py and the plan read it, too.
+run_stage.py does a job; its stage and the plan read it, too.
 """
 
 from collections.abc import Callable

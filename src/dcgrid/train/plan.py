@@ -37,15 +37,15 @@ from dcgrid.runtime.processes import Processes
 from dcgrid.synthetic.store import WorldStore
 from dcgrid.train.checkpoint import STATE_NAME
 from dcgrid.train.data.captions import captions_of
+from dcgrid.train.data.concept_manifest import unused_files
 from dcgrid.train.data.generated_grids import needs_world
-from dcgrid.train.data.manifest import unused_files
 from dcgrid.train.data.variants import STOCK, VARIANTS
 from dcgrid.train.facts import preset_of
 from dcgrid.train.job import TrainJob, check_processes, check_text_encoder
 from dcgrid.train.loop import batches_of_step
 from dcgrid.train.plan_checkout import checkout_counts, frozen_bytes, working_bytes
 from dcgrid.train.resume import read_step
-from dcgrid.train.run import missing_parts
+from dcgrid.train.run_stage import missing_parts
 from dcgrid.train.settings import ADAPTER_STAGES, ConceptLoss, GridsLoss, Phase
 from dcgrid.train.stages.adapters import adapter_specs
 from dcgrid.train.stages.codec import trained_names

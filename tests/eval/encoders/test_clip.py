@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dcgrid.errors import WeightsError
-from dcgrid.eval.encoders.clip import MEAN, SPREAD, VIT_L14, ClipEncoder
+from dcgrid.eval.encoders.clip_vit import MEAN, SPREAD, VIT_L14, ClipEncoder
 from dcgrid.eval.encoders.preprocess import CHUNK
 from tests.eval.places import lacks
 

@@ -7,7 +7,7 @@ import pytest
 
 from dcgrid import hub
 from dcgrid.errors import NetworkError, UsageError, WeightsError
-from dcgrid.eval.encoders.files import find_network
+from dcgrid.eval.encoders.encoders import find_network
 from dcgrid.runtime.install import install_hint, need
 from tests.eval.places import WEIGHTS, needs_weights
 

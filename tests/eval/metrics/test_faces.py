@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from dcgrid.eval.metrics import FrameFaces, face_kept, identity
-from dcgrid.eval.metrics.faces import find_subject
+from dcgrid.eval.metrics.identity import find_subject
 
 ANNA, BERT, CARL = torch.eye(8)[:3]
 LEFT, RIGHT, MIDDLE = 0.25, 0.75, 0.5

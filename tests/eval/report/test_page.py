@@ -13,7 +13,7 @@ import pytest
 
 from dcgrid.errors import OutputError
 from dcgrid.eval.report import write_report
-from dcgrid.eval.report.write import script_names
+from dcgrid.eval.report.build_page import script_names
 from dcgrid.eval.results import read_results
 from tests.eval.report.browser import Browser
 from tests.eval.report.folder import ATTACK

@@ -17,8 +17,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from dcgrid.eval.study.answers import read_answers
+from dcgrid.eval.study.preferences import make_table
 from dcgrid.eval.study.serve import make_server
-from dcgrid.eval.study.table import make_table
 from scripts.study_page import browser as hands
 from tests.eval.study.conftest import FAR, NEAR
 from tests.tools import BROWSER, needs

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from dcgrid.eval.study.order import Draw
-from dcgrid.eval.study.table import binomial_test, holm, rater_interval, wilson
+from dcgrid.eval.study.preferences import binomial_test, holm, rater_interval, wilson
 
 
 @pytest.mark.parametrize(

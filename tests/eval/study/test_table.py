@@ -8,8 +8,8 @@ import pytest
 
 from dcgrid.errors import OutputError, StudyError
 from dcgrid.eval.study.answers import parse_answers
+from dcgrid.eval.study.preferences import PAPER, binomial_test, holm, make_table, wilson
 from dcgrid.eval.study.showing import table_csv, table_lines, table_markdown, write_table
-from dcgrid.eval.study.table import PAPER, binomial_test, holm, make_table, wilson
 from tests.eval.study.conftest import FAR, NEAR, answer_sheet, right_file, wrong_file
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dcgrid.errors import InputVideoError, RecipeError, UsageError
-from dcgrid.eval.suites.clips import find_clips, unused_files
+from dcgrid.eval.suites.eval_clips import find_clips, unused_files
 from dcgrid.video.write import write_video
 
 

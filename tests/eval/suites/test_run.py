@@ -16,12 +16,12 @@ import torch
 from dcgrid.errors import InputVideoError, OutputError, UsageError
 from dcgrid.eval.metrics import psnr
 from dcgrid.eval.results import read_results
-from dcgrid.eval.suites.clips import find_clips
+from dcgrid.eval.suites.eval_clips import find_clips
 from dcgrid.eval.suites.footage import effect_truth, given_frames
 from dcgrid.eval.suites.handed import parse_handed
 from dcgrid.eval.suites.plan import plan_eval
 from dcgrid.eval.suites.run import run_job
-from dcgrid.eval.suites.schema import EvalRequest, Task, group_tasks, load_suite
+from dcgrid.eval.suites.suite import EvalRequest, Task, group_tasks, load_suite
 from dcgrid.io.locks import run_lock
 from dcgrid.io.progress import NullProgress
 from dcgrid.models.registry import find_model

@@ -7,7 +7,7 @@ import pytest
 
 from dcgrid.errors import RecipeError, UsageError
 from dcgrid.eval.scoring import METRICS
-from dcgrid.eval.suites.schema import CEILING, check_seeds, load_suite, read_suite
+from dcgrid.eval.suites.suite import CEILING, check_seeds, load_suite, read_suite
 from dcgrid.pipelines.baselines import METHODS
 from dcgrid.recipes import shipped_dir
 

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from dcgrid.errors import OutputError, UsageError, WeightsError
-from dcgrid.eval.suites.clips import find_clips
+from dcgrid.eval.suites.eval_clips import find_clips
 from dcgrid.eval.suites.world import FRAMES, SIZE, WorldJob, draw_clips
 from dcgrid.video.read import decode_all
 from dcgrid.video.write import write_video

@@ -7,7 +7,7 @@ import pytest
 from dcgrid.errors import RecipeError
 from dcgrid.models.native.presets import TINY_SPEC
 from dcgrid.pipelines.plan import clip_rules
-from dcgrid.train.data.manifest import MOST_TOLD, read_concepts, unused_files
+from dcgrid.train.data.concept_manifest import MOST_TOLD, read_concepts, unused_files
 
 RULES = clip_rules(TINY_SPEC)
 

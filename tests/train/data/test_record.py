@@ -8,7 +8,13 @@ import torch
 
 from dcgrid.errors import RecipeError, WeightsError
 from dcgrid.models.weights import save_weights
-from dcgrid.train.data.manifest import RECORD, Concept, chosen_concepts, read_record, write_record
+from dcgrid.train.data.concept_manifest import (
+    RECORD,
+    Concept,
+    chosen_concepts,
+    read_record,
+    write_record,
+)
 
 CAT = Concept(
     clip=Path("cat.mp4"),

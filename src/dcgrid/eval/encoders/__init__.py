@@ -4,6 +4,6 @@ Start at `Encoders`. Nothing here is imported by metrics; torch, transformers, o
 OpenCV are loaded when a network is first asked for.
 """
 
-from dcgrid.eval.encoders.registry import Encoders
+from dcgrid.eval.encoders.encoders import Encoders
 
 __all__ = ["Encoders"]

@@ -6,7 +6,7 @@ docs/evaluation.md.
 """
 
 from dcgrid.eval.metrics.cosines import clip_text, subject_similarity, temporal_coherence
-from dcgrid.eval.metrics.faces import FrameFaces, face_kept, identity
+from dcgrid.eval.metrics.identity import FrameFaces, face_kept, identity
 from dcgrid.eval.metrics.motion import flicker, motion_agreement
 from dcgrid.eval.metrics.pictures import change, leak, lpips, lpips_distances, psnr, ssim
 from dcgrid.eval.metrics.series import matched_frames

@@ -3,7 +3,7 @@
     results.json -> make.py -> DIR/page/ (handed out), DIR/key.json (kept)
                                    |  raters, each with a browser
                                    v
-    DIR/key.json + one answers file a rater -> answers.py -> table.py
+    DIR/key.json + one answers file a rater -> answers.py -> preferences.py
 
 Read design.py first.
 """

@@ -10,7 +10,7 @@ from typing import Any
 
 from dcgrid.errors import OutputError
 from dcgrid.eval.study.design import QUESTIONS
-from dcgrid.eval.study.table import PAPER, Preference, StudyTable
+from dcgrid.eval.study.preferences import PAPER, Preference, StudyTable
 from dcgrid.io.atomic import StagedFiles, refused
 
 FORMAT = "dcgrid-study-table-1"

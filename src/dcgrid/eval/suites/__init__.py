@@ -2,5 +2,5 @@
 
     recipe -> plan -> work, a unit a clip and method -> scores -> results.json, tables, report
 
-Read schema.py (what a suite is), plan.py (what it means for these clips), run.py (doing it).
+Read suite.py (what a suite is), plan.py (what it means for these clips), run.py (doing it).
 """

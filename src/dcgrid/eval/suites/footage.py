@@ -14,8 +14,8 @@ from einops import rearrange
 from torch import Tensor
 
 from dcgrid.errors import InputVideoError, UsageError
-from dcgrid.eval.suites.clips import EvalClip
-from dcgrid.eval.suites.schema import FUSION_NAMES, EvalRequest, Task
+from dcgrid.eval.suites.eval_clips import EvalClip
+from dcgrid.eval.suites.suite import FUSION_NAMES, EvalRequest, Task
 from dcgrid.models.base import ModelSpec
 from dcgrid.pipelines.clips import one_pass_rules
 from dcgrid.recipes import load_effect

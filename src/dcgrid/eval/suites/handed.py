@@ -11,7 +11,7 @@ from pathlib import Path
 from dcgrid import hub
 from dcgrid.errors import DcgridError, UsageError
 from dcgrid.eval.suites import footage
-from dcgrid.eval.suites.schema import EvalRequest, Unit, UnitOutcome, item_names
+from dcgrid.eval.suites.suite import EvalRequest, Unit, UnitOutcome, item_names
 from dcgrid.models.base import ModelSpec
 from dcgrid.video.folder import is_video
 from dcgrid.video.parts import write_part

@@ -10,7 +10,7 @@ from dcgrid.errors import InputVideoError, OutputError, UsageError
 from dcgrid.eval.results import MetricColumn
 from dcgrid.eval.scoring import METRICS, Encoders
 from dcgrid.eval.suites import footage
-from dcgrid.eval.suites.schema import (
+from dcgrid.eval.suites.suite import (
     CEILING,
     EvalRequest,
     Suite,

@@ -23,9 +23,9 @@ from dcgrid.eval.results import (
     write_results,
 )
 from dcgrid.eval.scoring import Encoders
-from dcgrid.eval.suites.clips import DEFAULT_SUBJECT
+from dcgrid.eval.suites.eval_clips import DEFAULT_SUBJECT
 from dcgrid.eval.suites.plan import SCORING, EvalPlan
-from dcgrid.eval.suites.schema import (
+from dcgrid.eval.suites.suite import (
     CEILING,
     EvalRequest,
     Unit,

@@ -20,7 +20,7 @@ from torch import Tensor
 from dcgrid import __version__, hub
 from dcgrid.eval.suites import footage
 from dcgrid.eval.suites.handed import reason_of, take_handed
-from dcgrid.eval.suites.schema import CEILING, EvalRequest, Unit, UnitOutcome, item_names
+from dcgrid.eval.suites.suite import CEILING, EvalRequest, Unit, UnitOutcome, item_names
 from dcgrid.io.atomic import whole_folder
 from dcgrid.io.progress import NullProgress, Progress
 from dcgrid.models.base import Backbone, ModelSpec

@@ -20,7 +20,7 @@ from dcgrid.errors import InputVideoError
 from dcgrid.eval.results import ClipEntry, Item, Score, Status
 from dcgrid.eval.scoring import Case, Encoders, score_case
 from dcgrid.eval.suites import footage
-from dcgrid.eval.suites.schema import EvalRequest, Unit, UnitOutcome, item_names
+from dcgrid.eval.suites.suite import EvalRequest, Unit, UnitOutcome, item_names
 from dcgrid.eval.suites.unit_generation import read_result
 from dcgrid.io.atomic import write_whole
 from dcgrid.io.progress import Progress

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dcgrid.errors import OutputError, UsageError
-from dcgrid.eval.suites.clips import CAPTIONS, MASKS
+from dcgrid.eval.suites.eval_clips import CAPTIONS, MASKS
 from dcgrid.eval.suites.footage import to_pixels, to_unit
 from dcgrid.io.atomic import write_whole
 from dcgrid.models.drift import RATE

@@ -17,7 +17,7 @@ from dcgrid.recipes import EffectRecipe, LayoutRecipe, load_effect, load_layout
 from dcgrid.synthetic.effects import EFFECT_NAMES
 from dcgrid.synthetic.fusion import ELEMENTS, Element
 from dcgrid.synthetic.world_clips import MOTIONS, chance, pick
-from dcgrid.train.data.manifest import Concept
+from dcgrid.train.data.concept_manifest import Concept
 from dcgrid.train.data.variants import VariantSet
 
 NAMED_SHARE = 0.6

@@ -25,7 +25,7 @@ from dcgrid.runtime.device import autocast
 from dcgrid.synthetic.fusion import ELEMENTS, draw_element
 from dcgrid.synthetic.world_clips import WorldClips
 from dcgrid.train.data.cache import TensorCache
-from dcgrid.train.data.manifest import Concept
+from dcgrid.train.data.concept_manifest import Concept
 from dcgrid.train.settings import Phase
 from dcgrid.video.clip import ClipRules
 from dcgrid.video.pixels import pixels_of_unit, signed_of

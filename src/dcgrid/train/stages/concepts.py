@@ -35,7 +35,7 @@ from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import WorldClips, chance, pick
 from dcgrid.train.checkpoint import TrainState
 from dcgrid.train.data.cache import TensorCache
-from dcgrid.train.data.manifest import RECORD, Concept, read_concepts, write_record
+from dcgrid.train.data.concept_manifest import RECORD, Concept, read_concepts, write_record
 from dcgrid.train.data.material import (
     SCENES,
     SUBJECTS,

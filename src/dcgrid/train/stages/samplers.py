@@ -32,6 +32,7 @@ from dcgrid.synthetic.fusion import ELEMENTS
 from dcgrid.synthetic.store import WorldStore
 from dcgrid.synthetic.world_clips import MOTIONS, chance, pick
 from dcgrid.train.data.captions import ConceptTexts, world_captions
+from dcgrid.train.data.concept_manifest import chosen_concepts, read_record
 from dcgrid.train.data.generated_grids import (
     DROPPED,
     SampledGrid,
@@ -41,7 +42,6 @@ from dcgrid.train.data.generated_grids import (
     read_grid,
     write_grid,
 )
-from dcgrid.train.data.manifest import chosen_concepts, read_record
 from dcgrid.train.data.variants import VariantSet
 from dcgrid.train.networks import (
     hash_tags,

@@ -21,7 +21,7 @@ from dcgrid.hub.download import (
 )
 from dcgrid.hub.pins import read_adapter_path, write_adapter_path
 from dcgrid.hub.places import hub_dir, is_offline
-from dcgrid.hub.reference import WeightReference, parse_reference
+from dcgrid.hub.weight_reference import WeightReference, parse_reference
 
 _PACKAGE_WEIGHTS = Path(__file__).parents[1] / "models" / "weights"
 

@@ -20,7 +20,7 @@ from annotated_types import Ge, Len, Lt, MinLen
 
 from dcgrid.errors import RecipeError, UsageError
 from dcgrid.eval.results import ReferenceRow
-from dcgrid.eval.suites.clips import EvalClip
+from dcgrid.eval.suites.eval_clips import EvalClip
 from dcgrid.io.schema import EACH_ONCE, Problem, Rule, Text, read_toml
 from dcgrid.pipelines.job import MAX_EDITS
 from dcgrid.recipes import shipped_dir, unknown_recipe
