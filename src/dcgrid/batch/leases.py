@@ -16,7 +16,6 @@ import threading
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from dcgrid.batch.store import Store
@@ -109,12 +108,7 @@ class Leases:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the heartbeat and release what is held: nobody has to wait for it."""
         self._end.set()
         self._thread.join()

@@ -112,7 +112,7 @@ _Duration = Annotated[
         show_default="the model's",
     ),
 ]
-_Handed = Annotated[
+_External = Annotated[
     list[str] | None,
     what(
         "--results",
@@ -178,7 +178,7 @@ def run(
     seed: _Seeds = None,
     limit: _Limit = None,
     duration: _Duration = None,
-    results: _Handed = None,
+    results: _External = None,
     captions: _Captions = None,
     masks: _Masks = None,
     weights: _Weights = None,
@@ -329,12 +329,12 @@ def _request(
     suite_name: str,
     instead: dict[str, Any],
     finding: dict[str, Any],
-    handed: list[str],
+    external: list[str],
     fields: dict[str, Any],
 ) -> "EvalRequest":
     """Return what is asked, the suite with the options of the command line in it."""
     from dcgrid.eval.suites.eval_clips import find_clips, unused_files
-    from dcgrid.eval.suites.handed import parse_handed
+    from dcgrid.eval.suites.external import parse_external
     from dcgrid.eval.suites.suite import EvalRequest, load_suite
 
     suite = load_suite(suite_name, hub.config_dir() / "recipes")
@@ -345,7 +345,7 @@ def _request(
         suite=suite,
         clips=find_clips(clips, **finding),
         left_out=unused_files(clips),
-        handed=parse_handed(handed, suite.methods),
+        external=parse_external(external, suite.methods),
         **fields,
     )
 

@@ -12,7 +12,6 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from dcgrid.cli.progress_bar import LogLines, TerminalBar, Tracker
@@ -85,12 +84,7 @@ class Output:
         """Return self; the first `start` puts up the bar."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Take down the bar."""
         self.close()
 

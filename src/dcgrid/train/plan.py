@@ -436,7 +436,7 @@ def _working_bytes(job: TrainJob, phase: Phase) -> int:
     tokens = cells * phase.batch * places // (geometry.patch[1] * geometry.patch[2])
     stock = sets * places * facts.latent_channels * len(phase.sizes)
     if facts.native is None:
-        return 4 * stock + working_bytes(job, phase, tokens)
+        return 4 * stock + working_bytes(job, tokens)
     config = facts.native
     block = tokens * _TOKEN_WIDTHS * config.dit.width
     kept = tokens * config.dit.blocks * config.dit.width

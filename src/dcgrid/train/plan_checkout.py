@@ -12,7 +12,7 @@ from dcgrid.models.wan.counts import (
 )
 from dcgrid.models.wan.model import find_checkout
 from dcgrid.train.job import TrainJob
-from dcgrid.train.settings import AdapterLoss, ConceptLoss, Phase
+from dcgrid.train.settings import AdapterLoss, ConceptLoss
 
 Counts = dict[str, int]
 
@@ -65,12 +65,11 @@ def frozen_bytes(job: TrainJob) -> int:
     return blocks + rest + vae_numbers(sizes).stored(width)
 
 
-def working_bytes(job: TrainJob, phase: Phase, tokens: int) -> int:
+def working_bytes(job: TrainJob, tokens: int) -> int:
     """Return roughly what a step keeps and works with beside the weights.
 
     Args:
         job: Says what is computed again in the backward pass.
-        phase: Clips and cells of a step.
         tokens: Of all grids of one batch.
     """
     sizes, width = sizes_of(job), job.dtype.itemsize

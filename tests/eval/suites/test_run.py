@@ -17,8 +17,8 @@ from dcgrid.errors import InputVideoError, OutputError, UsageError
 from dcgrid.eval.metrics import psnr
 from dcgrid.eval.results import read_results
 from dcgrid.eval.suites.eval_clips import find_clips
+from dcgrid.eval.suites.external import parse_external
 from dcgrid.eval.suites.footage import effect_truth, given_frames
-from dcgrid.eval.suites.handed import parse_handed
 from dcgrid.eval.suites.plan import plan_eval
 from dcgrid.eval.suites.run import run_job
 from dcgrid.eval.suites.suite import EvalRequest, Task, group_tasks, load_suite
@@ -201,8 +201,8 @@ def test_handed_in_videos_are_scored_missing_and_damaged_ones_counted(clips: Pat
     write_video(folder / "one.night.mp4", other, 24)
     write_video(folder / "two" / "night.mp4", other, 24)
     (folder / "one.golden-hour.mp4").write_bytes(b"no video")
-    handed = parse_handed([f"theirs={folder}"], ("grid",))
-    results = run(request(clips, methods=("unedited",), handed=handed))
+    handed = parse_external([f"theirs={folder}"], ("grid",))
+    results = run(request(clips, methods=("unedited",), external=handed))
     status = {(i.clip, i.task): i.status for i in results.items if i.method == "theirs"}
     assert status == {
         ("one", "night"): "done",
@@ -218,7 +218,7 @@ def test_handed_in_videos_are_scored_missing_and_damaged_ones_counted(clips: Pat
 @pytest.mark.parametrize("pair", ["theirs", "=x", "theirs=", "grid=.", "a/b=.", "a.b=."])
 def test_handed_in_folders_need_a_name_of_their_own(pair: str) -> None:
     with pytest.raises(UsageError):
-        parse_handed([pair], ("grid",))
+        parse_external([pair], ("grid",))
 
 
 def test_masks_bring_their_columns(clips: Path) -> None:

@@ -79,8 +79,7 @@ def read_mask(request: EvalRequest, spec: ModelSpec, clip: EvalClip, frames: int
     except InputVideoError as error:
         raise InputVideoError(f"mask {clip.mask}: {error.message}", hint=error.hint) from error
     held_THWC = mask_THWC[-1:].expand(max(0, frames - len(mask_THWC)), -1, -1, -1)
-    white_THW = torch.cat([mask_THWC[:frames], held_THWC]).float().mean(dim=3) > 127
-    return white_THW
+    return torch.cat([mask_THWC[:frames], held_THWC]).float().mean(dim=3) > 127
 
 
 def effect_truth(task: Task, source_THWC: Tensor, fps: float) -> Tensor:

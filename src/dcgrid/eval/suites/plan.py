@@ -60,7 +60,7 @@ class EvalPlan:
     def lines(self) -> list[str]:
         """Return the plan as sentences, one a line."""
         request, suite = self.request, self.request.suite
-        methods = [*suite.methods, *request.handed]
+        methods = [*suite.methods, *request.external]
         lines = [
             f"Suite {suite.name}: {suite.title}.",
             f"{counted(len(request.clips), 'clip')} x {counted(len(suite.tasks), 'task')} x "
@@ -82,7 +82,7 @@ class EvalPlan:
         What an earlier run has made takes no time; so it is at most this, loading aside.
         """
         rates = read_rates(hub.cache_dir() / RATES_NAME, self.rate_setting)
-        methods = [unit.method for unit in self.units if unit.method not in self.request.handed]
+        methods = [unit.method for unit in self.units if unit.method not in self.request.external]
         unknown = tuple(dict.fromkeys(one for one in methods if one not in rates))
         seconds = sum(rates.get(one, 0.0) for one in methods)
         return seconds / self.request.jobs + rates.get(SCORING, 0.0) * self.results, unknown
@@ -114,7 +114,7 @@ class EvalPlan:
             "clips": [clip.key for clip in self.request.clips],
             "left_out": list(self.request.left_out),
             "tasks": [task.key for task in suite.tasks],
-            "methods": [*suite.methods, *self.request.handed],
+            "methods": [*suite.methods, *self.request.external],
             "seeds": list(suite.seeds),
             "results": self.results,
             "metrics": [one.key for one in self.columns],

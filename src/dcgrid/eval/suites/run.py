@@ -148,7 +148,7 @@ def gather(plan: EvalPlan, scored: Sequence[Scored]) -> Results:
     methods = tuple(_method(name) for name in request.suite.methods)
     methods += tuple(
         MethodRow(key=label, label=label, note=f"videos handed in from {folder}")
-        for label, folder in request.handed.items()
+        for label, folder in request.external.items()
     )
     suite = request.suite
     keys = set(suite.metrics)

@@ -172,7 +172,7 @@ class EvalRequest:
     """The clips, at least one."""
     out: Path
     """Folder of the results."""
-    handed: Mapping[str, Path] = field(default_factory=dict)
+    external: Mapping[str, Path] = field(default_factory=dict)
     """Folders with videos of other programs, by the name of the method."""
     model: str = "mini"
     """Name of the model, or folder of a checkout."""
@@ -253,7 +253,7 @@ def units_of(request: EvalRequest) -> tuple[Unit, ...]:
     suite = request.suite
     seeds = dict.fromkeys(suite.methods, suite.seeds)
     # What is handed in was made with one seed or another: there is one video of each task.
-    seeds |= dict.fromkeys(request.handed, (0,))
+    seeds |= dict.fromkeys(request.external, (0,))
     return tuple(
         Unit(clip=clip, tasks=tasks, method=method, seed=seed)
         for method, of_method in seeds.items()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dcgrid import __version__, hub
 from dcgrid.eval.suites import footage
-from dcgrid.eval.suites.handed import reason_of, take_handed
+from dcgrid.eval.suites.external import reason_of, take_external
 from dcgrid.eval.suites.suite import CEILING, EvalRequest, Unit, UnitOutcome, item_names
 from dcgrid.io.atomic import whole_folder
 from dcgrid.io.progress import NullProgress, Progress
@@ -79,8 +79,8 @@ def generation_context(request: EvalRequest, device: str) -> GenerationContext:
 
 def generate_unit(context: GenerationContext, unit: Unit, progress: Progress) -> UnitOutcome:
     """Generate a unit, or find what an earlier run made of it; an error stands in the outcome."""
-    if unit.method in context.request.handed:
-        return take_handed(context.request, context.spec, unit)
+    if unit.method in context.request.external:
+        return take_external(context.request, context.spec, unit)
     try:
         return _generate(context, unit, progress)
     except Exception as error:  # whatever a method dies of is counted against it
@@ -103,7 +103,7 @@ def _generate(context: GenerationContext, unit: Unit, progress: Progress) -> Uni
     else:
         assert grid is not None
         made, seconds = _fill(context, unit, job, grid, progress)
-    return _keep(context, unit, folder, made, seconds)
+    return _keep(unit, folder, made, seconds)
 
 
 def _job(context: GenerationContext, unit: Unit) -> tuple[GridJob, ResolvedGrid | None]:
@@ -171,7 +171,7 @@ def _fill(
     if isinstance(job, ComposeJob):
         (task,) = unit.tasks
         given.append(footage.element_frames(task, given[0], spec.fps, unit.clip))
-    model = _load_model(context, job, grid, given[0], progress)
+    model = _load_model(context, job, grid, given[0])
     enter_given(model.backbone, grid)
     if unit.method == CEILING:
         return _ceilings(context, unit, model.backbone, given), 0.0
@@ -236,7 +236,6 @@ def _load_model(
     job: GridJob,
     grid: ResolvedGrid,
     given_THWC: Tensor,
-    progress: Progress,
 ) -> LoadedModel:
     """Return the model with the adapter that a job needs, from memory if it is the last one."""
     requested = (job.adapter, grid.mode)
@@ -259,9 +258,7 @@ def _load_model(
     return context.loaded[1]
 
 
-def _keep(
-    context: GenerationContext, unit: Unit, folder: Path, made: Mapping[str, Tensor], seconds: float
-) -> UnitOutcome:
+def _keep(unit: Unit, folder: Path, made: Mapping[str, Tensor], seconds: float) -> UnitOutcome:
     """Write what was made; the folder is there whole or not at all."""
     files = {name: f"{number}.mkv" for number, name in enumerate(made)}
     seconds = round(seconds, 3)

@@ -18,7 +18,7 @@ from dcgrid.video.parts import write_part
 from dcgrid.video.read import read_clip
 
 
-def parse_handed(pairs: list[str], methods: tuple[str, ...]) -> dict[str, Path]:
+def parse_external(pairs: list[str], methods: tuple[str, ...]) -> dict[str, Path]:
     """Read NAME=FOLDER pairs.
 
     Args:
@@ -28,7 +28,7 @@ def parse_handed(pairs: list[str], methods: tuple[str, ...]) -> dict[str, Path]:
     Raises:
         UsageError: One has another form, no such folder, or a name that is taken.
     """
-    handed: dict[str, Path] = {}
+    external: dict[str, Path] = {}
     for pair in pairs:
         name, equals, folder = pair.partition("=")
         name = name.strip()
@@ -36,20 +36,20 @@ def parse_handed(pairs: list[str], methods: tuple[str, ...]) -> dict[str, Path]:
             raise UsageError(
                 f"--results takes NAME=FOLDER, not {pair!r}", hint="--results dreamvideo=videos/"
             )
-        if name in methods or name in handed or any(c in name for c in "/\\."):
+        if name in methods or name in external or any(c in name for c in "/\\."):
             raise UsageError(
                 f"--results: the name {name!r} is taken, or holds a dot or a slash",
                 hint="call it otherwise",
             )
         if not Path(folder).is_dir():
             raise UsageError(f"--results {name}: {folder} is no folder", hint="name a folder")
-        handed[name] = Path(folder)
-    return handed
+        external[name] = Path(folder)
+    return external
 
 
-def take_handed(request: EvalRequest, spec: ModelSpec, unit: Unit) -> UnitOutcome:
+def take_external(request: EvalRequest, spec: ModelSpec, unit: Unit) -> UnitOutcome:
     """Read the handed-in videos of a unit; what is not there is left out, what is damaged told."""
-    folder, clip = request.handed[unit.method], request.clips[unit.clip]
+    folder, clip = request.external[unit.method], request.clips[unit.clip]
     stem = f"{clip.key}+{unit.tasks[0].key}" if request.suite.kind == "compose" else clip.key
     videos: dict[str, Path] = {}
     errors: dict[str, str] = {}
