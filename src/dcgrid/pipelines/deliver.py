@@ -172,7 +172,7 @@ def result_timing(job: GridJob, clip: ClipPlan, spec: ModelSpec) -> Timing:
     if job.fps == "model":
         return Timing.constant(spec.fps)
     fps = info.rate or Fraction(info.fps_avg or spec.fps).limit_denominator(1001)
-    return Timing(fps=fps, tick=clock_tick(info))
+    return Timing(fps=fps, tick=clock_tick(info), varies=info.rate is None)
 
 
 class Watched:

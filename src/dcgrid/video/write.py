@@ -55,6 +55,9 @@ class Timing:
     """Frames per second, on average where the rate varies; > 0."""
     tick: Fraction
     """Seconds of which all times are multiples; others are rounded to it."""
+    varies: bool = False
+    """True: frames last differently. None is coded out of order then: muxers add up the length of
+    a file in the order of coding, and the last frames would not count in full."""
 
     @classmethod
     def constant(cls, fps: Fraction | float) -> Self:
@@ -341,7 +344,10 @@ def _put_back(first: Picture, rest: Iterator[Picture]) -> Iterator[Picture]:
 def _add_video(container: OutputContainer, height: int, width: int, timing: Timing) -> VideoStream:
     """Add an H.264 stream of even sides whose tags say what `_to_yuv` does."""
     rate = timing.fps.limit_denominator(100_000)
-    stream = container.add_stream("libx264", rate=rate, options=dict(_X264_OPTIONS))
+    options = dict(_X264_OPTIONS)
+    if timing.varies:
+        options["bf"] = "0"
+    stream = container.add_stream("libx264", rate=rate, options=options)
     stream.time_base = stream.codec_context.time_base = timing.tick
     stream.height, stream.width = height, width
     stream.pix_fmt = "yuv420p"
