@@ -112,7 +112,8 @@ def test_a_fresh_clone_walked_by_readme_alone(
         more = "".join(end for part, end in CHANGED.items() if part in line)
         if line.startswith("python3 -m venv"):
             line = line.replace("python3 -m venv .venv && ", "")  # it is there
-        shell = f"{'. .venv/bin/activate; ' if active and not line.startswith('make ') else ''}{line}{more}"
+        inside = active and not line.startswith("make ")
+        shell = f"{'. .venv/bin/activate; ' if inside else ''}{line}{more}"
         started_s = time.monotonic()
         done = subprocess.run(
             ["bash", "-ec", shell],
