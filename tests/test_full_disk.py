@@ -35,6 +35,7 @@ def check(
     *,
     can: bool,
     whole: Collection[str] = (),
+    space: str = "no space left",
 ) -> int:
     """Run on a disk that is nearly full; return the exit code."""
     before = files_of(disk)
@@ -50,7 +51,7 @@ def check(
     assert files_of(disk) <= before | set(whole)
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert "no space left" in errors[0].lower()
+    assert space.lower() in errors[0].lower()
     assert [line for line in err.splitlines() if line.startswith("hint: ")]
     return code
 
@@ -200,3 +201,48 @@ def test_training_says_what_is_whole(tmp_path: Path) -> None:
         assert (folder / STATE_NAME).read_bytes() == before
         assert not list(folder.glob(".*"))
         shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [0, 4096, 20_480, 65_536])
+def test_a_batch_fails_no_row_and_goes_on(
+    left: int,
+    clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jobs = clip.parent / "jobs.jsonl"
+    rows = [{"input": clip.name, "effects": ["rain"], "seed": seed} for seed in range(3)]
+    jobs.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with small_disk(tmp_path / "disk", 4 << 20) as disk:
+        out = disk / "out"
+        words = ["batch", str(jobs), "--on", "here", "--quiet", "--out", str(out)]
+        words += ["--set", "model=tiny", "--set", "num-inference-steps=1", "--set", "duration=0.3"]
+        fill(disk, left)
+        check(words, disk, capsys, can=False, space="0 MB of free space")
+        # A disk that fills up later: what comes before the first row finds space.
+        monkeypatch.setattr("dcgrid.batch.plan.free_bytes", lambda _: None)
+        assert main(words) == 3
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        assert "internal error" not in err
+        assert "no space left" in err.lower()
+        assert not [name for name in files_of(disk) if ".part" in name or "error.json" in name]
+        (disk / "filler").unlink()
+        assert main([*words, "--format", "json"]) == 0
+        done = json.loads(capsys.readouterr().out)
+        assert [row["status"] for row in done["rows"]] == ["done"] * 3
+
+
+@pytest.mark.slow
+def test_settings_stay_as_they_were(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        config = disk / "config.toml"
+        config.write_text("[edit]\nseed = 4\n")
+        monkeypatch.setenv("DCGRID_CONFIG", str(config))
+        fill(disk, 0)
+        check(["config", "set", "edit.seed", "5"], disk, capsys, can=False)
+        assert config.read_text() == "[edit]\nseed = 4\n"

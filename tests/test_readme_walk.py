@@ -25,7 +25,7 @@ WORLD = ROOT.parent / "world"
 """The procedural world, if this machine has it: fetching takes half a gigabyte."""
 CHANGED = {
     "dcgrid train --stage": " --steps 2",
-    "--suite paper": " --method grid --method unedited --duration 1",  # all ten take minutes each
+    "--suite paper": " --method grid --method sdedit --duration 1",  # all ten take minutes each
     "--suite truth": " --limit 1",
     "--method flowedit": " --num-inference-steps 2",
 }
