@@ -133,7 +133,7 @@ def test_a_fresh_clone_walked_by_readme_alone(
             assert done.returncode in (4, 5), (line, done.stderr)
             assert "hint: " in done.stderr
         elif NEEDS_MEMORY in line and done.returncode == 5:
-            assert "of memory" in done.stderr
+            assert "GiB on the device" in done.stderr
         else:
             assert done.returncode == 0, (line, done.stdout[-2000:], done.stderr[-2000:])
     with capsys.disabled():

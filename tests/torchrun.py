@@ -1,13 +1,17 @@
 """Starts dcgrid in several real processes, as torchrun does, on gloo."""
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LIMIT_S = 150
+CPU_LIMIT_S = 150
+"""Of each process: one that computes for ever ends, however slow the machine."""
+WAIT_LIMIT_S = 900
+"""Of them all, by the wall: processes that wait for each other for ever end, too."""
 
 
 def torchrun_words(processes: int, *words: object) -> list[str]:
@@ -23,6 +27,11 @@ def child_env(**more: str) -> dict[str, str]:
     return {**os.environ, **known, **more}
 
 
+def limit_cpu() -> None:
+    """Limit the CPU time of this process and of each that it starts."""
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S))
+
+
 def torchrun(
     processes: int, *words: object, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
@@ -33,7 +42,8 @@ def torchrun(
         env=child_env(**(env or {})),
         capture_output=True,
         text=True,
-        timeout=LIMIT_S,
+        timeout=WAIT_LIMIT_S,
+        preexec_fn=limit_cpu,
         check=False,
     )
 

@@ -14,6 +14,7 @@ from dcgrid.errors import OutputError
 from dcgrid.io.atomic import (
     ABANDONED_S,
     StagedFiles,
+    refused,
     remove_abandoned,
     whole_file,
     whole_folder,
@@ -214,3 +215,13 @@ def test_only_what_nobody_writes_is_removed(tmp_path: Path) -> None:
     remove_abandoned(tmp_path)
     assert set(names(tmp_path)) == kept
     remove_abandoned(tmp_path / "missing")
+
+
+def test_errors_name_results_and_not_their_parts(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    part = tmp_path / ".item.12-0123abcd.part" / ".a.b.12-89abcdef.part.png"
+    error = refused(part, full)
+    assert (
+        error.message == f"cannot write {tmp_path / 'item' / 'a.b.png'} (no space left on device)"
+    )
+    assert error.hint == f"free some space: `df -h {tmp_path}`"

@@ -17,6 +17,15 @@ def test_near_names_missing_folders_and_addresses(tmp_path: Path) -> None:
         assert missing_hint(Path(address)).startswith("download it first")
 
 
+@pytest.mark.parametrize("words", [["edit"], ["compose", "--concept", "fire"], ["eval"], ["rerun"]])
+def test_an_address_is_shown_as_it_was_typed(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = "https://example.com/a.mp4"
+    assert main([words[0], address, *words[1:], *(["-e", "rain"] if words == ["edit"] else [])]) > 1
+    assert f"{address}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["none.mp4", "https://example.com/a.mp4", "no/such.mp4", ".."])
 def test_hints_name_no_bare_dot(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

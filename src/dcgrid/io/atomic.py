@@ -28,7 +28,7 @@ ABANDONED_S = 3600.0
 """A temporary file of a process that is gone is removed after this time; on a disk that machines
 share, the process may be another machine's."""
 
-_PART = re.compile(r"\..*\.(?:(\d+)-)?[0-9a-f]{8}\.(?:part|old)(?:\.\w+)?")
+_PART = re.compile(r"\.(.*)\.(?:(\d+)-)?[0-9a-f]{8}\.(?:part|old)(\.\w+)?")
 
 
 @contextmanager
@@ -188,7 +188,7 @@ def remove_abandoned(folder: Path, age_s: float = ABANDONED_S) -> None:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             found = _PART.fullmatch(entry.name)
-            if found is None or (found[1] and _is_alive(int(found[1]))):
+            if found is None or (found[2] and _is_alive(int(found[2]))):
                 continue
             with suppress(OSError):
                 if time.time() - entry.stat(follow_symlinks=False).st_mtime < age_s:
@@ -208,8 +208,17 @@ def refused(path: Path, error: Exception, hint: str = "") -> OutputError:
         hint: What to try; empty: what fits the reason.
     """
     reason = str(getattr(error, "strerror", None) or "unknown error").lower()
+    # Users know the names of results, not of what is written before it gets them.
+    named = [_PART.fullmatch(part) for part in path.parts]
+    path = Path(
+        *(
+            f"{found[1]}{found[3] or ''}" if found else part
+            for found, part in zip(named, path.parts, strict=True)
+        )
+    )
+    there = next((one for one in path.parents if one.is_dir()), path.parent)
     hints = {
-        errno.ENOSPC: f"free some space: `df -h {path.parent}`",
+        errno.ENOSPC: f"free some space: `df -h {there}`",
         errno.ENOENT: f"make the folder: `mkdir -p {path.parent}`",
         errno.EACCES: f"choose another place with --out: you may not write in {path.parent}",
         errno.EROFS: "choose another place with --out; this disk is read-only",

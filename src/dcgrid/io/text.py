@@ -21,6 +21,8 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+:)/")
+
 
 def read_text(
     path: Path, error: type[DcgridError], *, hint: str = "", max_bytes: int = MAX_BYTES
@@ -68,7 +70,7 @@ def read_bytes(
             content = file.read(max_bytes + 1)
     except (OSError, ValueError) as cause:
         reason = cause.strerror if isinstance(cause, OSError) else str(cause)
-        shown = str(path) if str(path).isprintable() else repr(str(path))
+        shown = as_typed(path) if str(path).isprintable() else repr(str(path))
         problem = f"cannot read {shown} ({(reason or 'unknown error').lower()})"
         raise error(problem, hint=hint) from cause
     if len(content) > max_bytes:
@@ -78,9 +80,14 @@ def read_bytes(
     return content
 
 
+def as_typed(path: Path) -> str:
+    """Return the text of a path; of an address, `Path` has made one slash of two."""
+    return _ADDRESS.sub(r"\1//", str(path))
+
+
 def missing_hint(path: Path) -> str:
     """Return what to try where a file that was named is not there."""
-    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):  # a Path has made one slash of two
+    if _ADDRESS.match(str(path)):
         return "download it first: files are read, no addresses"
     folder = path.parent
     if not folder.is_dir():

@@ -16,7 +16,7 @@ from annotated_types import Ge, Le, Lt
 
 from dcgrid import hub
 from dcgrid.errors import InputVideoError, UsageError
-from dcgrid.io.text import missing_hint
+from dcgrid.io.text import as_typed, missing_hint
 
 MAX_STRENGTH = 4.0
 """Largest strength, either way; beyond it pictures only break."""
@@ -379,7 +379,7 @@ def check_input(path: Path) -> None:
     if path.is_dir():
         raise InputVideoError(f"{path} is a folder, not a video", hint="name a file in it")
     if not path.exists():
-        raise InputVideoError(f"{path} does not exist", hint=missing_hint(path))
+        raise InputVideoError(f"{as_typed(path)} does not exist", hint=missing_hint(path))
     if not path.is_file():  # opening a pipe without a writer would wait for ever
         raise InputVideoError(f"{path} is a pipe or a device, not a video", hint="name a file")
     try:

@@ -18,7 +18,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from dcgrid.errors import InputVideoError
-from dcgrid.io.text import missing_hint
+from dcgrid.io.text import as_typed, missing_hint
 
 CHECK_HINT = "Check it with `ffprobe FILE`, or play it; if it plays, convert it to MP4 (H.264)."
 
@@ -83,7 +83,7 @@ def check_file(path: Path) -> None:
         raise _unreadable(path) from error
     except OSError as error:
         raise InputVideoError(
-            f"{path}: there is no such file ({(error.strerror or 'unknown').lower()}).",
+            f"{as_typed(path)}: there is no such file ({(error.strerror or 'unknown').lower()}).",
             hint=missing_hint(path),
         ) from error
     except ValueError as error:
