@@ -260,7 +260,7 @@ def test_prior_batches_are_of_the_bare_base_and_carry_no_token(job_of, watched, 
         sampled.append(tuple(cells_BKCFYX.shape))
         return sample(velocity, cells_BKCFYX, *rest)
 
-    monkeypatch.setattr("dcgrid.train.stages.flow_matching.sample", watched_sample)
+    monkeypatch.setattr("dcgrid.pipelines.sampling.sample", watched_sample)
     run(job_of(loss={"prior_share": 1.0, "caption_dropout": 0.0}))
     stage = watched["stage"]
     assert len(sampled) == 4, "one for each concept and phase"
