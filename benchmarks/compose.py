@@ -19,7 +19,7 @@ from benchmarks.clips import BenchClip, find_clips, read_bench_clip
 from benchmarks.figures import compare
 from benchmarks.models import load_choice
 from benchmarks.progress import Silent
-from dcgrid.eval.suites.footage import element_frames, element_words, fusion_truths
+from dcgrid.eval.suites.compared_frames import element_frames, element_words, fusion_truths
 from dcgrid.eval.suites.suite import Task
 from dcgrid.models.base import Backbone
 from dcgrid.pipelines.job import ComposeJob

@@ -1,6 +1,7 @@
 """Sizes that keep the code readable; the layers are in .importlinter."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,27 @@ def test_files_are_written_and_read_in_one_place() -> None:
         text = path.read_text(encoding="utf-8")
         for own in ("os.replace(", "os.rename(", "import tomllib", "mkstemp(", "fcntl"):
             assert own not in text, f"{path}: {own}"
+
+
+def test_few_functions_say_one_thing_to_one_caller() -> None:
+    """One statement and one use in src: three such helpers are worse than one paragraph."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    uses = Counter(node.id for node in nodes if isinstance(node, ast.Name))
+    uses += Counter(node.attr for node in nodes if isinstance(node, ast.Attribute))
+    found = [
+        node.name
+        for tree in trees
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and not node.decorator_list
+        if uses[node.name] == 1 and len(node.body) - (ast.get_docstring(node) is not None) == 1
+    ]
+    assert len(found) <= 64, found
+
+
+def test_names_of_files_do_not_repeat() -> None:
+    """A name in a traceback says which file it is; what repeats still may only get less."""
+    names = Counter(path.name for path in SOURCES)
+    usual = {"__init__.py", "__main__.py", "base.py"}
+    repeated = sorted(name for name, count in names.items() if count > 1 and name not in usual)
+    assert len(repeated) <= 18, repeated

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.clips import find_clips, read_bench_clip
-from dcgrid.eval.suites.footage import to_pixels
+from dcgrid.eval.suites.compared_frames import to_pixels
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.synthetic.animation import composite_sprite

@@ -25,7 +25,7 @@ from benchmarks.ablations.variants import FEW, MANY, Variant
 from benchmarks.edits import cell_drift
 from benchmarks.progress import Silent
 from benchmarks.truth import render_truth
-from dcgrid.eval.suites.footage import to_pixels, to_unit
+from dcgrid.eval.suites.compared_frames import to_pixels, to_unit
 from dcgrid.flow.path import noisy
 from dcgrid.grid.routing import Routing, route_matrix
 from dcgrid.models.base import CellText, cell_texts

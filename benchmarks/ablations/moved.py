@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.ablations.data import HeldOutScene, mean_figures
 from benchmarks.ablations.variants import FEW, MANY, Variant
 from benchmarks.progress import Silent
-from dcgrid.eval.suites.footage import to_pixels
+from dcgrid.eval.suites.compared_frames import to_pixels
 from dcgrid.models.base import Backbone
 from dcgrid.pipelines.resolve import Edit, ResolvedGrid, place, slug
 from dcgrid.pipelines.sampling import (

@@ -32,7 +32,7 @@ from dcgrid.train.job import TrainJob
 from dcgrid.train.loop import LoopOptions
 from dcgrid.train.plan import plan_stage
 from dcgrid.train.resume import read_step
-from dcgrid.train.stages import adapters, base, codec, upsampler
+from dcgrid.train.stages import autoencoder_stage, base, grid_adapters, upsampler_stage
 from dcgrid.train.stages.grids import GridStage
 
 PARTS = ("autoencoder", "upsampler", "text", "dit", "fill")
@@ -201,8 +201,8 @@ def test_base_in_memory_is_bit_identical_after_fill(run_tiny, trained, monkeypat
                 if ".lora_" not in n
             }
 
-    monkeypatch.setattr(adapters, "GridStage", Watched)
-    monkeypatch.setattr(adapters, "save_adapter", lambda *_: None)
+    monkeypatch.setattr(grid_adapters, "GridStage", Watched)
+    monkeypatch.setattr(grid_adapters, "save_adapter", lambda *_: None)
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_, **__: module)
     run_tiny("fill", trained)
     after = {
@@ -272,7 +272,8 @@ def test_stopped_and_resumed_equals_uninterrupted(run_tiny, tmp_path, monkeypatc
 
     name = "AutoencoderStage" if stage == "autoencoder" else "GridStage"
     name = "UpsamplerStage" if stage == "upsampler" else name
-    module = {"autoencoder": codec, "base": base, "upsampler": upsampler}.get(stage, adapters)
+    modules = {"autoencoder": autoencoder_stage, "base": base, "upsampler": upsampler_stage}
+    module = modules.get(stage, grid_adapters)
     original = getattr(module, name)
     for at in (2, 4, 7):
         calls = []

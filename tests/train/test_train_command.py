@@ -265,12 +265,12 @@ def test_nan_ends_with_code_5_and_keeps_the_checkpoint(command, tmp_path, monkey
 def test_full_disk_ends_with_code_3(command, tmp_path, monkeypatch):
     from safetensors import SafetensorError
 
-    from dcgrid.train.stages import codec, upsampler
+    from dcgrid.train.stages import autoencoder_stage, upsampler_stage
 
     def full(*_):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    for stage in (codec, upsampler):
+    for stage in (autoencoder_stage, upsampler_stage):
         monkeypatch.setattr(stage, "save_weights", full)
     code, _, err = command("upsampler")
     assert code == 4, "the autoencoder is missing first"

@@ -226,7 +226,7 @@ def report(
 ) -> None:
     """Write the page and the tables of an evaluation anew from its results.json."""
     from dcgrid.eval.results import read_results
-    from dcgrid.eval.suites.run import RESULTS_NAME, write_all
+    from dcgrid.eval.suites.eval_run import RESULTS_NAME, write_all
 
     with Output(format_=format_, quiet=quiet) as output:
         output.busy("writing the page")
@@ -354,7 +354,7 @@ def _run_job(
     request: "EvalRequest", output: Output, required: Collection[str], *, dry_run: bool
 ) -> None:
     """Plan an evaluation, do it unless it is a dry run, print the table, and set the exit code."""
-    from dcgrid.eval.suites.plan import plan_eval
+    from dcgrid.eval.suites.eval_plan import plan_eval
 
     if request.pull and not dry_run:
         output.start("downloading what metrics lack")
@@ -365,7 +365,7 @@ def _run_job(
     for line in plan.lines():
         output.note(line)
     from dcgrid.eval.results import as_json
-    from dcgrid.eval.suites.run import EVAL_STAGES, run_job
+    from dcgrid.eval.suites.eval_run import EVAL_STAGES, run_job
     from dcgrid.eval.tables import text_table
 
     output.expect(EVAL_STAGES)

@@ -47,11 +47,11 @@ from dcgrid.train.plan_checkout import checkout_counts, frozen_bytes, working_by
 from dcgrid.train.resume import read_step
 from dcgrid.train.run_stage import missing_parts
 from dcgrid.train.settings import ADAPTER_STAGES, ConceptLoss, GridsLoss, Phase
-from dcgrid.train.stages.adapters import adapter_specs
-from dcgrid.train.stages.codec import trained_names
+from dcgrid.train.stages.autoencoder_stage import trained_names
 from dcgrid.train.stages.concepts import check_concepts, count_tags
 from dcgrid.train.stages.flow_matching import check_self_conditioning
-from dcgrid.train.stages.upsampler import CROP_BYTES, stock_bytes
+from dcgrid.train.stages.grid_adapters import adapter_specs
+from dcgrid.train.stages.upsampler_stage import CROP_BYTES, stock_bytes
 from dcgrid.video.folder import name_some
 
 CLUSTERS = (8, 64, 256)
@@ -229,8 +229,9 @@ def plan_stage(job: TrainJob) -> TrainPlan:
         steps_done=done,
         memory_bytes=_memory_bytes(job, trained, frozen),
         memory_of={
-            count: _memory_bytes(_on(job, count), trained, frozen)
+            count: _memory_bytes(replace(job, processes=many), trained, frozen)
             for count in (CLUSTERS if shared else ())
+            for many in (Processes(count=count, local_count=min(count, 8)),)
         },
         disk_bytes=(2 + job.recipe.log.keep_last) * state + 2 * total,
         result_bytes=_result_bytes(job, trained, frozen),
@@ -386,11 +387,6 @@ def _count(parameters: Iterable[torch.Tensor]) -> int:
 def _copies(job: TrainJob) -> int:
     """Return how often a trained number is kept: weight, both moments, and the average if any."""
     return 4 if job.recipe.optim.ema_decay else 3
-
-
-def _on(job: TrainJob, count: int) -> TrainJob:
-    """Return a job as it would be on so many GPUs, eight a machine."""
-    return replace(job, processes=Processes(count=count, local_count=min(count, 8)))
 
 
 def _memory_bytes(job: TrainJob, trained: dict[str, int], frozen: dict[str, int]) -> int:

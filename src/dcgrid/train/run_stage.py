@@ -29,14 +29,14 @@ from dcgrid.train.networks import (
     names_tags,
 )
 from dcgrid.train.settings import UpsamplerLoss
-from dcgrid.train.stages.adapters import run_adapters
-from dcgrid.train.stages.base import run_base
-from dcgrid.train.stages.codec import (
+from dcgrid.train.stages.autoencoder_stage import (
     run_autoencoder,
 )
+from dcgrid.train.stages.base import run_base
 from dcgrid.train.stages.concepts import check_concepts, run_concepts
 from dcgrid.train.stages.flow_matching import check_self_conditioning
-from dcgrid.train.stages.upsampler import run_upsampler
+from dcgrid.train.stages.grid_adapters import run_adapters
+from dcgrid.train.stages.upsampler_stage import run_upsampler
 
 
 def run_stage(job: TrainJob, reporter: Reporter) -> Path:

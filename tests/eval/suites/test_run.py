@@ -16,11 +16,11 @@ import torch
 from dcgrid.errors import InputVideoError, OutputError, UsageError
 from dcgrid.eval.metrics import psnr
 from dcgrid.eval.results import read_results
+from dcgrid.eval.suites.compared_frames import effect_truth, given_frames
 from dcgrid.eval.suites.eval_clips import find_clips
+from dcgrid.eval.suites.eval_plan import plan_eval
+from dcgrid.eval.suites.eval_run import run_job
 from dcgrid.eval.suites.external import parse_external
-from dcgrid.eval.suites.footage import effect_truth, given_frames
-from dcgrid.eval.suites.plan import plan_eval
-from dcgrid.eval.suites.run import run_job
 from dcgrid.eval.suites.suite import EvalRequest, Task, group_tasks, load_suite
 from dcgrid.io.locks import run_lock
 from dcgrid.io.progress import NullProgress

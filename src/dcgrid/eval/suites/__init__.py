@@ -2,5 +2,6 @@
 
     recipe -> plan -> work, a unit a clip and method -> scores -> results.json, tables, report
 
-Read suite.py (what a suite is), plan.py (what it means for these clips), run.py (doing it).
+Read suite.py (what a suite is), eval_plan.py (what it means for these clips), eval_run.py (doing
+it).
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dcgrid import hub
 from dcgrid.errors import DcgridError, UsageError
-from dcgrid.eval.suites import footage
+from dcgrid.eval.suites import compared_frames
 from dcgrid.eval.suites.suite import EvalRequest, Unit, UnitOutcome, item_names
 from dcgrid.models.base import ModelSpec
 from dcgrid.video.folder import is_video
@@ -82,7 +82,7 @@ def _find(folder: Path, stem: str, name: str) -> Path | None:
 
 def _kept(request: EvalRequest, spec: ModelSpec, unit: Unit, path: Path) -> Path:
     """Return a video in the form of all results."""
-    rules = footage.result_rules(request, spec, request.clips[unit.clip])
+    rules = compared_frames.result_rules(request, spec, request.clips[unit.clip])
     size = "x".join(map(str, rules.cell_sizes[0]))
     name = f"{hub.file_sha256(path)[:24]}-{size}-{spec.fps:g}-{request.duration_s or 0:g}.mkv"
     kept = request.out / "cache" / "handed" / name

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dcgrid import __version__, hub
-from dcgrid.eval.suites import footage
+from dcgrid.eval.suites import compared_frames
 from dcgrid.eval.suites.external import reason_of, take_external
 from dcgrid.eval.suites.suite import CEILING, EvalRequest, Unit, UnitOutcome, item_names
 from dcgrid.io.atomic import whole_folder
@@ -130,7 +130,7 @@ def _job(context: GenerationContext, unit: Unit) -> tuple[GridJob, ResolvedGrid 
         return story, None
     job: GridJob
     if request.suite.kind == "compose":
-        fields |= footage.element_words(unit.tasks[0])
+        fields |= compared_frames.element_words(unit.tasks[0])
         job = ComposeJob(first=clip.path, second=clip.path, **fields)
     else:
         effects = tuple(task.effect for task in unit.tasks)
@@ -143,7 +143,7 @@ def _folder(
 ) -> Path:
     """Return the folder in the cache, named by all that decides the pixels."""
     clip = context.request.clips[unit.clip]
-    plan = footage.plan_source(context.request, context.spec, clip)
+    plan = compared_frames.plan_source(context.request, context.spec, clip)
     path = adapter_file(job, context.model, grid.mode if grid else "consistent")
     facts: dict[str, Any] = {
         "version": __version__,
@@ -167,10 +167,10 @@ def _fill(
 ) -> tuple[dict[str, Tensor], float]:
     """Generate a grid; return its results by item, and the seconds that generating took."""
     clip, spec = context.request.clips[unit.clip], context.spec
-    given = [footage.given_frames(context.request, spec, clip)]
+    given = [compared_frames.given_frames(context.request, spec, clip)]
     if isinstance(job, ComposeJob):
         (task,) = unit.tasks
-        given.append(footage.element_frames(task, given[0], spec.fps, unit.clip))
+        given.append(compared_frames.element_frames(task, given[0], spec.fps, unit.clip))
     model = _load_model(context, job, grid, given[0])
     enter_given(model.backbone, grid)
     if unit.method == CEILING:
@@ -188,10 +188,10 @@ def _ceilings(
 ) -> dict[str, Tensor]:
     """Return the truths after the autoencoder, by item."""
     if context.request.suite.kind == "compose":
-        truths = footage.fusion_truths(*given)
+        truths = compared_frames.fusion_truths(*given)
     else:
         fps = context.spec.fps
-        truths = {t.key: footage.effect_truth(t, given[0], fps) for t in unit.tasks}
+        truths = {t.key: compared_frames.effect_truth(t, given[0], fps) for t in unit.tasks}
     return {name: codec_pass(backbone, truth_THWC) for name, truth_THWC in truths.items()}
 
 
@@ -217,7 +217,7 @@ def _generate_story(
     """Tell a story with the very command; return its scenes by item, and its seconds."""
     context.loaded = None
     clip = context.request.clips[unit.clip]
-    rules = footage.result_rules(context.request, context.spec, clip)
+    rules = compared_frames.result_rules(context.request, context.spec, clip)
     with tempfile.TemporaryDirectory() as folder:
         plan = plan_run(
             prepare_run(replace(job, folder=Path(folder)), hub.config_dir() / "recipes")

@@ -19,7 +19,7 @@ from dcgrid import __version__
 from dcgrid.errors import InputVideoError
 from dcgrid.eval.results import ClipEntry, Item, Score, Status
 from dcgrid.eval.scoring import Case, Encoders, score_case
-from dcgrid.eval.suites import footage
+from dcgrid.eval.suites import compared_frames
 from dcgrid.eval.suites.suite import EvalRequest, Unit, UnitOutcome, item_names
 from dcgrid.eval.suites.unit_generation import read_result
 from dcgrid.io.atomic import write_whole
@@ -110,14 +110,14 @@ def _footage(context: ScoringContext, key: str, unit: Unit) -> _Footage:
     name = f"{key} {[task.key for task in tasks]}"
     if context.last is None or context.last[0] != name:
         clip = request.clips[unit.clip]
-        source_THWC = footage.source_frames(request, spec, clip)
+        source_THWC = compared_frames.source_frames(request, spec, clip)
         other_THWC, truths = None, dict[str, Tensor]()
         if request.suite.kind == "truth":
-            truths = {t.key: footage.effect_truth(t, source_THWC, spec.fps) for t in tasks}
+            truths = {t.key: compared_frames.effect_truth(t, source_THWC, spec.fps) for t in tasks}
         elif request.suite.kind == "compose":
-            other_THWC = footage.element_frames(tasks[0], source_THWC, spec.fps, unit.clip)
-            truths = footage.fusion_truths(source_THWC, other_THWC)
-        mask_THW = footage.read_mask(request, spec, clip, len(source_THWC))
+            other_THWC = compared_frames.element_frames(tasks[0], source_THWC, spec.fps, unit.clip)
+            truths = compared_frames.fusion_truths(source_THWC, other_THWC)
+        mask_THW = compared_frames.read_mask(request, spec, clip, len(source_THWC))
         shown = _Footage(
             source_THWC=source_THWC, other_THWC=other_THWC, mask_THW=mask_THW, truths=truths
         )

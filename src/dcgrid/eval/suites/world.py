@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from dcgrid.errors import OutputError, UsageError
+from dcgrid.eval.suites.compared_frames import to_pixels, to_unit
 from dcgrid.eval.suites.eval_clips import CAPTIONS, MASKS
-from dcgrid.eval.suites.footage import to_pixels, to_unit
 from dcgrid.io.atomic import write_whole
 from dcgrid.models.drift import RATE
 from dcgrid.synthetic.animation import camera_move, composite_sprite

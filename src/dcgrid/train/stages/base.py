@@ -57,7 +57,7 @@ from dcgrid.train.networks import (
 )
 from dcgrid.train.scale import gathered, scale_native
 from dcgrid.train.settings import BaseLoss
-from dcgrid.train.stages.adapters import train_grids
+from dcgrid.train.stages.grid_adapters import train_grids
 from dcgrid.train.stages.grids import GridStage
 
 _POINTS = ((FALL_FAST, RAIN), (FALL_SLOW, FAR_FLAKES), (FALL, NEAR_FLAKES), (RISE, SPARKS))

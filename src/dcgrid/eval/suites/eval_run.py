@@ -24,7 +24,7 @@ from dcgrid.eval.results import (
 )
 from dcgrid.eval.scoring import Encoders
 from dcgrid.eval.suites.eval_clips import DEFAULT_SUBJECT
-from dcgrid.eval.suites.plan import SCORING, EvalPlan
+from dcgrid.eval.suites.eval_plan import SCORING, EvalPlan
 from dcgrid.eval.suites.suite import (
     CEILING,
     EvalRequest,

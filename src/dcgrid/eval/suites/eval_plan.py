@@ -9,7 +9,7 @@ from dcgrid import hub
 from dcgrid.errors import InputVideoError, OutputError, UsageError
 from dcgrid.eval.results import MetricColumn
 from dcgrid.eval.scoring import METRICS, Encoders
-from dcgrid.eval.suites import footage
+from dcgrid.eval.suites import compared_frames
 from dcgrid.eval.suites.suite import (
     CEILING,
     EvalRequest,
@@ -151,7 +151,7 @@ def plan_eval(request: EvalRequest, *, dry_run: bool = False) -> EvalPlan:
     refuse_downloads(downloads)
     _check_out(request.out)
     units = units_of(request)
-    plans = [footage.plan_source(request, model.spec, clip) for clip in request.clips]
+    plans = [compared_frames.plan_source(request, model.spec, clip) for clip in request.clips]
     return EvalPlan(
         request=replace(request, out=request.out.resolve()),
         columns=encoders.columns(request.suite.metrics),
@@ -172,14 +172,14 @@ def _readable(request: EvalRequest, spec: ModelSpec) -> EvalRequest:
     clips, left_out = [], list(request.left_out)
     for clip in request.clips:
         try:
-            footage.plan_source(request, spec, clip)
+            compared_frames.plan_source(request, spec, clip)
             clips.append(clip)
         except InputVideoError as error:
             if clip.is_named:
                 raise
             left_out.append(f"{clip.path.name}: {error.message}")
     for clip in clips:
-        footage.read_mask(request, spec, clip, 1)
+        compared_frames.read_mask(request, spec, clip, 1)
     if not clips:
         raise InputVideoError(
             f"no clip can be read; {left_out[0]}",
@@ -217,9 +217,9 @@ def _check_suite(request: EvalRequest) -> None:
             )
     for task in suite.tasks:
         if suite.kind == "truth":
-            footage.truth_effect(task)
+            compared_frames.truth_effect(task)
         elif suite.kind == "compose":
-            footage.check_element(task)
+            compared_frames.check_element(task)
         else:
             load_effect(task.effect, hub.config_dir() / "recipes")
 

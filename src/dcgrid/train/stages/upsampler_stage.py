@@ -47,7 +47,7 @@ from dcgrid.train.networks import (
     start_from,
 )
 from dcgrid.train.settings import Phase, TrainRecipe, UpsamplerLoss
-from dcgrid.train.stages.codec import (
+from dcgrid.train.stages.autoencoder_stage import (
     error_of_differences,
 )
 from dcgrid.train.stages.edit_maker import EditMaker
