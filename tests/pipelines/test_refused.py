@@ -17,8 +17,9 @@ from dcgrid.grid.layout import GridLayout
 from dcgrid.models.native.model import weights_folder
 from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.models.registry import find_model
+from dcgrid.models.wan.checkpoint import known_spec
 from dcgrid.pipelines import footage, team
-from dcgrid.pipelines.clips import check_pitch
+from dcgrid.pipelines.clips import check_cells
 from dcgrid.pipelines.plan import plan_run
 from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.sampling import token_places
@@ -44,14 +45,43 @@ def test_sizes_are_refused_exactly_where_cells_would_overlap(
                 except LayoutError:
                     fits = False
             try:
-                check_pitch(job(clip), MINI_SPEC, grid, (height, width))
+                check_cells(job(clip), MINI_SPEC, grid, (height, width))
                 planned = True
             except UsageError as error:
                 planned = False
                 named = re.search(r"--size (\d+)x(\d+)", error.hint)
                 assert named is not None
-                check_pitch(job(clip), MINI_SPEC, grid, (int(named[2]), int(named[1])))
+                check_cells(job(clip), MINI_SPEC, grid, (int(named[2]), int(named[1])))
             assert planned == fits, (height, width)
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(2, 2), (1, 5), (1, 1)])
+def test_sizes_are_refused_exactly_where_the_position_table_ends(
+    clip: Path, rows: int, cols: int
+) -> None:
+    """The oracle are the places that the sampler looks up."""
+    spec = replace(known_spec("wan2.2-5b"), most_places=16)
+    grid = replace(prepare_run(job(clip)).grid, rows=rows, cols=cols)
+    unit = spec.stride_HW * spec.patch[1]
+
+    def fits(height: int, width: int) -> bool:
+        size = (2, height // spec.stride_HW, width // spec.stride_HW)
+        places = token_places(GridLayout(rows=rows, cols=cols), size, spec.patch, spec.cell_pitch)
+        return int(places.coordinates_S3.max()) < 16
+
+    for height in range(unit, 18 * unit, 3 * unit):
+        for width in range(unit, 18 * unit, 2 * unit):
+            try:
+                check_cells(job(clip), spec, grid, (height, width))
+                planned = True
+            except UsageError as error:
+                planned = False
+                named = re.search(r"--size (\d+)x(\d+)", error.hint)
+                assert named is not None
+                assert fits(int(named[2]), int(named[1]))
+                # The longer side is as long as it can be: one step more does not fit.
+                assert not fits(int(named[2]) + unit, int(named[1]) + unit)
+            assert planned == fits(height, width), (height, width)
 
 
 Maker: TypeAlias = Callable[[Path], list[str]]

@@ -257,6 +257,16 @@ def test_a_machine_too_small_is_told_what_to_try(clip, wan_folder, capsys, monke
     assert "hint: try" in err
 
 
+def test_a_grid_wider_than_the_position_table_is_refused_in_the_plan(clip, wan_folder, capsys):
+    words = ("edit", clip, "-e", "rain", "--model", wan_folder, "--duration", "0.5", "--dry-run")
+    code, _, err = command(capsys, *words, "--size", "528x48")
+    assert code == 2
+    assert "--size 528x48: cells of small-wan in a grid of 2x2 are at most 512 wide" in err
+    assert "hint: use --size 512x48" in err
+    code, _, err = command(capsys, *words, "--size", "512x48")
+    assert code == 0, err
+
+
 def test_memory_that_runs_out_names_the_next_setting(clip, wan_folder, capsys, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")

@@ -74,6 +74,8 @@ class ModelSpec:
     """Token rows and columns from one cell to the next; None: cells abut."""
     noise_motion: tuple[tuple[int, float], ...]
     """How the last channels of the noise move, see flow/noise.py; empty: all noise is white."""
+    most_places: int | None = None
+    """Most token rows or columns of a grid that its position table knows; None: any number."""
     offset_tokens: bool
     """True: a velocity is the mean over the plain grid of tokens and one set off by half a token,
     for models trained on both (docs/decisions/0010)."""

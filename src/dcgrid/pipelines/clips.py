@@ -217,27 +217,36 @@ def windows_line(spec: "ModelSpec", windows: Sequence[Window]) -> str:
     )
 
 
-def check_pitch(job: GridJob, spec: "ModelSpec", grid: ResolvedGrid, size: tuple[int, int]) -> None:
-    """Check that cells do not overlap on a model whose cells stand at a fixed distance.
+def check_cells(job: GridJob, spec: "ModelSpec", grid: ResolvedGrid, size: tuple[int, int]) -> None:
+    """Check that the cells of a grid have room: between each other, and in the position table.
 
     Raises:
-        UsageError: They would; the hint names a size of the same shape that fits.
+        UsageError: They have not; the hint names the nearest size of the same shape that fits.
     """
-    if spec.cell_pitch is None or job.generated_by not in ("grid", "inpaint"):
-        return
+    alone = job.generated_by not in ("grid", "inpaint")
+    counts = (1, 1) if alone else (grid.rows, grid.cols)
     # The offset grid has a token more in each direction.
     unit, spare = spec.stride_HW * spec.patch[1], 1 if spec.offset_tokens else 0
-    most = [(pitch - spare) * unit for pitch in spec.cell_pitch]
-    shares = [
-        limit / side
-        for limit, side, count in zip(most, size, (grid.rows, grid.cols), strict=True)
-        if count > 1 and side > limit
-    ]
-    if shares:
-        height, width = (max(unit, int(side * min(shares)) // unit * unit) for side in size)
+    most = []
+    for count, side, pitch in zip(counts, size, spec.cell_pitch or (None, None), strict=True):
+        limits = [side]
+        if pitch is not None and count > 1:
+            limits.append((pitch - spare) * unit)
+        if spec.most_places is not None:
+            limits.append(spec.most_places // count * unit)
+        most.append(min(limits))
+    share = min(limit / side for limit, side in zip(most, size, strict=True))
+    if share < 1:
+        height, width = (
+            min(limit, max(unit, round(side * share / unit) * unit))
+            for limit, side in zip(most, size, strict=True)
+        )
+        sides = zip(("wide", "high"), most[::-1], size[::-1], strict=True)
+        limits = " and ".join(f"{limit} {way}" for way, limit, side in sides if limit < side)
         raise UsageError(
-            f"--size {size[1]}x{size[0]}: cells of {spec.name} are at most {most[1]}x{most[0]}",
-            hint=f"use --size {width}x{height}, or leave it out",
+            f"--size {size[1]}x{size[0]}: cells of {spec.name} in a grid of "
+            f"{counts[0]}x{counts[1]} are at most {limits}",
+            hint=f"use --size {width}x{height}",
         )
 
 

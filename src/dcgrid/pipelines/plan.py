@@ -16,9 +16,9 @@ from dcgrid.errors import NetworkError
 from dcgrid.io.progress import counted
 from dcgrid.pipelines.clips import (
     REEL_STAGE,
+    check_cells,
     check_fade,
     check_from_text,
-    check_pitch,
     clip_rules,
     frames_of_text,
     geometry_of,
@@ -302,7 +302,7 @@ def plan_run(prepared: Prepared) -> GenerationPlan:
     frames = clips[0].num_frames if clips else frames_of_text(rules, job.duration_s)
     size = clips[0].cell_size if clips else rules.cell_sizes[0]
     check_fade(job, frames, spec)
-    check_pitch(job, spec, grids[0], size)
+    check_cells(job, spec, grids[0], size)
     windows = windows_of(spec, frames)
     need = plan_memory(job, model, grid_size(grids[0], spec, windows[0].count, size), device, dtype)
     check_loras(job, model, need.offload)

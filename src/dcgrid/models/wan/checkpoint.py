@@ -135,6 +135,7 @@ def spec_of(
         own_clause_only=False,
         negative_text=True,
         cell_pitch=None,
+        most_places=int(transformer.get("rope_max_seq_len", 1024)),
         noise_motion=(),
         offset_tokens=False,
         carried_frames=5,
