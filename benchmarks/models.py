@@ -29,7 +29,7 @@ from dcgrid.models.registry import find_model
 from dcgrid.models.trunk import NetworkBackbone, NetworkParts
 from dcgrid.models.weights import load_weights
 from dcgrid.pipelines.job import EditJob
-from dcgrid.pipelines.loading import adapter_reference, load_model, use_adapter
+from dcgrid.pipelines.loading import ModelRequest, adapter_reference, load_model, use_adapter
 from dcgrid.pipelines.sampling import to_frames, to_model_range
 from dcgrid.runtime import device as runtime
 
@@ -91,7 +91,9 @@ def load_choice(
     wanted = adapter or choice.adapter
     if choice.weights_dir is None:
         job = EditJob(input=Path(), model=choice.model, adapter=wanted)
-        return load_model(job, find_model(job.model), mode, device, dtype, Silent()).backbone
+        model = find_model(job.model)
+        request = ModelRequest(job=job, model=model, mode=mode, device=device, dtype=dtype)
+        return load_model(request, Silent()).backbone
     backbone = load_parts(choice, parts)
     if wanted != "none":
         path = choice.found().files[ADAPTER_NAMES[mode]]

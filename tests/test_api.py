@@ -18,9 +18,10 @@ from dcgrid import options
 from dcgrid.cli.main import main
 from dcgrid.io.progress import NullProgress
 from dcgrid.models.registry import find_model
-from dcgrid.pipelines import team
+from dcgrid.pipelines import kept
 from dcgrid.pipelines.job import ComposeJob, EditJob
 from dcgrid.pipelines.kept import KeptModels
+from dcgrid.pipelines.loading import ModelRequest
 from dcgrid.pipelines.manifest import read_manifest
 from dcgrid.pipelines.script import StoryJob
 from tests.pipelines.runs import decoded
@@ -34,13 +35,13 @@ AS_OPTIONS = ["--duration", "0.4", "--num-inference-steps", "2", "--upsample", "
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Models that are loaded, by the mode of their grid."""
     modes: list[str] = []
-    real = team.load_model
+    real = kept.load_model
 
-    def counted(job, *arguments, **named):  # type: ignore[no-untyped-def]
-        modes.append(job.command)
-        return real(job, *arguments, **named)
+    def counted(request, progress):  # type: ignore[no-untyped-def]
+        modes.append(request.job.command)
+        return real(request, progress)
 
-    monkeypatch.setattr(team, "load_model", counted)
+    monkeypatch.setattr(kept, "load_model", counted)
     return modes
 
 
@@ -131,13 +132,18 @@ def test_more_models_stay_where_asked(
 def test_a_layout_leaves_no_trace_in_a_kept_model(clip: Path) -> None:
     """A layout may let given cells enter in another way than the next one."""
     models = KeptModels()
-    place = (torch.device("cpu"), torch.float32, NullProgress())
-    job, tiny = EditJob(input=clip, effects=("rain",), model="tiny"), find_model("tiny")
-    first = models.load_model(job, tiny, "consistent", *place)
+    request = ModelRequest(
+        job=EditJob(input=clip, effects=("rain",), model="tiny"),
+        model=find_model("tiny"),
+        mode="consistent",
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
+    first = models.load(request, NullProgress())
     usual = first.backbone.spec
     first.backbone.use_given(clean=not usual.per_cell_time, first=False)
     assert first.backbone.spec != usual
-    assert models.load_model(job, tiny, "consistent", *place).backbone is first.backbone
+    assert models.load(request, NullProgress()).backbone is first.backbone
     assert first.backbone.spec == usual
 
 

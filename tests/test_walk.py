@@ -70,7 +70,7 @@ print(sum(name.partition(".")[0] == "dcgrid" for name in sys.modules), "modules 
 """
 JOB_MODULES = 22
 """Most modules of `pipelines` that an edit enters: what a reader of the job has to know."""
-ORDER = ("prepared", "plan", "run", "footage", "team", "generate", "ranking", "deliver")
+ORDER = ("prepared", "plan", "run", "footage", "loading", "generate", "ranking", "deliver")
 """In which order it enters them; docs/architecture.md tells them so."""
 
 

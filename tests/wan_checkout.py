@@ -41,7 +41,7 @@ def write_checkout(folder: Path) -> None:
             freq_dim=16,
             ffn_dim=40,
             num_layers=2,
-            rope_max_seq_len=64,
+            rope_max_seq_len=128,
         )
         vae = diffusers.AutoencoderKLWan(
             base_dim=8,

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from dcgrid.eval.scoring import MetricRanker
     from dcgrid.pipelines.baselines import Method
     from dcgrid.pipelines.kept import KeptModels
+    from dcgrid.pipelines.loading import LoadFn
     from dcgrid.pipelines.plan import GenerationPlan
     from dcgrid.pipelines.run import RunResult
-    from dcgrid.pipelines.team import Team
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -124,13 +124,15 @@ def fetch_weights(planned: PlannedJob, progress: Progress) -> None:
             find_adapter(name, offline=job.offline)
 
 
-def run_planned(planned: PlannedJob, progress: Progress, team: "Team | None" = None) -> "RunResult":
+def run_planned(
+    planned: PlannedJob, progress: Progress, load: "LoadFn | None" = None
+) -> "RunResult":
     """Run a planned job, unless its results are there already.
 
     Args:
         planned: From `plan_job`.
         progress: Gets stages, steps and remarks.
-        team: The processes that compute it, or what keeps models; None: this process, which loads.
+        load: Loads the model, or has it already; None: it is loaded in this process.
 
     Raises:
         DcgridError: See `pipelines.run.run_plan`.
@@ -142,7 +144,7 @@ def run_planned(planned: PlannedJob, progress: Progress, team: "Team | None" = N
     return run_plan(
         planned.plan,
         progress,
-        team,
+        load,
         generate_fn=None if method is None else method.generate_fn(),
         ranker=ranker if ranker and ranker.keys else None,
     )
@@ -420,7 +422,7 @@ class Session:
                 if not self._models.clear():
                     raise
                 planned = plan_job(prepared)  # what is kept has taken the memory
-            return run_planned(planned, progress, self._models)
+            return run_planned(planned, progress, self._models.load)
 
 
 def edit(

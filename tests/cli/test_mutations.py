@@ -18,7 +18,7 @@ from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main
 from dcgrid.errors import WeightsError
 from dcgrid.models.registry import find_model
-from dcgrid.pipelines import team, upsampling
+from dcgrid.pipelines import run, upsampling
 
 EDIT = ("--effect", "rain", "--model", "tiny", "--num-inference-steps", "1", "--duration", "0.3")
 FEW, MANY = range(12), range(12, 200)
@@ -131,7 +131,7 @@ def kept(load: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture
 def kept_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Load the tiny model and the upsampler once: neither changes without an adapter."""
-    for module, name in ((team, "load_model"), (upsampling, "load_upsampler")):
+    for module, name in ((run, "load_model"), (upsampling, "load_upsampler")):
         monkeypatch.setattr(module, name, kept(getattr(module, name)))
 
 

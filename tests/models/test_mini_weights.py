@@ -10,10 +10,11 @@ from torch import Tensor
 
 from dcgrid.errors import AdapterError
 from dcgrid.flow.noise import draw_moving, draw_noise
+from dcgrid.grid.routing import Mode
 from dcgrid.models.native.model import weights_folder
 from dcgrid.models.registry import find_model
 from dcgrid.pipelines.job import ComposeJob, EditJob
-from dcgrid.pipelines.loading import load_model
+from dcgrid.pipelines.loading import ModelRequest, load_model
 from dcgrid.pipelines.resolve import resolve_edits, resolve_fusions
 from dcgrid.pipelines.sampling import fill_grid, grid_request
 from dcgrid.synthetic.effects import render_effect
@@ -51,12 +52,15 @@ def psnr(frames_THWC: Tensor, truth_CTHW: Tensor) -> float:
     return -10 * math.log10(float(error.square().mean()))
 
 
+def request_of(job: EditJob | ComposeJob, mode: Mode) -> ModelRequest:
+    model = find_model(job.model)
+    return ModelRequest(job=job, model=model, mode=mode, device=CPU, dtype=torch.float32)
+
+
 def edited(adapter: str, clip_THWC: Tensor, effect: str = "night") -> Tensor:
     """Return the clip under an effect, at cell size."""
     job = EditJob(input=Path(), effects=(effect,), adapter=adapter)
-    backbone = load_model(
-        job, find_model(job.model), "consistent", CPU, torch.float32, Silent()
-    ).backbone
+    backbone = load_model(request_of(job, "consistent"), Silent()).backbone
     grid = resolve_edits(job)
     request = grid_request(grid, backbone.spec, [clip_THWC])
     cells = fill_grid(backbone, request, Silent())
@@ -112,9 +116,7 @@ def test_a_fusion_is_nearer_to_the_truth_than_either_clip() -> None:
     drawn_CTHW = draw_element("fire", pixels_CTHW, seconds_T, torch.Generator().manual_seed(1))
     fire_THWC = (drawn_CTHW * 255).round().byte().permute(1, 2, 3, 0)
     job = ComposeJob(first=Path(), second=Path(), concept="a fire")
-    backbone = load_model(
-        job, find_model(job.model), "composition", CPU, torch.float32, Silent()
-    ).backbone
+    backbone = load_model(request_of(job, "composition"), Silent()).backbone
     request = grid_request(resolve_fusions(job), backbone.spec, [scene_THWC, fire_THWC])
     fusions = fill_grid(backbone, request, Silent())
     for clip_THWC, fuse in zip(fusions.values(), (fuse_around, fuse_lit), strict=True):
@@ -126,7 +128,7 @@ def test_a_fusion_is_nearer_to_the_truth_than_either_clip() -> None:
 def test_an_adapter_of_another_mode_is_refused() -> None:
     job = ComposeJob(first=Path(), second=Path(), adapter="package:mini/fill.safetensors")
     with pytest.raises(AdapterError, match="mode consistent, this grid is of mode composition"):
-        load_model(job, find_model(job.model), "composition", CPU, torch.float32, Silent())
+        load_model(request_of(job, "composition"), Silent())
 
 
 @pytest.mark.parametrize("part", ["autoencoder", "dit", "text"])

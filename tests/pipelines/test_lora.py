@@ -20,7 +20,7 @@ from dcgrid.errors import AdapterError, InputVideoError, UsageError, WeightsErro
 from dcgrid.hub import file_sha256
 from dcgrid.models.registry import find_model
 from dcgrid.pipelines.job import absolute_loras, parse_lora
-from dcgrid.pipelines.loading import load_model
+from dcgrid.pipelines.loading import ModelRequest, load_model
 from dcgrid.pipelines.plan import plan_run
 from dcgrid.pipelines.prepared import prepare_run
 from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
@@ -122,9 +122,14 @@ def test_loras_stack_under_an_adapter_that_names_the_bare_base(make_lora: Maker)
     device = torch.device("cpu")
 
     def weights(asked: Any) -> dict[str, torch.Tensor]:
-        model = load_model(
-            asked, find_model(asked.model), "consistent", device, torch.float32, Silence()
+        request = ModelRequest(
+            job=asked,
+            model=find_model(asked.model),
+            mode="consistent",
+            device=device,
+            dtype=torch.float32,
         )
+        model = load_model(request, Silence())
         return dict(model.backbone.network.state_dict())
 
     bare = weights(replace(asked, loras=(), adapter="none"))

@@ -18,7 +18,8 @@ from dcgrid.models.native.model import weights_folder
 from dcgrid.models.native.presets import MINI_SPEC
 from dcgrid.models.registry import find_model
 from dcgrid.models.wan.checkpoint import known_spec
-from dcgrid.pipelines import footage, team
+from dcgrid.pipelines import footage
+from dcgrid.pipelines import run as run_module
 from dcgrid.pipelines.clips import check_cells
 from dcgrid.pipelines.plan import plan_run
 from dcgrid.pipelines.prepared import prepare_run
@@ -141,7 +142,7 @@ def test_plan_and_run_refuse_alike_and_nothing_is_loaded(
     def loads(*_: object, **__: object) -> None:
         raise AssertionError("something was loaded")
 
-    monkeypatch.setattr(team, "load_model", loads)
+    monkeypatch.setattr(run_module, "load_model", loads)
     monkeypatch.setattr(footage, "read_clip", loads)
     arguments, code, said = CASES[name]
     command = ["edit", str(clip), "--model", "tiny", *arguments(clip.parent)]

@@ -13,7 +13,7 @@ import torch
 
 from dcgrid import hub
 from dcgrid.errors import AdapterError, DeviceError, InputVideoError, WeightsError
-from dcgrid.pipelines import deliver, footage, generate, team
+from dcgrid.pipelines import deliver, footage, generate
 from dcgrid.pipelines import run as run_module
 from dcgrid.pipelines.manifest import read_manifest
 from dcgrid.pipelines.plan import plan_run
@@ -191,7 +191,7 @@ def test_guidance_of_each_edit_is_its_own(clip: Path) -> None:
     ("module", "stage"),
     [
         (footage, "read_clip"),
-        (team, "load_model"),
+        (run_module, "load_model"),
         (generate, "fill_grid"),
         (deliver, "write_pictures"),
     ],

@@ -15,7 +15,7 @@ from dcgrid.adapters.files import save_adapter
 from dcgrid.adapters.spec import AdapterSpec
 from dcgrid.cli.main import main
 from dcgrid.models.registry import find_model
-from dcgrid.pipelines.team import divide
+from dcgrid.models.wan.group import divide
 from dcgrid.recipes import shipped_dir
 from tests.pipelines.runs import decoded
 from tests.torchrun import told, torchrun

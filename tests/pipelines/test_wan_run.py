@@ -259,11 +259,11 @@ def test_a_machine_too_small_is_told_what_to_try(clip, wan_folder, capsys, monke
 
 def test_a_grid_wider_than_the_position_table_is_refused_in_the_plan(clip, wan_folder, capsys):
     words = ("edit", clip, "-e", "rain", "--model", wan_folder, "--duration", "0.5", "--dry-run")
-    code, _, err = command(capsys, *words, "--size", "528x48")
+    code, _, err = command(capsys, *words, "--size", "1040x48")
     assert code == 2
-    assert "--size 528x48: cells of small-wan in a grid of 2x2 are at most 512 wide" in err
-    assert "hint: use --size 512x48" in err
-    code, _, err = command(capsys, *words, "--size", "512x48")
+    assert "--size 1040x48: cells of small-wan in a grid of 2x2 are at most 1024 wide" in err
+    assert "hint: use --size 1024x48" in err
+    code, _, err = command(capsys, *words, "--size", "1024x48")
     assert code == 0, err
 
 

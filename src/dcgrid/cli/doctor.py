@@ -75,8 +75,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _models() -> list[dict[str, Any]]:
-    from dcgrid.models.native.model import package_models
-    from dcgrid.pipelines.memory import native_bytes
+    from dcgrid.models.native.model import native_bytes, package_models
 
     rows = []
     for model in package_models():
@@ -106,9 +105,10 @@ def _large_models() -> list[dict[str, Any]]:
     import torch
 
     from dcgrid.errors import DeviceError
+    from dcgrid.models.model import GridSize
     from dcgrid.models.registry import find_model
     from dcgrid.pipelines.job import EditJob
-    from dcgrid.pipelines.memory import GridSize, plan_memory
+    from dcgrid.pipelines.memory import plan_memory
     from dcgrid.runtime import device as runtime
 
     device = runtime.choose_device("auto")

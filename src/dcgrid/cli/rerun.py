@@ -1,16 +1,13 @@
 """`dcgrid rerun`: make the results of a manifest again."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dcgrid.cli.options import DryRunOption, FormatOption, OfflineOption, OutOption, QuietOption
 from dcgrid.cli.output import Format, Output
-from dcgrid.cli.run_job import in_first_process, run_prepared
-
-if TYPE_CHECKING:
-    from dcgrid.pipelines.team import Team
+from dcgrid.cli.run_job import Helpers, in_first_process, run_prepared
 
 
 def rerun(
@@ -52,13 +49,13 @@ def rerun(
     """
     from dcgrid.pipelines.rerun import RerunJob, prepare_rerun
 
-    def work(team: "Team | None", own_device: str) -> None:
+    def work(helpers: Helpers | None, own_device: str) -> None:
         job = RerunJob(
             manifest=manifest,
             inputs=tuple(input_ or ()),
             out=out,
             # Each of several processes has a device of its own, whatever the first run's was.
-            device=device if team is None else own_device,
+            device=device if helpers is None else own_device,
             force=force,
             offline=offline,
         )
@@ -67,7 +64,7 @@ def rerun(
         version = first.versions.get("dcgrid", "?")
         named = {"edit": "an edit", "compose": "a composition"}.get(first.command, "a story")
         output.note(f"Repeats {named} of {first.created} by dcgrid {version}.")
-        run_prepared(prepared, output, team, dry_run=dry_run)
+        run_prepared(prepared, output, helpers, dry_run=dry_run)
 
     with Output(format_=format_, quiet=quiet) as output:
         in_first_process(device or "auto", output, work)

@@ -10,11 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 
 from dcgrid import hub
+from dcgrid.errors import DcgridError
 from dcgrid.models.base import Backbone, ModelSpec
 
 if TYPE_CHECKING:
@@ -32,12 +33,47 @@ Count = Callable[[str], int]
 class Placement:
     """Where a checkout's weights are while they are not needed, and how it computes."""
 
-    offload: "Offload" = "none"
+    offload: "Offload | Literal['auto']" = "none"
+    """"auto" is for plans: the fastest mode that fits."""
     quantize: "Quantize" = "none"
     attention: "AttentionName" = "auto"
     """Which kernel attends."""
     compiled: bool = False
     """True: blocks run as code of torch's compiler."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridSize:
+    """What decides how much memory a grid takes."""
+
+    cells: int
+    given: int
+    """Given cells of which keys and values are kept."""
+    frames: int
+    """Pixel frames of a cell."""
+    height: int
+    width: int
+    guided: bool
+    """True: some cell is guided, so there are two texts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryNeed:
+    """What a run takes, and how its model is loaded."""
+
+    device_bytes: int
+    """Peak on the device; on a CPU of all."""
+    host_bytes: int = 0
+    """Peak of the host's memory beside a GPU; 0: not worth a word."""
+    offload: "Offload" = "none"
+    quantize: "Quantize" = "none"
+
+    @property
+    def settings(self) -> str:
+        """What a plan says of it; empty where all is as usual."""
+        words = [f"--offload {self.offload}"] if self.offload != "none" else []
+        words += [f"--quantize {self.quantize}"] if self.quantize != "none" else []
+        return " ".join(words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +177,49 @@ class Model(ABC):
         Raises:
             WeightsError: Weights are missing or damaged.
         """
+
+    @abstractmethod
+    def memory_need(
+        self,
+        size: GridSize,
+        placement: Placement,
+        device: torch.device,
+        dtype: torch.dtype,
+        free_bytes: tuple[int, int],
+    ) -> MemoryNeed:
+        """Return what a grid takes, and how the model is loaded for it.
+
+        Args:
+            size: Of the grid.
+            placement: What was requested.
+            device: Where it runs.
+            dtype: Number format.
+            free_bytes: Of the device and of the host; 0: unknown.
+
+        Raises:
+            UsageError: What is for large models is requested of a small one.
+            DeviceError: No mode fits.
+        """
+
+    @abstractmethod
+    def check_processes(self, count: int, texts: Sequence[int]) -> str:
+        """Check that several processes can generate grids together, before anything is loaded.
+
+        Args:
+            count: How many processes, more than one.
+            texts: Texts that guidance reads in each grid, 1 or 2.
+
+        Returns:
+            What each of them does, a sentence.
+
+        Raises:
+            UsageError: The model runs in one process, or its heads do not come out even.
+        """
+
+    def explain_full(self, error: BaseException, need: MemoryNeed) -> DcgridError | None:
+        """Return what to report where memory ran out, and what to try next; None: nothing."""
+        del error, need
+        return None
 
     def word_tokenizer(self, tags: Sequence[str] = ()) -> "WordTokenizer | None":
         """Return the tokenizer of a model that reads a list of words; None: it reads pieces.

@@ -36,7 +36,7 @@ def trainable(backbone: Backbone) -> Trainable:
     if isinstance(backbone, NetworkBackbone):
         parts = backbone.parts
         return Trainable(dit=parts.dit, text=parts.text, dtype=backbone.dtype)
-    if not isinstance(backbone, WanBackbone):
+    if not isinstance(backbone, WanBackbone) or backbone.in_group:
         raise UsageError(
             f"{backbone.spec.name} is computed by several processes, which cannot learn a clip",
             hint="start it without torchrun",

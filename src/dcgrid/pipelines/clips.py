@@ -242,10 +242,10 @@ def check_cells(job: GridJob, spec: "ModelSpec", grid: ResolvedGrid, size: tuple
             for limit, side in zip(most, size, strict=True)
         )
         sides = zip(("wide", "high"), most[::-1], size[::-1], strict=True)
-        limits = " and ".join(f"{limit} {way}" for way, limit, side in sides if limit < side)
+        longest = " and ".join(f"{limit} {way}" for way, limit, side in sides if limit < side)
         raise UsageError(
             f"--size {size[1]}x{size[0]}: cells of {spec.name} in a grid of "
-            f"{counts[0]}x{counts[1]} are at most {limits}",
+            f"{counts[0]}x{counts[1]} are at most {longest}",
             hint=f"use --size {width}x{height}",
         )
 

@@ -8,43 +8,27 @@ from typing import Any
 import torch
 
 from dcgrid.adapters.find import find_adapter
-from dcgrid.adapters.spec import Stage
-from dcgrid.grid.routing import Mode
 from dcgrid.io.progress import Progress
-from dcgrid.models.model import Model
-from dcgrid.pipelines.job import GridJob
-from dcgrid.pipelines.loading import LoadedModel, adapter_file, lora_files
-from dcgrid.pipelines.team import Team
+from dcgrid.pipelines.loading import LoadedModel, ModelRequest, adapter_file, load_model, lora_files
 
 
-class KeptModels(Team):
-    """A team of one process that loads a model once; the least recently used ones go.
+class KeptModels:
+    """Loads a model once; the least recently used ones go.
 
     Args:
         most: How many stay loaded.
     """
 
     def __init__(self, most: int = 1) -> None:
-        super().__init__()
         self._most = most
         self._models: OrderedDict[tuple[Any, ...], tuple[LoadedModel, bool, bool]] = OrderedDict()
         """Model, and how its given cells enter before any layout says so: clean, first."""
 
-    def load_model(
-        self,
-        job: GridJob,
-        model: Model,
-        mode: Mode,
-        device: torch.device,
-        dtype: torch.dtype,
-        progress: Progress,
-        offload: str = "none",
-        *,
-        stage: Stage = "fill",
-    ) -> LoadedModel:
+    def load(self, request: ModelRequest, progress: Progress) -> LoadedModel:
         """Return a model that was loaded before from the same files, else load it."""
-        settings = (job.quantize, job.attention, job.compile)
-        key = (_files(job, model, mode), *settings, str(device), dtype, offload, stage)
+        job = request.job
+        settings = (job.quantize, job.attention, job.compile, request.offload, request.stage)
+        key = (*_files(request), *settings, str(request.device), request.dtype)
         if key in self._models:
             loaded, clean, first = self._models[key]
             loaded.backbone.use_given(clean=clean, first=first)
@@ -53,7 +37,7 @@ class KeptModels(Team):
         while len(self._models) >= self._most:
             self._models.popitem(last=False)
             _free_memory()
-        loaded = super().load_model(job, model, mode, device, dtype, progress, offload, stage=stage)
+        loaded = load_model(request, progress)
         spec = loaded.backbone.spec
         self._models[key] = (loaded, spec.per_cell_time, spec.given_first)
         return loaded
@@ -66,11 +50,12 @@ class KeptModels(Team):
         return had_any
 
 
-def _files(job: GridJob, model: Model, mode: Mode) -> tuple[Any, ...]:
+def _files(request: ModelRequest) -> tuple[Any, ...]:
     """Return what tells apart the files that a model is loaded from: path, size, time of change."""
+    job, model = request.job, request.model
     paths = list(model.files.values())
     loras = lora_files(job)
-    adapter = adapter_file(job, model, mode)
+    adapter = adapter_file(job, model, request.mode)
     concepts = find_adapter(job.concepts, offline=job.offline) if job.concepts else None
     paths += [path for path in (adapter, concepts) if path is not None]
     paths += [path for _, path in loras]

@@ -3,10 +3,11 @@
 What the files of adapters say of their training is read for plans, too; no numbers are read then.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
+from typing import TypeAlias
 
 import torch
 
@@ -32,7 +33,7 @@ from dcgrid.models.native.config import PRESETS
 from dcgrid.models.tags import check_width, read_tags
 from dcgrid.pipelines.job import GridJob, LoraChoice, lora_part, parse_lora
 from dcgrid.pipelines.resolve import ResolvedGrid
-from dcgrid.runtime.offload import check_offload
+from dcgrid.runtime.offload import Offload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,28 +132,32 @@ def adapter_file(job: GridJob, model: Model, mode: Mode) -> Path | None:
     return find_adapter(reference, offline=job.offline, hint="; --adapter none is the bare base")
 
 
-def load_model(
-    job: GridJob,
-    model: Model,
-    mode: Mode,
-    device: torch.device,
-    dtype: torch.dtype,
-    progress: Progress,
-    offload: str = "none",
-    *,
-    stage: Stage = "fill",
-) -> LoadedModel:
-    """Load the model and put LoRAs and the adapter on it: into the weights where they may change.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """A model that is to be loaded, LoRAs and adapter included."""
 
-    Args:
-        job: Says which LoRAs and adapter.
-        model: What they are put on; downloaded if need be.
-        mode: What its grid shows; adapters are trained for one.
-        device: Where the model goes.
-        dtype: Number format.
-        progress: Told of the stage.
-        offload: Where a checkout's weights are meanwhile; as planned, not as asked.
-        stage: Which stage's adapter fills the grid.
+    job: GridJob
+    """Says which LoRAs and adapter, and how weights are stored."""
+    model: Model
+    """What they are put on; downloaded if need be."""
+    mode: Mode
+    """What its grid shows; adapters are trained for one."""
+    stage: Stage = "fill"
+    """Which stage's adapter fills the grid."""
+    device: torch.device
+    """Where the model goes."""
+    dtype: torch.dtype
+    """Number format."""
+    offload: Offload = "none"
+    """Where a checkout's weights are meanwhile; as planned."""
+
+
+LoadFn: TypeAlias = Callable[[ModelRequest, Progress], "LoadedModel"]
+"""Loads a model, or finds one that is loaded already; see `load_model`."""
+
+
+def load_model(request: ModelRequest, progress: Progress) -> LoadedModel:
+    """Load a model and put LoRAs and the adapter on it: into the weights where they may change.
 
     Raises:
         UsageError: A LoRA of another program cannot be put beside the weights.
@@ -160,23 +165,25 @@ def load_model(
         AdapterError: The adapter or a LoRA is damaged, or for another model, mode or stage.
         NetworkError: A download failed or the network is off.
     """
-    path, loras, concepts = adapter_file(job, model, mode), lora_files(job), _concepts_file(job)
-    model = fetch_model(model, progress, offline=job.offline)
+    job, mode = request.job, request.mode
+    path, loras = adapter_file(job, request.model, mode), lora_files(job)
+    concepts = _concepts_file(job)
+    model = fetch_model(request.model, progress, offline=job.offline)
     progress.start("loading the model", 1)
     placement = Placement(
-        offload=check_offload(offload),
+        offload=request.offload,
         quantize=job.quantize,
         attention=job.attention,
         compiled=job.compile,
     )
-    backbone = model.load(device=device, dtype=dtype, placement=placement)
+    backbone = model.load(device=request.device, dtype=request.dtype, placement=placement)
     weights = model.digests()
     # Adapters name the base that they were trained on, which LoRAs are about to change.
     base_sha256 = base_hash(backbone, weights) if path or loras else ""
     folded = _put_loras(backbone, loras, base_sha256, model.name, progress)
     if path is not None:
         report = _put_adapter(backbone, path, base_sha256)
-        check_use(report.spec, path, stage, mode)
+        check_use(report.spec, path, request.stage, mode)
         progress.note(
             f"Adapter {path.name}: {report.matched} of {report.total} layers matched, "
             f"mean update {report.mean_delta:.2g}."

@@ -33,7 +33,6 @@ from dcgrid.pipelines.clips import (
 )
 from dcgrid.pipelines.earlier import Settled, settle_names
 from dcgrid.pipelines.job import GridJob, lora_lines, parse_lora
-from dcgrid.pipelines.memory import MemoryNeed, grid_size, plan_memory
 from dcgrid.pipelines.prepared import Prepared, name_files
 from dcgrid.pipelines.resolve import ResolvedGrid
 from dcgrid.pipelines.script import StoryJob
@@ -42,7 +41,7 @@ from dcgrid.pipelines.windows import Window
 
 if TYPE_CHECKING:
     from dcgrid.models.base import ModelSpec
-    from dcgrid.models.model import Model
+    from dcgrid.models.model import MemoryNeed, Model
     from dcgrid.pipelines.texts import Concepts
     from dcgrid.video.clip import ClipPlan
 
@@ -63,7 +62,7 @@ class GenerationPlan:
     """What is generated in one go; one for a clip that the model can take whole."""
     cell_size: tuple[int, int]
     """Height and width of a cell in pixels."""
-    need: MemoryNeed
+    need: "MemoryNeed"
     """The memory that the run takes, and where weights are meanwhile."""
     available_bytes: int
     """Free memory of the device; 0: unknown."""
@@ -280,6 +279,7 @@ def plan_run(prepared: Prepared) -> GenerationPlan:
     # Torch comes in here and not with the module, so that a misspelt effect is reported at once.
     from dcgrid.models.registry import find_model
     from dcgrid.pipelines.loading import adapter_reference, check_loras, grid_reference
+    from dcgrid.pipelines.memory import grid_size, plan_memory
     from dcgrid.pipelines.sampling import settle_grid
     from dcgrid.pipelines.texts import check_text, plan_concepts
     from dcgrid.runtime import device as runtime
@@ -438,7 +438,9 @@ def download_lines(downloads: Mapping[str, int | None]) -> list[str]:
     ]
 
 
-def rate_setting(spec: "ModelSpec", job: GridJob, need: MemoryNeed, device: str, dtype: str) -> str:
+def rate_setting(
+    spec: "ModelSpec", job: GridJob, need: "MemoryNeed", device: str, dtype: str
+) -> str:
     """Return what the time of a run depends on beside its size, in words; see times.py."""
     words = [f"{spec.name} on {device}", dtype]
     words += [need.settings] if need.settings else []
@@ -447,7 +449,7 @@ def rate_setting(spec: "ModelSpec", job: GridJob, need: MemoryNeed, device: str,
     return ", ".join(words)
 
 
-def memory_words(need: MemoryNeed, available_bytes: int) -> str:
+def memory_words(need: "MemoryNeed", available_bytes: int) -> str:
     """Return how much memory a run takes and there is, and with which settings, for a sentence."""
     host = f" and {_size(need.host_bytes)} of the host's" if need.host_bytes else ""
     settings = f" with {need.settings}" if need.settings else ""

@@ -169,6 +169,11 @@ class ResolvedGrid:
         return max(edit.num_inference_steps or 1 for edit in self.edits)
 
     @property
+    def texts(self) -> int:
+        """Texts that guidance reads, sampler values settled: 1, or 2."""
+        return 1 + any(edit.guidance_scale != 1 for edit in self.edits)
+
+    @property
     def shortcuts(self) -> Shortcuts:
         """What may be left out of the sampling: only what every edit allows."""
         return Shortcuts(

@@ -41,10 +41,13 @@ from dcgrid.pipelines.job import absolute_reference
 from dcgrid.pipelines.light import gives_light
 from dcgrid.pipelines.loading import (
     LoadedModel,
+    LoadFn,
+    ModelRequest,
     adapter_reference,
     check_weights,
     enter_given,
     grid_reference,
+    load_model,
 )
 from dcgrid.pipelines.manifest import (
     Manifest,
@@ -63,7 +66,6 @@ from dcgrid.pipelines.plan import GenerationPlan
 from dcgrid.pipelines.ranking import Ranker, Take, choose_takes, expected_hash
 from dcgrid.pipelines.sampling import GenerateFn
 from dcgrid.pipelines.script import StoryJob
-from dcgrid.pipelines.team import Team
 from dcgrid.pipelines.texts import check_named
 from dcgrid.pipelines.times import Stopwatch, keep_rates
 from dcgrid.runtime import device as runtime
@@ -138,7 +140,7 @@ class _Run:
 def run_plan(
     plan: GenerationPlan,
     progress: Progress,
-    team: Team | None = None,
+    load: LoadFn | None = None,
     *,
     generate_fn: GenerateFn | None = None,
     ranker: Ranker | None = None,
@@ -150,7 +152,7 @@ def run_plan(
     Args:
         plan: From `plan_run`.
         progress: Gets stages, steps and remarks.
-        team: The processes that generate; None: this one.
+        load: Loads the model; None: `load_model`.
         generate_fn: How the job's `method` generates; None: with `fill_grid`.
         ranker: Measures tries where the job names metrics; None: the cheap scores rank them.
 
@@ -180,7 +182,7 @@ def run_plan(
             plan, footage = read_footage(plan, progress)
         with next_setting_if_full(plan.model, plan.need):
             with watch.stage("load"):
-                models = _load_models(plan, team or Team(), progress)
+                models = _load_models(plan, load or load_model, progress)
             run = _Run(
                 plan=plan,
                 footage=footage,
@@ -227,7 +229,7 @@ def _make_files(run: _Run) -> RunResult:
 
 
 def _load_models(
-    plan: GenerationPlan, team: Team, progress: Progress
+    plan: GenerationPlan, load: LoadFn, progress: Progress
 ) -> Mapping[bool, LoadedModel]:
     """Load the model for each kind of grid that the run has.
 
@@ -242,16 +244,16 @@ def _load_models(
         same = [model for model in models.values() if model.adapter == reference]
         model = same[0] if same else None
         if model is None:
-            model = team.load_model(
-                asked,
-                plan.model,
-                mode,
-                device,
-                runtime.choose_dtype(plan.dtype, device),
-                progress,
-                plan.need.offload,
+            request = ModelRequest(
+                job=asked,
+                model=plan.model,
+                mode=mode,
                 stage="fill" if filling else "grid",
+                device=device,
+                dtype=runtime.choose_dtype(plan.dtype, device),
+                offload=plan.need.offload,
             )
+            model = load(request, progress)
         if prepared.expected_weights and not job.force:
             # A model without weight files has an adapter all the same.
             adapter = prepared.expected_adapters.get(model.adapter, "")

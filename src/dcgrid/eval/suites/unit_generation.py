@@ -29,7 +29,13 @@ from dcgrid.models.registry import find_model
 from dcgrid.pipelines import baselines
 from dcgrid.pipelines.baselines import method_of
 from dcgrid.pipelines.job import ComposeJob, EditJob, GridJob
-from dcgrid.pipelines.loading import LoadedModel, adapter_file, enter_given, load_model
+from dcgrid.pipelines.loading import (
+    LoadedModel,
+    ModelRequest,
+    adapter_file,
+    enter_given,
+    load_model,
+)
 from dcgrid.pipelines.memory import grid_size, plan_memory
 from dcgrid.pipelines.plan import plan_run
 from dcgrid.pipelines.prepared import prepare_run
@@ -245,15 +251,15 @@ def _load_model(
         frames, height, width, _ = given_THWC.shape
         size = grid_size(grid, context.spec, frames, (height, width))
         need = plan_memory(job, context.model, size, context.device, context.dtype)
-        model = load_model(
-            job,
-            context.model,
-            grid.mode,
-            context.device,
-            context.dtype,
-            NullProgress(),
-            need.offload,
+        request = ModelRequest(
+            job=job,
+            model=context.model,
+            mode=grid.mode,
+            device=context.device,
+            dtype=context.dtype,
+            offload=need.offload,
         )
+        model = load_model(request, NullProgress())
         context.loaded = (requested, model)
     return context.loaded[1]
 

@@ -11,7 +11,7 @@ import torch
 
 from dcgrid import hub
 from dcgrid.errors import UsageError, WeightsError
-from dcgrid.models.model import Count, Model, Placement, TextCounter
+from dcgrid.models.model import Count, GridSize, MemoryNeed, Model, Placement, TextCounter
 from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.config import NativeConfig
 from dcgrid.models.native.dit import DiT
@@ -34,6 +34,8 @@ GRID_NAME = "grid"
 """Its Grid LoRA of consistent mode."""
 EARLIER_NAMES = ("dc", "dc-tokens", GRID_NAME, "grid-composition-a", "grid-composition-b")
 """What the two earlier stages of the method made: Multi-DC with its tokens, and Grid."""
+_BASE_BYTES, _BYTES_PER_PIXEL = 350 * 1024 * 1024, 1100
+"""Measured on `mini`, see `native_bytes`."""
 _WITH_WEIGHTS = ("mini", "tiny")
 """Presets that can be loaded by their name."""
 
@@ -148,11 +150,59 @@ class NativeModel(Model):
         feeds_back = facts.get("self_conditioning") == "true"
         return parts, config.dit.self_conditioning and feeds_back
 
+    def memory_need(
+        self,
+        size: GridSize,
+        placement: Placement,
+        device: torch.device,
+        dtype: torch.dtype,
+        free_bytes: tuple[int, int],
+    ) -> MemoryNeed:
+        """Return what a grid takes; see `Model.memory_need`. The model is whole on its device."""
+        del device, dtype, free_bytes
+        if placement.offload not in ("auto", "none") or placement.quantize != "none":
+            raise UsageError(
+                f"{self.name} is small enough to be whole in memory",
+                hint="leave out --offload and --quantize",
+            )
+        if placement.attention != "auto" or placement.compiled:
+            raise UsageError(
+                f"{self.name} computes in one way only",
+                hint="leave out --attention and --compile: they are for Wan models",
+            )
+        # Weights of the package are among what was measured. Others are stored in half of float32,
+        # unless a recipe says otherwise.
+        files = {} if self.in_package else self.files
+        weights = sum(2 * files[part].stat().st_size for part in PART_NAMES if part in files)
+        return MemoryNeed(device_bytes=native_bytes(size.frames, size.height, size.width) + weights)
+
+    def check_processes(self, count: int, texts: Sequence[int]) -> str:
+        """Refuse several processes."""
+        del texts
+        raise UsageError(
+            f"{self.name} generates in one process, not in {count}",
+            hint="start it without torchrun; Wan models take several",
+        )
+
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the transformer's parameters; nothing is loaded."""
         with torch.device("meta"):
             named = DiT(self.config.dit).named_parameters()
         return {name: tuple(one.shape) for name, one in named}
+
+
+def native_bytes(frames: int, height: int, width: int) -> int:
+    """Estimate what a native model takes: the program itself, and the decoder, its widest part.
+
+    Args:
+        frames: Pixel frames of a window.
+        height: Pixel rows of a cell.
+        width: Pixel columns of a cell.
+
+    Returns:
+        Bytes; measured with `mini` on a CPU, within about a third there, rougher elsewhere.
+    """
+    return _BASE_BYTES + frames * height * width * _BYTES_PER_PIXEL
 
 
 def find_native(name: str, *, to_train: bool = False) -> NativeModel | None:

@@ -5,6 +5,7 @@ Letters: see models/base.py.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,9 @@ from dcgrid.models.wan.trunk import WanText
 from dcgrid.prompts.segments import Prompt
 from dcgrid.runtime.offload import Offload
 
+if TYPE_CHECKING:
+    from dcgrid.models.wan.group import Group
+
 
 class WanBackbone(Backbone):
     """A Wan model that fills grids; see `models.base.Backbone` for the verbs.
@@ -55,6 +59,7 @@ class WanBackbone(Backbone):
         self._options = Options(fused=self.folds, skip_given=True, attend=self._attention)
         self._compiled: CompiledBlock | None = None
         self._tagged: WanText | None = None
+        self._group: tuple[Group, int] | None = None
         if parts.offload == "none" and parts.quantize == "none":
             lay_side_by_side(parts.transformer.blocks)
 
@@ -70,6 +75,9 @@ class WanBackbone(Backbone):
             clean: They enter at time 0; else noised like the rest.
             first: They read given cells alone.
         """
+        if self._group is not None:
+            group, number = self._group
+            group.use_given(number, clean=clean, first=first)
         self._spec = replace(self._spec, per_cell_time=clean, given_first=first)
 
     def use_sampling(
@@ -129,6 +137,21 @@ class WanBackbone(Backbone):
         name = chosen[max(chosen, key=lambda shape: int(str(shape[-1])))]
         return "flash" if name.startswith("flash") else name
 
+    @property
+    def in_group(self) -> bool:
+        """True: several processes compute it."""
+        return self._group is not None
+
+    def compute_in(self, group: "Group", number: int) -> None:
+        """Let processes compute the model together from now on; none of them leaves out blocks.
+
+        Args:
+            group: The processes.
+            number: Of the model, in each of them.
+        """
+        self._group = (group, number)
+        self._spec = replace(self._spec, leaves_out_blocks=False)
+
     def compile_blocks(self, compiled: CompiledBlock | None = None) -> None:
         """Run blocks as compiled code from now on; the first call takes a minute or so.
 
@@ -171,7 +194,6 @@ class WanBackbone(Backbone):
         self._tagged = WanText(self.parts.segments)
         self._tagged.put_tags(tags)
 
-    @torch.no_grad()
     def velocity(
         self,
         cells_BKCFYX: Tensor,
@@ -181,15 +203,33 @@ class WanBackbone(Backbone):
         route_KA: Tensor | None = None,
         memory: Memory | None = None,
         estimate_BKCFYX: Tensor | None = None,
-        split: TokenSplit | None = None,
     ) -> Tensor:
-        """Predict dx/dt of every cell, float32, BKCFYX; `split`: together with other processes.
+        """Predict dx/dt of every cell, float32, BKCFYX.
 
         Raises:
-            ValueError: There is an estimate, for which Wan has no input.
+            ValueError: There is an estimate, for which Wan has no input; or a route, and several
+                processes compute the model.
         """
         if estimate_BKCFYX is not None:
             raise ValueError("Wan takes no earlier estimate of the clean latents")
+        if self._group is None:
+            return self.predict(cells_BKCFYX, time_BKF, text, places, route_KA, memory)
+        if route_KA is not None:
+            raise ValueError("processes that generate together know no routes")
+        return self.velocities(cells_BKCFYX, time_BKF, [text], places, memory)[0]
+
+    @torch.no_grad()
+    def predict(
+        self,
+        cells_BKCFYX: Tensor,
+        time_BKF: Tensor,
+        text: CellText,
+        places: TokenPlaces,
+        route_KA: Tensor | None = None,
+        memory: Memory | None = None,
+        split: TokenSplit | None = None,
+    ) -> Tensor:
+        """Predict the velocity in this process; `split`: its part, together with others."""
         with self.parts.residence.on("transformer"):
             return predict_velocity(
                 self.parts.transformer,
@@ -220,6 +260,9 @@ class WanBackbone(Backbone):
         tenth on a CPU. Equal up to rounding, so which it is follows from where the weights are and
         not from a measurement, which may come out otherwise the next time.
         """
+        if self._group is not None:
+            group, number = self._group
+            return group.velocities(number, cells_BKCFYX, time_BKF, texts, places, memory)
         if len(texts) == 1 or not self.streams:
             return super().velocities(cells_BKCFYX, time_BKF, texts, places, memory, estimates)
         count = len(texts)

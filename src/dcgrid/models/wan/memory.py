@@ -5,6 +5,7 @@ Weights are counted (counts.py), what networks take beside them is followed (wor
 """
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from dcgrid.errors import DeviceError
 from dcgrid.models.wan.counts import (
@@ -24,7 +25,10 @@ from dcgrid.models.wan.working import (
     text_bytes,
 )
 
-MODES = ("none", "model", "block", "disk")
+if TYPE_CHECKING:
+    from dcgrid.runtime.offload import Offload
+
+MODES: "tuple[Offload, ...]" = ("none", "model", "block", "disk")
 """Offload modes, fastest first."""
 SPARE = 1.1
 """What is free must be this many times the prediction: libraries take room, memory is cut up."""
@@ -195,7 +199,7 @@ def _pinned_bytes(sizes: WanSizes, job: MemoryJob, weights: _Weights) -> int:
 
 def choose_offload(
     sizes: WanSizes, job: MemoryJob, *, free_device_bytes: int, free_host_bytes: int
-) -> str:
+) -> "Offload":
     """Return the fastest offload mode that fits; how weights are rounded stays as asked for.
 
     Args:

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dcgrid import hub
-from dcgrid.errors import UsageError, WeightsError
-from dcgrid.models.model import Model, Placement, TextCounter
+from dcgrid.errors import DcgridError, UsageError, WeightsError
+from dcgrid.models.model import GridSize, MemoryNeed, Model, Placement, TextCounter
 from dcgrid.models.native.config import PRESETS
 from dcgrid.models.wan.checkpoint import WanFacts, is_checkout, known_spec, read_checkout
 from dcgrid.models.wan.counts import WanSizes
@@ -22,6 +22,10 @@ from dcgrid.models.wan.digests import part_digests
 
 if TYPE_CHECKING:
     from dcgrid.models.wan.backbone import WanBackbone
+
+
+_BASE_BYTES = 550 * 1024 * 1024
+"""Python, torch, diffusers and transformers, as runs of a small checkout held them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,19 +116,80 @@ class WanModel(Model):
     ) -> "WanBackbone":
         """Load the model; see `Model.load`."""
         from dcgrid.models.wan.backbone import load_wan
+        from dcgrid.runtime.offload import check_offload
 
         where = placement or Placement()
         backbone = load_wan(
             self.facts,
             device=device,
             dtype=dtype,
-            offload=where.offload,
+            offload=check_offload(where.offload),
             quantize=where.quantize,
             attention=where.attention,
         )
         if where.compiled:
             backbone.compile_blocks()
         return backbone
+
+    def memory_need(
+        self,
+        size: GridSize,
+        placement: Placement,
+        device: torch.device,
+        dtype: torch.dtype,
+        free_bytes: tuple[int, int],
+    ) -> MemoryNeed:
+        """Return what a grid takes, and the mode in which it fits; see `Model.memory_need`."""
+        from dcgrid.models.wan.memory import MemoryJob, choose_offload, predict_memory
+
+        on_cpu = device.type == "cpu"
+        job = MemoryJob(
+            cells=size.cells,
+            frames=size.frames,
+            height=size.height,
+            width=size.width,
+            quantize=placement.quantize,
+            guided=size.guided,
+            wide=dtype.itemsize == 4,
+            given_cells=size.given,
+            on_cpu=on_cpu,
+        )
+        mode = placement.offload
+        if mode == "auto":
+            free, free_host = free_bytes
+            mode = choose_offload(
+                self.sizes, job, free_device_bytes=free, free_host_bytes=free_host
+            )
+        plan = predict_memory(self.sizes, replace(job, offload=mode))
+        device_bytes, host_bytes = plan.device_peak_bytes, plan.host_bytes
+        if on_cpu:
+            # Device and host are one there; weights that are always on the device are not there
+            # twice.
+            device_bytes += _BASE_BYTES + (host_bytes if mode != "none" else 0)
+            host_bytes = 0
+        return MemoryNeed(
+            device_bytes=device_bytes,
+            host_bytes=host_bytes,
+            offload=mode,
+            quantize=placement.quantize,
+        )
+
+    def explain_full(self, error: BaseException, need: MemoryNeed) -> DcgridError | None:
+        """Return what to report where memory ran out, with the next setting to try."""
+        from dcgrid.models.wan.memory import out_of_memory
+
+        return out_of_memory(error, model=self.name, offload=need.offload, quantize=need.quantize)
+
+    def check_processes(self, count: int, texts: Sequence[int]) -> str:
+        """Return what each of several processes does; see `Model.check_processes`."""
+        from dcgrid.models.wan.group import check_heads, divide
+
+        heads = int(self.sizes.transformer["num_attention_heads"])
+        for number in texts:
+            check_heads(heads, number, count)
+        by_text = divide(count, max(texts))[0] == 2
+        work = "half for each of two texts" if by_text else "each with a part of the tokens"
+        return f"Processes: {count}, {work}."
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the transformer's parameters; only headers of files are read."""
