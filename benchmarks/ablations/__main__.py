@@ -17,11 +17,11 @@ from benchmarks import options as shared
 from benchmarks.ablations.data import held_out_clips, held_out_scenes, training_pools
 from benchmarks.ablations.measure import Inputs, measure
 from benchmarks.ablations.report import report
-from benchmarks.ablations.sampled import sample_grids
 from benchmarks.ablations.training import (
     TrainingStock,
     adapter_files,
     load_networks,
+    sample_grids,
     train_variant,
     trained_networks,
 )

@@ -1,7 +1,7 @@
 """Train one adapter of one variant with one seed, on the shipped base of `mini`.
 
 The loop, the loss and the files are those of `dcgrid train`; only what the variant is about
-differs.
+differs. One variant trains on grids, too, that the shipped Grid LoRA samples.
 
 Letters: K cells.
 """
@@ -22,6 +22,7 @@ from dcgrid.models.native.autoencoder import Autoencoder
 from dcgrid.models.native.dit import DiT
 from dcgrid.models.native.model import weights_folder
 from dcgrid.models.native.text import TextEncoder
+from dcgrid.models.registry import find_model
 from dcgrid.recipes import shipped_dir
 from dcgrid.train.data.captions import Captions, world_captions
 from dcgrid.train.data.generated_grids import SampledGrids
@@ -38,7 +39,9 @@ from dcgrid.train.settings import (
     TrainRecipe,
     load_train_recipe,
 )
+from dcgrid.train.stages.generate import GenerateJob, SampleRecipe
 from dcgrid.train.stages.grids import GridStage
+from dcgrid.train.stages.samplers import run_sampling
 
 MODEL = "mini"
 BATCH, RANK = 2, 16
@@ -255,3 +258,29 @@ def trained_networks(variant: Variant, seed: int, folder: Path) -> Networks:
     dit.given_first = variant.given_first
     dit.eval()
     return networks
+
+
+RECIPE = SampleRecipe(
+    grids=32,
+    num_inference_steps=12,
+    guidance_scale=3.0,
+    frames=FRAMES,
+    sizes=((SIDE, SIDE),),
+    noise_scale=1.0,
+    time_shift=2.0,
+    dc_strength=0.0,
+    concept_share=0.0,
+    seed=0,
+)
+
+
+def sample_grids(folder: Path, store: Path, say: Callable[[str], None]) -> Path:
+    """Sample the grids that are not there yet, as stage `sample` does; return their folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, path in find_model(MODEL).files.items():
+        link = folder / f"{part}.safetensors"
+        if path.is_file() and not link.exists():
+            link.symlink_to(path)
+    job = GenerateJob(recipe=RECIPE, mode="consistent", model=MODEL, out=folder, store=store)
+    run_sampling(job, say, lambda done, count: say(f"grid {done} of {count}"))
+    return job.folder

@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from benchmarks.wan import forward, sampling, training, vae
-from benchmarks.wan.place import Place
+from benchmarks.wan.shapes import Place
 
 NAMES: Mapping[str, Callable[[Place], None]] = {
     "c1": forward.c1, "c2": forward.c2, "c3": sampling.c3, "c4": forward.c4, "c5": training.c5,

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.wan import timing
-from benchmarks.wan.place import Place
 from benchmarks.wan.shapes import (
     TINY,
     WAN_1B,
     WAN_14B,
     Foreign,
     Inputs,
+    Place,
     Size,
     make_inputs,
     make_model,

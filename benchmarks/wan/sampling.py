@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from benchmarks.wan import timing
 from benchmarks.wan.forward import prepared
-from benchmarks.wan.place import Place
 from benchmarks.wan.shapes import (
     TINY,
     WAN_1B,
     WAN_14B,
     Foreign,
     Inputs,
+    Place,
     Size,
     make_inputs,
     make_model,

@@ -1,4 +1,4 @@
-"""Wan transformers of a given size with random weights, and grids for them.
+"""Where a benchmark runs; Wan transformers of a given size with random weights, and grids for them.
 
 Random weights are as fast as trained ones; their pixels mean nothing.
 
@@ -147,3 +147,14 @@ def theirs(model: Foreign, inputs: Inputs) -> Tensor:
         return_dict=False,
     )[0]
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Device and size of a run."""
+
+    device: torch.device
+    small: bool
+    """True: sizes that take seconds, to see that it runs."""
+    repeats: int = 7
+    """Times that each way is timed; the median counts."""

@@ -8,11 +8,11 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.wan import timing
 from benchmarks.wan.forward import ours
-from benchmarks.wan.place import Place
 from benchmarks.wan.shapes import (
     TINY,
     WAN_1B,
     Foreign,
+    Place,
     Size,
     make_inputs,
     make_model,

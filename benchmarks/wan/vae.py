@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.wan import timing
-from benchmarks.wan.place import Place
+from benchmarks.wan.shapes import Place
 
 Foreign: TypeAlias = Any
 """A module of diffusers."""

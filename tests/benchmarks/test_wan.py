@@ -10,8 +10,7 @@ import torch
 from benchmarks.wan import timing
 from benchmarks.wan.__main__ import NAMES, main
 from benchmarks.wan.forward import ours, prepared
-from benchmarks.wan.place import Place
-from benchmarks.wan.shapes import TINY, make_inputs, make_model, theirs
+from benchmarks.wan.shapes import TINY, Place, make_inputs, make_model, theirs
 from dcgrid.models.wan.blocks import _has_onednn
 
 pytest.importorskip("diffusers", reason="needs the extra dcgrid[wan]")
