@@ -1,4 +1,4 @@
-"""The README's commands are real: each one is parsed and planned."""
+"""The commands of README and the tutorial are real: each one is parsed and planned."""
 
 import re
 import shlex
@@ -11,7 +11,9 @@ from dcgrid.cli.main import main
 from dcgrid.models.native.model import weights_folder
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = re.findall(r"^dcgrid .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()
+TEXTS = ((ROOT / "README.md").read_text(), (ROOT / "docs" / "install.md").read_text(), TUTORIAL)
+COMMANDS = list(dict.fromkeys(re.findall(r"^dcgrid .*$", "\n".join(TEXTS), flags=re.MULTILINE)))
 TARGETS = re.findall(r"^make ([a-z-]+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
 
 PLANNED = ("batch", "edit", "compose", "story", "rerun", "train")
@@ -45,6 +47,7 @@ def test_commands_are_understood(command: str, clip: Path, monkeypatch: pytest.M
     if arguments[:3] == ["eval", "study", "table"]:
         pytest.skip("it needs raters: tests/eval/study takes a study from start to table")
     Path("clips").mkdir()
+    Path("green.toml").write_text(TUTORIAL.split("```toml\n")[1].split("```")[0])
     for name in ("person.mp4", "sparks.mp4", "clips/anna.mp4"):
         shutil.copy(clip, name)
     Path("jobs.csv").write_text("input,effects\ninput.mp4,rain\n")
