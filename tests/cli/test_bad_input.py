@@ -270,6 +270,11 @@ def test_missing_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (("machine", "device"), 3),
         (("model", "weights"), []),
         (("outputs", 0, "cell"), 1.5),
+        (("outputs", 0, "path"), "../../../etc/input.rain.mp4"),
+        (("outputs", 0, "path"), ".."),
+        (("clips", 0, "fps"), 10**400),
+        (("clips", 0, "frames"), 0),
+        (("clips", 0, "start_s"), -1),
     ],
 )
 def test_changed_manifests(

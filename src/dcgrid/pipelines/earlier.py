@@ -170,9 +170,10 @@ def _same_part(settled: Settled, manifest: Manifest) -> bool:
     alike = ("starts_s", "duration_s", "cell_size")
     if all(getattr(asked, name) == getattr(earlier, name) for name in alike):
         return True
-    used = [(c.num_frames, c.fps, list(c.cell_size), c.start_s) for c in settled.clips]
-    keys = ("frames", "fps", "cell_size", "start_s")
-    before = [tuple(clip.get(key) for key in keys) for clip in manifest.clips]
+    used = [(c.num_frames, c.fps, tuple(c.cell_size), c.start_s) for c in settled.clips]
+    before = [
+        (one["frames"], one["fps"], one["cell_size"], one["start_s"]) for one in manifest.clips
+    ]
     return bool(used) and used == before
 
 

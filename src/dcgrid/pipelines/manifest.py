@@ -14,11 +14,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le, Lt
+from typing_extensions import TypedDict  # pydantic refuses that of `typing` before Python 3.12
 
 from dcgrid import __version__
 from dcgrid.errors import InputVideoError
-from dcgrid.io.schema import Problem, control_characters, read_json, show
+from dcgrid.io.schema import Problem, Rule, control_characters, read_json, show
 from dcgrid.io.toml_positions import KeyPath
 from dcgrid.pipelines.job import ComposeJob, EditJob, GridJob
 from dcgrid.pipelines.resolve import ResolvedGrid
@@ -49,11 +50,16 @@ _HINT = (
 )
 
 
+def _outside(name: str) -> str:
+    is_inside = Path(name).name == name and name not in ("", "..")
+    return "" if is_inside else f"must be a file's name without a folder, not {show(name)}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputRecord:
     """One video of a run."""
 
-    path: str
+    path: Annotated[str, Rule(_outside)]
     """File name, without folder."""
     edit: str
     """Name of the edit or scene it shows."""
@@ -71,6 +77,16 @@ class OutputRecord:
     """Seed of its noise; None: the job's."""
     measures: Mapping[str, Any] = field(default_factory=dict)
     """What it was ranked by, by the metric's key; empty: by the two scores."""
+
+
+class ClipFacts(TypedDict):
+    """What of an input was used."""
+
+    frames: Annotated[int, Ge(1), Lt(1e9)]
+    fps: Annotated[float, Gt(0), Le(100_000)]
+    cell_size: Annotated[tuple[int, ...], "height and width"]
+    start_s: Annotated[float, Ge(0), Lt(1e9)]
+    duration_s: Annotated[float, Ge(0), Lt(1e9)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +121,8 @@ class Manifest:
     """What was asked."""
     inputs_sha256: tuple[str, ...]
     """Hash of each input file."""
-    clips: tuple[Mapping[str, Any], ...]
-    """What of each input was used: frames, fps, cell size, seconds."""
+    clips: tuple[ClipFacts, ...]
+    """What of each input was used."""
     model: Mapping[str, Any]
     """Name, licence, weight files with hashes, adapters with hashes."""
     machine: Machine
@@ -319,13 +335,13 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def clip_facts(clips: Sequence["ClipPlan"]) -> tuple[Mapping[str, Any], ...]:
+def clip_facts(clips: Sequence["ClipPlan"]) -> tuple[ClipFacts, ...]:
     """Return what of each input was used."""
     return tuple(
         {
             "frames": clip.num_frames,
             "fps": clip.fps,
-            "cell_size": list(clip.cell_size),
+            "cell_size": tuple(clip.cell_size),
             "start_s": clip.start_s,
             "duration_s": clip.duration_s,
         }
