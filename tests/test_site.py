@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dcgrid.recipes import effect_names
 from scripts.chromium import NO_NETWORK, chromium
@@ -40,13 +41,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_effect_has_its_page_and_a_picture() -> None:
+def test_every_effect_has_its_page_and_a_picture_that_plays() -> None:
     pages = gallery_pages()
     assert {Path(path).stem for path in pages} == {"effects", *effect_names()}
     for path, text in pages.items():
         assert (DOCS / path).read_text(encoding="utf-8") == text, "run: make docs"
     pictures = {path.stem: path for path in (DOCS / PREVIEWS).glob("*.webp")}
     assert set(pictures) == set(effect_names())
+    for path in pictures.values():
+        with Image.open(path) as picture:
+            assert picture.width == 640, path
+            assert picture.n_frames >= 12, path
     assert sum(path.stat().st_size for path in pictures.values()) <= MOST_BYTES
 
 
