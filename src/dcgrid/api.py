@@ -401,6 +401,24 @@ class Session:
     def _run(self, job: GridJob, progress: Progress | None) -> Result:
         return public_result(self.run_job(job, progress or NullProgress()))
 
+    def plan(self, job: GridJob) -> PlannedJob:
+        """Check and plan a job; nothing is loaded or generated.
+
+        Args:
+            job: From `edit_job`, `compose_job` or `story_job` (dcgrid.options).
+
+        Raises:
+            DcgridError: As `edit`.
+        """
+        prepared = prepare_job(job, self._recipe_dir)
+        try:
+            return plan_job(prepared)
+        except DeviceError:
+            with _TURN:
+                if self._models is None or not self._models.clear():
+                    raise
+                return plan_job(prepared)  # what is kept has taken the memory
+
     def run_job(self, job: GridJob, progress: Progress) -> "RunResult":
         """Plan and run a job with the models that are kept.
 
@@ -415,14 +433,7 @@ class Session:
                 raise RuntimeError("this dcgrid.Session is closed")
             if self._models is None:
                 self._models = KeptModels(self._max_models)
-            prepared = prepare_job(job, self._recipe_dir)
-            try:
-                planned = plan_job(prepared)
-            except DeviceError:
-                if not self._models.clear():
-                    raise
-                planned = plan_job(prepared)  # what is kept has taken the memory
-            return run_planned(planned, progress, self._models.load)
+            return run_planned(self.plan(job), progress, self._models.load)
 
 
 def edit(

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from dcgrid.cli import progress_bar as module
 from dcgrid.cli.main import main
 from dcgrid.cli.output import Output
-from dcgrid.cli.progress_bar import LogLines, Tracker
+from dcgrid.cli.progress_bar import LogLines
+from dcgrid.io import progress as module
+from dcgrid.io.progress import Tracker
 from tests.terminal import Screen
 
 STAGES = (("loading", 1.0), ("window 1 of 2: sampling", 4.0), ("window 2 of 2: sampling", 4.0))

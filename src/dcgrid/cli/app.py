@@ -16,6 +16,7 @@ _MODULES = {
     "compose": "compose",
     "story": "story",
     "batch": "batch",
+    "ui": "ui",
     "rerun": "rerun",
     "config": "config",
     "recipes": "recipes",

@@ -14,7 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from dcgrid.cli.progress_bar import LogLines, TerminalBar, Tracker
+from dcgrid.cli.progress_bar import LogLines, TerminalBar
+from dcgrid.io.progress import Tracker
 
 _INNER_BREAK = re.compile(r"\n(?= {4})")
 

@@ -64,6 +64,11 @@ def script_names() -> list[str]:
     return sorted(one.name for one in page.iterdir() if one.name.endswith(".js"))
 
 
+def player_script() -> str:
+    """Return the script of the synchronised players (`Player`, `Transport`) for another page."""
+    return _source("5-transport.js")
+
+
 def _source(name: str) -> str:
     return (files("dcgrid.eval.report") / "page" / name).read_text(encoding="utf-8")
 

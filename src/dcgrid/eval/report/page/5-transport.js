@@ -13,11 +13,13 @@ const BEAT_S = 0.02; // between two pictures of a screen, with a little room
 const SETTLE_MS = 700; // between two jumps of one video: each costs time, and might cause the next
 
 class Player {
-  /** A `<video>` that follows the clock of a `Transport`. */
-  constructor(video, path, transport) {
+  /** A `<video>` that follows the clock of a `Transport`; of a longer file, a part of it. */
+  constructor(video, link, transport, { begin = 0, seconds = Infinity } = {}) {
     this.video = video;
     this.transport = transport;
-    this.link = mediaLink(path);
+    this.link = link;
+    this.begin = begin;
+    this.seconds = seconds;
     this.visible = false;
     this.broken = false;
     this.waitsSince = null;
@@ -27,7 +29,7 @@ class Player {
     video.playsInline = true;
     video.preload = "auto";
     video.addEventListener("loadedmetadata", () => {
-      transport.extend(video.duration);
+      transport.extend(Math.min(video.duration - begin, seconds));
       this.go(transport.position);
     });
     video.addEventListener("error", () => { this.broken = true; });
@@ -59,8 +61,8 @@ class Player {
   }
 
   get last() {
-    const { duration } = this.video;
-    return Number.isFinite(duration) ? Math.max(0, duration - this.transport.frameTime / 2) : Infinity;
+    const seconds = Math.min(this.video.duration - this.begin, this.seconds);
+    return Number.isFinite(seconds) ? Math.max(0, seconds - this.transport.frameTime / 2) : Infinity;
   }
 
   /** Send it to a place, at most to the middle of its last frame. */
@@ -72,7 +74,7 @@ class Player {
     }
     this.wish = undefined;
     this.seen = null;
-    this.video.currentTime = Math.min(position, this.last);
+    this.video.currentTime = this.begin + Math.min(position, this.last);
   }
 
   waits(now) {
@@ -87,15 +89,15 @@ class Player {
   /** Seconds that it is ahead of the clock. */
   drift(position, now, speed) {
     const recent = this.seen?.fresh && now - this.seen.at < (2000 * this.transport.frameTime) / speed;
-    if (!recent) return this.video.currentTime - position;
-    return this.seen.media - (position - ((now - this.seen.at) / 1000) * speed);
+    if (!recent) return this.video.currentTime - this.begin - position;
+    return this.seen.media - this.begin - (position - ((now - this.seen.at) / 1000) * speed);
   }
 
   follow(position, now, speed) {
     if (!this.visible || this.broken || !this.video.readyState) return;
     if (position >= this.last) {
       this.video.pause();
-      if (this.video.currentTime < this.last - this.transport.frameTime / 2) this.go(position);
+      if (this.video.currentTime - this.begin < this.last - this.transport.frameTime / 2) this.go(position);
       return;
     }
     const error = this.drift(position, now, speed);

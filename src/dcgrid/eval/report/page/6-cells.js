@@ -37,7 +37,7 @@ function videoBox(cell) {
     return box;
   }
   const video = el("video", { "aria-label": cell.label, tabIndex: -1 });
-  const player = new Player(video, cell.path, transport);
+  const player = new Player(video, mediaLink(cell.path), transport);
   video.addEventListener("loadedmetadata", () => {
     // Cells keep the shape of their own video: a place in one is the same place in all.
     if (!video.videoWidth) return;
