@@ -89,6 +89,8 @@ pictures: $(STAMP)
 	$(BIN)/python -m scripts.sheets effects --clips-dir $(CLIPS)
 	$(BIN)/python -m scripts.sheets clips --clips-dir $(CLIPS)
 	$(BIN)/python -m scripts.sheets films --clips-dir $(CLIPS)
+	$(BIN)/python -m scripts.ui_previews $(CLIPS)/bigbuckbunny.mp4
+	$(BIN)/python -m scripts.ui_pictures $(CLIPS)/bigbuckbunny.mp4
 
 # What every effect should look like, beside the clips as they are: pictures to look at, not kept.
 truths: $(STAMP)

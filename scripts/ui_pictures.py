@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from benchmarks.chromium import NO_NETWORK, chromium
 from benchmarks.options import run_command
 from dcgrid.errors import InputVideoError
+from scripts.chromium import NO_NETWORK, chromium
 
 if TYPE_CHECKING:
     from selenium.webdriver.remote.webdriver import WebDriver
@@ -184,6 +184,9 @@ def take_pictures(clip: Path, folder: Path) -> None:
         hands = Hands(driver, url)
         for name, size, dark in (("desk", DESKTOP, False), ("phone", PHONE, True)):
             hands.look(size, dark=dark)
+            # Those in view play; others wait for their turn.
+            hands.wait("[...tab.querySelectorAll('.dc-tile video')].slice(0, 8).every((one) => "
+                       "one.currentTime > 0)")  # fmt: skip
             hands.save_picture(folder / f"{name}-empty.webp")
             hands.edit(clip, "rain", "0.6")
             hands.click("Options")

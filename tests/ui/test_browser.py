@@ -14,8 +14,8 @@ pytest.importorskip("selenium", reason="drives a browser; part of the extra dcgr
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from benchmarks.chromium import chromium
 from dcgrid.cli.main import main
+from scripts.chromium import chromium
 from scripts.ui_pictures import DESKTOP, ONLY_HERE, PHONE, Hands, served
 from tests.tools import BROWSER, needs
 
@@ -89,7 +89,7 @@ def test_from_a_dropped_clip_to_a_saved_edit(hands, out, clip, size, dark) -> No
     hands.run("tab.querySelector(`[aria-label='${arguments[0]}']`).click()", step)
     hands.wait("Number(tab.querySelector('.dc-bar input').value) !== arguments[0]", frame)
     # What the links save is what lies in the folder, beside the clip.
-    links = hands.run("[...tab.querySelectorAll('a[download]')].map((one) => one.href)")
+    links = hands.run("[...tab.querySelectorAll('.dc-done a')].map((one) => one.href)")
     assert [one.rpartition(".")[2] for one in links] == ["mp4", "png", "json"]
     (folder,) = out.glob(f"bird{size[0]}-*")
     for link in links:

@@ -117,17 +117,17 @@ def make_app(page: Page) -> Any:  # noqa: ANN401 - an ASGI application
     app = FastAPI(openapi_url=None)
     script = player_script() + (own / "page.js").read_text("utf-8")
 
-    @app.get("/page/page.js")
     def page_script() -> Response:
         return Response(script, media_type="text/javascript")
 
-    @app.get("/media/{name}/{_file}")
     def media(name: str, _file: str) -> Response:
         path = page.media.find(name)
         if path is None:
             return PlainTextResponse("this file is gone\n", status_code=404)
         return FileResponse(path)
 
+    app.add_api_route("/page/page.js", page_script, response_model=None)
+    app.add_api_route("/media/{name}/{_file}", media, response_model=None)
     gradio.mount_gradio_app(
         app,
         make_blocks(page),

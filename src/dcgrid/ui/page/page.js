@@ -79,7 +79,7 @@ window.dcgrid = (() => {
       ...SPEEDS.map((one) => el("option", { value: one, textContent: `${one}×`, selected: one === 1 })));
     const step = (by, label, text) => el("button", { type: "button", "aria-label": label, textContent: text, onclick: () => transport.step(by) });
     const bar = el("div", { className: "dc-bar", role: "group", "aria-label": "Player" },
-      play, step(-1, "One frame back", "−1"), step(1, "One frame on", "+1"), scrub, clock, speed);
+      play, step(-1, "One frame back", "−1"), step(1, "One frame on", "+1"), speed, scrub, clock);
     box.append(el("div", { className: "dc-cells" }, ...cells.map((one) => cell(one, transport))), bar);
     transport.seek(0);
     if (!still()) transport.play();
