@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def take_pictures(clip: Path, folder: Path) -> None:
-    """Make an edit at the page twice, at a desk and on a phone, and look at it on the way."""
+    """Make an edit at the page twice, wide and on a phone, and look at it on the way."""
     folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as out,
@@ -182,12 +182,13 @@ def take_pictures(clip: Path, folder: Path) -> None:
         chromium(ONLY_HERE, "--hide-scrollbars") as driver,
     ):
         hands = Hands(driver, url)
-        for name, size, dark in (("desk", DESKTOP, False), ("phone", PHONE, True)):
+        for name, size, dark in (("wide", DESKTOP, False), ("phone", PHONE, True)):
             hands.look(size, dark=dark)
             # Those in view play; others wait for their turn.
             hands.wait("[...tab.querySelectorAll('.dc-tile video')].slice(0, 8).every((one) => "
                        "one.currentTime > 0)")  # fmt: skip
-            hands.save_picture(folder / f"{name}-empty.webp")
+            if size == PHONE:
+                hands.save_picture(folder / f"{name}-empty.webp")
             hands.edit(clip, "rain", "0.6")
             hands.click("Options")
             hands.click("Edit")
