@@ -24,7 +24,7 @@ def client(page):
     pytest.importorskip("gradio", reason="needs the extra dcgrid[ui]")
     from starlette.testclient import TestClient
 
-    from dcgrid.ui.serve import make_app
+    from dcgrid.ui.server import make_app
 
     with TestClient(make_app(page), base_url="http://127.0.0.1:7860") as client:
         yield client

@@ -34,7 +34,7 @@ def ui(
     the extra dcgrid[ui].
     """
     from dcgrid.api import Session
-    from dcgrid.ui.serve import serve
+    from dcgrid.ui.server import serve
 
     def say(error: BaseException) -> tuple[str, str]:
         found = explain(error)

@@ -111,7 +111,7 @@ def make_app(page: Page) -> Any:  # noqa: ANN401 - an ASGI application
     from fastapi import FastAPI
     from starlette.responses import FileResponse, PlainTextResponse, Response
 
-    from dcgrid.ui.blocks import make_blocks
+    from dcgrid.ui.components import make_blocks
 
     own = files("dcgrid.ui") / "page"
     app = FastAPI(openapi_url=None)
