@@ -42,7 +42,6 @@ def test_the_page_names_no_other_machine(client) -> None:
     assert "http" not in answer.headers["content-security-policy"]
     config = client.get("/config").json()
     assert config["analytics_enabled"] is False
-    assert config["is_space"] is False
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/page/page.js", "/gradio_api/upload"])
