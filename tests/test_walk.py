@@ -68,9 +68,9 @@ for path, first in seen.items():
     print(path, first)
 print(sum(name.partition(".")[0] == "dcgrid" for name in sys.modules), "modules are loaded")
 """
-JOB_MODULES = 22
+JOB_MODULES = 21
 """Most modules of `pipelines` that an edit enters: what a reader of the job has to know."""
-ORDER = ("prepared", "plan", "run", "footage", "loading", "generate", "ranking", "deliver")
+ORDER = ("prepared", "plan", "loading", "run", "footage", "generate", "ranking", "deliver")
 """In which order it enters them; docs/architecture.md tells them so."""
 
 
