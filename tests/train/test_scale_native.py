@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -79,7 +79,7 @@ def words(tmp_path_factory, tiny_store, t5):
     torch.manual_seed(7)
     tensors = Autoencoder(PRESET.autoencoder).state_dict()
     shipped = load_train_recipe(shipped_dir() / "train" / "base.toml", "paper").loss
-    loss = "\n".join(f"{key} = {value}" for key, value in shipped.items())
+    loss = "\n".join(f"{key} = {value}" for key, value in asdict(shipped).items())
 
     def make(out: Path, *more: object, shard="full", checkpointing="full", steps=STEPS):
         save_weights(out / "autoencoder.safetensors", tensors, {}, torch.float32)
@@ -249,7 +249,7 @@ def test_an_adapter_learns_on_a_base_in_pieces(tmp_path, words, alone, tiny_stor
         shutil.copytree(alone, out, ignore=shutil.ignore_patterns("base"))
         recipe = tmp_path / f"fill-{processes}.toml"
         shipped = load_train_recipe(shipped_dir() / "train" / "fill.toml", "paper").loss
-        loss = {**shipped, "sampled_share": 0.0, "dc_strength": 0.0, "dropout": 0.0}
+        loss = {**asdict(shipped), "sampled_share": 0.0, "dc_strength": 0.0, "dropout": 0.0}
         text = RECIPE.replace('stage = "base"', 'stage = "fill"').replace("text_encoder", "# no")
         text = text.replace("image_", "# image_").format(
             t5="", rate=RATE, steps=2, shard="full", checkpointing="full",
