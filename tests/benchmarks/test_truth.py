@@ -151,8 +151,7 @@ def test_edits_are_those_of_the_command_before_they_are_upsampled(clip: Path):
     backbone = find_model("tiny").load()
     given = bench_clips.read_bench_clip(clip, backbone.spec).frames_THWC
     settings = EditSettings(seed=5, num_inference_steps=2)
-    cpu = torch.device("cpu")
-    made = edit_clip(backbone, given, effects, settings, cpu, Silent())
+    made = edit_clip(backbone, given, effects, settings, Silent())
     for output in manifest["outputs"]:
         frames_THWC = made[output["edit"]].frames_THWC
         pixels = hashlib.sha256(f"{tuple(frames_THWC.shape[1:])}".encode())
@@ -174,8 +173,8 @@ def test_drift_of_a_cell_is_the_noise_that_it_starts_from(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(fill_module, "sample", sample)
     given = torch.randint(0, 255, (5, 32, 48, 3), dtype=torch.uint8)
-    cpu, settings = torch.device("cpu"), EditSettings(seed=4, num_inference_steps=1)
-    made = edit_clip(backbone, given, ["fog", "night", "noir"], settings, cpu, Silent())
+    settings = EditSettings(seed=4, num_inference_steps=1)
+    made = edit_clip(backbone, given, ["fog", "night", "noir"], settings, Silent())
     (noise,) = drawn
     for cell, name in enumerate(["fog", "night", "noir"], start=1):
         assert torch.equal(made[name].drift_MFYX, noise[0, cell, -2:])

@@ -73,12 +73,12 @@ def test_each_window_goes_on_from_what_the_one_before_generated(
 ) -> None:
     requests, generated = spy_on_grids(monkeypatch)
     run(whole(long_clip))
-    assert requests[0].continuation.heads == {}
-    firsts = [request.continuation.first for request in requests]
+    assert requests[0].heads == {}
+    firsts = [request.span[0] for request in requests]
     assert firsts == [0, 1, 2, 3, 4, 5, 6]
     for before, request in zip(generated, requests[1:], strict=False):
-        for one in before:
-            assert torch.equal(request.continuation.heads[one.cell], one.frames_THWC[-5:])
+        for cell, frames_THWC in before.items():
+            assert torch.equal(request.heads[cell], frames_THWC[-5:])
     # The given clip is read on where it was left, with the frames that windows share.
     for one, other in itertools.pairwise(requests):
         assert torch.equal(one.given[0][4:], other.given[0][: len(one.given[0]) - 4])

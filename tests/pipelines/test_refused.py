@@ -117,7 +117,7 @@ FOREIGN = {
     "LoRA of rank 0": (foreign(LAYER, WIDTH, WIDTH, (0, 0)), 4, "rank 0"),
 }
 CASES: dict[str, tuple[Maker, int, str]] = {
-    "overlap": (lambda _: ["--model", "mini", "--size", "320x192"], 2, "at most 240x240"),
+    "overlap": (lambda _: ["--model", "mini", "--size", "320x192"], 2, "at most 240 wide"),
     "no tokens": (lambda _: ["--size", "50x50"], 2, "does not divide"),
     "unknown words": (lambda _: ["--model", "mini", "-p", "xyzzy florbs"], 3, "knows no word"),
     "long prompt": (lambda _: ["-p", "rain " * 300], 3, "tokens"),

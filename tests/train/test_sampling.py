@@ -129,9 +129,9 @@ def test_routing_of_a_composition_reaches_the_transformer(job_of, monkeypatch):
     routes = []
     forward = DiT.forward
 
-    def spy(dit, cells, time, text, places, route_KA=None, estimate_BKCFYX=None):
+    def spy(dit, cells, time, text, places, route_KA=None, *rest):
         routes.append(route_KA)
-        return forward(dit, cells, time, text, places, route_KA, estimate_BKCFYX)
+        return forward(dit, cells, time, text, places, route_KA, *rest)
 
     monkeypatch.setattr(DiT, "forward", spy)
     sample(job_of("composition", grids=1))

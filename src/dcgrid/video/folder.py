@@ -5,7 +5,6 @@ from collections.abc import Collection
 from pathlib import Path
 
 from dcgrid.errors import InputVideoError
-from dcgrid.video.source import open_container, video_stream
 
 
 def is_video(path: Path) -> bool:
@@ -13,6 +12,9 @@ def is_video(path: Path) -> bool:
 
     A file that cannot be opened is one if its name says so: reading it tells what is wrong.
     """
+    # Libraries are loaded when files are: the command line imports this module.
+    from dcgrid.video.source import open_container, video_stream
+
     try:
         with open_container(path) as container:
             video_stream(container, path)

@@ -165,7 +165,7 @@ def test_another_seed_gives_other_pixels_and_a_changed_clip_other_results(clips:
 
 def test_a_method_that_fails_is_counted_and_tried_again(clips: Path, monkeypatch) -> None:
     def generate_fn(self):
-        def generate(backbone, request, settings, progress):
+        def generate(backbone, request, progress):
             raise RuntimeError("out of generate\nsecond line")
 
         return generate
