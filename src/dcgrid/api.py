@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, overload
 from typing_extensions import Unpack
 
 from dcgrid import hub
-from dcgrid.errors import DeviceError
+from dcgrid.errors import DeviceError, UsageError
 from dcgrid.io.progress import NullProgress, Progress
 from dcgrid.options import (
+    JOBS,
     ComposeCall,
     ComposeOptions,
     EditCall,
@@ -401,11 +402,16 @@ class Session:
     def _run(self, job: GridJob, progress: Progress | None) -> Result:
         return public_result(self.run_job(job, progress or NullProgress()))
 
-    def plan(self, job: GridJob) -> PlannedJob:
-        """Check and plan a job; nothing is loaded or generated.
+    def job(self, command: str, values: Mapping[str, Any], place: str) -> GridJob:
+        """Return a command's job of options by name, with those of the session.
 
-        Args:
-            job: From `edit_job`, `compose_job` or `story_job` (dcgrid.options).
+        Raises:
+            UsageError: An option is unknown, missing or wrong; errors call their place `place`.
+        """
+        return JOBS[command](self._values(values), place, UsageError)
+
+    def plan(self, job: GridJob) -> PlannedJob:
+        """Check and plan a job from `job`; nothing is loaded or generated.
 
         Raises:
             DcgridError: As `edit`.

@@ -29,7 +29,7 @@ def out(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(out):
-    with served(out, "--model", "tiny") as (url, _):
+    with served(out) as (url, _):
         yield url
 
 
@@ -183,7 +183,7 @@ def test_two_tabs_keep_their_clips_apart(hands, driver, out, clip) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_it_also_while_it_generates(driver, tmp_path, clip, number) -> None:
-    with served(tmp_path, "--model", "tiny") as (url, process):
+    with served(tmp_path) as (url, process):
         hands = Hands(driver, url)
         hands.look(DESKTOP)
         hands.edit(clip, "night", "0.5")

@@ -22,7 +22,6 @@ from dcgrid.api import PlannedJob, Result, Session
 from dcgrid.errors import UsageError
 from dcgrid.io.atomic import whole_file
 from dcgrid.io.progress import counted, duration_words
-from dcgrid.options import JOBS
 from dcgrid.pipelines.elements import ELEMENT_CLIPS
 from dcgrid.pipelines.job import GridJob
 from dcgrid.recipes import list_effects
@@ -127,7 +126,7 @@ class Page:
                 raise UsageError("no scene is given", hint="choose one, or write one a line")
             if "source" not in values:
                 values["out"] = self._out
-        return JOBS[command](values, "this page", UsageError)
+        return self._session.job(command, values, "this page")
 
     def _keep_clip(self, upload: Path) -> Path:
         """Copy a clip that was dropped to its place; the same clip again has the same place."""
